@@ -1,0 +1,205 @@
+"""The models there are: shipped with DRDM, or downloaded on request."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from .errors import ModelError
+from .models import Model, ModelMetadata, load_model_file, read_metadata
+from .nifti import output_error, partial_path
+from .resources import cache_folder, resource
+
+_AUTHORS = "https://raw.githubusercontent.com/jianqingzheng/def_diff_rec/main/models"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the catalogue.
+
+    Attributes:
+        name: what ``--model`` takes.
+        ndim: dimension of its images.
+        about: anatomy and modality in a few words.
+        url: where to download it; empty for a shipped one.
+        digest: ``sha256:...`` or ``git:...`` (the digest of a git blob) of the download.
+        megabytes: size of the download.
+    """
+
+    name: str
+    ndim: int
+    about: str
+    url: str = ""
+    digest: str = ""
+    megabytes: float = 0.0
+
+    @property
+    def path(self) -> Path:
+        """Where its file is, or will be once downloaded."""
+        if self.url:
+            return cache_folder() / f"{self.name}.pth"
+        return resource("Models", f"{self.name}.safetensors")
+
+    @property
+    def available(self) -> bool:
+        """Whether it can be used right now."""
+        return self.path.is_file()
+
+
+# Shipped ones in the order in which they are taken when no model is named.
+CATALOGUE = (
+    Entry("general-3d", 3, "any anatomy, MR and CT"),
+    Entry("brain-t1-3d", 3, "whole head, T1 MR"),
+    Entry("hippocampus-mr-3d", 3, "hippocampus crop, T1 MR"),
+    Entry("cardiac-mr-2d", 2, "heart, short-axis cine MR"),
+    Entry(
+        "published-cardiac-2d",
+        2,
+        "heart, short-axis cine MR (the authors' weights)",
+        f"{_AUTHORS}/cmr_recresacnet/000000_cmr_recresacnet.pth",
+        "sha256:c9e93ccbd99ad288bb1c961f980141d2c8c91115e8a5986d7a20a98f64ae8e93",
+        1.8,
+    ),
+    Entry(
+        "published-lung-ct-3d",
+        3,
+        "lung, CT (the authors' weights)",
+        f"{_AUTHORS}/lct_recresacnet/000000_lct_recresacnet.pth",
+        "git:6309023cefe116cd55fb8307ad37b38d47448990",
+        5.3,
+    ),
+)
+
+
+def available_models() -> list[Entry]:
+    """Every model that is here or can be downloaded; shipped ones first."""
+    return [entry for entry in CATALOGUE if entry.available or entry.url]
+
+
+def find(name: str) -> Entry | None:
+    """The catalogue's entry of that name."""
+    return next((entry for entry in CATALOGUE if entry.name == name), None)
+
+
+def default_entry(ndim: int) -> Entry:
+    """The best model of a dimension that is here: shipped ones first, then what was downloaded.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for entry in CATALOGUE:
+        if entry.ndim == ndim and entry.available:
+            return entry
+    loadable = next((e.name for e in CATALOGUE if e.ndim == ndim and e.url), "")
+    raise ModelError(
+        f"No {ndim}D model comes with this version; "
+        f"run 'drdm models fetch {loadable}' once, or name a file with --model."
+    )
+
+
+def resolve(name: str | os.PathLike[str] | None, ndim: int | None = None) -> tuple[Path, str]:
+    """Path and name of a model given by catalogue name, by path, or not at all.
+
+    Raises:
+        ModelError: unknown, or not downloaded yet.
+    """
+    entry = default_entry(ndim or 3) if name is None else find(str(name))
+    if entry is not None:
+        if entry.available:
+            return entry.path, entry.name
+        if entry.url:
+            raise ModelError(f"The model '{entry.name}' is not downloaded yet; run 'drdm models fetch {entry.name}'.")
+        raise ModelError(
+            f"The model '{entry.name}' does not come with this version; 'drdm models' lists those that do."
+        )
+    assert name is not None
+    path = Path(name)
+    if not path.is_file():
+        raise ModelError(
+            f"There is no model '{name}'; 'drdm models' lists the names, or give the path of a model file."
+        )
+    return path, path.stem
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "auto",
+    *,
+    ndim: int | None = None,
+) -> Model:
+    """A model by catalogue name or path, ready to use; ``None`` takes the best shipped one of dimension ``ndim``.
+
+    Raises:
+        ModelError: unknown, not downloaded, corrupt, or a file that would run code when loaded.
+        SettingError: the device is not there.
+    """
+    path, name = resolve(name_or_path, ndim)
+    model = load_model_file(path, device)
+    model.metadata = replace(model.metadata, name=name)
+    return model
+
+
+def model_metadata(name_or_path: str | os.PathLike[str]) -> ModelMetadata:
+    """What a model says of itself, without loading its weights onto a device."""
+    path, name = resolve(name_or_path)
+    return replace(read_metadata(path), name=name)
+
+
+def digest_of(path: Path, kind: str) -> str:
+    """Digest of a file as ``sha256:...`` or ``git:...``."""
+    data = path.read_bytes()
+    if kind == "git":
+        # Not a safeguard of ours: the name git gives to the file in the authors' repository.
+        return "git:" + hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def fetch(name: str, *, on_bytes: Callable[[int, int], None] | None = None) -> Path:
+    """Download a model of the catalogue and check its digest; a model that is here already is left alone.
+
+    Args:
+        on_bytes: called with (received, total); may raise to cancel.
+
+    Raises:
+        ModelError: unknown name, no network, or a file that is not what it should be.
+        OutputError: it cannot be stored.
+    """
+    entry = find(name)
+    if entry is None:
+        raise ModelError(f"There is no model '{name}' in the catalogue; 'drdm models' lists the names.")
+    if entry.available:
+        return entry.path
+    if not entry.url:
+        raise ModelError(f"The model '{name}' does not come with this version and cannot be downloaded.")
+    path = entry.path
+    partial = partial_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(entry.url, timeout=60) as source, partial.open("wb") as target:
+            total = int(source.headers.get("Content-Length") or 0)
+            received = 0
+            while chunk := source.read(2**16):
+                target.write(chunk)
+                received += len(chunk)
+                if on_bytes is not None:
+                    on_bytes(received, total)
+        if digest_of(partial, entry.digest.split(":")[0]) != entry.digest:
+            raise ModelError(f"The download of '{name}' is not the file it should be; it was thrown away, try again.")
+        shutil.move(partial, path)
+    except urllib.error.URLError as error:
+        raise ModelError(
+            f"'{name}' could not be downloaded ({error.reason}); check the network and try again."
+        ) from error
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

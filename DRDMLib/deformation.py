@@ -1,0 +1,207 @@
+"""New versions of one image: Algorithm 2 from an image in space to a field in millimetres."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from .catalogue import load_model
+from .errors import SettingError
+from .forward import random_ddf
+from .geometry import WorkingGrid, field_image, refinement, sample_image, working_grid
+from .images import fit_label, require_scalar_image
+from .metrics import FieldMetrics, measure_carried
+from .models import Model
+from .recovery import countdown, recover
+from .resampling import field_on_grid, warp_image, warp_label
+
+DEFAULT_LEVEL = 48
+# Slices of a stack that are recovered together; bounds the memory that the network needs.
+_STACK_BATCH = 16
+
+Progress = Callable[[int, int], None]
+
+
+class Generated(NamedTuple):
+    """Fields on the model's grid, (N, d, *S), fraction of the side: before and after recovery."""
+
+    random: Tensor
+    recovered: Tensor
+
+
+@dataclass
+class Deformation:
+    """One new version of an image: the field, and what it does.
+
+    Attributes:
+        reference: the image it was made from; its grid is the grid of everything produced.
+        field: the displacement field as a coarse grid transform that reaches past the image and falls to zero there;
+            vector image, millimetres, LPS; points from the new image to where to read in the original.
+        random_field: the same for the random deformation before recovery.
+        seed, level, steps, seconds, model: how it was made.
+    """
+
+    reference: sitk.Image
+    field: sitk.Image
+    random_field: sitk.Image = dataclasses.field(repr=False)
+    seed: int = 0
+    level: int = DEFAULT_LEVEL
+    steps: int = 0
+    seconds: float = 0.0
+    model: str = ""
+
+    @property
+    def transform(self) -> sitk.Transform:
+        """Maps points of the new image to points of the original, LPS millimetres."""
+        return displacement_transform(self.field)
+
+    @cached_property
+    def metrics(self) -> FieldMetrics:
+        """Figures of the field on the image's grid."""
+        return measure_carried(self.field, self.reference)
+
+    @property
+    def ddf(self) -> sitk.Image:
+        """The field on the image's grid: vector image, 32-bit, millimetres, LPS."""
+        whole = field_on_grid(self.field, self.reference, 0, self.reference.GetSize()[-1])
+        image = sitk.GetImageFromArray(whole, isVector=True)
+        image.CopyInformation(self.reference)
+        return image
+
+    def warp(self, image: sitk.Image) -> sitk.Image:
+        """``image`` (the original, or another that lies with it in space) deformed, on the reference's grid; linear."""
+        return warp_image(image, self.reference, self.transform)
+
+    def warp_label(self, label: sitk.Image) -> sitk.Image:
+        """A label map of the original deformed, on the reference's grid; no new values, thin structures stay.
+
+        Raises:
+            ImageError: not a label map, of another dimension, or lying elsewhere.
+        """
+        return warp_label(fit_label(label, self.reference), self.reference, self.transform)
+
+
+def displacement_transform(field: sitk.Image) -> sitk.DisplacementFieldTransform:
+    """``field`` as a transform; SimpleITK empties the image that it is given, so it gets a copy."""
+    return sitk.DisplacementFieldTransform(sitk.Image(field))
+
+
+def generate(
+    images: Tensor,
+    model: Model,
+    level: int,
+    seed: int,
+    *,
+    steps: int | None = None,
+    start: str = "level",
+    on_step: Progress | None = None,
+) -> Generated:
+    """Draw a random deformation of ``level`` and recover from it (Algorithm 2), on the model's grid and device.
+
+    Args:
+        images: (N, 1, *S), 0..1; the slices of a stack share one random deformation, so that they stay together.
+        seed: of the random deformation.
+        on_step: called with (done, total); may raise to cancel.
+    """
+    m = model.metadata
+    generator = torch.Generator(model.device).manual_seed(seed)
+    drawn = random_ddf(m.size, m.ndim, level, generator, velocity_scale=m.velocity_scale, amplitude=m.amplitude)
+    total = len(countdown(model, start, level, steps))
+    chunks = images.split(_STACK_BATCH)
+    parts = []
+    for number, chunk in enumerate(chunks):
+
+        def report(done: int, _: int, __: Tensor, number: int = number) -> None:
+            if on_step is not None:
+                on_step(number * total + done, len(chunks) * total)
+
+        parts.append(recover(model, chunk, drawn, start, level, steps, on_step=report))
+    return Generated(drawn.expand(len(images), *drawn.shape[1:]), torch.cat(parts))
+
+
+def check_level(model: Model, level: int) -> None:
+    """Raises SettingError when ``level`` is not one of the model's."""
+    if not 0 <= level < model.timesteps:
+        raise SettingError(f"Level {level} is out of range; this model takes 0 to {model.timesteps - 1}.")
+
+
+def prepare(image: sitk.Image, model: Model, plane: str = "auto") -> tuple[WorkingGrid, Tensor]:
+    """The model's grid on ``image``, and the image on it: (N, 1, *S), 0..1."""
+    grid = working_grid(image, model.metadata, plane=plane)
+    return grid, sample_image(image, grid, model.metadata.intensity)
+
+
+def deform(
+    image: sitk.Image,
+    model: Model | str | os.PathLike[str] | None = None,
+    level: int = DEFAULT_LEVEL,
+    seed: int = 0,
+    steps: int | None = None,
+    device: str | torch.device = "auto",
+    *,
+    plane: str = "auto",
+    start: str = "level",
+    on_step: Progress | None = None,
+) -> Deformation:
+    """A new, anatomically plausible version of ``image``.
+
+    Args:
+        image: single channel, 2D or 3D, any spacing and direction.
+        model: a loaded model, a catalogue name, a path, or ``None`` for the best shipped one of the image's dimension.
+        level: T', 0 (nothing) to T-1 (strongest).
+        seed: the same seed gives the same result, on the same device to the bit.
+        steps: recovery steps; by default one for each level.
+        device: where to compute, if ``model`` is not loaded yet.
+        plane: for a 2D model on a volume: ``"axial"``, ``"coronal"``, ``"sagittal"`` or ``"auto"``.
+        start: ``"level"`` as in the paper, ``"full"`` as in the authors' script.
+        on_step: called with (done, total); may raise to cancel.
+
+    Raises:
+        ImageError: the image cannot be used.
+        ModelError: the model cannot be used, or is of the other dimension.
+        SettingError: level, steps or device out of range.
+    """
+    begin = time.perf_counter()
+    image = require_scalar_image(image)
+    if not isinstance(model, Model):
+        model = load_model(model, device, ndim=effective_dimension(image))
+    check_level(model, level)
+    grid, tensor = prepare(image, model, plane)
+    visits = len(countdown(model, start, level, steps))
+    fields = generate(tensor, model, level, seed, steps=steps, start=start, on_step=on_step)
+    refine = refinement(image, grid)
+    return Deformation(
+        reference=image,
+        field=field_image(fields.recovered, grid, refine=refine),
+        random_field=field_image(fields.random, grid, refine=refine),
+        seed=seed,
+        level=level,
+        steps=visits,
+        seconds=time.perf_counter() - begin,
+        model=model.metadata.name,
+    )
+
+
+def effective_dimension(image: sitk.Image) -> int:
+    """2 for a 2D image or a volume of a single slice, else 3."""
+    return 2 if image.GetDimension() == 2 or 1 in image.GetSize() else 3
+
+
+def grid_geometry(image: sitk.Image) -> dict[str, list[float]]:
+    """Size, spacing, origin and direction, for reports."""
+    return {
+        "size": list(image.GetSize()),
+        "spacing": list(image.GetSpacing()),
+        "origin": list(image.GetOrigin()),
+        "direction": np.asarray(image.GetDirection()).tolist(),
+    }

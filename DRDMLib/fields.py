@@ -1,0 +1,98 @@
+"""Displacement fields as tensors: warp, compose, and compose with itself.
+
+A field ``u`` has shape (N, d, *spatial); channel k moves along spatial axis k; its unit is the fraction of the image's
+side along that axis, so ``u * side`` is in voxels. It lives on the grid of the image that it produces and points to
+where to read: ``out(x) = in(x + u(x))``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_MODES = {"linear": "bilinear", "cubic": "bicubic", "nearest": "nearest"}
+
+
+def sampling_grid(ddf: Tensor) -> Tensor:
+    """Where ``ddf`` reads, in the coordinates of ``grid_sample`` (-1 and 1 are the centres of the outermost voxels).
+
+    Args:
+        ddf: (N, d, *S), fraction of the side.
+
+    Returns:
+        (N, *S, d), last axis in the order of ``grid_sample`` (fastest axis first).
+    """
+    ndim = ddf.shape[1]
+    coordinates = []
+    for axis, side in enumerate(ddf.shape[2:]):
+        view = [1] * (ndim + 1)
+        view[axis + 1] = side
+        voxel = torch.arange(side, device=ddf.device, dtype=ddf.dtype).view(view)
+        # The order of operations is the published one: the recovery is sensitive to the last bit (see recovery.py).
+        coordinates.append((ddf[:, axis] * side + voxel) / max((side - 1) / 2.0, 0.5) - 1.0)
+    return torch.stack(coordinates[::-1], dim=-1)
+
+
+def warp(image: Tensor, ddf: Tensor, *, padding: str = "border", mode: str = "linear") -> Tensor:
+    """Resample ``image`` where ``ddf`` points: ``out(x) = image(x + ddf(x))``.
+
+    Args:
+        image: (N or 1, C, *S).
+        ddf: (N, d, *S), fraction of the side.
+        padding: what lies outside the image: ``"border"`` (its nearest voxel) or ``"zeros"``.
+        mode: ``"linear"``, ``"nearest"``, or ``"cubic"`` (2D; 3D falls back to linear, as torch has no tricubic).
+
+    Returns:
+        (N, C, *S).
+    """
+    grid = sampling_grid(ddf)
+    if image.shape[0] != grid.shape[0]:
+        image = image.expand(grid.shape[0], *image.shape[1:])
+    if mode == "cubic" and ddf.shape[1] == 3:
+        mode = "linear"
+    if padding == "border" and mode != "cubic":
+        # The same arithmetic as padding_mode="border", which Apple's MPS lacks.
+        grid = grid.clamp(-1.0, 1.0)
+        padding = "zeros"
+    return F.grid_sample(image, grid.to(image.dtype), mode=_MODES[mode], padding_mode=padding, align_corners=True)
+
+
+def compose(first: Tensor, then: Tensor, *, padding: str = "border") -> Tensor:
+    """The field of "first ``first``, then ``then`` on its result": ``u(x) = then(x) + first(x + then(x))``.
+
+    Args:
+        first, then: (N, d, *S), fraction of the side.
+        padding: what ``first`` is outside its grid: ``"border"`` or ``"zeros"``.
+    """
+    return then + warp(first, then, padding=padding)
+
+
+def self_compose(dvf: Tensor, times: Tensor | int) -> Tensor:
+    """``dvf`` composed with itself ``times`` times, by repeated squaring (about 2 log2 n compositions, not n).
+
+    Args:
+        dvf: (N, d, *S), fraction of the side.
+        times: one number for all, or a tensor (N,) with one for each; 0 gives no displacement.
+    """
+    counts = torch.as_tensor(times, device=dvf.device).expand(dvf.shape[0])
+    highest = int(counts.max())
+    result = torch.zeros_like(dvf)
+    power = dvf
+    bit = 1
+    started = False
+    while bit <= highest:
+        chosen = (counts & bit).bool().view(-1, *[1] * (dvf.ndim - 1))
+        product = compose(result, power) if started else power
+        result = torch.where(chosen, product, result)
+        started = True
+        bit <<= 1
+        if bit <= highest:
+            power = compose(power, power)
+    return result
+
+
+def resize_field(ddf: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """``ddf`` on another number of grid points over the same extent (linear, cell-centred); values are unchanged."""
+    mode = "bilinear" if ddf.shape[1] == 2 else "trilinear"
+    return F.interpolate(ddf, size=shape, mode=mode, align_corners=False)

@@ -1,0 +1,130 @@
+"""The forward process: random multi-scale deformations of a chosen level (paper, section 3.1).
+
+Everything runs on the device of the generator that is handed in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .fields import resize_field, self_compose, warp
+
+CONTROL_SIZE = 64
+VELOCITY_SCALE = 4e-5
+NOISE_RATIO = 0.08
+TIMESTEPS = 80
+
+
+class Diffusion(NamedTuple):
+    """What the forward process draws for one level.
+
+    ``ddf`` is the whole deformation psi_{t:1} of the level, ``step`` the last small one psi_t, which the network must
+    undo; both (N, d, *S), fraction of the side.
+    """
+
+    ddf: Tensor
+    step: Tensor
+
+
+def composition_counts(level: Tensor) -> tuple[Tensor, Tensor]:
+    """How often the small DVF is composed with itself at ``level``.
+
+    Returns:
+        ``n = clamp(floor(2 t^1.3 / 3), 1, 200)`` for the deformation and ``m = floor(t^0.6)`` for its last step.
+    """
+    t = level.to(torch.float32)
+    whole = torch.floor(2.0 * t.pow(1.3) / 3.0).clamp(1, 200)
+    step = torch.floor(t.pow(0.6))
+    return whole.long(), step.long()
+
+
+def random_dvf(
+    batch: int, ndim: int, generator: torch.Generator, *, scale: float, control_size: int = CONTROL_SIZE
+) -> Tensor:
+    """One small random field on the control grid: the sum of Gaussian noise on grids of 64, 32, 16 and 8 nodes a side.
+
+    Args:
+        scale: standard deviation ``v`` of the finest noise, fraction of the control grid's side; noise on an s-grid
+            has ``v * control_size / s``.
+
+    Returns:
+        (batch, ndim, *[control_size] * ndim).
+    """
+    device = generator.device
+    halvings = min(5, int(math.log2(control_size)) - 2)
+    shape = (control_size,) * ndim
+    dvf = torch.zeros((batch, ndim, *shape), device=device)
+    for side in (control_size >> k for k in range(halvings)):
+        noise = torch.randn((batch, ndim, *[side] * ndim), generator=generator, device=device)
+        dvf += resize_field(noise * (scale * control_size / side), shape)
+    return dvf
+
+
+def diffuse(
+    size: int,
+    ndim: int,
+    level: Tensor | int,
+    generator: torch.Generator,
+    *,
+    batch: int | None = None,
+    velocity_scale: float = VELOCITY_SCALE,
+    amplitude: float | None = None,
+    control_size: int = CONTROL_SIZE,
+) -> Diffusion:
+    """Draw a random deformation of ``level`` and its last step (paper, section 3.1, equations of the forward process).
+
+    Args:
+        size: side of the image, voxels.
+        ndim: 2 or 3.
+        level: t in 0..T-1; one for all, or a tensor (N,).
+        generator: source of all randomness; its device is where the work is done.
+        batch: number of fields; by default as many as ``level`` has.
+        velocity_scale: standard deviation of the finest noise of one DVF.
+        amplitude: what field values are multiplied by when the central half of the control grid becomes the image;
+            by default ``size / control_size``, as published. 2 keeps the shape of the deformation exactly.
+        control_size: nodes of the control grid per axis.
+    """
+    levels = torch.atleast_1d(torch.as_tensor(level, device=generator.device))
+    count = batch if batch is not None else levels.shape[0]
+    levels = levels.expand(count)
+    whole, last = composition_counts(levels)
+
+    dvf = random_dvf(count, ndim, generator, scale=velocity_scale, control_size=control_size)
+    noise = random_dvf(count, ndim, generator, scale=velocity_scale * NOISE_RATIO, control_size=control_size)
+    noisy_dvf = dvf + warp(noise, dvf)
+
+    gain = size / control_size if amplitude is None else amplitude
+    central: tuple[Any, ...] = (..., *[slice(size // 2, size // 2 + size)] * ndim)
+
+    def to_image(field: Tensor) -> Tensor:
+        return resize_field(field * gain, (2 * size,) * ndim)[central].contiguous()
+
+    return Diffusion(to_image(self_compose(noisy_dvf, whole)), to_image(self_compose(dvf, last)))
+
+
+def random_ddf(
+    size: int,
+    ndim: int,
+    level: Tensor | int,
+    generator: torch.Generator,
+    *,
+    batch: int | None = None,
+    velocity_scale: float = VELOCITY_SCALE,
+    amplitude: float | None = None,
+    control_size: int = CONTROL_SIZE,
+) -> Tensor:
+    """A random deformation of ``level``: (N, d, *S), fraction of the side. Arguments as in :func:`diffuse`."""
+    return diffuse(
+        size,
+        ndim,
+        level,
+        generator,
+        batch=batch,
+        velocity_scale=velocity_scale,
+        amplitude=amplitude,
+        control_size=control_size,
+    ).ddf

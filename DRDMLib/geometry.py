@@ -1,0 +1,310 @@
+"""From an image to the grid a model works on, and from a field on that grid back to millimetres.
+
+A working grid is an ordinary SimpleITK grid (LPS, millimetres). Its axes may be permuted and flipped against the
+image's, never tilted, so oblique images need no special case. Tensors carry the axes of the working grid in the order
+of the model's ``axes`` policy: ``"kji"`` (the array order of SimpleITK, slowest first) or ``"ijk"`` (its reverse).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from .errors import ImageError, ModelError
+
+if TYPE_CHECKING:
+    from .models import ModelMetadata
+
+# How far the field reaches past the working grid before it is zero, in fractions of the grid's side.
+_MARGIN_LEAST, _MARGIN_MOST = 0.125, 0.5
+# The margin is this many times the largest displacement: the fade-out then compresses space by at most two thirds.
+_MARGIN_PER_DISPLACEMENT = 2.5
+
+PLANES = ("axial", "coronal", "sagittal", "auto")
+
+
+@dataclass(frozen=True)
+class WorkingGrid:
+    """A regular grid in space: what the network sees.
+
+    Attributes:
+        size, spacing, origin: one value per axis of the image, SimpleITK's axis order, millimetres, LPS.
+        direction: (d, d), columns are the directions of the axes.
+        stack: a stack of slices for a 2D model; the last axis then counts the slices.
+        axes: order of the tensor's spatial axes, ``"kji"`` or ``"ijk"``.
+    """
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: np.ndarray = field(repr=False)
+    stack: bool = False
+    axes: str = "kji"
+
+    @property
+    def ndim(self) -> int:
+        """Dimension of the space the grid lies in (3 for a stack of slices)."""
+        return len(self.size)
+
+    def resampler(self) -> sitk.ResampleImageFilter:
+        """A SimpleITK resampler onto this grid (linear)."""
+        resampler = sitk.ResampleImageFilter()
+        resampler.SetSize(self.size)
+        resampler.SetOutputSpacing(self.spacing)
+        resampler.SetOutputOrigin(self.origin)
+        resampler.SetOutputDirection(self.direction.ravel().tolist())
+        resampler.SetInterpolator(sitk.sitkLinear)
+        return resampler
+
+    def to_tensor(self, array: np.ndarray) -> Tensor:
+        """A scalar array in SimpleITK's order -> (N, 1, *S); N counts slices for a stack and is 1 otherwise."""
+        tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+        tensor = tensor[:, None] if self.stack else tensor[None, None]
+        return self._reorder(tensor)
+
+    def _reorder(self, tensor: Tensor) -> Tensor:
+        if self.axes == "ijk":
+            spatial = list(range(2, tensor.ndim))
+            tensor = tensor.permute(0, 1, *reversed(spatial)).contiguous()
+        return tensor
+
+
+def image_extent(image: sitk.Image) -> np.ndarray:
+    """Physical size of the image along its axes, millimetres, voxels counted whole."""
+    return np.asarray(image.GetSize(), float) * np.asarray(image.GetSpacing(), float)
+
+
+def _centre(image: sitk.Image) -> np.ndarray:
+    index = [(n - 1) / 2.0 for n in image.GetSize()]
+    return np.asarray(image.TransformContinuousIndexToPhysicalPoint(index))
+
+
+def _direction(image: sitk.Image) -> np.ndarray:
+    d = image.GetDimension()
+    return np.asarray(image.GetDirection(), float).reshape(d, d)
+
+
+def _nearest_axes(direction: np.ndarray) -> list[tuple[int, float]]:
+    """For each patient axis (L, P, S): the image axis nearest to it and the sign that makes both point the same way."""
+    remaining = np.abs(direction).copy()
+    nearest: list[tuple[int, float]] = [(0, 1.0)] * 3
+    for _ in range(3):
+        patient, axis = np.unravel_index(int(np.argmax(remaining)), remaining.shape)
+        nearest[int(patient)] = (int(axis), math.copysign(1.0, direction[patient, axis]))
+        remaining[patient, :] = -1
+        remaining[:, axis] = -1
+    return nearest
+
+
+def _slice_axis(image: sitk.Image, plane: str) -> int:
+    if plane not in PLANES:
+        raise ModelError(f"Plane '{plane}' is not known; choose one of {', '.join(PLANES)}.")
+    if plane == "auto":
+        if 1 in image.GetSize():
+            return image.GetSize().index(1)
+        spacing = image.GetSpacing()
+        widest = int(np.argmax(spacing))
+        if spacing[widest] > 1.01 * min(spacing):
+            return widest
+        return 2
+    patient = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+    return _nearest_axes(_direction(image))[patient][0]
+
+
+def working_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") -> WorkingGrid:
+    """The grid on which ``model`` sees ``image``.
+
+    Proportions stay true (isotropic in millimetres; the longest side of the image fills the grid), unless the model's
+    geometry policy is ``"stretch"``. A 2D model sees a volume as a stack of slices.
+
+    Args:
+        image: 2D or 3D.
+        model: gives ``ndim``, ``size``, ``geometry``, ``orientation`` and ``axes``.
+        plane: for a 2D model on a volume: the slices' plane; ``"auto"`` takes the plane of the acquisition.
+
+    Raises:
+        ModelError: a 3D model on a 2D image or on a single slice.
+    """
+    dimension = image.GetDimension()
+    direction = _direction(image)
+    extent = image_extent(image)
+    if model.ndim == 3 and (dimension == 2 or 1 in image.GetSize()):
+        raise ModelError(
+            f"The model '{model.name}' is for volumes, but the image is a single slice; choose a 2D model with --model."
+        )
+    side = model.size
+    columns = direction.copy()
+    stack = model.ndim == 2 and dimension == 3
+    size: list[int] = [side] * dimension
+    if stack:
+        axis = _slice_axis(image, plane)
+        order = [a for a in range(3) if a != axis] + [axis]
+        columns, extent = direction[:, order], extent[order]
+        slices = image.GetSize()[axis]
+        size[2] = slices
+    elif dimension == 3 and model.orientation == "LPS":
+        nearest = _nearest_axes(direction)
+        columns = np.stack([sign * direction[:, axis] for axis, sign in nearest], axis=1)
+        extent = np.asarray([extent[axis] for axis, _ in nearest])
+    if model.geometry == "stretch":
+        spacing = extent / side
+    else:
+        in_plane = extent[:2] if stack else extent
+        spacing = np.full(dimension, in_plane.max() / side)
+    if stack:
+        spacing[2] = extent[2] / size[2]
+    origin = _centre(image) - columns @ (spacing * (np.asarray(size) - 1) / 2.0)
+    return WorkingGrid(
+        size=tuple(size),
+        spacing=tuple(float(s) for s in spacing),
+        origin=tuple(float(o) for o in origin),
+        direction=columns,
+        stack=stack,
+        axes=model.axes,
+    )
+
+
+def _shrink(image: sitk.Image, grid: WorkingGrid) -> sitk.Image:
+    """Averages over whole blocks of voxels when the grid is much coarser than the image, against aliasing."""
+    projection = np.abs(_direction(image).T @ grid.direction)
+    wanted = projection @ np.asarray(grid.spacing)
+    factors = [max(1, int(w / s)) for w, s in zip(wanted, image.GetSpacing(), strict=True)]
+    factors = [min(f, n) for f, n in zip(factors, image.GetSize(), strict=True)]
+    return sitk.BinShrink(image, factors) if max(factors) > 1 else image
+
+
+def sample_image(image: sitk.Image, grid: WorkingGrid, intensity: str = "percentile") -> Tensor:
+    """``image`` on the working grid with intensities in 0..1 and zeros outside: (N, 1, *S).
+
+    Args:
+        intensity: ``"percentile"`` maps the 0.5th and 99.5th percentile to 0 and 1, ``"minmax"`` the extremes.
+
+    Raises:
+        ImageError: the image has no contrast on this grid.
+    """
+    outside = float("-inf")
+    resampler = grid.resampler()
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
+    resampler.SetDefaultPixelValue(outside)
+    resampler.SetUseNearestNeighborExtrapolator(False)
+    small = _shrink(image, grid)
+    array = sitk.GetArrayFromImage(resampler.Execute(small))
+    inside = np.isfinite(array)
+    values = array[inside]
+    if values.size == 0:
+        raise ImageError("The image is too thin to be seen by the model; use a volume of more slices.")
+    low, high = float(values.min()), float(values.max())
+    if intensity == "percentile":
+        lower, upper = (float(v) for v in np.percentile(values, [0.5, 99.5]))
+        if upper > lower:
+            low, high = lower, upper
+    if not high > low:
+        raise ImageError("The image has no contrast (all its voxels are equal); choose another image.")
+    array = np.where(inside, (array - low) / (high - low), 0.0).clip(0.0, 1.0)
+    return grid.to_tensor(array)
+
+
+def field_image(ddf: Tensor, grid: WorkingGrid, *, refine: int = 1) -> sitk.Image:
+    """A field on the working grid as a SimpleITK displacement field in millimetres, LPS.
+
+    The result reaches past the working grid and falls smoothly to zero there, so that whatever lies beyond the image
+    (models, markups, a larger segmentation) is not torn.
+
+    Args:
+        ddf: (N, d, *S), fraction of the side; N counts slices for a stack.
+        refine: factor by which the grid is made finer with cubic splines (a linearly interpolated coarse grid has
+            visible kinks in an image that is much finer).
+
+    Returns:
+        Vector image, 64-bit, as ``SimpleITK.DisplacementFieldTransform`` takes it.
+    """
+    vectors = _millimetres(ddf, grid)
+    side = max(grid.size[:2])
+    in_plane = np.asarray(grid.spacing[:2]).max() * side
+    largest = float(np.sqrt((vectors**2).sum(axis=-1)).max(initial=0.0)) / in_plane
+    share = min(max(_MARGIN_PER_DISPLACEMENT * largest, _MARGIN_LEAST), _MARGIN_MOST)
+    margins = [max(2, math.ceil(share * in_plane / s)) for s in grid.spacing]
+    if grid.stack:
+        margins[2] = min(margins[2], 8)
+    padded = np.pad(vectors, [(m, m) for m in reversed(margins)] + [(0, 0)], mode="edge")
+    for axis, margin in enumerate(reversed(margins)):
+        ramp = 0.5 - 0.5 * np.cos(np.pi * np.arange(margin) / margin)
+        weight = np.concatenate([ramp, np.ones(padded.shape[axis] - 2 * margin), ramp[::-1]])
+        padded *= weight.reshape([-1 if a == axis else 1 for a in range(padded.ndim)])
+    image = sitk.GetImageFromArray(padded, isVector=True)
+    image.SetSpacing(grid.spacing)
+    image.SetDirection(grid.direction.ravel().tolist())
+    shift = grid.direction @ (np.asarray(grid.spacing) * np.asarray(margins))
+    image.SetOrigin((np.asarray(grid.origin) - shift).tolist())
+    return _refined(image, refine, grid.stack) if refine > 1 else image
+
+
+def _millimetres(ddf: Tensor, grid: WorkingGrid) -> np.ndarray:
+    """(N, d, *S) -> array (*size reversed, D) of LPS millimetres."""
+    u = grid._reorder(ddf.detach()).cpu().numpy().astype(np.float64)
+    d = u.shape[1]
+    # Channel k moves along tensor axis k; component i of a SimpleITK vector moves along its axis i.
+    channels = range(d) if grid.axes == "ijk" else reversed(range(d))
+    along = np.zeros((*u.shape[2:], grid.ndim)) if not grid.stack else np.zeros((u.shape[0], *u.shape[2:], grid.ndim))
+    for component, channel in enumerate(channels):
+        values = u[:, channel] if grid.stack else u[0, channel]
+        along[..., component] = values * (grid.size[component] * grid.spacing[component])
+    return along @ grid.direction.T
+
+
+def _refined(image: sitk.Image, factor: int, stack: bool) -> sitk.Image:
+    factors = [factor, factor] + ([] if image.GetDimension() == 2 else [1 if stack else factor])
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize([(n - 1) * f + 1 for n, f in zip(image.GetSize(), factors, strict=True)])
+    resampler.SetOutputSpacing([s / f for s, f in zip(image.GetSpacing(), factors, strict=True)])
+    resampler.SetOutputOrigin(image.GetOrigin())
+    resampler.SetOutputDirection(image.GetDirection())
+    resampler.SetInterpolator(sitk.sitkBSpline)
+    resampler.SetUseNearestNeighborExtrapolator(True)
+    parts = [
+        resampler.Execute(sitk.VectorIndexSelectionCast(image, i)) for i in range(image.GetNumberOfComponentsPerPixel())
+    ]
+    return sitk.Compose(parts)
+
+
+def refinement(image: sitk.Image, grid: WorkingGrid) -> int:
+    """How many times finer the carried field should be than the working grid, for this image."""
+    finest = max(1.0, max(g for g in grid.spacing[:2]) / min(image.GetSpacing()))
+    return 1 if finest < 1.5 else 2
+
+
+def same_grid(a: sitk.Image, b: sitk.Image, tolerance: float = 1e-3) -> bool:
+    """Whether two images have voxels at the same places (to ``tolerance`` of a voxel)."""
+    if a.GetSize() != b.GetSize():
+        return False
+    step = min(a.GetSpacing())
+    far = [n - 1 for n in a.GetSize()]
+    corners: list[Any] = [[0] * a.GetDimension(), far]
+    return all(
+        np.allclose(a.TransformIndexToPhysicalPoint(c), b.TransformIndexToPhysicalPoint(c), atol=tolerance * step)
+        for c in corners
+    ) and np.allclose(a.GetDirection(), b.GetDirection(), atol=1e-4)
+
+
+def bounding_box(image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest corner of the image in space, millimetres, voxels counted whole."""
+    d = image.GetDimension()
+    corners = []
+    for bits in range(2**d):
+        index = [(image.GetSize()[a] - 0.5) if bits >> a & 1 else -0.5 for a in range(d)]
+        corners.append(image.TransformContinuousIndexToPhysicalPoint(index))
+    points = np.asarray(corners)
+    return points.min(axis=0), points.max(axis=0)
+
+
+def overlap(a: sitk.Image, b: sitk.Image) -> float:
+    """Shared part of two images' bounding boxes, as a fraction of the smaller box."""
+    (a0, a1), (b0, b1) = bounding_box(a), bounding_box(b)
+    shared = np.prod(np.clip(np.minimum(a1, b1) - np.maximum(a0, b0), 0, None))
+    return float(shared / min(np.prod(a1 - a0), np.prod(b1 - b0)))

@@ -1,0 +1,159 @@
+"""Reading images and labels, with every refusal in one clear sentence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from .errors import ImageError
+from .geometry import overlap, same_grid
+
+# ITK prints its warnings to standard error by itself; what matters is raised here.
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+# A label is refused when less of the smaller of the two boxes than this is shared.
+LEAST_OVERLAP = 0.5
+
+
+def image_stem(path: str | os.PathLike[str]) -> str:
+    """File name without its image suffix (``scan.nii.gz`` -> ``scan``)."""
+    name = Path(path).name
+    for suffix in (".nii.gz", ".seg.nrrd"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem or "image"
+
+
+def _series_files(folder: Path) -> list[str]:
+    reader = sitk.ImageSeriesReader
+    series = reader.GetGDCMSeriesIDs(str(folder))
+    if not series:
+        raise ImageError(f"The folder '{folder}' holds no DICOM images; give an image file or a DICOM series folder.")
+    if len(series) > 1:
+        raise ImageError(
+            f"The folder '{folder}' holds {len(series)} DICOM series; put the one you want in a folder of its own."
+        )
+    return list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+
+
+def _read(path: Path, what: str) -> sitk.Image:
+    if path.is_dir():
+        reader: sitk.ImageSeriesReader | sitk.ImageFileReader = sitk.ImageSeriesReader()
+        reader.SetFileNames(_series_files(path))  # type: ignore[union-attr]
+    elif path.is_file():
+        if path.stat().st_size == 0:
+            raise ImageError(f"The {what} '{path}' is empty; copy or export it again.")
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+    else:
+        raise ImageError(f"There is no {what} '{path}'; check the path.")
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise ImageError(
+            f"The {what} '{path}' cannot be read: it is damaged, cut short, or not an image that ITK knows."
+        ) from error
+    _require_whole_file(path, image, what)
+    return image
+
+
+def _require_whole_file(path: Path, image: sitk.Image, what: str) -> None:
+    """ITK fills what is missing at the end of an uncompressed NIfTI or MetaImage file with zeros and says nothing."""
+    if path.suffix.lower() not in (".nii", ".mha"):
+        return
+    voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
+    compressed = "CompressedData" in image.GetMetaDataKeys()
+    if path.suffix.lower() == ".nii" and not compressed and path.stat().st_size < voxels:
+        raise ImageError(f"The {what} '{path}' is cut short; copy or export it again.")
+
+
+def read_image(path: str | os.PathLike[str]) -> sitk.Image:
+    """A single-channel 2D or 3D image: any file SimpleITK reads, or a folder with one DICOM series.
+
+    Raises:
+        ImageError: missing, broken, or not usable (see :func:`require_scalar_image`).
+    """
+    path = Path(path)
+    return require_scalar_image(_read(path, "image"), str(path))
+
+
+def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:
+    """``image`` itself, or its 3D part if it is 4D with a single time point.
+
+    Raises:
+        ImageError: colour or vector pixels, several time points, NaN or infinite voxels, no contrast.
+    """
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise ImageError(
+            f"'{name}' has {image.GetNumberOfComponentsPerPixel()} values per voxel (colour or vectors); "
+            "convert it to a single-channel image first."
+        )
+    image = _drop_single_time_point(image, name)
+    if image.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
+        raise ImageError(f"'{name}' has complex voxels; save its magnitude first.")
+    statistics = sitk.MinimumMaximumImageFilter()
+    view = sitk.GetArrayViewFromImage(image)
+    if view.dtype.kind == "f":
+        # Slab by slab: a mask of a whole CT would be large.
+        bad = sum(int(np.count_nonzero(~np.isfinite(slab))) for slab in view)
+        if bad:
+            raise ImageError(f"'{name}' has {bad} NaN or infinite voxels; replace them by numbers first.")
+    statistics.Execute(image)
+    if not statistics.GetMaximum() > statistics.GetMinimum():
+        raise ImageError(f"'{name}' has no contrast (all its voxels are equal); choose another image.")
+    return image
+
+
+def _drop_single_time_point(image: sitk.Image, name: str) -> sitk.Image:
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        return image[:, :, :, 0]
+    if image.GetDimension() not in (2, 3):
+        raise ImageError(
+            f"'{name}' has {image.GetDimension()} dimensions; choose one 2D or 3D image (one time point) of it."
+        )
+    return image
+
+
+def read_label(path: str | os.PathLike[str], image: sitk.Image) -> sitk.Image:
+    """A label map that belongs to ``image``; brought onto its grid when it only differs in grid.
+
+    Raises:
+        ImageError: missing, broken, not a label map, of another dimension, or lying elsewhere.
+    """
+    path = Path(path)
+    return fit_label(_read(path, "label"), image, str(path))
+
+
+def fit_label(label: sitk.Image, image: sitk.Image, name: str = "label") -> sitk.Image:
+    """``label`` as integers on the grid of ``image`` (nearest voxel).
+
+    Raises:
+        ImageError: not a label map, of another dimension, or sharing less than half of the smaller box with the image.
+    """
+    if label.GetNumberOfComponentsPerPixel() > 1:
+        raise ImageError(f"The label '{name}' has several values per voxel; save it as a label map.")
+    label = _drop_single_time_point(label, name)
+    if label.GetDimension() != image.GetDimension():
+        raise ImageError(
+            f"The label '{name}' is {label.GetDimension()}D but the image is {image.GetDimension()}D; "
+            "choose the label that belongs to the image."
+        )
+    view = sitk.GetArrayViewFromImage(label)
+    if view.dtype.kind == "f":
+        if not all(np.array_equal(slab, np.rint(slab)) for slab in view):
+            raise ImageError(f"The label '{name}' has fractional or NaN values; save it as a label map of integers.")
+        lowest, highest = float(view.min()), float(view.max())
+        kind = sitk.sitkUInt8 if lowest >= 0 and highest < 256 else sitk.sitkInt32
+        label = sitk.Cast(label, kind)
+    if same_grid(label, image):
+        return label
+    shared = overlap(label, image)
+    if shared < LEAST_OVERLAP:
+        raise ImageError(
+            f"The label '{name}' lies elsewhere than the image (they share {shared:.0%} of the smaller one); "
+            "choose the label that belongs to the image."
+        )
+    return sitk.Resample(label, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0, label.GetPixelID())

@@ -1,0 +1,93 @@
+"""Losses of Algorithm 1 (paper, section 3.4), each a small class; all fields (N, d, *S) in fractions of the side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .fields import warp
+
+
+class LossTerms(NamedTuple):
+    """The weighted sum that is minimised, and its parts."""
+
+    total: Tensor
+    distance: Tensor
+    angle: Tensor
+    regularity: Tensor
+
+
+class RelativeDistance:
+    """Relative squared error, voxel by voxel: ``|100 p + 100 psi|^2 / (|100 psi|^2 + 1e-3)``."""
+
+    def __call__(self, carried: Tensor, step: Tensor) -> Tensor:
+        error = (100 * (carried + step)).square().sum(dim=1)
+        return (error / ((100 * step).square().sum(dim=1) + 1e-3)).mean()
+
+
+class EnergyDistance:
+    """Squared error relative to the energy of the whole step, sample by sample.
+
+    Where :class:`RelativeDistance` weighs every voxel by its own displacement, which pulls predictions towards zero,
+    the minimiser of this one is the conditional mean of the step.
+    """
+
+    def __call__(self, carried: Tensor, step: Tensor) -> Tensor:
+        error = (100 * (carried + step)).square().flatten(1).mean(dim=1)
+        return (error / ((100 * step).square().flatten(1).mean(dim=1) + 1e-5)).mean()
+
+
+class Angle:
+    """Cosine between prediction and step, to be driven to -1."""
+
+    def __call__(self, carried: Tensor, step: Tensor) -> Tensor:
+        p, s = carried * 1e5, step * 1e5
+        dot = (p * s).sum(dim=1)
+        return (dot / torch.sqrt(p.square().sum(dim=1) * s.square().sum(dim=1) + 1e-4)).mean()
+
+
+class Regularity:
+    """Roughness above a threshold, and negative determinants of the forward-difference matrix.
+
+    Mean over axes of ``relu(|forward difference| - 1e-4)``, plus twice ``mean(relu(-det))``.
+    """
+
+    def __call__(self, prediction: Tensor) -> Tensor:
+        ndim = prediction.shape[1]
+        differences = [prediction.diff(dim=axis + 2) for axis in range(ndim)]
+        rough = sum((d.abs() - 1e-4).relu().mean() for d in differences) / ndim
+        common = tuple(slice(None, side - 1) for side in prediction.shape[2:])
+        columns = [d[(slice(None), slice(None)) + common].unbind(1) for d in differences]
+        return rough + 2 * (-_determinant(columns)).relu().mean()
+
+
+def _determinant(m: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Of a 2x2 or 3x3 matrix of tensors (``torch.linalg.det`` is slow on millions of tiny matrices)."""
+    if len(m) == 2:
+        return m[0][0] * m[1][1] - m[0][1] * m[1][0]
+    a, b, c = m
+    return a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+
+
+class RecoveryLoss:
+    """The training loss: distance + angle + 10 x regularity.
+
+    Args:
+        distance: ``"published"`` or ``"energy"``.
+    """
+
+    def __init__(self, distance: str = "published") -> None:
+        self.distance = RelativeDistance() if distance == "published" else EnergyDistance()
+        self.angle = Angle()
+        self.regularity = Regularity()
+
+    def __call__(self, prediction: Tensor, step: Tensor) -> LossTerms:
+        """How far ``prediction`` is from undoing ``step``."""
+        carried = warp(prediction, step)
+        distance = self.distance(carried, step)
+        angle = self.angle(carried, step)
+        regularity = self.regularity(prediction)
+        return LossTerms(distance + angle + 10 * regularity, distance, angle, regularity)

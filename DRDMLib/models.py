@@ -1,0 +1,218 @@
+"""Models: a recovery network, and what must be known to use it; saved as safetensors with metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from .device import choose_device
+from .errors import ModelError
+from .forward import TIMESTEPS, VELOCITY_SCALE
+from .networks import build_network
+
+_METADATA_KEY = "drdm"
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What a model file says of itself.
+
+    Attributes:
+        name: catalogue name, or the file's stem.
+        architecture, options: network and its options, see ``DRDMLib.networks``.
+        ndim, size, timesteps: dimension, voxels a side, number of levels T.
+        velocity_scale, amplitude: strength of the random deformation it was trained on, see ``DRDMLib.forward``.
+        intensity: ``"percentile"`` or ``"minmax"``; how images become 0..1.
+        geometry: ``"isotropic"`` or ``"stretch"``; how images are fitted to the cube.
+        orientation: ``"LPS"`` (axes permuted and flipped to the patient's) or ``"native"`` (as stored).
+        axes: ``"kji"`` or ``"ijk"``, order of the tensor's axes.
+        composition_padding, image_padding, image_interpolation: what ``recover`` uses when it warps.
+    """
+
+    name: str
+    architecture: str
+    ndim: int
+    size: int
+    timesteps: int = TIMESTEPS
+    options: dict[str, Any] = field(default_factory=dict)
+    velocity_scale: float = VELOCITY_SCALE
+    amplitude: float | None = None
+    intensity: str = "percentile"
+    geometry: str = "isotropic"
+    orientation: str = "LPS"
+    axes: str = "kji"
+    composition_padding: str = "border"
+    image_padding: str = "zeros"
+    image_interpolation: str = "linear"
+    anatomy: str = ""
+    modality: str = ""
+    training_data: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    citation: str = ""
+    version: str = ""
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> ModelMetadata:
+        """Unknown keys, as a later version may write, are ignored.
+
+        Raises:
+            ModelError: a needed key is missing, or dimension or size make no sense.
+        """
+        known = {f.name for f in fields(ModelMetadata)}
+        try:
+            metadata = ModelMetadata(**{k: v for k, v in values.items() if k in known})
+            usable = metadata.ndim in (2, 3) and metadata.size % 8 == 0 and metadata.size > 0
+        except TypeError as error:
+            raise ModelError("The model file does not say what network it holds; it is not a DRDM model.") from error
+        if not usable:
+            raise ModelError(f"The model file asks for {metadata.ndim}D images of side {metadata.size}: it is damaged.")
+        return metadata
+
+
+class Model:
+    """A recovery network on a device, ready to predict."""
+
+    def __init__(self, network: nn.Module, metadata: ModelMetadata, device: torch.device) -> None:
+        self.network = network.to(device).eval()
+        self.metadata = metadata
+        self.device = device
+
+    @property
+    def ndim(self) -> int:
+        """Dimension of the images it works on."""
+        return self.metadata.ndim
+
+    @property
+    def size(self) -> int:
+        """Voxels a side of its grid."""
+        return self.metadata.size
+
+    @property
+    def timesteps(self) -> int:
+        """Number of levels T."""
+        return self.metadata.timesteps
+
+    @torch.inference_mode()
+    def predict(self, image: Tensor, t: int | Tensor) -> Tensor:
+        """The network alone: the step that undoes the last small deformation of a level-``t`` image.
+
+        Args:
+            image: (N, 1, *S), 0..1.
+            t: 0..T-1; one for all, or (N,).
+
+        Returns:
+            (N, d, *S), fraction of the side.
+        """
+        levels = torch.as_tensor(t, device=self.device).expand(image.shape[0])
+        return self.network(image.to(self.device), levels)
+
+
+def save_model(
+    path: str | os.PathLike[str], network: nn.Module, metadata: ModelMetadata, *, half: bool = False
+) -> None:
+    """Write weights and metadata as safetensors; the file appears under its name only when complete.
+
+    Args:
+        half: store weights with 16 bits.
+    """
+    path = Path(path)
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        tensors[name] = tensor.half() if half and tensor.is_floating_point() else tensor
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        safetensors.torch.save_file(tensors, partial, metadata={_METADATA_KEY: json.dumps(asdict(metadata))})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
+    """Metadata of a model file, without reading its weights.
+
+    Raises:
+        ModelError: as :func:`load_model`.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".pth":
+        return _published_metadata(path, _published_state(path))
+    return _open_safetensors(path)[0]
+
+
+def load_model_file(path: str | os.PathLike[str], device: str | torch.device = "auto") -> Model:
+    """A model from a ``.safetensors`` file, or from the authors' ``.pth`` weights; nothing in the file is executed.
+
+    Raises:
+        ModelError: missing, corrupt, not a DRDM model, or a file that would run code when loaded.
+        SettingError: the device is not there.
+    """
+    path = Path(path)
+    target = choose_device(device)
+    if not path.is_file():
+        raise ModelError(f"There is no model file '{path}'; give the path of one, or a name that 'drdm models' lists.")
+    if path.suffix.lower() == ".pth":
+        state = _published_state(path)
+        metadata = _published_metadata(path, state)
+    else:
+        metadata, state = _open_safetensors(path)
+    network = build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
+    try:
+        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    except RuntimeError as error:
+        raise ModelError(f"The weights in '{path}' do not fit the network they name; the file is damaged.") from error
+    return Model(network, metadata, target)
+
+
+def _open_safetensors(path: Path) -> tuple[ModelMetadata, dict[str, Tensor]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as handle:
+            described = (handle.metadata() or {}).get(_METADATA_KEY)
+            state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
+        values = json.loads(described) if described else {}
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise ModelError(f"'{path}' is not a readable model file (safetensors); download or copy it again.") from error
+    return ModelMetadata.from_dict({"name": path.stem, **values}), state
+
+
+def _published_state(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"'{path}' was refused: it is damaged, or it would run code when loaded.") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise ModelError(f"'{path}' is not a readable weights file; download or copy it again.") from error
+    if not isinstance(state, dict) or "conv_out.weight" not in state or "time_embed.weight" not in state:
+        raise ModelError(f"'{path}' holds no weights of the published network (recresacnet).")
+    return state
+
+
+def _published_metadata(path: Path, state: dict[str, Tensor]) -> ModelMetadata:
+    """The authors' settings: arrays in NIfTI order stretched to a cube, extremes scaled to 0..1."""
+    ndim = state["conv_out.weight"].ndim - 2
+    planar = ndim == 2
+    return ModelMetadata(
+        name=path.stem,
+        architecture="recresacnet",
+        ndim=ndim,
+        size=256 if planar else 128,
+        timesteps=state["time_embed.weight"].shape[0],
+        intensity="minmax",
+        geometry="stretch",
+        orientation="native",
+        axes="ijk",
+        composition_padding="zeros" if planar else "border",
+        image_interpolation="cubic" if planar else "linear",
+        licence="Apache-2.0",
+        citation="Zheng et al., Deformation-Recovery Diffusion Model, Medical Image Analysis 110, 103987 (2026)",
+    )

@@ -1,0 +1,120 @@
+"""Writing NIfTI piece by piece.
+
+ITK's writer needs a second copy of a whole displacement field and does not notice a full disk. Here ITK writes the
+header (of a tiny image with the same pixel type and orientation, so that its conventions hold) and the voxels are
+compressed as they come. A file appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import os
+import struct
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from .errors import OutputError
+
+_HEADER_BYTES = 352
+_DIM_OFFSET = 40
+
+
+def _header(reference: sitk.Image, pixel_id: int, components: int) -> bytes:
+    """NIfTI-1 header as ITK writes it, for an image on the grid of ``reference``."""
+    d = reference.GetDimension()
+    tiny = sitk.Image([2] * d, pixel_id, components) if components > 1 else sitk.Image([2] * d, pixel_id)
+    tiny.SetSpacing(reference.GetSpacing())
+    tiny.SetOrigin(reference.GetOrigin())
+    tiny.SetDirection(reference.GetDirection())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "header.nii"
+        sitk.WriteImage(tiny, str(path))
+        header = bytearray(path.read_bytes()[:_HEADER_BYTES])
+    order = "<" if header[0] == 0x5C else ">"
+    if order != "<" or max(reference.GetSize()) > 32767:
+        raise OutputError("The image is too large for NIfTI (more than 32767 voxels along an axis).")
+    dims = list(struct.unpack_from("<8h", header, _DIM_OFFSET))
+    dims[1 : 1 + d] = reference.GetSize()
+    struct.pack_into("<8h", header, _DIM_OFFSET, *dims)
+    return bytes(header)
+
+
+def partial_path(path: Path) -> Path:
+    """Where a file is written until it is complete."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """What to tell a person when writing failed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OutputError(f"The disk is full; free some space and run again ('{path}' was not written).")
+    return OutputError(f"'{path}' cannot be written ({error.strerror or error}); choose another output folder.")
+
+
+def write_nifti(
+    path: str | os.PathLike[str],
+    reference: sitk.Image,
+    pieces: Iterable[np.ndarray],
+    pixel_id: int,
+    *,
+    components: int = 1,
+    level: int = 4,
+) -> Path:
+    """Write a ``.nii.gz`` file.
+
+    Args:
+        reference: gives size and geometry.
+        pieces: the voxels in file order: slabs along the slowest axis, for vectors all slabs of one component first.
+        pixel_id: SimpleITK pixel type.
+        components: values per voxel.
+        level: compression, 1 (fast) to 9.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written to.
+    """
+    path = Path(path)
+    partial = partial_path(path)
+    try:
+        with partial.open("wb") as raw:
+            # No name and no time in the file: the same voxels are the same bytes.
+            with gzip.GzipFile("", "wb", compresslevel=level, fileobj=raw, mtime=0) as stream:
+                stream.write(_header(reference, pixel_id, components))
+                for piece in pieces:
+                    stream.write(np.ascontiguousarray(piece).data)
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        _remove(partial)
+    return path
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write a small text file; complete under its name or not at all.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written to.
+    """
+    path = Path(path)
+    partial = partial_path(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        _remove(partial)
+    return path
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""The files that a run writes, and the report that lists them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from .deformation import Deformation
+from .errors import OutputError
+from .nifti import output_error, write_nifti, write_text
+from .resampling import field_component, slabs, warped_slabs
+
+REPORT = "report.json"
+
+
+def prepare_folder(folder: str | os.PathLike[str]) -> Path:
+    """An empty folder that can be written to; made if it is not there.
+
+    Raises:
+        OutputError: it is a file, holds something, or cannot be written to.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"The output '{path}' is a file; name a folder with -o.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise OutputError(f"The output folder '{path}' is not empty; name a new one with -o, nothing was changed.")
+        probe = path / ".drdm-probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise output_error(path, error) from error
+    return path
+
+
+def _array_slabs(image: sitk.Image) -> Iterable[np.ndarray]:
+    view = sitk.GetArrayViewFromImage(image)
+    for start, stop in slabs(image.GetSize()):
+        yield view[start:stop]
+
+
+def write_image(path: Path, image: sitk.Image) -> Path:
+    """Write a scalar image as ``.nii.gz``."""
+    return write_nifti(path, image, _array_slabs(image), image.GetPixelID())
+
+
+def write_warped(path: Path, image: sitk.Image, deformation: Deformation) -> Path:
+    """Deform an image straight into a file, slab by slab."""
+    pieces = warped_slabs(image, deformation.reference, deformation.transform)
+    return write_nifti(path, deformation.reference, pieces, image.GetPixelID())
+
+
+def write_ddf(path: Path, deformation: Deformation) -> Path:
+    """Write the field on the image's grid: an ITK displacement field, 32-bit, millimetres, LPS."""
+    reference = deformation.reference
+    d = reference.GetDimension()
+    pieces = itertools.chain.from_iterable(field_component(deformation.field, k, reference) for k in range(d))
+    # Compressing interpolated floats harder saves little and takes much longer.
+    return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, level=1)
+
+
+def item_of(deformation: Deformation, files: dict[str, Path | None]) -> dict[str, Any]:
+    """The report's entry for one deformation; file names are relative to the report."""
+    return {
+        **{kind: None if path is None else path.name for kind, path in files.items()},
+        "seed": deformation.seed,
+        "level": deformation.level,
+        "steps": deformation.steps,
+        "seconds": round(deformation.seconds, 3),
+        "metrics": deformation.metrics.to_dict(),
+    }
+
+
+def write_report(folder: Path, model: str, items: list[dict[str, Any]], **more: Any) -> Path:
+    """Write ``report.json``."""
+    text = json.dumps({"model": model, **more, "items": items}, indent=2)
+    return write_text(folder / REPORT, text + "\n")

@@ -1,0 +1,158 @@
+"""The final warp of images and labels by SimpleITK, slab by slab, so that a large CT stays small in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import SimpleITK as sitk
+
+_SLAB_VOXELS = 2**23
+
+
+def slabs(size: tuple[int, ...], voxels: int = _SLAB_VOXELS) -> Iterator[tuple[int, int]]:
+    """Ranges along the slowest axis that hold about ``voxels`` voxels each."""
+    layer = int(np.prod(size[:-1]))
+    thickness = max(1, voxels // max(1, layer))
+    for start in range(0, size[-1], thickness):
+        yield start, min(start + thickness, size[-1])
+
+
+def slab_resampler(reference: sitk.Image, start: int, stop: int) -> sitk.ResampleImageFilter:
+    """A resampler onto layers ``start`` to ``stop`` (exclusive) of the grid of ``reference``."""
+    first = [0] * (reference.GetDimension() - 1) + [start]
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize([*reference.GetSize()[:-1], stop - start])
+    resampler.SetOutputSpacing(reference.GetSpacing())
+    resampler.SetOutputDirection(reference.GetDirection())
+    resampler.SetOutputOrigin(reference.TransformIndexToPhysicalPoint(first))
+    return resampler
+
+
+def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> Iterator[np.ndarray]:
+    """``image`` read where ``transform`` points from each voxel of ``reference``, linear, rounded to its pixel type.
+
+    Outside the image its nearest voxel is read: what enters the field of view looks like its surroundings.
+    """
+    dtype = sitk.GetArrayViewFromImage(image).dtype
+    for start, stop in slabs(reference.GetSize()):
+        resampler = slab_resampler(reference, start, stop)
+        resampler.SetTransform(transform)
+        resampler.SetInterpolator(sitk.sitkLinear)
+        resampler.SetUseNearestNeighborExtrapolator(True)
+        resampler.SetOutputPixelType(sitk.sitkFloat64 if dtype.itemsize > 4 else sitk.sitkFloat32)
+        values = sitk.GetArrayFromImage(resampler.Execute(image))
+        yield np.rint(values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype)
+
+
+def warp_image(image: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> sitk.Image:
+    """:func:`warped_slabs` put together, on the grid of ``reference``."""
+    return _assembled(warped_slabs(image, reference, transform), reference, image)
+
+
+def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> sitk.Image:
+    """A label map read where ``transform`` points from each voxel of ``reference`` (nearest voxel).
+
+    No value appears that was not there. Structures one or two voxels thick would fall between the samples where space
+    is compressed: each of their voxels that left no trace nearby is put where it belongs.
+    """
+    parts = []
+    for start, stop in slabs(reference.GetSize()):
+        resampler = slab_resampler(reference, start, stop)
+        resampler.SetTransform(transform)
+        resampler.SetInterpolator(sitk.sitkNearestNeighbor)
+        resampler.SetUseNearestNeighborExtrapolator(True)
+        parts.append(sitk.GetArrayFromImage(resampler.Execute(label)))
+    warped = np.concatenate(parts)
+    _restore_thin(sitk.GetArrayViewFromImage(label), label, warped, reference, transform)
+    return _with_geometry(warped, reference)
+
+
+def _assembled(pieces: Iterator[np.ndarray], reference: sitk.Image, like: sitk.Image) -> sitk.Image:
+    view = sitk.GetArrayViewFromImage(like)
+    whole = np.empty(reference.GetSize()[::-1], view.dtype)
+    at = 0
+    for piece in pieces:
+        whole[at : at + len(piece)] = piece
+        at += len(piece)
+    return _with_geometry(whole, reference)
+
+
+def _with_geometry(array: np.ndarray, reference: sitk.Image) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(reference)
+    return image
+
+
+def _thin_voxels(label: np.ndarray) -> np.ndarray:
+    """Indices (K, d), array order, of foreground voxels in structures at most two voxels thick along some axis."""
+    thin = np.zeros(label.shape, bool)
+    for axis in range(label.ndim):
+        if label.shape[axis] < 3:
+            continue
+        lines = np.moveaxis(label, axis, 0)
+        inner = (lines[:-2] == lines[1:-1]) & (lines[1:-1] == lines[2:])
+        thick = np.zeros(lines.shape, bool)
+        for offset in range(3):
+            thick[offset : offset + inner.shape[0]] |= inner
+        np.moveaxis(thin, axis, 0)[...] |= ~thick
+    return np.argwhere(thin & (label != 0))
+
+
+def _restore_thin(
+    source: np.ndarray, label: sitk.Image, warped: np.ndarray, reference: sitk.Image, transform: sitk.Transform
+) -> None:
+    """Put thin voxels of ``source`` that left no trace within one voxel into ``warped``, in place."""
+    voxels = _thin_voxels(source)
+    if len(voxels) == 0:
+        return
+    points = _to_points(voxels[:, ::-1], label)
+    targets = _from_points(_inverse(points, transform), reference)[:, ::-1]
+    inside = ((targets >= 0) & (targets < np.asarray(warped.shape))).all(axis=1)
+    values = source[tuple(voxels[inside].T)]
+    targets = targets[inside]
+    offsets = np.stack(np.meshgrid(*[[-1, 0, 1]] * warped.ndim, indexing="ij"), -1).reshape(-1, warped.ndim)
+    missing = np.ones(len(targets), bool)
+    for offset in offsets:
+        near = np.clip(targets + offset, 0, np.asarray(warped.shape) - 1)
+        missing &= warped[tuple(near.T)] != values
+    warped[tuple(targets[missing].T)] = values[missing]
+
+
+def _to_points(index: np.ndarray, image: sitk.Image) -> np.ndarray:
+    d = image.GetDimension()
+    matrix = np.asarray(image.GetDirection()).reshape(d, d) * np.asarray(image.GetSpacing())
+    return index @ matrix.T + np.asarray(image.GetOrigin())
+
+
+def _from_points(points: np.ndarray, image: sitk.Image) -> np.ndarray:
+    d = image.GetDimension()
+    matrix = np.asarray(image.GetDirection()).reshape(d, d) * np.asarray(image.GetSpacing())
+    return np.rint((points - np.asarray(image.GetOrigin())) @ np.linalg.inv(matrix).T).astype(np.int64)
+
+
+def _inverse(points: np.ndarray, transform: sitk.Transform, rounds: int = 12) -> np.ndarray:
+    """Where the transform must be asked to arrive at ``points`` (fixed-point iteration, millimetres)."""
+    guess = points.copy()
+    for _ in range(rounds):
+        arrived = np.asarray([transform.TransformPoint(p) for p in guess.tolist()])
+        guess = guess + (points - arrived)
+    return guess
+
+
+def field_component(field: sitk.Image, component: int, reference: sitk.Image) -> Iterator[np.ndarray]:
+    """One component of a displacement field, millimetres, on the grid of ``reference``, slab by slab, 32-bit."""
+    scalar = sitk.VectorIndexSelectionCast(field, component)
+    for start, stop in slabs(reference.GetSize()):
+        resampler = slab_resampler(reference, start, stop)
+        resampler.SetInterpolator(sitk.sitkLinear)
+        resampler.SetOutputPixelType(sitk.sitkFloat32)
+        yield sitk.GetArrayFromImage(resampler.Execute(scalar))
+
+
+def field_on_grid(field: sitk.Image, reference: sitk.Image, start: int, stop: int) -> np.ndarray:
+    """Layers ``start`` to ``stop`` of a displacement field on the grid of ``reference``: (..., d), millimetres."""
+    resampler = slab_resampler(reference, start, stop)
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetOutputPixelType(sitk.sitkVectorFloat32)
+    return sitk.GetArrayFromImage(resampler.Execute(field))

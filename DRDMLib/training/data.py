@@ -1,0 +1,54 @@
+"""Training images on the model's grid, held in memory as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..datasets import Case
+from ..deformation import effective_dimension
+from ..errors import ModelError
+from ..geometry import sample_image, working_grid
+from ..images import read_image
+from ..models import ModelMetadata
+
+# Slices of a volume with less mean intensity than this share of its brightest slice show no anatomy.
+_EMPTY_SLICE = 0.1
+
+
+def split(cases: list[Case], every: int) -> tuple[list[Case], list[Case]]:
+    """Training cases, and every ``every``-th case, which is left out."""
+    if len(cases) < every:
+        return cases, []
+    return [c for i, c in enumerate(cases) if i % every], cases[::every]
+
+
+def load_training_images(
+    cases: list[Case],
+    metadata: ModelMetadata,
+    *,
+    plane: str = "auto",
+    on_case: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """(M, 1, *S) uint8: one for each volume, or for a 2D model one for each slice that shows something.
+
+    Raises:
+        ImageError, ModelError: an image cannot be used.
+    """
+    parts = []
+    for number, case in enumerate(cases):
+        image = read_image(case.image)
+        if metadata.ndim == 3 and effective_dimension(image) == 2:
+            raise ModelError(f"'{case.image}' is a single slice; train a 2D model with --ndim 2.")
+        tensor = sample_image(image, working_grid(image, metadata, plane=plane), metadata.intensity)
+        if len(tensor) > 1:
+            brightness = tensor.flatten(1).mean(dim=1)
+            tensor = tensor[brightness > _EMPTY_SLICE * brightness.max()]
+        parts.append((tensor * 255).round().to(torch.uint8))
+        if on_case is not None:
+            on_case(number + 1, len(cases))
+    if not parts:
+        return torch.empty((0, 1, *[metadata.size] * metadata.ndim), dtype=torch.uint8)
+    return torch.cat(parts)

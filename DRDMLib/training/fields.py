@@ -1,0 +1,79 @@
+"""Random fields for training, fresh or drawn from a bank that is renewed as it is used."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..forward import Diffusion, diffuse
+from ..models import ModelMetadata
+
+
+class FieldSource:
+    """Draws (level, deformation, last step) for a batch.
+
+    On a CPU a 3D field costs more than a training step of a small network. The noise has no preferred axis, so a
+    field that is flipped and has its axes permuted is as good as another: the bank keeps ``bank`` fields, hands them
+    out under random symmetries of the cube, and replaces one of them at every ``renew``-th draw. ``bank=0`` draws each
+    afresh, as published.
+    """
+
+    def __init__(self, model: ModelMetadata, generator: torch.Generator, *, bank: int = 0, renew: int = 8) -> None:
+        self.model = model
+        self.generator = generator
+        self.bank = bank
+        self.renew = renew
+        self.draws = 0
+        self.levels = torch.empty(0, dtype=torch.long, device=generator.device)
+        self.fields = Diffusion(torch.empty(0), torch.empty(0))
+
+    def draw(self, batch: int) -> tuple[Tensor, Diffusion]:
+        """Levels (batch,) and the fields that belong to them."""
+        if self.bank == 0:
+            return self._fresh(batch)
+        if len(self.levels) < self.bank:
+            self._fill()
+        self.draws += 1
+        if self.draws % self.renew == 0:
+            self._replace()
+        chosen = torch.randint(self.bank, (batch,), generator=self.generator, device=self.generator.device)
+        pairs = [self._turned(int(i)) for i in chosen]
+        fields = Diffusion(torch.stack([p.ddf for p in pairs]), torch.stack([p.step for p in pairs]))
+        return self.levels[chosen], fields
+
+    def _fresh(self, count: int) -> tuple[Tensor, Diffusion]:
+        m = self.model
+        levels = torch.randint(m.timesteps, (count,), generator=self.generator, device=self.generator.device)
+        fields = diffuse(m.size, m.ndim, levels, self.generator, velocity_scale=m.velocity_scale, amplitude=m.amplitude)
+        return levels, fields
+
+    def _fill(self) -> None:
+        drawn = [self._fresh(1) for _ in range(self.bank)]
+        self.levels = torch.cat([levels for levels, _ in drawn])
+        self.fields = Diffusion(torch.cat([f.ddf for _, f in drawn]), torch.cat([f.step for _, f in drawn]))
+
+    def _replace(self) -> None:
+        at = (self.draws // self.renew) % self.bank
+        levels, fields = self._fresh(1)
+        self.levels[at] = levels[0]
+        self.fields.ddf[at] = fields.ddf[0]
+        self.fields.step[at] = fields.step[0]
+
+    def _turned(self, index: int) -> Diffusion:
+        ndim = self.model.ndim
+        device = self.generator.device
+        order = torch.randperm(ndim, generator=self.generator, device=device)
+        flips = torch.randint(2, (ndim,), generator=self.generator, device=device).bool()
+        return Diffusion(turn(self.fields.ddf[index], order, flips), turn(self.fields.step[index], order, flips))
+
+
+def turn(field: Tensor, order: Tensor, flips: Tensor) -> Tensor:
+    """A field (d, *S) under a symmetry of the cube: axes in a new order, then mirrored along the chosen ones."""
+    axes = [int(a) for a in order]
+    turned = field[axes].permute(0, *[a + 1 for a in axes])
+    mirrored = [k for k in range(len(axes)) if bool(flips[k])]
+    if mirrored:
+        turned = turned.flip([k + 1 for k in mirrored])
+        sign = torch.where(flips, -1.0, 1.0).to(field)
+        turned = turned * sign.view(-1, *[1] * (field.ndim - 1))
+    return turned

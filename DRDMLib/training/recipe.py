@@ -1,0 +1,69 @@
+"""From the options of ``drdm train`` to a model's description and a training configuration."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from .. import __version__
+from ..errors import SettingError
+from ..models import ModelMetadata
+from .trainer import TrainingConfig
+
+CITATION = "Zheng et al., Deformation-Recovery Diffusion Model, Medical Image Analysis 110, 103987 (2026)"
+_DESCRIBED = ("anatomy", "modality", "training_data", "licence")
+
+# In 3D the published rule (side / 64) gives 2 at its own side of 128: the deformation is then the same at every side.
+AMPLITUDE = 2.0
+FIELD_BANK = 256
+
+
+def metadata_from(options: argparse.Namespace, run: Path) -> ModelMetadata:
+    """What the model to be trained will say of itself.
+
+    Raises:
+        SettingError: the side is not a multiple of 8, or a description is not KEY=TEXT with a known key.
+    """
+    if options.size % 8:
+        raise SettingError(f"--size {options.size} is not a multiple of 8; use {options.size // 8 * 8 or 8}.")
+    described = {}
+    for text in options.describe:
+        key, separator, value = text.partition("=")
+        if not separator or key not in _DESCRIBED:
+            raise SettingError(f"--describe '{text}' is not known; write one of {', '.join(_DESCRIBED)} as KEY=TEXT.")
+        described[key] = value
+    metadata = ModelMetadata(
+        name=options.name or run.resolve().name,
+        architecture=options.architecture,
+        ndim=options.ndim,
+        size=options.size,
+        options={"width": options.width} if options.architecture == "compact" else {},
+        amplitude=AMPLITUDE,
+        citation=CITATION,
+        version=__version__,
+        **described,
+    )
+    if options.published:
+        metadata = replace(metadata, architecture="recresacnet", options={}, amplitude=None)
+    return metadata
+
+
+def config_from(options: argparse.Namespace) -> TrainingConfig:
+    """How to train."""
+    config = TrainingConfig(
+        steps=options.iterations,
+        minutes=options.minutes,
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        ema=0.999,
+        rotation=options.rotation,
+        loss=options.loss,
+        bank=FIELD_BANK,
+        seed=options.seed,
+        half_precision=options.half,
+        checkpoint_minutes=options.checkpoint_minutes,
+    )
+    if options.published:
+        config = replace(config, learning_rate=1e-4, ema=0.0, rotation=180.0, loss="published", bank=0, warmup=1)
+    return config

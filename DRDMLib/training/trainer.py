@@ -1,0 +1,285 @@
+"""Algorithm 1, and the run around it: checkpoints, resuming, log and pictures."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..device import choose_device
+from ..errors import SettingError
+from ..fields import warp
+from ..losses import LossTerms, RecoveryLoss
+from ..models import Model, ModelMetadata, save_model
+from ..networks import build_network
+from .augmentation import augment_images
+from .fields import FieldSource
+
+LOG_COLUMNS = ["step", "seconds", "loss", "distance", "angle", "regularity", "validation", "learning_rate"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train.
+
+    Attributes:
+        steps: number of optimiser steps; ``None`` trains for ``minutes`` instead.
+        minutes: time budget of all sessions together.
+        batch: images a step.
+        learning_rate: peak; rises over ``warmup`` steps and falls along a cosine to a hundredth.
+        ema: decay of the running mean of the weights that is saved; 0 saves the weights themselves.
+        rotation: largest random rotation, degrees (180 as published).
+        loss: ``"published"`` or ``"energy"``, see ``DRDMLib.losses``.
+        bank: number of random fields kept for reuse, see ``FieldSource``; 0 draws each afresh, as published.
+        checkpoint_minutes: how often to save, and to log a validation loss and a picture.
+    """
+
+    steps: int | None = None
+    minutes: float = 60.0
+    batch: int = 4
+    learning_rate: float = 1e-4
+    warmup: int = 100
+    ema: float = 0.0
+    rotation: float = 180.0
+    loss: str = "published"
+    bank: int = 0
+    seed: int = 0
+    half_precision: bool | None = None
+    checkpoint_minutes: float = 5.0
+
+
+def training_step(
+    network: nn.Module, images: Tensor, fields: FieldSource, loss: RecoveryLoss, *, rotation: float
+) -> LossTerms:
+    """Algorithm 1 of the paper, one step: deform a batch to random levels, predict the last small steps, compare.
+
+    Args:
+        images: (N, 1, *S), 0..1.
+    """
+    originals = augment_images(images, fields.generator, rotation=rotation)
+    t, (psi_all, psi_t) = fields.draw(len(originals))
+    deformed = warp(originals, psi_all, padding=fields.model.image_padding)
+    prediction = network(deformed, t)
+    return loss(prediction.float(), psi_t)
+
+
+class Training:
+    """State of a run: everything that a checkpoint must hold to go on as if nothing had happened."""
+
+    def __init__(self, metadata: ModelMetadata, config: TrainingConfig, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.metadata, self.config, self.device = metadata, config, device
+        self.network = build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
+        self.network.to(device).train()
+        self.average = build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
+        self.average.to(device).eval()
+        self.average.load_state_dict(self.network.state_dict())
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(trained, lr=config.learning_rate)
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.fields = FieldSource(metadata, self.generator, bank=config.bank)
+        self.loss = RecoveryLoss(config.loss)
+        on_gpu = device.type == "cuda"
+        self.half = on_gpu if config.half_precision is None else config.half_precision
+        self.step = 0
+        self.seconds = 0.0
+
+    def progress(self) -> float:
+        """0 at the start, 1 at the end of the run."""
+        if self.config.steps is not None:
+            return self.step / max(1, self.config.steps)
+        return self.seconds / max(1e-9, 60 * self.config.minutes)
+
+    def learning_rate(self) -> float:
+        """Linear rise, cosine fall to a hundredth."""
+        rise = min(1.0, (self.step + 1) / max(1, self.config.warmup))
+        fall = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, self.progress())))
+        return self.config.learning_rate * min(rise, fall)
+
+    def advance(self, images: Tensor) -> LossTerms:
+        """One optimiser step on a random batch of ``images`` (M, 1, *S)."""
+        chosen = torch.randint(len(images), (self.config.batch,), generator=self.generator, device=self.device)
+        batch = images[chosen].to(self.device).float() / 255.0
+        rate = self.learning_rate()
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+            terms = training_step(self.network, batch, self.fields, self.loss, rotation=self.config.rotation)
+        self.optimiser.zero_grad(set_to_none=True)
+        terms.total.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        self._average_weights()
+        return LossTerms(*(term.detach() for term in terms))
+
+    @torch.no_grad()
+    def _average_weights(self) -> None:
+        decay = min(self.config.ema, self.step / (self.step + 10.0))
+        for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(new, 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """What goes into a checkpoint: tensors and plain values only, so that it loads without executing anything."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "bank": [self.fields.levels, *self.fields.fields],
+            "draws": self.fields.draws,
+            "step": self.step,
+            "seconds": self.seconds,
+            "metadata": asdict(self.metadata),
+            "config": asdict(self.config),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            SettingError: it belongs to another network.
+        """
+        ours, theirs = asdict(self.metadata), state["metadata"]
+        for key in ("architecture", "options", "ndim", "size", "timesteps"):
+            if ours[key] != theirs[key]:
+                raise SettingError(
+                    f"The run to resume has {key} {theirs[key]}, not {ours[key]}; give its settings or a new folder."
+                )
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"].cpu())
+        levels, ddf, step = state["bank"]
+        self.fields.levels, self.fields.draws = levels, state["draws"]
+        self.fields.fields = type(self.fields.fields)(ddf, step)
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    @torch.no_grad()
+    def validation_loss(self, images: Tensor, batches: int = 8) -> float:
+        """Distance term of the averaged weights on images left out of training; the same draws each time."""
+        generator = torch.Generator(self.device).manual_seed(12345)
+        fields = FieldSource(self.metadata, generator)
+        total = 0.0
+        for index in range(batches):
+            at = torch.arange(index * 2, index * 2 + 2) % len(images)
+            batch = images[at.to(images.device)].to(self.device).float() / 255.0
+            total += float(training_step(self.average, batch, fields, self.loss, rotation=0.0).distance)
+        return total / batches
+
+
+def train(
+    images: Tensor,
+    held_out: Tensor,
+    metadata: ModelMetadata,
+    config: TrainingConfig,
+    run: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "auto",
+    resume: bool = False,
+    on_step: Callable[[int, float, dict[str, float]], None] | None = None,
+    on_checkpoint: Callable[[Path, Model], None] | None = None,
+) -> Path:
+    """Train a model and write it to a folder; can be cancelled and resumed at any time.
+
+    Args:
+        images: (M, 1, *S), uint8, training images on the model's grid.
+        held_out: (K, 1, *S), uint8, images for the validation loss; may be empty.
+        metadata: the model to train; its ``training`` is filled in.
+        run: folder that gets ``checkpoint.pt``, ``model.safetensors``, ``log.csv`` and TensorBoard's events.
+        resume: go on from ``checkpoint.pt`` if it is there.
+        on_step: called with (step, progress 0..1, figures); may raise to cancel, the last checkpoint remains.
+        on_checkpoint: called with the folder and the model so far, e.g. to draw a picture.
+
+    Returns:
+        Path of ``model.safetensors``.
+
+    Raises:
+        SettingError: the device is not there, or the run to resume has another network.
+    """
+    run = Path(run)
+    run.mkdir(parents=True, exist_ok=True)
+    training = Training(metadata, config, choose_device(device))
+    checkpoint = run / "checkpoint.pt"
+    if resume and checkpoint.is_file():
+        training.load_state(torch.load(checkpoint, map_location=training.device, weights_only=True))
+    log = RunLog(run, resumed_at=training.step)
+    if images.numel() < 2**30:
+        images = images.to(training.device)
+    images = images.to(training.device)
+
+    def save(terms: LossTerms) -> None:
+        figures = {"loss": terms.total, "distance": terms.distance, "angle": terms.angle}
+        row = {k: float(v) for k, v in figures.items()} | {"regularity": float(terms.regularity)}
+        row["validation"] = training.validation_loss(held_out) if len(held_out) else math.nan
+        log.write(training.step, training.seconds, row | {"learning_rate": training.learning_rate()})
+        partial = checkpoint.with_name(".checkpoint.pt.partial")
+        torch.save(training.state(), partial)
+        os.replace(partial, checkpoint)
+        described = replace(metadata, training=_provenance(training, len(images)))
+        save_model(run / "model.safetensors", training.average, described)
+        if on_checkpoint is not None:
+            on_checkpoint(run, Model(training.average, described, training.device))
+
+    saved = time.monotonic()
+    terms: LossTerms | None = None
+    try:
+        while training.progress() < 1:
+            begin = time.monotonic()
+            terms = training.advance(images)
+            if training.device.type == "cuda" and training.step % 20 == 0:
+                torch.cuda.synchronize()
+            training.seconds += time.monotonic() - begin
+            if on_step is not None and training.step % 10 == 0:
+                on_step(training.step, training.progress(), {"loss": float(terms.total)})
+            if time.monotonic() - saved > 60 * config.checkpoint_minutes:
+                save(terms)
+                saved = time.monotonic()
+    finally:
+        if terms is not None:
+            save(terms)
+    return run / "model.safetensors"
+
+
+def _provenance(training: Training, images: int) -> dict[str, Any]:
+    return asdict(training.config) | {
+        "images": images,
+        "steps_done": training.step,
+        "minutes_done": round(training.seconds / 60, 2),
+        "device": str(training.device),
+    }
+
+
+class RunLog:
+    """``log.csv``, and TensorBoard's events where tensorboard is installed."""
+
+    def __init__(self, run: Path, *, resumed_at: int) -> None:
+        self.path = run / "log.csv"
+        if resumed_at == 0 or not self.path.is_file():
+            with self.path.open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerow(LOG_COLUMNS)
+        self.board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(run / "tensorboard"))
+        except ImportError:
+            pass
+
+    def write(self, step: int, seconds: float, figures: dict[str, float]) -> None:
+        """One row, one point on each curve."""
+        values = {"step": step, "seconds": round(seconds, 1), **figures}
+        with self.path.open("a", newline="", encoding="utf-8") as stream:
+            csv.DictWriter(stream, LOG_COLUMNS).writerow(values)
+        if self.board is not None:
+            for name, value in figures.items():
+                self.board.add_scalar(name, value, step)
+            self.board.flush()
