@@ -1,0 +1,677 @@
+"""Bad input gets one clear line and loses nothing."""
+
+import json
+import os
+import pickle
+import re
+import sys
+
+import numpy as np
+import pytest
+import safetensors.torch
+import SimpleITK as sitk
+import torch
+from command_helpers import array_of, boxes, run_process, snapshot, waves, write
+
+from DRDMLib import catalogue
+from DRDMLib.models import ModelMetadata, load_model_file, save_model
+
+
+@pytest.fixture
+def scan(tmp_path):
+    return write(waves(), tmp_path / "scan.nii.gz")
+
+
+@pytest.fixture
+def flat_scan(tmp_path):
+    return write(waves((30, 26)), tmp_path / "flat.nii.gz")
+
+
+@pytest.fixture
+def refused(drdm, tmp_path):
+    """Run a command that must be refused, and check that it is done well."""
+
+    def run(*arguments, says):
+        before = snapshot(tmp_path)
+        outcome = drdm(*arguments)
+        check_refusal(outcome.status, outcome.err, says)
+        assert snapshot(tmp_path) == before, "something was created or changed"
+        return outcome
+
+    return run
+
+
+def check_refusal(status, err, says):
+    assert status == 2, err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1, f"not one line:\n{err}"
+    assert re.search(says, err, re.IGNORECASE), err
+
+
+@pytest.fixture
+def deform_refused(refused, tiny_models, tmp_path):
+    """``drdm deform IMAGE`` with a 3D model must be refused."""
+
+    def run(image, *more, says, model=tiny_models[3]):
+        return refused("deform", image, "-o", tmp_path / "out", "--level", 4, "--model", model, *more, says=says)
+
+    return run
+
+
+# Images that cannot be read.
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "scan.nrrd", "no/such/folder/scan.mha"])
+def test_missing_file(deform_refused, tmp_path, name):
+    deform_refused(tmp_path / name, says="there is no image")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd", ".png", ".dcm"])
+def test_empty_file(deform_refused, tmp_path, suffix):
+    path = tmp_path / f"scan{suffix}"
+    path.touch()
+    deform_refused(path, says="empty")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd", ".png", ".tif", ".txt"])
+def test_text_under_the_name_of_an_image(deform_refused, tmp_path, suffix):
+    path = tmp_path / f"scan{suffix}"
+    path.write_text("This is not an image.\n" * 50)
+    deform_refused(path, says="cannot be read")
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.97], ids=["a tenth", "half", "nearly all"])
+@pytest.mark.parametrize("compressed", [False, True], ids=["raw", "compressed"])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd"])
+def test_truncated_file(deform_refused, tmp_path, suffix, compressed, keep):
+    if suffix.startswith(".nii") and compressed != (suffix == ".nii.gz"):
+        pytest.skip("compression is given by the name")
+    path = tmp_path / f"scan{suffix}"
+    sitk.WriteImage(waves(dtype=np.float32), str(path), compressed)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    deform_refused(path, says="cut short|cannot be read")
+
+
+def test_nifti_that_lacks_its_last_voxels(deform_refused, tmp_path):
+    path = write(waves(), tmp_path / "scan.nii")
+    path.write_bytes(path.read_bytes()[:-100])
+    deform_refused(path, says="cut short")
+
+
+def test_truncated_jpeg(deform_refused, tiny_models, tmp_path):
+    path = write(waves((64, 64), dtype=np.uint8), tmp_path / "scan.jpg")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    deform_refused(path, says="cut short|cannot be read", model=tiny_models[2])
+
+
+def test_nifti_with_scaled_integers_is_not_taken_for_truncated(drdm, tmp_path, tiny_models):
+    """The voxels of such a file take fewer bytes on disk than in memory."""
+    path = write(waves(), tmp_path / "scan.nii")
+    data = bytearray(path.read_bytes())
+    data[112:116] = np.float32(0.5).tobytes()  # scl_slope
+    path.write_bytes(data)
+    outcome = drdm("deform", path, "-o", tmp_path / "out", "--level", 2, "--model", tiny_models[3])
+    assert outcome.status == 0, outcome.err
+
+
+# Images that cannot be used.
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd"])
+def test_voxels_that_are_no_numbers(deform_refused, tmp_path, suffix, bad):
+    image = waves(dtype=np.float32)
+    image[5, 6, 7] = float(bad)
+    deform_refused(write(image, tmp_path / f"scan{suffix}"), says="NaN")
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_constant_image(deform_refused, tmp_path, value):
+    image = sitk.Image((12, 11, 10), sitk.sitkInt16) + value
+    deform_refused(write(image, tmp_path / "scan.nii.gz"), says="contrast")
+
+
+def test_colour_picture(deform_refused, tiny_models, tmp_path):
+    rgb = sitk.Compose([waves((20, 20), dtype=np.uint8)] * 3)
+    deform_refused(write(rgb, tmp_path / "photo.png"), says="single-channel", model=tiny_models[2])
+
+
+def test_vector_volume(deform_refused, tmp_path):
+    vectors = sitk.Compose([waves(dtype=np.float32)] * 3)
+    deform_refused(write(vectors, tmp_path / "vectors.nii.gz"), says="3 values per voxel")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_several_time_points(deform_refused, tmp_path, suffix):
+    series = sitk.JoinSeries([waves(), waves() + 1, waves() + 2])
+    deform_refused(write(series, tmp_path / f"cine{suffix}"), says="one time point")
+
+
+# DICOM folders.
+
+
+def write_series(folder, number, slices=6):
+    """A tiny MR series; returns its files in order."""
+    volume = waves((16, 14, slices))
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    folder.mkdir(exist_ok=True)
+    root = "1.2.826.0.1.3680043.2.1125"
+    files = []
+    for k in range(slices):
+        one = volume[:, :, k]
+        tags = {
+            "0008|0018": f"{root}.{number}.{k + 1}",
+            "0008|0060": "MR",
+            "0018|0050": "2",
+            "0020|000d": f"{root}.1",
+            "0020|000e": f"{root}.{number}",
+            "0020|0013": str(k + 1),
+            "0020|0032": f"0\\0\\{2 * k}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+        }
+        for tag, value in tags.items():
+            one.SetMetaData(tag, value)
+        files.append(folder / f"{number}_{k}.dcm")
+        writer.SetFileName(str(files[-1]))
+        writer.Execute(one)
+    return files
+
+
+def test_dicom_series_works(drdm, tmp_path, tiny_models):
+    write_series(tmp_path / "series", 7)
+    outcome = drdm("deform", tmp_path / "series", "-o", tmp_path / "out", "--level", 2, "--model", tiny_models[3])
+    assert outcome.status == 0, outcome.err
+    assert sitk.ReadImage(str(tmp_path / "out" / "series_000_image.nii.gz")).GetSize() == (16, 14, 6)
+
+
+@pytest.mark.parametrize("content", [None, "notes.txt", "fake.dcm"])
+def test_folder_without_dicom(deform_refused, tmp_path, content):
+    folder = tmp_path / "series"
+    folder.mkdir()
+    if content:
+        (folder / content).write_text("no image\n" * 40)
+    deform_refused(folder, says="no DICOM images")
+
+
+def test_folder_with_two_dicom_series(deform_refused, tmp_path):
+    write_series(tmp_path / "series", 7)
+    write_series(tmp_path / "series", 8)
+    deform_refused(tmp_path / "series", says="2 DICOM series")
+
+
+@pytest.mark.parametrize("damage", ["slice cut short", "slice missing"])
+def test_dicom_series_with_a_gap(deform_refused, tmp_path, damage):
+    """Its slices would be spread evenly over the gap: wrong geometry without a word."""
+    file = write_series(tmp_path / "series", 7)[2]
+    if damage == "slice missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    deform_refused(tmp_path / "series", says="slice|cut short|cannot be read")
+
+
+# Labels.
+
+
+def test_missing_label(deform_refused, scan, tmp_path):
+    deform_refused(scan, "--label", tmp_path / "none.nii.gz", says="there is no label")
+
+
+def test_truncated_label(deform_refused, scan, tmp_path):
+    label = write(boxes(waves()), tmp_path / "label.nrrd")
+    label.write_bytes(label.read_bytes()[: label.stat().st_size // 2])
+    deform_refused(scan, "--label", label, says="label .* cannot be read")
+
+
+def test_label_of_another_dimension(deform_refused, scan, tmp_path):
+    label = write(boxes(waves((26, 22))), tmp_path / "label.nii.gz")
+    deform_refused(scan, "--label", label, says="2D but the image is 3D")
+
+
+def test_label_that_lies_elsewhere(deform_refused, scan, tmp_path):
+    label = boxes(waves())
+    label.SetOrigin((400.0, 20.0, 30.0))
+    deform_refused(scan, "--label", write(label, tmp_path / "label.nii.gz"), says="lies elsewhere")
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan])
+def test_label_with_values_that_are_no_labels(deform_refused, scan, tmp_path, value):
+    label = sitk.Cast(boxes(waves()), sitk.sitkFloat32)
+    label[3, 4, 5] = float(value)
+    deform_refused(scan, "--label", write(label, tmp_path / "label.nrrd"), says="fractional")
+
+
+def test_label_of_vectors(deform_refused, scan, tmp_path):
+    label = sitk.Compose([boxes(waves())] * 3)
+    deform_refused(scan, "--label", write(label, tmp_path / "label.nii.gz"), says="several values")
+
+
+def test_label_with_only_another_grid_works(drdm, scan, tmp_path, tiny_models):
+    image = waves()
+    grid = sitk.Image([2 * n for n in image.GetSize()], sitk.sitkUInt8)
+    grid.SetSpacing([s / 2 for s in image.GetSpacing()])
+    grid.SetOrigin([o - s / 4 for o, s in zip(image.GetOrigin(), image.GetSpacing(), strict=True)])
+    fine = sitk.Resample(boxes(image), grid, sitk.Transform(), sitk.sitkNearestNeighbor)
+    label = write(fine, tmp_path / "label.nrrd")
+    same = write(boxes(image), tmp_path / "same.nii.gz")
+    for name, path in (("out", label), ("out2", same)):
+        outcome = drdm(
+            "deform", scan, "-o", tmp_path / name, "--level", 9, "--label", path, "--model", tiny_models[3]
+        )
+        assert outcome.status == 0, outcome.err
+    made = sitk.ReadImage(str(tmp_path / "out" / "scan_000_label.nii.gz"))
+    assert made.GetSize() == image.GetSize()
+    assert np.allclose(made.GetOrigin(), image.GetOrigin(), atol=1e-4)
+    assert np.allclose(made.GetSpacing(), image.GetSpacing(), atol=1e-4)
+    assert np.array_equal(sitk.GetArrayFromImage(made), array_of(tmp_path / "out2" / "scan_000_label.nii.gz"))
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--level", "strong"], "--level.*whole number"),
+        (["--level", "4.5"], "--level.*whole number"),
+        (["--level", "-3"], "--level.*out of range"),
+        (["--level", "80"], "level 80 is out of range.*79"),
+        (["--level", "1000"], "level 1000 is out of range.*79"),
+        (["--count", "0"], "--count.*out of range"),
+        (["--count", "-1"], "--count.*out of range"),
+        (["--count", "many"], "--count.*whole number"),
+        (["--steps", "0"], "--steps.*out of range"),
+        (["--seed", "-1"], "--seed.*out of range"),
+        (["--seed", str(2**31)], "--seed.*out of range"),
+        (["--plane", "oblique"], "--plane.*oblique"),
+        (["--device", "toaster"], "device 'toaster' is not known"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not on this computer"),
+        (["--colour", "red"], "unrecognized arguments: --colour"),
+        (["--progress", "loud"], "--progress"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_option_out_of_range(deform_refused, scan, options, says):
+    deform_refused(scan, *options, says=says)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_device_that_is_not_there(deform_refused, scan):
+    deform_refused(scan, "--device", "cuda", says="device 'cuda' is not on this computer")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "COMMAND"),
+        (["melt"], "melt"),
+        (["deform"], "IMAGE"),
+        (["deform", "scan.nii.gz"], "--output"),
+        (["models", "info"], "which model"),
+        (["models", "fetch"], "which model"),
+        (["models", "eat"], "eat"),
+        (["models", "info", "no-such-model"], "no model 'no-such-model'"),
+        (["models", "fetch", "no-such-model"], "no model 'no-such-model'"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(refused, arguments, says):
+    refused(*arguments, says=says)
+
+
+def test_level_out_of_range_of_the_shipped_model(refused, scan, tmp_path):
+    if not catalogue.default_entry(3).available:
+        pytest.skip("no shipped 3D model")
+    refused("deform", scan, "-o", tmp_path / "out", "--level", 80, says="level 80 is out of range")
+
+
+# Output folders.
+
+
+def test_output_folder_that_is_not_empty(refused, scan, tmp_path, tiny_models):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    refused("deform", scan, "-o", out, "--level", 2, "--model", tiny_models[3], says="not empty")
+
+
+def test_output_that_is_a_file(refused, scan, tmp_path, tiny_models):
+    out = tmp_path / "out"
+    out.write_text("years of work")
+    refused("deform", scan, "-o", out, "--level", 2, "--model", tiny_models[3], says="is a file")
+
+
+def test_output_under_a_file(refused, scan, tmp_path, tiny_models):
+    (tmp_path / "notes.txt").write_text("years of work")
+    out = tmp_path / "notes.txt" / "out"
+    refused("deform", scan, "-o", out, "--level", 2, "--model", tiny_models[3], says="cannot be written")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_output_where_nothing_can_be_made(refused, scan, tiny_models):
+    refused("deform", scan, "-o", "/proc/drdm-out", "--level", 2, "--model", tiny_models[3], says="cannot be written")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_output_in_a_folder_that_is_read_only(refused, scan, tmp_path, tiny_models):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    refused("deform", scan, "-o", locked / "out", "--level", 2, "--model", tiny_models[3], says="cannot be written")
+    refused("deform", scan, "-o", locked, "--level", 2, "--model", tiny_models[3], says="cannot be written")
+
+
+# Files may grow to a number of bytes only, as if the disk were full.
+FULL_DISK = """
+import resource, signal, sys
+from DRDMLib import cli
+import DRDMLib.cli.commands
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
+@pytest.mark.parametrize("limit", [10, 2000, 30000], ids=["no header", "no image", "no field"])
+def test_full_disk(scan, tmp_path, tiny_models, limit):
+    before = snapshot(tmp_path)
+    out = tmp_path / "out"
+    ended = run_process(
+        limit, "deform", scan, "-o", out, "--level", 2, "--count", 2, "--model", tiny_models[3], code=FULL_DISK
+    )
+    check_refusal(ended.returncode, ended.stderr, "disk is full")
+    after = snapshot(tmp_path)
+    assert {path: after[path] for path in before} == before
+    assert not [p for p in after if p.name.startswith(".")]
+    for path in out.glob("*.nii.gz"):
+        array_of(path)
+    assert not (out / "report.json").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
+@pytest.mark.parametrize("limit", [20000, 10**6], ids=["no log", "no checkpoint"])
+def test_full_disk_while_training(tmp_path, limit):
+    for k in range(2):
+        write(waves((20, 20 + k)), tmp_path / "images" / f"{k}.nii.gz")
+    options = ["--ndim", 2, "--size", 16, "--width", 8, "--iterations", 2, "--hold-out", 2]
+    run = tmp_path / "run"
+    ended = run_process(limit, "train", tmp_path, "-o", run, *options, code=FULL_DISK)
+    check_refusal(ended.returncode, ended.stderr, "disk is full")
+    assert not [p for p in snapshot(run) if p.name.startswith(".")]
+    assert not (run / "model.safetensors").exists()
+
+
+# Weights.
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f'touch "{self.path}"',)
+
+
+@pytest.mark.parametrize("name", ["trap.pth", "trap.safetensors", "trap.pt"])
+@pytest.mark.parametrize("how", ["pickle", "torch"])
+def test_weights_that_would_run_code(deform_refused, scan, tmp_path, name, how):
+    sprung = tmp_path / "sprung"
+    path = tmp_path / name
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(Trap(sprung)))
+    else:
+        torch.save({"conv_out.weight": Trap(sprung), "time_embed.weight": torch.zeros(80, 100)}, path)
+    deform_refused(scan, model=path, says="refused|not a readable")
+    assert not sprung.exists()
+
+
+def damaged(path, good):
+    """Files that are no model, by name."""
+    data = bytearray(good.read_bytes())
+    if path.stem == "corrupt":
+        data[:8] = b"\xff" * 8
+    elif path.stem == "header":
+        data[20:40] = b"?" * 20
+    elif path.stem == "truncated":
+        del data[len(data) // 2 :]
+    elif path.stem == "text":
+        data = b"These are not the weights that you are looking for.\n" * 20
+    elif path.stem == "empty":
+        data = b""
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("stem", ["corrupt", "header", "truncated", "text", "empty"])
+@pytest.mark.parametrize("use", ["deform", "info"])
+def test_damaged_weights(refused, scan, tmp_path, tiny_models, stem, suffix, use):
+    path = damaged(tmp_path / f"{stem}{suffix}", tiny_models[3])
+    says = "not a readable|damaged"
+    if use == "deform":
+        refused("deform", scan, "-o", tmp_path / "out", "--model", path, says=says)
+    else:
+        refused("models", "info", path, says=says)
+
+
+def test_safetensors_without_metadata(deform_refused, scan, tmp_path):
+    path = tmp_path / "plain.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(3)}, path)
+    deform_refused(scan, model=path, says="not a DRDM model")
+
+
+@pytest.mark.parametrize(
+    "described",
+    ["", "[1, 2]", "{", '"text"', '{"ndim": 3, "size": 16, "architecture": "compact", "timesteps": "many"}'],
+)
+def test_safetensors_with_metadata_that_make_no_sense(deform_refused, scan, tmp_path, described):
+    path = tmp_path / "odd.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(3)}, path, metadata={"drdm": described})
+    deform_refused(scan, model=path, says="model")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ndim": 4}, {"size": 20}, {"size": -8}, {"architecture": "oracle"}, {"options": {"width": 16}}, {"ndim": 2}]
+    + [{"options": {"colour": 1}}, {"options": {"width": 0}}, {"timesteps": 0}, {"geometry": "round"}],
+    ids=str,
+)
+def test_safetensors_whose_metadata_do_not_fit(deform_refused, scan, tmp_path, tiny_models, wrong):
+    """A file that says it is of another dimension than its weights, among others."""
+    good = load_model_file(tiny_models[3], "cpu")
+    path = tmp_path / "odd.safetensors"
+    save_model(path, good.network, ModelMetadata(**(vars(good.metadata) | wrong)))
+    deform_refused(scan, model=path, says="model|architecture|weights|options")
+
+
+def test_weights_with_nan(deform_refused, scan, tmp_path, tiny_models):
+    good = load_model_file(tiny_models[3], "cpu")
+    torch.nn.init.constant_(good.network.out.weight, float("nan"))
+    path = tmp_path / "nan.safetensors"
+    save_model(path, good.network, good.metadata)
+    deform_refused(scan, model=path, says="weights|model")
+
+
+def test_volume_model_on_a_2d_image(deform_refused, flat_scan):
+    deform_refused(flat_scan, says="2D model")
+
+
+def test_volume_model_on_a_single_slice(deform_refused, tmp_path):
+    deform_refused(write(waves((26, 22, 1)), tmp_path / "slice.nii.gz"), says="2D model")
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "no/such/model.safetensors", "no-such.pth", ""])
+def test_missing_model(deform_refused, scan, name):
+    deform_refused(scan, model=name, says="no model")
+
+
+def test_model_that_is_not_downloaded_yet(deform_refused, scan):
+    deform_refused(scan, model="published-lung-ct-3d", says="drdm models fetch published-lung-ct-3d")
+
+
+# The other commands.
+
+
+def test_evaluate_of_an_image(refused, scan):
+    refused("evaluate", scan, says="not a displacement field")
+
+
+@pytest.mark.parametrize("name", ["none.nii.gz", "text.nii.gz", "half.nii.gz", "empty.nii.gz", "folder"])
+def test_evaluate_of_a_file_that_cannot_be_read(refused, tmp_path, name):
+    path = tmp_path / name
+    if name.startswith("text"):
+        path.write_text("text\n" * 100)
+    elif name.startswith("half"):
+        write(sitk.Compose([waves(dtype=np.float32)] * 3), path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif name.startswith("empty"):
+        path.touch()
+    elif name == "folder":
+        path.mkdir()
+    refused("evaluate", path, says="field")
+
+
+def test_evaluate_of_a_field_with_nan(refused, tmp_path):
+    """Else the output is not JSON."""
+    array = np.zeros((8, 9, 10, 3), np.float32)
+    array[2, 3, 4] = np.nan
+    refused("evaluate", write(sitk.GetImageFromArray(array, isVector=True), tmp_path / "field.nrrd"), says="NaN")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Two 2D images with labels."""
+    folder = tmp_path / "data"
+    for k in range(2):
+        image = waves((24, 20 + k))
+        write(image, folder / "images" / f"case{k}.nii.gz")
+        write(boxes(image), folder / "labels" / f"case{k}.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize("command", ["augment", "synthesize", "train"])
+@pytest.mark.parametrize("kind", ["missing", "empty folder", "folder of text", "empty list", "list of nothing"])
+def test_dataset_without_images(refused, tmp_path, tiny_models, command, kind):
+    path = tmp_path / "data.txt" if "list" in kind else tmp_path / "data"
+    if "folder" in kind:
+        (path / "images").mkdir(parents=True)
+    if kind == "folder of text":
+        (path / "images" / "readme.txt").write_text("none")
+    if "list" in kind:
+        path.write_text("none.nii.gz\n" if kind == "list of nothing" else "# nothing\n\n")
+    more = ["--ndim", 2, "--size", 16, "--iterations", 1] if command == "train" else ["--model", tiny_models[2]]
+    refused(command, path, "-o", tmp_path / "out", *more, says="there (is|are) no|Nothing could be made")
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "says"),
+    [
+        ("augment", ["--levels", "80"], "level 80 is out of range"),
+        ("augment", ["--levels", "strong"], "whole number"),
+        ("augment", ["--copies", "0"], "out of range"),
+        ("augment", ["--model", "no-such-model"], "no model"),
+        ("augment", ["--device", "toaster"], "toaster"),
+        ("synthesize", ["--levels", "40"], "40:24"),
+        ("synthesize", ["--levels", "20:80"], "level 80 is out of range"),
+        ("synthesize", ["--copies", "0"], "out of range"),
+        ("synthesize", ["--steps", "0"], "out of range"),
+    ],
+)
+def test_dataset_options_out_of_range(refused, dataset, tmp_path, tiny_models, command, options, says):
+    refused(command, dataset, "-o", tmp_path / "out", "--model", tiny_models[2], *options, says=says)
+
+
+def test_augment_needs_labels(refused, tmp_path, tiny_models):
+    write(waves((24, 20)), tmp_path / "data" / "images" / "case.nii.gz")
+    refused("augment", tmp_path / "data", "-o", tmp_path / "out", "--model", tiny_models[2], says="no label")
+
+
+@pytest.mark.parametrize("command", ["augment", "synthesize", "train"])
+def test_dataset_command_with_a_folder_that_is_not_empty(refused, dataset, tmp_path, tiny_models, command):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    more = ["--ndim", 2, "--size", 16, "--iterations", 1] if command == "train" else ["--model", tiny_models[2]]
+    refused(command, dataset, "-o", out, *more, says="not empty")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--size", "20"], "--size 20 is not a multiple of 8"),
+        (["--size", "8"], "--size.*out of range"),
+        (["--ndim", "4"], "--ndim"),
+        (["--ndim", "3"], "--ndim 2"),
+        (["--iterations", "0"], "--iterations.*out of range"),
+        (["--minutes", "-1"], "--minutes.*out of range"),
+        (["--minutes", "nan"], "--minutes.*out of range"),
+        (["--width", "9"], "--width|width"),
+        (["--rotation", "nan"], "--rotation"),
+        (["--describe", "colour=red"], "--describe"),
+        (["--device", "toaster"], "toaster"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_training_option_out_of_range(refused, dataset, tmp_path, options, says):
+    start = ["--ndim", 2, "--size", 16, "--width", 8, "--iterations", 1]
+    refused("train", dataset, "-o", tmp_path / "run", *start, *options, says=says)
+
+
+def test_training_run_that_is_there_already(refused, dataset, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoint.pt").write_bytes(b"days of work")
+    refused("train", dataset, "-o", run, "--ndim", 2, "--size", 16, says="--resume")
+
+
+def test_resuming_from_a_damaged_checkpoint(refused, dataset, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoint.pt").write_bytes(b"days of work")
+    more = ["--ndim", 2, "--size", 16, "--width", 8, "--iterations", 1, "--resume"]
+    refused("train", dataset, "-o", run, *more, says="checkpoint")
+
+
+# The same through a process of its own: nothing of what libraries print may come between.
+
+
+@pytest.mark.parametrize("case", ["missing", "truncated", "trap", "not empty", "usage"])
+def test_as_a_process(scan, tmp_path, tiny_models, case):
+    image, model, out, more = scan, tiny_models[3], tmp_path / "out", []
+    says = {
+        "missing": "there is no image",
+        "truncated": "cut short|cannot be read",
+        "trap": "refused",
+        "not empty": "not empty",
+        "usage": "out of range",
+    }[case]
+    if case == "missing":
+        image = tmp_path / "none.nii.gz"
+    elif case == "truncated":
+        image = write(waves(), tmp_path / "cut.mha")
+        image.write_bytes(image.read_bytes()[:-5000])
+    elif case == "trap":
+        model = tmp_path / "trap.pth"
+        model.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    elif case == "not empty":
+        out = tmp_path
+    else:
+        more = ["--count", "0"]
+    before = snapshot(tmp_path)
+    ended = run_process("deform", image, "-o", out, "--model", model, *more)
+    check_refusal(ended.returncode, ended.stderr, says)
+    assert ended.stdout == ""
+    assert snapshot(tmp_path) == before
+
+
+def test_the_panel_is_told_too(drdm, tmp_path):
+    """With --progress json the last line on standard output is the error."""
+    outcome = drdm("deform", tmp_path / "none.nii.gz", "-o", tmp_path / "out", "--progress", "json")
+    last = json.loads(outcome.out.splitlines()[-1])
+    assert last["event"] == "error"
+    assert "There is no image" in last["text"]

@@ -1,0 +1,113 @@
+"""Warp, composition and repeated composition against what they stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from DRDMLib.fields import compose, resize_field, self_compose, warp
+from DRDMLib.forward import composition_counts, diffuse, random_ddf, random_dvf
+
+
+def looped(dvf: torch.Tensor, times: int) -> torch.Tensor:
+    """The plain n-fold composition that squaring replaces."""
+    result = torch.zeros_like(dvf)
+    for _ in range(times):
+        result = compose(result, dvf)
+    return result
+
+
+@pytest.mark.parametrize("shape", [(9, 12), (7, 9, 12)])
+def test_warp_reads_where_the_field_points_on_each_axis(shape):
+    """Channel k moves along axis k by its value times the side: against SciPy, with another value for each axis."""
+    d = len(shape)
+    generator = np.random.default_rng(0)
+    image = generator.random(shape).astype(np.float32)
+    shift = np.array([1.0, -2.0, 1.5][:d])
+    ddf = np.stack([np.full(shape, s / n, np.float32) for s, n in zip(shift, shape, strict=True)])
+    ours = warp(torch.tensor(image)[None, None], torch.tensor(ddf)[None])[0, 0].numpy()
+    grid = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    expected = ndimage.map_coordinates(
+        image, [g + s for g, s in zip(grid, shift, strict=True)], order=1, mode="nearest"
+    )
+    assert np.abs(ours - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_composition_is_one_warp_after_the_other(ndim):
+    generator = torch.Generator().manual_seed(1)
+    first, then = (random_ddf(32, ndim, 32, generator, amplitude=2.0) for _ in range(2))
+    image = resize_field(torch.randn(1, ndim, *[6] * ndim, generator=generator), (32,) * ndim)[:, :1]
+    inner = (..., *[slice(6, -6)] * ndim)
+
+    def mean_difference(a, b):
+        return float((a - b)[inner].abs().mean() / image.abs().mean())
+
+    twice = warp(warp(image, first), then)
+    assert mean_difference(twice, warp(image, compose(first, then))) < 0.03
+    assert mean_difference(twice, warp(image, compose(then, first))) > 0.1
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize(("times", "tolerance"), [(1, 1e-6), (2, 1e-6), (5, 1e-3), (37, 0.03), (102, 0.08)])
+def test_squaring_agrees_with_the_loop(ndim, times, tolerance):
+    """In the part of the control grid that becomes the image.
+
+    Every linear interpolation smooths a little; the loop interpolates n times, squaring 2 log2 n times, so the two
+    drift apart slowly with n.
+    """
+    dvf = random_dvf(1, ndim, torch.Generator().manual_seed(times), scale=4e-5)
+    loop, squared = looped(dvf, times), self_compose(dvf, times)
+    inner = (..., *[slice(16, -16)] * ndim)
+    assert (loop - squared)[inner].norm(dim=1).mean() <= tolerance * loop[inner].norm(dim=1).mean()
+    assert abs(loop[inner].norm(dim=1).mean() / squared[inner].norm(dim=1).mean() - 1) <= tolerance
+    assert (self_compose(dvf, times + max(1, times // 5)) - loop)[inner].norm(dim=1).mean() > (
+        2 * tolerance * loop[inner].norm(dim=1).mean()
+    )
+
+
+@given(counts=st.lists(st.integers(0, 50), min_size=1, max_size=5), seed=st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_batched_counts_are_the_single_ones(counts, seed):
+    dvf = random_dvf(len(counts), 2, torch.Generator().manual_seed(seed), scale=4e-5, control_size=32)
+    together = self_compose(dvf, torch.tensor(counts))
+    for i, n in enumerate(counts):
+        assert torch.equal(together[i : i + 1], self_compose(dvf[i : i + 1], n))
+
+
+def test_counts_of_the_paper():
+    whole, step = composition_counts(torch.tensor([0, 1, 16, 48, 79]))
+    assert whole.tolist() == [1, 1, 24, 102, 195]
+    assert step.tolist() == [0, 1, 5, 10, 13]
+
+
+@pytest.mark.parametrize(("ndim", "size"), [(2, 256), (3, 64)])
+def test_noise_has_the_published_strength(ndim, size):
+    """Variance of the DVF before interpolation smooths it: at the control nodes of the coarsest grid it dominates."""
+    draws = torch.cat([random_dvf(4, ndim, torch.Generator().manual_seed(s), scale=4e-5) for s in range(6)])
+    # Linear interpolation leaves between (2/3)^d and all of each scale's variance, and the finest untouched.
+    variances = [(4e-5 * 64 / s) ** 2 for s in (64, 32, 16, 8)]
+    measured = float(draws.var())
+    assert (0.5**ndim) * sum(variances) < measured < sum(variances)
+    ddf = random_ddf(size, ndim, 48, torch.Generator().manual_seed(0))
+    gain = random_ddf(size, ndim, 48, torch.Generator().manual_seed(0), amplitude=1.0)
+    assert torch.allclose(ddf, gain * size / 64, rtol=1e-4, atol=1e-7)
+
+
+def test_levels_grow_and_the_step_is_the_end_of_the_deformation():
+    means = [random_ddf(48, 3, t, torch.Generator().manual_seed(3), amplitude=2.0).norm(dim=1).mean() for t in (8, 32, 79)]
+    assert means[0] < means[1] < means[2]
+    whole, step = diffuse(64, 2, 48, torch.Generator().manual_seed(0), amplitude=2.0)
+    cosine = torch.nn.functional.cosine_similarity(whole.flatten(), step.flatten(), dim=0)
+    assert cosine > 0.7
+    assert 0.05 < step.norm() / whole.norm() < 0.2
+
+
+def test_same_seed_same_bits():
+    a, b = (random_ddf(48, 3, 48, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, random_ddf(48, 3, 48, torch.Generator().manual_seed(6)))

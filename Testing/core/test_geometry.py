@@ -1,0 +1,204 @@
+"""The geometry contract: SimpleITK, with the saved field, must make the image that we made."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from support import rotation, smooth_image
+
+from DRDMLib.deformation import Deformation, deform, prepare
+from DRDMLib.errors import ModelError
+from DRDMLib.geometry import field_image, sample_image, working_grid
+from DRDMLib.models import ModelMetadata
+from DRDMLib.output import write_ddf, write_warped
+
+OBLIQUE = rotation(20, -35, 50)
+FLIPPED = np.diag([-1.0, 1.0, -1.0])
+CORONAL = np.array([[1.0, 0, 0], [0, 0, 1.0], [0, -1.0, 0]])
+
+KINDS_3D = {
+    "isotropic": dict(size=(40, 40, 40)),
+    "odd size": dict(size=(37, 51, 43), spacing=(1.1, 0.9, 1.3)),
+    "anisotropic": dict(size=(48, 40, 20), spacing=(0.7, 0.7, 3.0)),
+    "oblique": dict(size=(40, 44, 36), spacing=(1.0, 1.2, 1.5), direction=OBLIQUE),
+    "flipped": dict(size=(40, 30, 36), direction=FLIPPED),
+    "coronal": dict(size=(40, 44, 30), spacing=(1.0, 1.0, 2.0), direction=CORONAL @ OBLIQUE),
+    "slab": dict(size=(64, 60, 4), spacing=(1.0, 1.0, 5.0)),
+    "float": dict(size=(40, 36, 32), pixel=sitk.sitkFloat32, spacing=(2.0, 2.0, 2.0)),
+    "unsigned byte": dict(size=(40, 36, 32), pixel=sitk.sitkUInt8),
+    "much finer than the model": dict(size=(90, 100, 80), spacing=(0.4, 0.4, 0.5)),
+}
+
+
+def judged(image: sitk.Image, written: sitk.Image, field: sitk.Image) -> float:
+    """Mean absolute difference in the interior between what SimpleITK makes and what we wrote, of the range."""
+    transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+    expected = sitk.Resample(image, field, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat64)
+    a, b = sitk.GetArrayFromImage(expected), sitk.GetArrayFromImage(written).astype(float)
+    # The interior: where the field reads inside the image, and a voxel away from the border.
+    inside = sitk.Resample(image * 0 + 1, field, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat64)
+    interior = sitk.GetArrayFromImage(inside) > 0.999
+    assert interior.mean() > 0.3
+    original = sitk.GetArrayFromImage(image).astype(float)
+    return float(np.abs(a - b)[interior].mean() / (original.max() - original.min()))
+
+
+def saved(result: Deformation, image: sitk.Image, folder) -> tuple[sitk.Image, sitk.Image]:
+    """Image and field as they come back from disk."""
+    return (
+        sitk.ReadImage(str(write_warped(folder / "image.nii.gz", image, result))),
+        sitk.ReadImage(str(write_ddf(folder / "ddf.nii.gz", result))),
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS_3D)
+def test_simpleitk_makes_the_saved_image_of_a_volume(kind, tiny_model, tmp_path):
+    image = smooth_image(**KINDS_3D[kind])
+    result = deform(image, tiny_model, level=40, seed=3, steps=4)
+    written, field = saved(result, image, tmp_path)
+    for product in (written, field):
+        assert product.GetSize() == image.GetSize()
+        assert np.allclose(product.GetSpacing(), image.GetSpacing(), rtol=1e-5)
+        assert np.allclose(product.GetOrigin(), image.GetOrigin(), atol=1e-3)
+        assert np.allclose(product.GetDirection(), image.GetDirection(), atol=1e-5)
+    assert written.GetPixelID() == image.GetPixelID()
+    assert judged(image, written, field) < 0.005
+    still = sitk.GetArrayFromImage(image).astype(float)
+    assert np.abs(sitk.GetArrayFromImage(written) - still).mean() > 0.01 * (still.max() - still.min())
+    assert np.allclose(sitk.GetArrayFromImage(result.ddf), sitk.GetArrayFromImage(field), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        dict(size=(60, 60)),
+        dict(size=(51, 77), spacing=(0.7, 1.3)),
+        dict(size=(60, 50), direction=[[0.8, -0.6], [0.6, 0.8]]),
+    ],
+)
+def test_simpleitk_makes_the_saved_image_in_2d(kind, tiny_model_2d, tmp_path):
+    image = smooth_image(**kind)
+    result = deform(image, tiny_model_2d, level=40, seed=1, steps=4)
+    written, field = saved(result, image, tmp_path)
+    assert field.GetNumberOfComponentsPerPixel() == 2
+    assert judged(image, written, field) < 0.005
+
+
+@pytest.mark.parametrize(
+    ("kind", "plane", "through"),
+    [
+        (dict(size=(50, 48, 9), spacing=(1.2, 1.2, 8.0), direction=OBLIQUE), "auto", 2),
+        (dict(size=(10, 48, 50), spacing=(8.0, 1.2, 1.2)), "auto", 0),
+        (dict(size=(40, 36, 44)), "coronal", 1),
+        (dict(size=(40, 36, 44), direction=CORONAL), "axial", 1),
+        (dict(size=(40, 36, 44)), "sagittal", 0),
+        (dict(size=(64, 60, 1)), "auto", 2),
+    ],
+)
+def test_a_2d_model_deforms_slices(kind, plane, through, tiny_model_2d, tmp_path):
+    """In the plane asked for, nothing moves out of it, and SimpleITK agrees."""
+    image = smooth_image(**kind)
+    result = deform(image, tiny_model_2d, level=40, seed=1, steps=3, plane=plane)
+    written, field = saved(result, image, tmp_path)
+    if image.GetSize()[through] > 1:
+        assert judged(image, written, field) < 0.005
+    direction = np.asarray(image.GetDirection()).reshape(3, 3)
+    along = sitk.GetArrayFromImage(field) @ direction
+    assert np.abs(along[..., through]).max() < 1e-4
+    assert all(np.abs(along[..., a]).max() > 1.0 for a in range(3) if a != through)
+
+
+@pytest.mark.parametrize("axes", ["kji", "ijk"])
+@pytest.mark.parametrize("orientation", ["LPS", "native"])
+def test_axis_order_and_signs(axes, orientation):
+    """A field that moves along one tensor axis only moves along one known physical axis, by the known length."""
+    image = smooth_image((30, 40, 24), (1.0, 1.0, 2.0), CORONAL @ rotation(5, 10, -8))
+    model = ModelMetadata("m", "compact", 3, 16, axes=axes, orientation=orientation)
+    grid = working_grid(image, model)
+    array = sitk.GetArrayFromImage(grid.resampler().Execute(sitk.Cast(image, sitk.sitkFloat32)))
+    tensor = grid.to_tensor(array)
+    for channel in range(3):
+        ddf = torch.zeros(1, 3, 16, 16, 16)
+        ddf[:, channel] = 2 / 16
+        field = field_image(ddf, grid)
+        point = grid.origin + grid.direction @ (np.asarray(grid.spacing) * 6)
+        index = field.TransformPhysicalPointToIndex(point)
+        component = channel if axes == "ijk" else 2 - channel
+        moved = 2 * grid.spacing[component] * grid.direction[:, component]
+        assert np.allclose(field[index], moved, atol=1e-9)
+        # The tensor itself, two voxels further along that axis, is the image at the moved place.
+        there = [6, 6, 6]
+        there[channel] += 2
+        value = tensor[(0, 0, *there)]
+        probe = sitk.Resample(
+            sitk.Cast(image, sitk.sitkFloat32), [1, 1, 1], sitk.Transform(), sitk.sitkLinear, (point + moved).tolist()
+        )
+        assert float(value) == pytest.approx(probe[0, 0, 0], abs=0.5)
+
+
+def test_canonical_orientation_shows_every_storage_alike(tiny_model):
+    """The same anatomy stored with permuted and flipped axes gives the same tensor and the same deformation."""
+    image = smooth_image((40, 36, 32), direction=rotation(5, -8, 3))
+    stored = sitk.Flip(sitk.PermuteAxes(image, [2, 0, 1]), [True, False, True])
+    a, b = (prepare(i, tiny_model)[1] for i in (image, stored))
+    assert torch.allclose(a, b, atol=1e-4)
+    first, second = (deform(i, tiny_model, level=30, seed=2, steps=3) for i in (image, stored))
+    point = image.TransformIndexToPhysicalPoint((20, 15, 12))
+    assert np.allclose(first.transform.TransformPoint(point), second.transform.TransformPoint(point), atol=1e-2)
+
+
+def test_true_proportions_and_stretch():
+    image = smooth_image((60, 30, 10), (1.0, 1.0, 2.0))
+    isotropic = working_grid(image, ModelMetadata("m", "compact", 3, 24))
+    assert np.allclose(isotropic.spacing, 60 / 24)
+    stretched = working_grid(image, ModelMetadata("m", "compact", 3, 24, geometry="stretch"))
+    assert np.allclose(stretched.spacing, (60 / 24, 30 / 24, 20 / 24))
+    middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    for grid in (isotropic, stretched):
+        centre = np.asarray(grid.origin) + grid.direction @ (np.asarray(grid.spacing) * 11.5)
+        assert np.allclose(centre, middle)
+
+
+def test_shrinking_averages_instead_of_picking():
+    """A fine checkerboard far below the grid's resolution comes out grey, not as a pattern."""
+    board = np.indices((96, 96, 96)).sum(axis=0) % 2 * 100.0
+    image = sitk.GetImageFromArray(board.astype(np.float32))
+    image[0, 0, 0], image[95, 95, 95] = -1000.0, 1000.0
+    tensor = sample_image(image, working_grid(image, ModelMetadata("m", "compact", 3, 16)), "minmax")
+    assert float(tensor[0, 0, 2:-2, 2:-2, 2:-2].std()) < 0.01
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_field_falls_smoothly_to_zero_outside(seed, tiny_model):
+    image = smooth_image((40, 30, 36), direction=OBLIQUE)
+    result = deform(image, tiny_model, level=79, seed=seed, steps=2)
+    values = sitk.GetArrayFromImage(result.field)
+    for axis in range(3):
+        edges = np.take(values, [0, -1], axis=axis)
+        assert np.abs(edges).max() < 1e-6
+    largest = np.linalg.norm(values, axis=-1).max()
+    inside = np.linalg.norm(sitk.GetArrayFromImage(result.ddf), axis=-1).max()
+    assert largest < 1.6 * inside
+    # No tear: neighbouring nodes of the carried grid never differ by more than the distance between them.
+    spacing = min(result.field.GetSpacing())
+    for axis in range(3):
+        steps = np.linalg.norm(np.diff(values, axis=axis), axis=-1)
+        assert np.percentile(steps, 99.9) < spacing
+
+
+@pytest.mark.parametrize("image", [smooth_image((40, 40)), smooth_image((40, 40, 1))])
+def test_a_3d_model_refuses_a_slice(image, tiny_model):
+    with pytest.raises(ModelError, match="2D model"):
+        deform(image, tiny_model, level=10, seed=0)
+
+
+def test_refined_field_keeps_the_coarse_one():
+    image = smooth_image((90, 80, 70), (0.5, 0.5, 0.5))
+    grid = working_grid(image, ModelMetadata("m", "compact", 3, 16))
+    ddf = torch.randn(1, 3, 16, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.02
+    coarse, fine = field_image(ddf, grid), field_image(ddf, grid, refine=2)
+    index = (9, 10, 11)
+    point = coarse.TransformIndexToPhysicalPoint(index)
+    assert np.allclose(coarse[index], fine[fine.TransformPhysicalPointToIndex(point)], atol=1e-5)
