@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .fields import warp
+from .fields import determinant, warp
 
 
 class LossTerms(NamedTuple):
@@ -61,15 +60,7 @@ class Regularity:
         rough = sum((d.abs() - 1e-4).relu().mean() for d in differences) / ndim
         common = tuple(slice(None, side - 1) for side in prediction.shape[2:])
         columns = [d[(slice(None), slice(None)) + common].unbind(1) for d in differences]
-        return rough + 2 * (-_determinant(columns)).relu().mean()
-
-
-def _determinant(m: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Of a 2x2 or 3x3 matrix of tensors (``torch.linalg.det`` is slow on millions of tiny matrices)."""
-    if len(m) == 2:
-        return m[0][0] * m[1][1] - m[0][1] * m[1][0]
-    a, b, c = m
-    return a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+        return rough + 2 * (-determinant(columns)).relu().mean()
 
 
 class RecoveryLoss:

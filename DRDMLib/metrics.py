@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from .fields import determinant
 from .geometry import image_extent
 from .resampling import field_on_grid, slabs
 
@@ -53,26 +54,18 @@ def jacobian_determinant(field: np.ndarray, spacing: tuple[float, ...], directio
         (*S).
     """
     d = field.shape[-1]
-    along = []
+    columns = []
     for axis in range(d):
         # Array axis d-1-i is SimpleITK's axis i.
         array_axis = d - 1 - axis
         if field.shape[array_axis] > 1:
-            along.append(np.gradient(field, spacing[axis], axis=array_axis))
+            derivative = np.gradient(field, spacing[axis], axis=array_axis)
         else:
-            along.append(np.zeros_like(field))
-    # Columns: derivative along grid axes; the chain rule turns them into derivatives along LPS axes.
-    matrix = np.stack(along, axis=-1) @ np.linalg.inv(direction).astype(field.dtype)
-    for k in range(d):
-        matrix[..., k, k] += 1
-    if d == 2:
-        return matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
-    a, b, c = (matrix[..., k] for k in range(3))
-    return (
-        a[..., 0] * (b[..., 1] * c[..., 2] - b[..., 2] * c[..., 1])
-        - a[..., 1] * (b[..., 0] * c[..., 2] - b[..., 2] * c[..., 0])
-        + a[..., 2] * (b[..., 0] * c[..., 1] - b[..., 1] * c[..., 0])
-    )
+            derivative = np.zeros_like(field)
+        derivative += direction[:, axis].astype(field.dtype)
+        columns.append([derivative[..., k] for k in range(d)])
+    # Columns are derivatives of x + u along the grid's axes: det(I + G D^-1) = det(D + G) / det(D).
+    return determinant(columns) / field.dtype.type(np.linalg.det(direction))
 
 
 def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> FieldMetrics:
@@ -111,12 +104,12 @@ def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> 
 def measure_ddf(ddf: sitk.Image) -> FieldMetrics:
     """Figures of a whole displacement field (vector image, millimetres, LPS)."""
     view = sitk.GetArrayViewFromImage(ddf)
-    return measure(ddf, lambda start, stop: np.asarray(view[start:stop], np.float64))
+    return measure(ddf, lambda start, stop: np.asarray(view[start:stop], np.float32))
 
 
 def measure_carried(field: sitk.Image, reference: sitk.Image) -> FieldMetrics:
     """Figures of a coarse displacement field as it is on the grid of ``reference``, without making it whole."""
-    return measure(reference, lambda start, stop: field_on_grid(field, reference, start, stop).astype(np.float64))
+    return measure(reference, lambda start, stop: field_on_grid(field, reference, start, stop))
 
 
 def folded_fraction(ddf: Tensor) -> Tensor:

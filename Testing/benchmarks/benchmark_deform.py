@@ -166,7 +166,7 @@ def monai_elastic(published: str | None, *, ndim: int) -> Task:
     from monai.transforms import Rand2DElastic, Rand3DElastic
 
     image = torch.from_numpy(phantom(ndim))[None]
-    common = {"prob": 1.0, "mode": "bilinear", "padding_mode": "border"}
+    common: dict[str, Any] = {"prob": 1.0, "mode": "bilinear", "padding_mode": "border"}
     if ndim == 2:
         transform = Rand2DElastic(spacing=(30, 30), magnitude_range=(5, 6), **common)
     else:
@@ -284,9 +284,9 @@ def run_worker(key: str, published: str | None) -> None:
     except ModuleNotFoundError as error:
         say(problem=f"{error.name} is not installed")
     except Exception as error:
-        # DRDM's own messages are made for people.
+        # DRDM's own messages are made for people; what to do about it comes after the semicolon.
         mine = type(error).__module__.startswith("DRDMLib")
-        say(problem=str(error) if mine else f"failed: {type(error).__name__}: {error}")
+        say(problem=str(error).partition(";")[0] if mine else f"failed: {type(error).__name__}: {error}")
 
 
 # ----------------------------------------------------------------------------------------------------- the driver
@@ -413,7 +413,7 @@ def measure(published: str | None, repeats: int, threads: int | None) -> list[Ro
 
 def machine(rows: list[Row]) -> dict[str, Any]:
     """What the figures depend on."""
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in ("torch", "torchio", "monai", "SimpleITK"):
         try:
             packages[name] = importlib.metadata.version(name)

@@ -7,20 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from support import smooth_image
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def waves(size=(26, 22, 18), spacing=None, dtype=np.int16):
-    """A smooth picture with structure everywhere; 2D or 3D."""
-    spacing = spacing or (1.0, 1.2, 2.0)[: len(size)]
-    grid = np.indices(size[::-1])
-    values = 500 + 200 * np.sin(grid[-1] / 5)
-    values = values + 300 * np.prod([np.cos(grid[a] / (3 + a) + 0.3) for a in range(len(size) - 1)], axis=0)
-    image = sitk.GetImageFromArray(values.astype(dtype))
-    image.SetSpacing(spacing)
-    image.SetOrigin((-10.0, 20.0, 30.0)[: len(size)])
-    return image
+def scene(size=(26, 22, 18), pixel=sitk.sitkInt16):
+    """A small image with structure everywhere, voxels of unequal sides; 2D or 3D."""
+    return smooth_image(size, (1.0, 1.2, 2.0)[: len(size)], pixel=pixel)
 
 
 def boxes(image):

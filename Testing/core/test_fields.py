@@ -99,7 +99,9 @@ def test_noise_has_the_published_strength(ndim, size):
 
 
 def test_levels_grow_and_the_step_is_the_end_of_the_deformation():
-    means = [random_ddf(48, 3, t, torch.Generator().manual_seed(3), amplitude=2.0).norm(dim=1).mean() for t in (8, 32, 79)]
+    means = [
+        random_ddf(48, 3, t, torch.Generator().manual_seed(3), amplitude=2.0).norm(dim=1).mean() for t in (8, 32, 79)
+    ]
     assert means[0] < means[1] < means[2]
     whole, step = diffuse(64, 2, 48, torch.Generator().manual_seed(0), amplitude=2.0)
     cosine = torch.nn.functional.cosine_similarity(whole.flatten(), step.flatten(), dim=0)

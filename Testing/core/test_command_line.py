@@ -1,0 +1,503 @@
+"""What the ``drdm`` command makes, and how it stops."""
+
+import contextlib
+import functools
+import gzip
+import http.server
+import json
+import pkgutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from command_helpers import array_of, boxes, command, environment, run_process, scene, snapshot, write
+
+import DRDMLib
+from DRDMLib import catalogue
+from DRDMLib.models import load_model_file, read_metadata
+
+COMMANDS = ["demo", "deform", "augment", "synthesize", "train", "evaluate", "models"]
+METRICS = ["mean_mm", "max_mm", "mean_percent", "max_percent", "folded_fraction", "min_jacobian"]
+
+
+@pytest.fixture
+def succeed(drdm):
+    """Run a command that must end well; gives what it prints."""
+
+    def run(*arguments):
+        outcome = drdm(*arguments)
+        assert outcome.status == 0, outcome.err
+        return outcome.out
+
+    return run
+
+
+def report_of(folder):
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def names_in(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+# drdm deform
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_deform_writes_image_label_field_and_report(succeed, tmp_path, tiny_models, ndim):
+    image = scene((26, 22, 18)[:ndim])
+    scan, label = write(image, tmp_path / "scan.nii.gz"), write(boxes(image), tmp_path / "organs.nrrd")
+    out = tmp_path / "out"
+    model = tiny_models[ndim]
+    succeed("deform", scan, "--label", label, "-o", out, "--model", model, "--level", 16, "--count", 2, "--steps", 5)
+
+    stems = ["scan_000", "scan_001"]
+    assert names_in(out) == ["report.json", *(f"{s}_{k}.nii.gz" for s in stems for k in ("ddf", "image", "label"))]
+    report = report_of(out)
+    assert report["model"] == model.stem
+    for item, stem in zip(report["items"], stems, strict=True):
+        assert {k: item[k] for k in ("image", "label", "ddf")} == {
+            k: f"{stem}_{k}.nii.gz" for k in ("image", "label", "ddf")
+        }
+        assert (item["seed"], item["level"], item["steps"]) == (stems.index(stem), 16, 5)
+        assert item["seconds"] > 0
+        assert list(item["metrics"]) == [*METRICS, "certified_invertible"]
+        assert item["metrics"]["max_mm"] > item["metrics"]["mean_mm"] > 0.1
+        longest = max(n * s for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True))
+        assert item["metrics"]["mean_percent"] == pytest.approx(100 * item["metrics"]["mean_mm"] / longest)
+        for kind in ("image", "label", "ddf"):
+            made = sitk.ReadImage(str(out / item[kind]))
+            assert made.GetSize() == image.GetSize()
+            assert made.GetSpacing() == pytest.approx(image.GetSpacing())
+            assert made.GetOrigin() == pytest.approx(image.GetOrigin())
+        assert sitk.ReadImage(str(out / item["image"])).GetPixelID() == image.GetPixelID()
+        assert set(np.unique(array_of(out / item["label"]))) == {0, 1, 3}
+        assert not np.array_equal(array_of(out / item["image"]), array_of(scan))
+        field = sitk.Cast(sitk.ReadImage(str(out / item["ddf"])), sitk.sitkVectorFloat64)
+        again = sitk.Resample(image, image, sitk.DisplacementFieldTransform(field), sitk.sitkLinear, -1e4)
+        inside = sitk.GetArrayFromImage(again) > -1e4
+        difference = np.abs(sitk.GetArrayFromImage(again).astype(float) - array_of(out / item["image"]))[inside]
+        assert difference.mean() < 0.005 * np.ptp(array_of(scan))
+
+
+def test_same_seed_same_bytes(succeed, tmp_path, tiny_models):
+    image = scene()
+    scan, label = write(image, tmp_path / "scan.nii.gz"), write(boxes(image), tmp_path / "label.nii.gz")
+    options = [scan, "--label", label, "--model", tiny_models[3], "--level", 12]
+    succeed("deform", *options, "-o", tmp_path / "three", "--seed", 5, "--count", 3)
+    succeed("deform", *options, "-o", tmp_path / "last", "--seed", 7)
+    assert [item["seed"] for item in report_of(tmp_path / "three")["items"]] == [5, 6, 7]
+    for kind in ("image", "label", "ddf"):
+        first, second, third = ((tmp_path / "three" / f"scan_{k:03d}_{kind}.nii.gz").read_bytes() for k in range(3))
+        assert (tmp_path / "last" / f"scan_000_{kind}.nii.gz").read_bytes() == third
+        assert len({first, second, third}) == 3
+
+
+def test_paths_with_spaces_and_letters_of_any_language(succeed, tmp_path, tiny_models):
+    image = scene((24, 22))
+    folder = tmp_path / "Bilder für Ärzte"
+    scan, label = write(image, folder / "scan é.nii.gz"), write(boxes(image), folder / "标签.nii.gz")
+    model = folder / "modèle.safetensors"
+    model.write_bytes(tiny_models[2].read_bytes())
+    out = tmp_path / "Ergebnisse für Özgür"
+    succeed("deform", scan, "--label", label, "--model", model, "-o", out, "--level", 3)
+    item = report_of(out)["items"][0]
+    assert item["image"] == "scan é_000_image.nii.gz"
+    for kind in ("image", "label", "ddf"):
+        assert array_of(out / item[kind]).shape[:2] == (22, 24)
+    assert json.loads(succeed("evaluate", out / item["ddf"]))[0]["ddf"] == str(out / item["ddf"])
+    data = write(scene((24, 22)), tmp_path / "Daten Ω" / "images" / "ä b.nii.gz").parents[1]
+    succeed("synthesize", data, "--model", model, "-o", tmp_path / "Paare Ω", "--levels", "3:2")
+
+
+def test_evaluate_agrees_with_the_report(succeed, tmp_path, tiny_models):
+    scan, out = write(scene(), tmp_path / "scan.nii.gz"), tmp_path / "out"
+    succeed("deform", scan, "-o", out, "--model", tiny_models[3], "--level", 40, "--count", 2, "--steps", 4)
+    items = report_of(out)["items"]
+    results = json.loads(succeed("evaluate", *(out / item["ddf"] for item in items)))
+    assert len(results) == 2
+    for result, item in zip(results, items, strict=True):
+        assert result["ddf"] == str(out / item["ddf"])
+        for name in METRICS:
+            assert result["metrics"][name] == pytest.approx(item["metrics"][name], rel=1e-4, abs=1e-5), name
+
+
+def test_progress_for_other_programs(tmp_path, tiny_models):
+    scan, out = write(scene((24, 22)), tmp_path / "scan é.nii.gz"), tmp_path / "out"
+    more = ["--model", tiny_models[2], "--level", 5, "--count", 2, "--progress", "json"]
+    ended = run_process("deform", scan, "-o", out, *more)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    events = [json.loads(line) for line in ended.stdout.splitlines()]
+    progress = [e for e in events if e["event"] == "progress"]
+    assert [e["done"] for e in progress] == list(range(1, 13))
+    assert progress[-1]["done"] == progress[-1]["total"]
+    items = [{k: v for k, v in e.items() if k != "event"} for e in events if e["event"] == "item"]
+    assert items == report_of(out)["items"]
+    assert events[-1]["event"] == "message"
+
+
+@pytest.mark.parametrize("name", [[], *([c] for c in COMMANDS)], ids=" ".join)
+def test_help_shows_an_example(drdm, name):
+    outcome = drdm(*name, "--help")
+    assert outcome.status == 0
+    assert "example:" in outcome.out
+    assert "drdm " + (name[0] if name else "deform") in outcome.out.split("example:")[1]
+
+
+# Stopping.
+
+
+@pytest.fixture
+def start():
+    """Start drdm as a process that a test then stops."""
+    running = []
+
+    def run(*arguments):
+        # A shell may have told its children to ignore Ctrl-C.
+        default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(
+            command(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            env=environment(),
+            preexec_fn=default,
+        )
+        running.append(process)
+        return process
+
+    yield run
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def wait_for(process, event):
+    """Read the JSON lines of a process up to the first ``event``."""
+    for line in process.stdout:
+        if json.loads(line)["event"] == event:
+            return
+    pytest.fail(process.stderr.read())
+
+
+def check_only_whole_files(folder):
+    for path in folder.glob("*.nii.gz"):
+        if not path.name.startswith("."):
+            gzip.decompress(path.read_bytes())
+            array_of(path)
+    report = report_of(folder)
+    assert report["items"]
+    for item in report["items"]:
+        for kind in ("image", "ddf"):
+            assert (folder / item[kind]).is_file()
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+
+@posix
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+def test_stopping_leaves_whole_files_only(start, tmp_path, tiny_models, how):
+    scan, out = write(scene((64, 64, 24)), tmp_path / "scan.nii.gz"), tmp_path / "out"
+    options = ["--model", tiny_models[2], "--level", 4, "--count", 5000, "--progress", "json"]
+    process = start("deform", scan, "-o", out, *options)
+    wait_for(process, "item")
+    process.send_signal(getattr(signal, how))
+    output, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(err.splitlines()) == 1 and "stopped" in err.lower(), err
+    assert json.loads(output.splitlines()[-1])["event"] == "error"
+    assert not [name for name in names_in(out) if name.startswith(".")]
+    check_only_whole_files(out)
+
+
+@posix
+def test_killing_leaves_no_broken_file_under_a_final_name(start, tmp_path, tiny_models):
+    scan = write(scene((96, 96, 48)), tmp_path / "scan.nii.gz")
+    for delay in (0.05, 0.4):
+        out = tmp_path / f"out{delay}"
+        options = ["--model", tiny_models[2], "--level", 2, "--steps", 1, "--count", 5000, "--progress", "json"]
+        process = start("deform", scan, "-o", out, *options)
+        wait_for(process, "item")
+        time.sleep(delay)
+        process.kill()
+        process.communicate(timeout=60)
+        check_only_whole_files(out)
+
+
+# drdm augment, drdm synthesize
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Three cases, of which the second cannot be read and the third has no label."""
+    folder = tmp_path / "data"
+    for k in range(3):
+        image = scene((40, 36 + k))
+        write(image, folder / "images" / f"case{k}.nii.gz")
+        if k < 2:
+            write(boxes(image), folder / "labels" / f"case{k}.nii.gz")
+    (folder / "images" / "case1.nii.gz").write_text("no image")
+    return folder
+
+
+def test_augment_makes_an_nnunet_dataset(succeed, tmp_path, tiny_models, dataset):
+    out = tmp_path / "Dataset501"
+    options = ["--model", tiny_models[2], "--levels", 4, 9, "--copies", 2]
+    before = snapshot(dataset)
+    succeed("augment", dataset, "-o", out, *options)
+    assert snapshot(dataset) == before
+
+    names = ["case0", *(f"case0_t{t:02d}_{c:03d}" for t in (4, 9) for c in range(2))]
+    assert names_in(out) == ["dataset.json", "imagesTr", "labelsTr", "report.json"]
+    assert names_in(out / "imagesTr") == [f"{name}_0000.nii.gz" for name in names]
+    assert names_in(out / "labelsTr") == [f"{name}.nii.gz" for name in names]
+    described = json.loads((out / "dataset.json").read_text())
+    assert described["channel_names"] == {"0": "image"}
+    assert described["labels"]["background"] == 0
+    assert set(described["labels"].values()) == {0, 1, 3}
+    assert (described["numTraining"], described["file_ending"]) == (5, ".nii.gz")
+    assert np.array_equal(array_of(out / "imagesTr" / "case0_0000.nii.gz"), array_of(dataset / "images/case0.nii.gz"))
+    for name in names:
+        image, label = out / "imagesTr" / f"{name}_0000.nii.gz", out / "labelsTr" / f"{name}.nii.gz"
+        assert array_of(image).shape == array_of(label).shape
+        assert set(np.unique(array_of(label))) <= {0, 1, 3}
+
+
+def test_augment_reports_what_it_left_out(drdm, tmp_path, tiny_models, dataset):
+    outcome = drdm("augment", dataset, "-o", tmp_path / "out", "--model", tiny_models[2], "--levels", 4)
+    assert outcome.status == 0
+    failures = report_of(tmp_path / "out")["failures"]
+    assert [text.split(":")[0] for text in failures] == ["case1", "case2"]
+    assert "case1.nii.gz" in outcome.err and "no label" in outcome.err
+
+
+@pytest.mark.parametrize("command", ["augment", "synthesize"])
+def test_the_first_case_may_be_the_one_that_cannot_be_read(succeed, tmp_path, tiny_models, dataset, command):
+    (dataset / "images" / "case1.nii.gz").write_bytes((dataset / "images" / "case0.nii.gz").read_bytes())
+    (dataset / "images" / "case0.nii.gz").write_text("no image")
+    levels = ["--levels", "3" if command == "augment" else "3:2"]
+    succeed(command, dataset, "-o", tmp_path / "out", "--model", tiny_models[2], *levels)
+    report = report_of(tmp_path / "out")
+    assert report["failures"][0].startswith("case0:")
+    assert "case1" in {item["source"] for item in report["items"]}
+
+
+def test_progress_of_a_dataset_ends_at_its_total(succeed, tmp_path, tiny_models, dataset):
+    options = ["--model", tiny_models[2], "--levels", 4, 9, "--progress", "json"]
+    output = succeed("augment", dataset, "-o", tmp_path / "out", *options)
+    progress = [e for e in map(json.loads, output.splitlines()) if e["event"] == "progress"]
+    assert progress[-1]["done"] == progress[-1]["total"]
+
+
+@pytest.mark.parametrize(("command", "levels"), [("augment", ["4", "4"]), ("synthesize", ["4:3", "4:3"])])
+def test_no_result_overwrites_another(succeed, tmp_path, tiny_models, dataset, command, levels):
+    """A level given twice, and images of equal names in a list."""
+    write(scene((30, 28)), tmp_path / "other" / "case0.nii.gz")
+    listed = tmp_path / "list.txt"
+    listed.write_text("data/images/case0.nii.gz\nother/case0.nii.gz\n")
+    source = dataset if command == "augment" else listed
+    out = tmp_path / "out"
+    succeed(command, source, "-o", out, "--model", tiny_models[2], "--levels", *levels)
+    items = report_of(out)["items"]
+    made = [item["image"] for item in items]
+    assert len(set(made)) == len(made)
+    images = [p for p in names_in(out / "imagesTr") if p != "case0_0000.nii.gz"]
+    assert len(images) == len(items) * (1 if command == "augment" else 2)
+
+
+@pytest.mark.parametrize("command", ["augment", "synthesize"])
+def test_file_names_in_the_report_are_relative_to_it(succeed, tmp_path, tiny_models, dataset, command):
+    levels = "4" if command == "augment" else "4:3"
+    succeed(command, dataset, "-o", tmp_path / "out", "--model", tiny_models[2], "--levels", levels)
+    for item in report_of(tmp_path / "out")["items"]:
+        for kind in ("image", "label", "ddf"):
+            assert item[kind] is None or (tmp_path / "out" / item[kind]).is_file(), item[kind]
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_synthesize_makes_pairs_and_the_field_between_them(succeed, tmp_path, tiny_models, ndim):
+    image = scene((56, 52, 48)[:ndim])
+    write(image, tmp_path / "data" / "imagesTr" / "case_0000.nii.gz")
+    write(boxes(image), tmp_path / "data" / "labelsTr" / "case.nii.gz")
+    out = tmp_path / "out"
+    options = ["--model", tiny_models[ndim], "--levels", "20:12", "9:16", "--steps", 3]
+    succeed("synthesize", tmp_path / "data", "-o", out, *options)
+
+    names = ["case_t09-16_000", "case_t20-12_000"]
+    assert names_in(out) == ["dataset.json", "displacementsTr", "imagesTr", "labelsTr", "report.json"]
+    assert names_in(out / "displacementsTr") == [f"{name}.nii.gz" for name in names]
+    both = [f"{name}_{kind}.nii.gz" for name in names for kind in ("fixed", "moving")]
+    assert names_in(out / "imagesTr") == names_in(out / "labelsTr") == both
+    described = json.loads((out / "dataset.json").read_text())
+    assert described["numPairs"] == len(described["training_paired_images"]) == 2
+    assert described["tensorImageSize"] == f"{ndim}D"
+    for pair in described["training_paired_images"]:
+        moving, fixed, displacement = (sitk.ReadImage(str(out / pair[k])) for k in ("moving", "fixed", "displacement"))
+        transform = sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
+        resampler = sitk.ResampleImageFilter()
+        resampler.SetReferenceImage(fixed)
+        resampler.SetTransform(transform)
+        resampler.SetUseNearestNeighborExtrapolator(True)
+        interior = (slice(6, -6),) * ndim
+        fixed_array, moving_array = (sitk.GetArrayFromImage(i).astype(float)[interior] for i in (fixed, moving))
+        again = sitk.GetArrayFromImage(resampler.Execute(moving)).astype(float)[interior]
+        error = np.abs(again - fixed_array).mean() / np.ptp(sitk.GetArrayFromImage(image))
+        assert error < 0.02
+        assert error < 0.25 * np.abs(moving_array - fixed_array).mean() / np.ptp(sitk.GetArrayFromImage(image))
+        for kind in ("moving_label", "fixed_label"):
+            assert set(np.unique(array_of(out / pair[kind]))) <= {0, 1, 3}
+
+
+# drdm train
+
+
+@posix
+def test_training_can_be_stopped_and_resumed(start, succeed, tmp_path):
+    for k in range(3):
+        write(scene((20, 20 + k)), tmp_path / "data" / "images" / f"{k}.nii.gz")
+    run = tmp_path / "run"
+    options = ["--ndim", 2, "--size", 16, "--width", 8, "--hold-out", 3, "--batch", 1]
+    process = start("train", tmp_path / "data", "-o", run, *options, "--minutes", 30, "--progress", "json")
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == "progress" and event["task"] == "train":
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert len(err.splitlines()) == 1, err
+    assert not [name for name in names_in(run) if name.startswith(".")]
+    assert load_model_file(run / "model.safetensors", "cpu").ndim == 2
+    done = read_metadata(run / "model.safetensors").training["steps_done"]
+    assert done >= 10
+
+    succeed("train", tmp_path / "data", "-o", run, *options, "--iterations", done + 2, "--resume")
+    assert read_metadata(run / "model.safetensors").training["steps_done"] == done + 2
+
+
+# drdm models
+
+
+@pytest.fixture
+def weights_server(shared, tmp_path, monkeypatch):
+    """The catalogue's published cardiac weights, served from this machine."""
+    folder = shared / "reference"
+    if not (folder / "cmr_recresacnet.pth").is_file():
+        pytest.skip("no reference weights")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def serve(file="cmr_recresacnet.pth", **changes):
+        url = f"http://127.0.0.1:{server.server_port}/{file}"
+        entry = replace(catalogue.find("published-cardiac-2d"), url=url, **changes)
+        others = tuple(e for e in catalogue.CATALOGUE if e.name != entry.name)
+        monkeypatch.setattr(catalogue, "CATALOGUE", (*others, entry))
+        return server
+
+    yield serve
+    server.shutdown()
+    server.server_close()
+
+
+def test_models_are_listed(succeed):
+    listed = succeed("models")
+    assert listed == succeed("models", "list")
+    for entry in DRDMLib.available_models():
+        (line,) = [line for line in listed.splitlines() if line.startswith(entry.name + " ")]
+        assert f"{entry.ndim}D" in line
+        assert ("here" if entry.available else "download") in line
+
+
+def test_fetch_downloads_once(succeed, tmp_path, weights_server):
+    server = weights_server()
+    succeed("models", "fetch", "published-cardiac-2d")
+    assert names_in(tmp_path / "drdm-home") == ["published-cardiac-2d.pth"]
+    (line,) = [line for line in succeed("models").splitlines() if line.startswith("published-cardiac-2d")]
+    assert "here" in line
+    described = json.loads(succeed("models", "info", "published-cardiac-2d"))
+    assert (described["name"], described["ndim"], described["size"]) == ("published-cardiac-2d", 2, 256)
+    assert described["licence"] == "Apache-2.0"
+    server.shutdown()
+    succeed("models", "fetch", "published-cardiac-2d")
+
+
+@pytest.mark.parametrize("digest", ["sha256:" + "0" * 64, "git:" + "0" * 40])
+def test_fetch_refuses_a_wrong_file(drdm, tmp_path, weights_server, digest):
+    weights_server(digest=digest)
+    outcome = drdm("models", "fetch", "published-cardiac-2d")
+    assert outcome.status == 2
+    assert len(outcome.err.splitlines()) == 1 and "not the file it should be" in outcome.err
+    assert not (tmp_path / "drdm-home").exists() or names_in(tmp_path / "drdm-home") == []
+
+
+def test_fetch_knows_the_digest_of_git(succeed, weights_server, shared):
+    weights_server(digest=catalogue.digest_of(shared / "reference" / "cmr_recresacnet.pth", "git"))
+    succeed("models", "fetch", "published-cardiac-2d")
+
+
+def test_fetch_without_the_file_or_the_server(drdm, tmp_path, weights_server):
+    server = weights_server("gone.pth")
+    for server_runs in (True, False):
+        if not server_runs:
+            server.shutdown()
+            server.server_close()
+        outcome = drdm("models", "fetch", "published-cardiac-2d")
+        assert outcome.status == 2
+        assert len(outcome.err.splitlines()) == 1 and "could not be downloaded" in outcome.err
+        with contextlib.suppress(FileNotFoundError):
+            assert names_in(tmp_path / "drdm-home") == []
+
+
+def test_info_of_a_file(succeed, tiny_models):
+    described = json.loads(succeed("models", "info", tiny_models[3]))
+    assert (described["ndim"], described["architecture"]) == (3, "compact")
+
+
+# What must be installed.
+
+MODULES = sorted(
+    m.name
+    for m in pkgutil.walk_packages(DRDMLib.__path__, "DRDMLib.")
+    if not m.name.startswith(("DRDMLib.cli", "DRDMLib.pictures", "DRDMLib.__main__"))
+)
+
+
+def test_importing_the_package_costs_nothing():
+    heavy = ["torch", "rich", "matplotlib", "SimpleITK", "scipy", "tensorboard"]
+    code = f"import sys, DRDMLib, DRDMLib.__main__; print([m for m in {heavy} if m in sys.modules])"
+    ended = run_process(code=code)
+    assert (ended.stdout.strip(), ended.stderr) == ("[]", "")
+
+
+WITHOUT_EXTRAS = """
+import importlib, sys
+for name in ("rich", "matplotlib", "tensorboard", "pandas", "nibabel", "PIL"):
+    sys.modules[name] = None
+for name in %r:
+    importlib.import_module(name)
+from DRDMLib.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_library_and_training_need_no_extras(tmp_path):
+    """With only what Slicer bundles, PyTorch and safetensors."""
+    write(scene((20, 20)), tmp_path / "data" / "images" / "a.nii.gz")
+    options = ["--ndim", 2, "--size", 16, "--width", 8, "--iterations", 1]
+    run = tmp_path / "run"
+    ended = run_process("train", tmp_path / "data", "-o", run, *options, code=WITHOUT_EXTRAS % (MODULES,))
+    assert ended.returncode == 0, ended.stderr
+    assert load_model_file(run / "model.safetensors", "cpu").ndim == 2
