@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
 import urllib.error
@@ -198,6 +199,8 @@ def fetch(name: str, *, on_bytes: Callable[[int, int], None] | None = None) -> P
         raise ModelError(
             f"'{name}' could not be downloaded ({error.reason}); check the network and try again."
         ) from error
+    except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        raise ModelError(f"The download of '{name}' broke off; check the network and try again.") from error
     except OSError as error:
         raise output_error(path, error) from error
     finally:

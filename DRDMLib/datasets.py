@@ -67,4 +67,8 @@ def find_cases(dataset: str | Path) -> list[Case]:
         raise ImageError(f"There is no dataset '{path}'; give a folder with images/ and labels/, or a list of files.")
     if not cases:
         raise ImageError(f"There are no images in '{path}'; put them into '{path / 'images'}'.")
+    names = [case.name for case in cases]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ImageError(f"Two images of '{path}' are called '{twice}'; give them different names.")
     return cases

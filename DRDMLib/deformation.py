@@ -18,7 +18,7 @@ from torch import Tensor
 from .catalogue import load_model
 from .errors import SettingError
 from .forward import random_ddf
-from .geometry import WorkingGrid, field_image, refinement, sample_image, working_grid
+from .geometry import WorkingGrid, field_image, needs_refinement, sample_image, working_grid
 from .images import fit_label, require_scalar_image
 from .metrics import FieldMetrics, measure_carried
 from .models import Model
@@ -47,18 +47,23 @@ class Deformation:
         reference: the image it was made from; its grid is the grid of everything produced.
         field: the displacement field as a coarse grid transform that reaches past the image and falls to zero there;
             vector image, millimetres, LPS; points from the new image to where to read in the original.
-        random_field: the same for the random deformation before recovery.
         seed, level, steps, seconds, model: how it was made.
     """
 
     reference: sitk.Image
     field: sitk.Image
-    random_field: sitk.Image = dataclasses.field(repr=False)
     seed: int = 0
     level: int = DEFAULT_LEVEL
     steps: int = 0
     seconds: float = 0.0
     model: str = ""
+    _random: Callable[[], sitk.Image] | None = dataclasses.field(default=None, repr=False)
+
+    @cached_property
+    def random_field(self) -> sitk.Image:
+        """The same as ``field`` for the random deformation before recovery; made when it is asked for."""
+        assert self._random is not None
+        return self._random()
 
     @property
     def transform(self) -> sitk.Transform:
@@ -179,11 +184,11 @@ def deform(
     grid, tensor = prepare(image, model, plane)
     visits = len(countdown(model, start, level, steps))
     fields = generate(tensor, model, level, seed, steps=steps, start=start, on_step=on_step)
-    refine = refinement(image, grid)
+    refine = needs_refinement(image, grid)
     return Deformation(
         reference=image,
         field=field_image(fields.recovered, grid, refine=refine),
-        random_field=field_image(fields.random, grid, refine=refine),
+        _random=lambda: field_image(fields.random, grid, refine=refine),
         seed=seed,
         level=level,
         steps=visits,

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from .errors import ImageError
 from .geometry import overlap, same_grid
+from .integrity import require_even_slices, require_whole_file
 
 # ITK prints its warnings to standard error by itself; what matters is raised here.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -36,7 +37,9 @@ def _series_files(folder: Path) -> list[str]:
         raise ImageError(
             f"The folder '{folder}' holds {len(series)} DICOM series; put the one you want in a folder of its own."
         )
-    return list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    files = list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    require_even_slices(files, folder)
+    return files
 
 
 def _read(path: Path, what: str) -> sitk.Image:
@@ -46,6 +49,7 @@ def _read(path: Path, what: str) -> sitk.Image:
     elif path.is_file():
         if path.stat().st_size == 0:
             raise ImageError(f"The {what} '{path}' is empty; copy or export it again.")
+        require_whole_file(path, what)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
     else:
@@ -56,18 +60,7 @@ def _read(path: Path, what: str) -> sitk.Image:
         raise ImageError(
             f"The {what} '{path}' cannot be read: it is damaged, cut short, or not an image that ITK knows."
         ) from error
-    _require_whole_file(path, image, what)
     return image
-
-
-def _require_whole_file(path: Path, image: sitk.Image, what: str) -> None:
-    """ITK fills what is missing at the end of an uncompressed NIfTI or MetaImage file with zeros and says nothing."""
-    if path.suffix.lower() not in (".nii", ".mha"):
-        return
-    voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
-    compressed = "CompressedData" in image.GetMetaDataKeys()
-    if path.suffix.lower() == ".nii" and not compressed and path.stat().st_size < voxels:
-        raise ImageError(f"The {what} '{path}' is cut short; copy or export it again.")
 
 
 def read_image(path: str | os.PathLike[str]) -> sitk.Image:
@@ -115,6 +108,26 @@ def _drop_single_time_point(image: sitk.Image, name: str) -> sitk.Image:
             f"'{name}' has {image.GetDimension()} dimensions; choose one 2D or 3D image (one time point) of it."
         )
     return image
+
+
+def read_field(path: str | os.PathLike[str]) -> sitk.Image:
+    """A displacement field: as many values per voxel as dimensions, millimetres, LPS.
+
+    Raises:
+        ImageError: missing, broken, not a displacement field, or with NaN or infinite values.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ImageError(f"'{path}' is a folder; name the file of a displacement field.")
+    field = _read(path, "field")
+    if field.GetNumberOfComponentsPerPixel() != field.GetDimension():
+        raise ImageError(
+            f"'{path}' is not a displacement field: it has {field.GetNumberOfComponentsPerPixel()} value(s) "
+            f"per voxel in {field.GetDimension()} dimensions."
+        )
+    if not all(np.isfinite(slab).all() for slab in sitk.GetArrayViewFromImage(field)):
+        raise ImageError(f"The field '{path}' has NaN or infinite values; make it again.")
+    return field
 
 
 def read_label(path: str | os.PathLike[str], image: sitk.Image) -> sitk.Image:

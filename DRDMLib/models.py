@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,18 @@ from .device import choose_device
 from .errors import ModelError
 from .forward import TIMESTEPS, VELOCITY_SCALE
 from .networks import build_network
+from .nifti import write_bytes
 
 _METADATA_KEY = "drdm"
+_POLICIES: dict[str, tuple[str, ...]] = {
+    "intensity": ("percentile", "minmax"),
+    "geometry": ("isotropic", "stretch"),
+    "orientation": ("LPS", "native"),
+    "axes": ("kji", "ijk"),
+    "composition_padding": ("border", "zeros"),
+    "image_padding": ("zeros", "border"),
+    "image_interpolation": ("linear", "cubic"),
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,9 @@ class ModelMetadata:
             ModelError: a needed key is missing, or dimension or size make no sense.
         """
         known = {f.name for f in fields(ModelMetadata)}
+        for key, allowed in _POLICIES.items():
+            if values.get(key, allowed[0]) not in allowed:
+                raise ModelError(f"The model asks for {key} '{values[key]}', which this version of DRDM does not know.")
         try:
             metadata = ModelMetadata(**{k: v for k, v in values.items() if k in known})
             usable = metadata.ndim in (2, 3) and metadata.size % 8 == 0 and metadata.size > 0
@@ -130,12 +144,7 @@ def save_model(
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
         tensors[name] = tensor.half() if half and tensor.is_floating_point() else tensor
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        safetensors.torch.save_file(tensors, partial, metadata={_METADATA_KEY: json.dumps(asdict(metadata))})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(path, safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(asdict(metadata))}))
 
 
 def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
@@ -171,6 +180,8 @@ def load_model_file(path: str | os.PathLike[str], device: str | torch.device = "
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except RuntimeError as error:
         raise ModelError(f"The weights in '{path}' do not fit the network they name; the file is damaged.") from error
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
+        raise ModelError(f"The weights in '{path}' contain NaN or infinite values; the file is damaged.")
     return Model(network, metadata, target)
 
 
@@ -182,12 +193,16 @@ def _open_safetensors(path: Path) -> tuple[ModelMetadata, dict[str, Tensor]]:
         values = json.loads(described) if described else {}
     except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
         raise ModelError(f"'{path}' is not a readable model file (safetensors); download or copy it again.") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"'{path}' is not a DRDM model: its metadata is not a description of one.")
     return ModelMetadata.from_dict({"name": path.stem, **values}), state
 
 
 def _published_state(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(f"'{path}' was refused: it is damaged, or it would run code when loaded.") from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:

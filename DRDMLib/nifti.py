@@ -97,8 +97,8 @@ def write_nifti(
     return path
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a small text file; complete under its name or not at all.
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write a small file; complete under its name or not at all.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written to.
@@ -106,13 +106,18 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     path = Path(path)
     partial = partial_path(path)
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(data)
         os.replace(partial, path)
     except OSError as error:
         raise output_error(path, error) from error
     finally:
         _remove(partial)
     return path
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """:func:`write_bytes` for text, UTF-8."""
+    return write_bytes(path, text.encode("utf-8"))
 
 
 def _remove(path: Path) -> None:

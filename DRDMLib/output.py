@@ -20,19 +20,32 @@ from .resampling import field_component, slabs, warped_slabs
 REPORT = "report.json"
 
 
+def check_folder(folder: str | os.PathLike[str]) -> Path:
+    """A place for results: a folder that is empty, or not there yet. Nothing is made.
+
+    Raises:
+        OutputError: it is a file, or holds something.
+    """
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"The output '{path}' is a file; name a folder with -o.")
+    try:
+        if path.exists() and any(path.iterdir()):
+            raise OutputError(f"The output folder '{path}' is not empty; name a new one with -o, nothing was changed.")
+    except OSError as error:
+        raise output_error(path, error) from error
+    return path
+
+
 def prepare_folder(folder: str | os.PathLike[str]) -> Path:
     """An empty folder that can be written to; made if it is not there.
 
     Raises:
         OutputError: it is a file, holds something, or cannot be written to.
     """
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"The output '{path}' is a file; name a folder with -o.")
+    path = check_folder(folder)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise OutputError(f"The output folder '{path}' is not empty; name a new one with -o, nothing was changed.")
         probe = path / ".drdm-probe"
         probe.write_bytes(b"")
         probe.unlink()
@@ -67,10 +80,10 @@ def write_ddf(path: Path, deformation: Deformation) -> Path:
     return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, level=1)
 
 
-def item_of(deformation: Deformation, files: dict[str, Path | None]) -> dict[str, Any]:
-    """The report's entry for one deformation; file names are relative to the report."""
+def item_of(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:
+    """The report's entry for one deformation; file names are relative to ``folder``."""
     return {
-        **{kind: None if path is None else path.name for kind, path in files.items()},
+        **{kind: None if path is None else path.relative_to(folder).as_posix() for kind, path in files.items()},
         "seed": deformation.seed,
         "level": deformation.level,
         "steps": deformation.steps,

@@ -107,8 +107,9 @@ def _restore_thin(
     if len(voxels) == 0:
         return
     points = _to_points(voxels[:, ::-1], label)
-    targets = _from_points(_inverse(points, transform), reference)[:, ::-1]
-    inside = ((targets >= 0) & (targets < np.asarray(warped.shape))).all(axis=1)
+    origins, found = _inverse(points, transform, 0.5 * min(label.GetSpacing()))
+    targets = _from_points(origins, reference)[:, ::-1]
+    inside = found & ((targets >= 0) & (targets < np.asarray(warped.shape))).all(axis=1)
     values = source[tuple(voxels[inside].T)]
     targets = targets[inside]
     offsets = np.stack(np.meshgrid(*[[-1, 0, 1]] * warped.ndim, indexing="ij"), -1).reshape(-1, warped.ndim)
@@ -131,13 +132,24 @@ def _from_points(points: np.ndarray, image: sitk.Image) -> np.ndarray:
     return np.rint((points - np.asarray(image.GetOrigin())) @ np.linalg.inv(matrix).T).astype(np.int64)
 
 
-def _inverse(points: np.ndarray, transform: sitk.Transform, rounds: int = 12) -> np.ndarray:
-    """Where the transform must be asked to arrive at ``points`` (fixed-point iteration, millimetres)."""
+def _inverse(
+    points: np.ndarray, transform: sitk.Transform, tolerance: float, rounds: int = 40
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the transform must be asked to arrive at ``points``, and whether it was found to ``tolerance`` millimetres.
+
+    Damped fixed-point iteration: it converges where space is stretched up to fourfold.
+    """
     guess = points.copy()
+    found = np.zeros(len(points), bool)
     for _ in range(rounds):
-        arrived = np.asarray([transform.TransformPoint(p) for p in guess.tolist()])
-        guess = guess + (points - arrived)
-    return guess
+        left = np.flatnonzero(~found)
+        if len(left) == 0:
+            break
+        arrived = np.asarray([transform.TransformPoint(p) for p in guess[left].tolist()])
+        missed = points[left] - arrived
+        found[left] = np.linalg.norm(missed, axis=1) < tolerance
+        guess[left] += 0.5 * missed
+    return guess, found
 
 
 def field_component(field: sitk.Image, component: int, reference: sitk.Image) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -51,8 +52,18 @@ def _positive(text: str) -> float:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
-    if not value > 0:
+    if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is out of range; use more than 0")
+    return value
+
+
+def _angle(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+    if not 0 <= value <= 180:
+        raise argparse.ArgumentTypeError(f"{text} is out of range; use 0 to 180 degrees")
     return value
 
 
@@ -218,7 +229,7 @@ def _add_train(command: Any) -> None:
         help="distance term of the loss (default: published)",
     )
     train.add_argument(
-        "--rotation", type=float, default=30.0, metavar="DEG", help="largest random rotation (default: 30)"
+        "--rotation", type=_angle, default=30.0, metavar="DEG", help="largest random rotation (default: 30)"
     )
     train.add_argument(
         "--published",
@@ -265,7 +276,7 @@ def _stop(*_: Any) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = build_parser().parse_args(arguments)
-    if hasattr(signal, "SIGTERM"):
+    if threading.current_thread() is threading.main_thread():
         # A stopped job tidies up like an interrupted one.
         signal.signal(signal.SIGTERM, _stop)
     reporter = make_reporter(getattr(options, "progress", "none"))

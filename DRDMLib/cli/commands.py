@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +20,16 @@ from ..deformation import check_level, effective_dimension, prepare
 from ..deformation import deform as deform_image
 from ..device import choose_device
 from ..errors import ImageError, SettingError
-from ..images import image_stem, read_image, read_label
+from ..images import image_stem, read_field, read_image, read_label
 from ..metrics import measure_ddf
 from ..models import Model
+from ..networks import build_network
 from .progress import Reporter
 
 
-def _load(options: argparse.Namespace, image: sitk.Image, reporter: Reporter) -> Model:
-    model = load_model(options.model, options.device, ndim=effective_dimension(image))
+def _announce(options: argparse.Namespace, model: Model, reporter: Reporter) -> None:
     if options.model is None:
         reporter.message(f"Model: {model.metadata.name} (the best shipped one for {model.ndim}D images).")
-    return model
 
 
 def deform(options: argparse.Namespace, reporter: Reporter) -> None:
@@ -35,10 +37,11 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> None:
     choose_device(options.device)
     image = read_image(options.image)
     label = read_label(options.label, image) if options.label else None
-    model = _load(options, image, reporter)
+    model = load_model(options.model, options.device, ndim=effective_dimension(image))
     check_level(model, options.level)
     prepare(image, model, options.plane)
     folder = output.prepare_folder(options.output)
+    _announce(options, model, reporter)
     stem = image_stem(options.image)
     items: list[dict[str, Any]] = []
     for number in range(options.count):
@@ -58,7 +61,7 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> None:
         if label is not None:
             path = base.with_name(f"{base.name}_label.nii.gz")
             files["label"] = output.write_image(path, result.warp_label(label))
-        items.append(output.item_of(result, files))
+        items.append(output.item_of(result, files, folder))
         # After each item: what an interrupted run leaves is a valid result of its own.
         output.write_report(folder, model.metadata.name, items, source=Path(options.image).name)
         reporter.item(**items[-1])
@@ -82,127 +85,148 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
     reporter.message(f"The picture is '{picture}'.")
 
 
-def _dataset(options: argparse.Namespace, reporter: Reporter) -> tuple[list[datasets.Case], Model]:
-    cases = datasets.find_cases(options.dataset)
-    model = _load(options, read_image(cases[0].image), reporter)
-    return cases, model
+class _Batch:
+    """Goes through the cases of a dataset: opens the output with the first that can be used, leaves bad ones out."""
+
+    def __init__(self, options: argparse.Namespace, reporter: Reporter, levels: list[int], per_case: int) -> None:
+        self.options, self.reporter, self.levels, self.per_case = options, reporter, levels, per_case
+        self.task = options.command
+        self.cases = datasets.find_cases(options.dataset)
+        choose_device(options.device)
+        output.check_folder(options.output)
+        self.model: Model | None = None
+        self.folder = Path(options.output)
+        self.failures: list[str] = []
+        self.items: list[dict[str, Any]] = []
+        self.done = 0
+
+    def usable(self, *, require_label: bool, folders: tuple[str, ...]) -> Iterator[tuple[int, str, Any, Any]]:
+        """Number, name, image and label of each case that can be read."""
+        for number, case in enumerate(self.cases):
+            try:
+                image, label = _read_case(case, require_label=require_label)
+            except ImageError as error:
+                if len(self.cases) == 1:
+                    raise
+                self.failures.append(f"{case.name}: {error}")
+                self.done = (number + 1) * self.per_case
+                if self.items:
+                    self._show()
+                continue
+            if self.model is None:
+                self._open(image, folders)
+            yield number, case.name, image, label
+        for failure in self.failures if self.items else []:
+            self.reporter.message(f"Left out: {failure}")
+        if not self.items:
+            raise ImageError(f"None of the {len(self.cases)} cases can be used; the first: {self.failures[0]}")
+
+    def _open(self, image: sitk.Image, folders: tuple[str, ...]) -> None:
+        model = load_model(self.options.model, self.options.device, ndim=effective_dimension(image))
+        for level in self.levels:
+            check_level(model, level)
+        prepare(image, model, self.options.plane)
+        output.prepare_folder(self.folder)
+        for name in folders:
+            (self.folder / name).mkdir()
+        _announce(self.options, model, self.reporter)
+        self.model = model
+
+    def _show(self) -> None:
+        self.reporter.progress(self.task, self.done, len(self.cases) * self.per_case)
+
+    def add(self, item: dict[str, Any]) -> None:
+        """One more result is complete."""
+        self.items.append(item)
+        self.done += 1
+        self._show()
+
+    def finish(self, description: dict[str, Any]) -> None:
+        """Write dataset.json and the report."""
+        assert self.model is not None
+        output.write_text(self.folder / "dataset.json", json.dumps(description, indent=2) + "\n")
+        output.write_report(self.folder, self.model.metadata.name, self.items, failures=self.failures)
 
 
 def augment(options: argparse.Namespace, reporter: Reporter) -> None:
     """``drdm augment``."""
-    cases, model = _dataset(options, reporter)
-    for level in options.levels:
-        check_level(model, level)
-    folder = output.prepare_folder(options.output)
-    images, labels = folder / "imagesTr", folder / "labelsTr"
-    images.mkdir()
-    labels.mkdir()
-    items: list[dict[str, Any]] = []
+    levels = list(dict.fromkeys(options.levels))
+    batch = _Batch(options, reporter, levels, len(levels) * options.copies)
+    images, labels = batch.folder / "imagesTr", batch.folder / "labelsTr"
     values: set[int] = set()
-    total = len(cases) * (1 + len(options.levels) * options.copies)
-    done = 0
-    failures = []
-    for number, case in enumerate(cases):
-        try:
-            image, label = _read_case(case, require_label=True)
-        except ImageError as error:
-            failures.append(f"{case.name}: {error}")
-            reporter.message(f"Left out: {error}")
-            continue
-        assert label is not None
-        values |= {int(v) for v in _values(label)}
-        output.write_image(images / f"{case.name}_0000.nii.gz", image)
-        output.write_image(labels / f"{case.name}.nii.gz", label)
-        done += 1
-        for level in options.levels:
-            for copy in range(options.copies):
-                seed = options.seed + number * 10000 + copy
-                made = algorithm3(image, label, model, level, seed, steps=options.steps, plane=options.plane)
-                name = f"{case.name}_t{level:02d}_{copy:03d}"
-                assert made.label is not None
-                files: dict[str, Path | None] = {
-                    "image": output.write_image(images / f"{name}_0000.nii.gz", made.image),
-                    "label": output.write_image(labels / f"{name}.nii.gz", made.label),
-                    "ddf": None,
-                }
-                items.append({"source": case.name} | output.item_of(made.deformation, files))
-                done += 1
-                reporter.progress("augment", done, total)
-    if not items:
-        raise ImageError(f"Nothing could be made of '{options.dataset}': {failures[0]}")
-    described = {
-        "channel_names": {"0": "image"},
-        "labels": {"background": 0} | {f"label_{v}": v for v in sorted(values - {0})},
-        "numTraining": done,
-        "file_ending": ".nii.gz",
-    }
-    output.write_text(folder / "dataset.json", json.dumps(described, indent=2) + "\n")
-    output.write_report(folder, model.metadata.name, items, failures=failures)
-    reporter.message(f"{done} cases are in '{folder}'.")
+    originals = 0
+    for number, name, image, label in batch.usable(require_label=True, folders=("imagesTr", "labelsTr")):
+        assert batch.model is not None
+        values |= set(_values(label))
+        output.write_image(images / f"{name}_0000.nii.gz", image)
+        output.write_image(labels / f"{name}.nii.gz", label)
+        originals += 1
+        for level, copy in itertools.product(levels, range(options.copies)):
+            seed = options.seed + number * 10000 + copy
+            made = algorithm3(image, label, batch.model, level, seed, steps=options.steps, plane=options.plane)
+            assert made.label is not None
+            version = f"{name}_t{level:02d}_{copy:03d}"
+            files: dict[str, Path | None] = {
+                "image": output.write_image(images / f"{version}_0000.nii.gz", made.image),
+                "label": output.write_image(labels / f"{version}.nii.gz", made.label),
+                "ddf": None,
+            }
+            batch.add({"source": name} | output.item_of(made.deformation, files, batch.folder))
+    batch.finish(
+        {
+            "channel_names": {"0": "image"},
+            "labels": {"background": 0} | {f"label_{v}": v for v in sorted(values - {0})},
+            "numTraining": originals + len(batch.items),
+            "file_ending": ".nii.gz",
+        }
+    )
+    reporter.message(f"{originals} originals and {len(batch.items)} new versions are in '{batch.folder}'.")
 
 
 def synthesize(options: argparse.Namespace, reporter: Reporter) -> None:
     """``drdm synthesize``."""
-    cases, model = _dataset(options, reporter)
-    for pair in options.levels:
-        for level in pair:
-            check_level(model, level)
-    folder = output.prepare_folder(options.output)
-    parts = {name: folder / name for name in ("imagesTr", "labelsTr", "displacementsTr")}
-    for path in parts.values():
-        path.mkdir()
-    total = len(cases) * len(options.levels) * options.copies
-    items: list[dict[str, Any]] = []
-    failures = []
-    for number, case in enumerate(cases):
-        try:
-            image, label = _read_case(case, require_label=False)
-        except ImageError as error:
-            failures.append(f"{case.name}: {error}")
-            reporter.message(f"Left out: {error}")
-            continue
-        for at, (first, second) in enumerate(options.levels):
-            for copy in range(options.copies):
-                seed = options.seed + number * 10000 + at * 1000 + copy
-                pair = algorithm4(image, label, model, (first, second), seed, steps=options.steps, plane=options.plane)
-                name = f"{case.name}_t{first:02d}-{second:02d}_{copy:03d}"
-                entry = {
-                    "fixed": output.write_image(parts["imagesTr"] / f"{name}_fixed.nii.gz", pair.fixed),
-                    "moving": output.write_image(parts["imagesTr"] / f"{name}_moving.nii.gz", pair.moving),
-                    "displacement": output.write_ddf(parts["displacementsTr"] / f"{name}.nii.gz", pair.second),
-                }
-                if pair.fixed_label is not None and pair.moving_label is not None:
-                    entry["fixed_label"] = output.write_image(
-                        parts["labelsTr"] / f"{name}_fixed.nii.gz", pair.fixed_label
-                    )
-                    entry["moving_label"] = output.write_image(
-                        parts["labelsTr"] / f"{name}_moving.nii.gz", pair.moving_label
-                    )
-                record = output.item_of(
-                    pair.second, {"image": entry["fixed"], "label": None, "ddf": entry["displacement"]}
-                )
-                relative = {k: f"./{p.relative_to(folder).as_posix()}" for k, p in entry.items()}
-                items.append({"source": case.name, "levels": [first, second]} | record | {"files": relative})
-                reporter.progress("synthesize", len(items), total)
-    if not items:
-        raise ImageError(f"Nothing could be made of '{options.dataset}': {failures[0]}")
-    described = {
-        "name": folder.name,
-        "tensorImageSize": "3D" if model.ndim == 3 else "2D",
-        "registration_direction": {"fixed": "fixed", "moving": "moving"},
-        "displacement_convention": "ITK: LPS millimetres on the fixed image's grid, fixed(x) = moving(x + u(x))",
-        "numPairs": len(items),
-        "training_paired_images": [item["files"] for item in items],
-    }
-    output.write_text(folder / "dataset.json", json.dumps(described, indent=2) + "\n")
-    output.write_report(folder, model.metadata.name, items, failures=failures)
-    reporter.message(f"{len(items)} pairs are in '{folder}'.")
+    pairs = list(dict.fromkeys(options.levels))
+    batch = _Batch(options, reporter, [level for pair in pairs for level in pair], len(pairs) * options.copies)
+    folders = ("imagesTr", "labelsTr", "displacementsTr")
+    images, labels, fields = (batch.folder / name for name in folders)
+    for number, name, image, label in batch.usable(require_label=False, folders=folders):
+        assert batch.model is not None
+        for (at, levels), copy in itertools.product(enumerate(pairs), range(options.copies)):
+            seed = options.seed + number * 10000 + at * 1000 + copy
+            pair = algorithm4(image, label, batch.model, levels, seed, steps=options.steps, plane=options.plane)
+            version = f"{name}_t{levels[0]:02d}-{levels[1]:02d}_{copy:03d}"
+            # As in every report, image, label and ddf belong together: here those of the fixed image.
+            files: dict[str, Path | None] = {
+                "image": output.write_image(images / f"{version}_fixed.nii.gz", pair.fixed),
+                "label": None,
+                "ddf": output.write_ddf(fields / f"{version}.nii.gz", pair.second),
+                "moving": output.write_image(images / f"{version}_moving.nii.gz", pair.moving),
+            }
+            if pair.fixed_label is not None and pair.moving_label is not None:
+                files["label"] = output.write_image(labels / f"{version}_fixed.nii.gz", pair.fixed_label)
+                files["moving_label"] = output.write_image(labels / f"{version}_moving.nii.gz", pair.moving_label)
+            item = output.item_of(pair.second, files, batch.folder)
+            batch.add({"source": name, "levels": list(levels)} | item)
+    kinds = {"image": "fixed", "moving": "moving", "ddf": "displacement", "label": "fixed_label"}
+    kinds["moving_label"] = "moving_label"
+    batch.finish(
+        {
+            "name": batch.folder.name,
+            "tensorImageSize": f"{batch.model.ndim}D" if batch.model else "",
+            "displacement_convention": "ITK: LPS millimetres on the fixed image's grid, fixed(x) = moving(x + u(x))",
+            "numPairs": len(batch.items),
+            "training_paired_images": [
+                {name: f"./{item[kind]}" for kind, name in kinds.items() if item.get(kind)} for item in batch.items
+            ],
+        }
+    )
+    reporter.message(f"{len(batch.items)} pairs are in '{batch.folder}'.")
 
 
 def _read_case(case: datasets.Case, *, require_label: bool) -> tuple[sitk.Image, sitk.Image | None]:
+    image = read_image(case.image)
     if require_label and case.label is None:
         raise ImageError(f"The image '{case.image}' has no label of the same name; add it to the labels folder.")
-    image = read_image(case.image)
     return image, None if case.label is None else read_label(case.label, image)
 
 
@@ -210,23 +234,12 @@ def _values(label: sitk.Image) -> list[int]:
     statistics = sitk.LabelShapeStatisticsImageFilter()
     statistics.SetComputePerimeter(False)
     statistics.Execute(sitk.Cast(label, sitk.sitkInt32))
-    return list(statistics.GetLabels())
+    return [int(v) for v in statistics.GetLabels()]
 
 
 def evaluate(options: argparse.Namespace, reporter: Reporter) -> None:
     """``drdm evaluate``."""
-    results = []
-    for path in options.ddf:
-        try:
-            ddf = sitk.ReadImage(path)
-        except RuntimeError as error:
-            raise ImageError(f"The field '{path}' is missing or cannot be read; check the path.") from error
-        if ddf.GetNumberOfComponentsPerPixel() != ddf.GetDimension():
-            raise ImageError(
-                f"'{path}' is not a displacement field: it has {ddf.GetNumberOfComponentsPerPixel()} value(s) "
-                f"per voxel in {ddf.GetDimension()} dimensions."
-            )
-        results.append({"ddf": str(path), "metrics": measure_ddf(ddf).to_dict()})
+    results = [{"ddf": str(path), "metrics": measure_ddf(read_field(path)).to_dict()} for path in options.ddf]
     print(json.dumps(results, indent=2))
 
 
@@ -258,21 +271,24 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
     if checkpoint.is_file() and not options.resume:
         raise SettingError(f"'{run}' holds a run already; add --resume to go on with it, or name a new folder.")
     if not options.resume:
-        output.prepare_folder(run)
+        output.check_folder(run)
     choose_device(options.device)
     metadata, config = metadata_from(options, run), config_from(options)
+    build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
     cases = datasets.find_cases(options.dataset)
     kept, left_out = split(cases, options.hold_out)
     images = load_training_images(
         kept, metadata, plane=options.plane, on_case=lambda d, n: reporter.progress("read", d, n)
     )
     held_out = load_training_images(left_out, metadata, plane=options.plane)
+    if not options.resume:
+        output.prepare_folder(run)
 
     def on_checkpoint(folder: Path, model: Model) -> None:
-        try:
-            from ..pictures import training_picture
-        except ImportError:
+        if importlib.util.find_spec("matplotlib") is None:
             return
+        from ..pictures import training_picture
+
         training_picture(model, held_out if len(held_out) else images, folder / "preview.png")
 
     try:

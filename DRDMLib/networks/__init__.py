@@ -24,7 +24,7 @@ def build_network(architecture: str, ndim: int, timesteps: int, options: dict[st
         raise ModelError(f"Architecture '{architecture}' is not known to this version of DRDM; it knows {known}.")
     try:
         return ARCHITECTURES[architecture](ndim, timesteps, **(options or {}))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ModelError(f"Options {options} do not fit the architecture '{architecture}'.") from error
 
 

@@ -32,7 +32,7 @@ class FieldSource:
         if self.bank == 0:
             return self._fresh(batch)
         if len(self.levels) < self.bank:
-            self._fill()
+            return self._add(batch)
         self.draws += 1
         if self.draws % self.renew == 0:
             self._replace()
@@ -47,10 +47,18 @@ class FieldSource:
         fields = diffuse(m.size, m.ndim, levels, self.generator, velocity_scale=m.velocity_scale, amplitude=m.amplitude)
         return levels, fields
 
-    def _fill(self) -> None:
-        drawn = [self._fresh(1) for _ in range(self.bank)]
-        self.levels = torch.cat([levels for levels, _ in drawn])
-        self.fields = Diffusion(torch.cat([f.ddf for _, f in drawn]), torch.cat([f.step for _, f in drawn]))
+    def _add(self, batch: int) -> tuple[Tensor, Diffusion]:
+        """While the bank is not full, what is drawn afresh is put into it."""
+        levels, fresh = self._fresh(batch)
+        space = self.bank - len(self.levels)
+        if len(self.levels) == 0:
+            self.levels, self.fields = levels[:space], Diffusion(fresh.ddf[:space], fresh.step[:space])
+        else:
+            self.levels = torch.cat([self.levels, levels[:space]])
+            self.fields = Diffusion(
+                torch.cat([self.fields.ddf, fresh.ddf[:space]]), torch.cat([self.fields.step, fresh.step[:space]])
+            )
+        return levels, fresh
 
     def _replace(self) -> None:
         at = (self.draws // self.renew) % self.bank

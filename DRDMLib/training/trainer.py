@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +22,7 @@ from ..fields import warp
 from ..losses import LossTerms, RecoveryLoss
 from ..models import Model, ModelMetadata, save_model
 from ..networks import build_network
+from ..nifti import write_bytes
 from .augmentation import augment_images
 from .fields import FieldSource
 
@@ -154,6 +157,9 @@ class Training:
                 raise SettingError(
                     f"The run to resume has {key} {theirs[key]}, not {ours[key]}; give its settings or a new folder."
                 )
+        # What the first session said of the model holds, unless this one says it anew.
+        said = {k: v for k in ("anatomy", "modality", "training_data", "licence") if (v := ours[k])}
+        self.metadata = replace(ModelMetadata.from_dict(theirs), **said)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -164,11 +170,11 @@ class Training:
         self.step, self.seconds = state["step"], state["seconds"]
 
     @torch.no_grad()
-    def validation_loss(self, images: Tensor, batches: int = 8) -> float:
+    def validation_loss(self, images: Tensor, most: int = 8) -> float:
         """Distance term of the averaged weights on images left out of training; the same draws each time."""
         generator = torch.Generator(self.device).manual_seed(12345)
         fields = FieldSource(self.metadata, generator)
-        total = 0.0
+        total, batches = 0.0, min(most, len(images))
         for index in range(batches):
             at = torch.arange(index * 2, index * 2 + 2) % len(images)
             batch = images[at.to(images.device)].to(self.device).float() / 255.0
@@ -210,10 +216,9 @@ def train(
     training = Training(metadata, config, choose_device(device))
     checkpoint = run / "checkpoint.pt"
     if resume and checkpoint.is_file():
-        training.load_state(torch.load(checkpoint, map_location=training.device, weights_only=True))
+        training.load_state(_read_checkpoint(checkpoint, training.device))
+        metadata = training.metadata
     log = RunLog(run, resumed_at=training.step)
-    if images.numel() < 2**30:
-        images = images.to(training.device)
     images = images.to(training.device)
 
     def save(terms: LossTerms) -> None:
@@ -221,9 +226,9 @@ def train(
         row = {k: float(v) for k, v in figures.items()} | {"regularity": float(terms.regularity)}
         row["validation"] = training.validation_loss(held_out) if len(held_out) else math.nan
         log.write(training.step, training.seconds, row | {"learning_rate": training.learning_rate()})
-        partial = checkpoint.with_name(".checkpoint.pt.partial")
-        torch.save(training.state(), partial)
-        os.replace(partial, checkpoint)
+        buffer = io.BytesIO()
+        torch.save(training.state(), buffer)
+        write_bytes(checkpoint, buffer.getvalue())
         described = replace(metadata, training=_provenance(training, len(images)))
         save_model(run / "model.safetensors", training.average, described)
         if on_checkpoint is not None:
@@ -235,6 +240,9 @@ def train(
         while training.progress() < 1:
             begin = time.monotonic()
             terms = training.advance(images)
+            if not torch.isfinite(terms.total):
+                terms = None
+                raise SettingError("The training diverged (its loss is not finite); resume with a lower learning rate.")
             if training.device.type == "cuda" and training.step % 20 == 0:
                 torch.cuda.synchronize()
             training.seconds += time.monotonic() - begin
@@ -247,6 +255,16 @@ def train(
         if terms is not None:
             save(terms)
     return run / "model.safetensors"
+
+
+def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        if not isinstance(state, dict) or "optimiser" not in state:
+            raise ValueError
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise SettingError(f"The checkpoint '{path}' is damaged; start the run anew in another folder.") from error
+    return state
 
 
 def _provenance(training: Training, images: int) -> dict[str, Any]:

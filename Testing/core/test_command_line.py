@@ -299,18 +299,25 @@ def test_progress_of_a_dataset_ends_at_its_total(succeed, tmp_path, tiny_models,
 
 @pytest.mark.parametrize(("command", "levels"), [("augment", ["4", "4"]), ("synthesize", ["4:3", "4:3"])])
 def test_no_result_overwrites_another(succeed, tmp_path, tiny_models, dataset, command, levels):
-    """A level given twice, and images of equal names in a list."""
-    write(scene((30, 28)), tmp_path / "other" / "case0.nii.gz")
-    listed = tmp_path / "list.txt"
-    listed.write_text("data/images/case0.nii.gz\nother/case0.nii.gz\n")
-    source = dataset if command == "augment" else listed
+    """A level given twice."""
     out = tmp_path / "out"
-    succeed(command, source, "-o", out, "--model", tiny_models[2], "--levels", *levels)
+    succeed(command, dataset, "-o", out, "--model", tiny_models[2], "--levels", *levels)
     items = report_of(out)["items"]
     made = [item["image"] for item in items]
     assert len(set(made)) == len(made)
-    images = [p for p in names_in(out / "imagesTr") if p != "case0_0000.nii.gz"]
+    images = [p for p in names_in(out / "imagesTr") if "_t04" in p]
     assert len(images) == len(items) * (1 if command == "augment" else 2)
+
+
+def test_images_of_equal_names_are_refused(drdm, tmp_path, tiny_models):
+    for folder in ("a", "b"):
+        write(scene((30, 28)), tmp_path / folder / "case.nii.gz")
+    listed = tmp_path / "list.txt"
+    listed.write_text("a/case.nii.gz\nb/case.nii.gz\n")
+    outcome = drdm("synthesize", listed, "-o", tmp_path / "out", "--model", tiny_models[2], "--levels", "4:3")
+    assert outcome.status == 2
+    assert "called 'case'" in outcome.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("command", ["augment", "synthesize"])

@@ -1,0 +1,137 @@
+"""Warping images and labels, slab by slab."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+from support import rotation, smooth_image
+
+from DRDMLib import resampling
+from DRDMLib.images import fit_label
+from DRDMLib.metrics import jacobian_determinant, measure_ddf
+from DRDMLib.resampling import warp_image, warp_label
+
+
+def squeeze(image: sitk.Image, factor: float) -> sitk.AffineTransform:
+    """A transform that reads ``factor`` times further from the centre: everything gets smaller."""
+    transform = sitk.AffineTransform(image.GetDimension())
+    transform.SetCenter(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
+    transform.SetMatrix((np.eye(image.GetDimension()) * factor).ravel().tolist())
+    return transform
+
+
+def labelled(array: np.ndarray, like: sitk.Image) -> sitk.Image:
+    label = sitk.GetImageFromArray(array.astype(np.uint8))
+    label.CopyInformation(like)
+    return label
+
+
+@pytest.mark.parametrize("factor", [1.2, 1.7, 2.0])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_thin_sheet_does_not_vanish(factor, axis):
+    image = smooth_image((40, 42, 44), (1.0, 0.8, 1.5), rotation(10, 20, 5))
+    array = np.zeros((44, 42, 40), np.uint8)
+    np.moveaxis(array, axis, 0)[array.shape[axis] // 2 + 3] = 5
+    array[4:7, 4:7, 4:7] = 9
+    label = labelled(array, image)
+    transform = squeeze(image, factor)
+    warped = sitk.GetArrayFromImage(warp_label(label, image, transform))
+    assert set(np.unique(warped)) <= {0, 5, 9}
+    sheet = warped == 5
+    # Each line across the sheet, away from its rim, still meets it within a voxel.
+    shadow = ndimage.maximum_filter(sheet, 3).any(axis=axis)
+    middle = tuple(slice(n // 2 - 6, n // 2 + 6) for n in shadow.shape)
+    assert shadow[middle].all()
+    # And it did not grow thicker.
+    assert sheet.sum(axis=axis)[middle].mean() < 1.5
+
+
+def test_single_voxels_survive_and_move_to_the_right_place():
+    image = smooth_image((40, 40, 40))
+    array = np.zeros((40, 40, 40), np.uint8)
+    places = [(10, 11, 12), (21, 25, 17), (30, 9, 28), (13, 31, 22)]
+    for value, place in enumerate(places, start=1):
+        array[place] = value
+    transform = squeeze(image, 1.6)
+    warped = sitk.GetArrayFromImage(warp_label(labelled(array, image), image, transform))
+    for value, place in enumerate(places, start=1):
+        found = np.argwhere(warped == value)
+        assert len(found) >= 1
+        expected = 19.5 + (np.asarray(place) - 19.5) / 1.6
+        assert np.abs(found - expected).max() < 1.1
+
+
+def test_a_thick_label_is_the_nearest_neighbour_one():
+    """Nothing is added to structures that did not vanish."""
+    image = smooth_image((40, 40, 40))
+    label = sitk.BinaryThreshold(image, 150, 10000, 3, 0)
+    label = sitk.BinaryMorphologicalOpening(label, [3] * 3, sitk.sitkBall, 0.0, 3.0)
+    transform = squeeze(image, 1.15)
+    ours = sitk.GetArrayFromImage(warp_label(label, image, transform))
+    plain = sitk.Resample(label, image, transform, sitk.sitkNearestNeighbor)
+    inside = sitk.GetArrayFromImage(sitk.Resample(image * 0 + 1, image, transform, sitk.sitkNearestNeighbor)) > 0
+    assert (ours != sitk.GetArrayFromImage(plain))[inside].mean() < 2e-4
+
+
+@pytest.mark.parametrize("pixel", [sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkFloat32, sitk.sitkFloat64])
+def test_slabs_make_no_seams(pixel, monkeypatch):
+    image = smooth_image((30, 28, 26), (1.0, 1.2, 0.9), rotation(10, 0, 30), pixel=pixel)
+    transform = squeeze(image, 1.1)
+    whole = sitk.GetArrayFromImage(warp_image(image, image, transform))
+    monkeypatch.setattr(resampling, "_SLAB_VOXELS", 3000)
+    monkeypatch.setattr(resampling.slabs, "__defaults__", (3000,))
+    assert len(list(resampling.slabs(image.GetSize()))) > 5
+    parts = warp_image(image, image, transform)
+    assert parts.GetPixelID() == image.GetPixelID()
+    tolerance = 0 if np.issubdtype(whole.dtype, np.integer) else 1e-3
+    assert np.allclose(whole, sitk.GetArrayFromImage(parts), rtol=0, atol=tolerance)
+
+
+def test_label_on_another_grid_lands_on_the_images():
+    image = smooth_image((40, 40, 40))
+    coarse = sitk.Resample(
+        sitk.BinaryThreshold(image, 150, 10000, 7, 0),
+        [20, 20, 20],
+        sitk.Transform(),
+        sitk.sitkNearestNeighbor,
+        (-16.5, 24.0, 41.5),
+        (2.0, 2.0, 2.0),
+    )
+    fitted = fit_label(coarse, image)
+    assert fitted.GetSize() == image.GetSize()
+    assert set(np.unique(sitk.GetArrayFromImage(fitted))) <= {0, 7}
+
+
+def test_jacobian_agrees_with_simpleitk():
+    image = smooth_image((30, 34, 28), (1, 1.5, 2))
+    noise = np.random.default_rng(0).normal(size=(6, 6, 6, 3)) * 4
+    coarse = sitk.GetImageFromArray(noise, isVector=True)
+    coarse.SetSpacing((10, 10, 12))
+    coarse.SetOrigin(image.GetOrigin())
+    field = sitk.Resample(coarse, image, sitk.Transform(), sitk.sitkLinear)
+    ours = jacobian_determinant(sitk.GetArrayFromImage(field), image.GetSpacing(), np.eye(3))
+    theirs = sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(field))
+    inner = (slice(1, -1),) * 3
+    assert np.abs(ours - theirs)[inner].max() < 1e-6
+    metrics = measure_ddf(sitk.Cast(field, sitk.sitkVectorFloat32))
+    length = np.linalg.norm(sitk.GetArrayFromImage(field), axis=-1)
+    assert metrics.max_mm == pytest.approx(length.max(), rel=1e-5)
+    assert metrics.mean_mm == pytest.approx(length.mean(), rel=1e-5)
+    assert metrics.mean_percent == pytest.approx(100 * length.mean() / 56, rel=1e-5)
+    assert metrics.folded_fraction == pytest.approx((ours <= 0).mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("direction", [np.eye(3), rotation(30, -20, 70)])
+def test_jacobian_of_a_known_map(direction):
+    """x -> A x has the determinant of A everywhere, whatever the direction of the grid."""
+    matrix = np.array([[0.2, 0.1, 0.0], [-0.3, 0.1, 0.05], [0.0, 0.2, -0.4]])
+    image = smooth_image((9, 10, 11), (1.0, 2.0, 0.5), direction)
+    points = sitk.GetArrayFromImage(
+        sitk.PhysicalPointSource(
+            sitk.sitkVectorFloat64, *[image.GetSize(), image.GetOrigin(), image.GetSpacing(), image.GetDirection()]
+        )
+    )
+    determinant = jacobian_determinant(points @ matrix.T, image.GetSpacing(), direction)
+    assert np.allclose(determinant, np.linalg.det(np.eye(3) + matrix))

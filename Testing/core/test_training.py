@@ -1,0 +1,250 @@
+"""Algorithm 1: the losses, the random fields it draws, and runs that are cut off and resumed."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+import torch
+from support import smooth_image
+
+from DRDMLib.cli import build_parser, main
+from DRDMLib.errors import SettingError
+from DRDMLib.fields import warp
+from DRDMLib.forward import Diffusion, random_ddf
+from DRDMLib.losses import Angle, EnergyDistance, RecoveryLoss, Regularity, RelativeDistance
+from DRDMLib.metrics import folded_fraction, roughness
+from DRDMLib.models import ModelMetadata, load_model_file
+from DRDMLib.recovery import recover
+from DRDMLib.training import TrainingConfig, train
+from DRDMLib.training.augmentation import augment_images, random_rotations
+from DRDMLib.training.data import load_training_images, split
+from DRDMLib.training.fields import FieldSource, turn
+from DRDMLib.training.recipe import config_from, metadata_from
+
+
+def metadata(ndim=3, size=16, **more) -> ModelMetadata:
+    return ModelMetadata("t", "compact", ndim, size, options={"width": 8}, amplitude=2.0, **more)
+
+
+def images_of(ndim=3, size=16, count=4) -> torch.Tensor:
+    """Blobs, uint8, (count, 1, *S)."""
+    made = [smooth_image((size,) * ndim, pixel=sitk.sitkFloat32, seed=s) for s in range(count)]
+    arrays = torch.stack([torch.tensor(sitk.GetArrayFromImage(i)) for i in made])[:, None]
+    low, high = arrays.amin(), arrays.amax()
+    return ((arrays - low) / (high - low) * 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_losses_are_the_published_formulas(ndim):
+    """Against the formulas written out voxel by voxel with plain numbers."""
+    generator = torch.Generator().manual_seed(0)
+    p, s = (torch.randn(1, ndim, *[3] * ndim, generator=generator) * 0.01 for _ in range(2))
+    flat_p, flat_s = p[0].flatten(1).T.tolist(), s[0].flatten(1).T.tolist()
+    relative, cosine = [], []
+    for a, b in zip(flat_p, flat_s, strict=True):
+        error = sum((100 * x + 100 * y) ** 2 for x, y in zip(a, b, strict=True))
+        relative.append(error / (sum((100 * y) ** 2 for y in b) + 1e-3))
+        dot = sum(1e5 * x * 1e5 * y for x, y in zip(a, b, strict=True))
+        norms = sum((1e5 * x) ** 2 for x in a) * sum((1e5 * y) ** 2 for y in b)
+        cosine.append(dot / (norms + 1e-4) ** 0.5)
+    assert float(RelativeDistance()(p, s)) == pytest.approx(sum(relative) / len(relative), rel=1e-4)
+    assert float(Angle()(p, s)) == pytest.approx(sum(cosine) / len(cosine), rel=1e-3, abs=1e-5)
+
+
+def test_regularity_sees_roughness_and_negative_determinants():
+    grid = torch.linspace(0, 1, 8)
+    flat = torch.zeros(1, 2, 8, 8)
+    assert float(Regularity()(flat)) == 0
+    shear = torch.stack([grid[None].expand(8, 8), grid[None].expand(8, 8)])[None] * 1e-4
+    assert float(Regularity()(shear)) == 0  # below the threshold
+    swap = torch.stack([grid[None].expand(8, 8), grid[:, None].expand(8, 8)])[None]
+    # Forward differences [[0, 1/7], [1/7, 0]]: determinant -1/49.
+    expected = (1 / 7 - 1e-4) / 2 + 2 / 49
+    assert float(Regularity()(swap)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_exact_inverse_is_the_best_prediction():
+    """With p = warp(prediction, psi), the inverse of psi gives p = -psi: distance 0, cosine -1."""
+    step = random_ddf(32, 2, 12, torch.Generator().manual_seed(0), amplitude=2.0) * 0.2
+    inverse = torch.zeros_like(step)
+    for _ in range(30):
+        inverse = -warp(step, inverse)
+    loss = RecoveryLoss()
+    best, wrong, nothing = loss(inverse, step), loss(step, step), loss(torch.zeros_like(step), step)
+    assert float(best.distance) < 0.01
+    assert float(best.angle) < -0.99
+    assert float(best.total) < float(nothing.total) < float(wrong.total)
+    assert float(EnergyDistance()(-step, step)) == 0
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_symmetries_of_the_cube_keep_field_and_image_together(ndim):
+    """Turning image and field turns the warped image in the same way."""
+    image = torch.rand(1, 1, *[16] * ndim, generator=torch.Generator().manual_seed(0))
+    field = random_ddf(16, ndim, 40, torch.Generator().manual_seed(1), amplitude=2.0)
+    order, flips = torch.tensor([2, 0, 1][:ndim] if ndim == 3 else [1, 0]), torch.tensor([True, False, True][:ndim])
+
+    def turned(picture):
+        moved = picture.permute(0, 1, *[int(o) + 2 for o in order])
+        return moved.flip([k + 2 for k in range(ndim) if flips[k]])
+
+    expected = turned(warp(image, field))
+    assert torch.allclose(warp(turned(image), turn(field[0], order, flips)[None]), expected, atol=1e-5)
+
+
+def test_the_bank_hands_out_matching_pairs_and_renews_itself():
+    source = FieldSource(metadata(), torch.Generator().manual_seed(0), bank=6, renew=2)
+    seen = []
+    for _ in range(8):
+        levels, fields = source.draw(3)
+        assert isinstance(fields, Diffusion)
+        for level, whole, step in zip(levels.tolist(), fields.ddf, fields.step, strict=True):
+            match = [
+                i
+                for i in range(6)
+                if abs(float(source.fields.ddf[i].norm() - whole.norm())) < 1e-5 and source.levels[i] == level
+            ]
+            assert match
+            assert any(abs(float(source.fields.step[i].norm() - step.norm())) < 1e-6 for i in match)
+        seen.append(source.fields.ddf.clone())
+    assert sum(not torch.equal(a, b) for a, b in zip(seen[:-1], seen[1:], strict=True)) >= 3
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_rotations_are_rotations(ndim):
+    matrices = random_rotations(50, ndim, 180, torch.Generator().manual_seed(0))
+    assert torch.allclose(matrices @ matrices.mT, torch.eye(ndim).expand(50, ndim, ndim), atol=1e-5)
+    assert torch.allclose(torch.linalg.det(matrices), torch.ones(50), atol=1e-5)
+    still = augment_images(
+        torch.full((2, 1, *[16] * ndim), 0.5), torch.Generator().manual_seed(0), rotation=0, contrast=0
+    )
+    assert float((still == 0.5).float().mean()) > 0.4
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_resuming_gives_the_same_weights_as_never_stopping(ndim, tmp_path):
+    images, held_out = images_of(ndim), images_of(ndim, count=1)
+    config = TrainingConfig(steps=6, batch=2, ema=0.9, bank=4, warmup=2)
+    whole = train(images, held_out, metadata(ndim), config, tmp_path / "whole", device="cpu")
+
+    def stop(step, share, figures):
+        raise KeyboardInterrupt
+
+    # The run asks for 30 steps and is stopped at 10; then again to the end.
+    longer = dataclasses.replace(config, steps=30)
+    straight = train(images, held_out, metadata(ndim), longer, tmp_path / "straight", device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train(images, held_out, metadata(ndim), longer, tmp_path / "cut", device="cpu", on_step=stop)
+    resumed = train(images, held_out, metadata(ndim), longer, tmp_path / "cut", device="cpu", resume=True)
+    a, b = (load_model_file(p, "cpu") for p in (straight, resumed))
+    for name, weight in a.network.state_dict().items():
+        assert torch.equal(weight, b.network.state_dict()[name]), name
+    short = load_model_file(whole, "cpu")
+    assert any(not torch.equal(w, short.network.state_dict()[n]) for n, w in a.network.state_dict().items())
+    assert b.metadata.training["steps_done"] == 30
+    rows = list(csv.DictReader((tmp_path / "cut" / "log.csv").open(encoding="utf-8")))
+    assert [int(r["step"]) for r in rows] == [10, 30]
+    assert list((tmp_path / "cut" / "tensorboard").iterdir())
+
+
+def test_resuming_another_network_is_refused(tmp_path):
+    config = TrainingConfig(steps=1, batch=1)
+    train(images_of(), images_of(count=1), metadata(), config, tmp_path, device="cpu")
+    with pytest.raises(SettingError, match="size"):
+        train(images_of(size=24), images_of(count=1), metadata(size=24), config, tmp_path, device="cpu", resume=True)
+
+
+def test_a_few_minutes_of_training_already_help(tmp_path):
+    """The loss on images left out falls below that of predicting nothing (distance 1) and of the untrained network."""
+    images = images_of(2, 32, count=12)
+    model = metadata(2, 32)
+    config = TrainingConfig(steps=150, batch=8, learning_rate=2e-3, ema=0.9, bank=64, rotation=30, warmup=10)
+    path = train(images[:10], images[10:], model, config, tmp_path, device="cpu")
+    (row,) = csv.DictReader((tmp_path / "log.csv").open(encoding="utf-8"))
+    assert float(row["angle"]) < -0.02
+    trained = load_model_file(path, "cpu")
+    held_out = images[10:].float() / 255
+    start = torch.cat([random_ddf(32, 2, 64, torch.Generator().manual_seed(s), amplitude=2.0) for s in (0, 1)])
+    result = recover(trained, held_out, start, level=64)
+    assert bool((roughness(result) < roughness(start)).all())
+    assert bool((folded_fraction(result) <= folded_fraction(start)).all())
+
+
+def write_dataset(folder: Path, sizes) -> None:
+    (folder / "images").mkdir(parents=True)
+    for number, size in enumerate(sizes):
+        sitk.WriteImage(smooth_image(size, seed=number), str(folder / "images" / f"case {number}.nii.gz"))
+
+
+def test_2d_training_takes_the_slices_of_volumes(tmp_path):
+    from DRDMLib.datasets import find_cases
+
+    write_dataset(tmp_path / "d", [(30, 28, 6), (24, 24, 4)])
+    cases = find_cases(tmp_path / "d")
+    slices = load_training_images(cases, metadata(2, 16))
+    assert slices.shape[1:] == (1, 16, 16)
+    assert 6 <= len(slices) <= 10
+    kept, left_out = split(cases * 5, 5)
+    assert (len(kept), len(left_out)) == (8, 2)
+
+
+def test_the_command_trains_resumes_and_its_model_deforms(tmp_path):
+    """As a person would: train, go on training, use the model; in a folder with spaces and other letters."""
+    data, run = tmp_path / "Köpfe und Herzen", tmp_path / "ein Lauf"
+    write_dataset(data, [(20, 22, 18), (24, 20, 20), (19, 21, 23)])
+    arguments = [
+        "train",
+        str(data),
+        "-o",
+        str(run),
+        "--size",
+        "16",
+        "--width",
+        "8",
+        "--batch",
+        "1",
+        "--progress",
+        "json",
+    ]
+    command = [sys.executable, "-m", "DRDMLib", *arguments, "--iterations", "10", "--describe", "anatomy=blobs"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {"read", "train"} <= {e["task"] for e in events if e["event"] == "progress"}
+    assert (run / "preview.png").stat().st_size > 1000
+    assert main([*arguments, "--iterations", "20"]) == 2  # a run is there; nothing is overwritten
+    assert main([*arguments, "--iterations", "20", "--resume"]) == 0
+    model = load_model_file(run / "model.safetensors", "cpu")
+    assert model.metadata.anatomy == "blobs"
+    assert model.metadata.training["steps_done"] == 20
+    image = next((data / "images").iterdir())
+    assert main(["deform", str(image), "-o", str(tmp_path / "out"), "--model", str(run / "model.safetensors")]) == 0
+
+
+def test_published_settings():
+    options = build_parser().parse_args(["train", "d", "-o", "r", "--published", "--size", "128"])
+    model, config = metadata_from(options, Path("r")), config_from(options)
+    assert (model.architecture, model.amplitude) == ("recresacnet", None)
+    assert (config.learning_rate, config.loss, config.rotation, config.bank) == (1e-4, "published", 180.0, 0)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_published_network_trains(ndim, tmp_path):
+    model = ModelMetadata("p", "recresacnet", ndim, 16)
+    config = TrainingConfig(steps=2, batch=1)
+    path = train(images_of(ndim), images_of(ndim, count=1), model, config, tmp_path, device="cpu")
+    assert load_model_file(path, "cpu").ndim == ndim
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_training_on_a_gpu_uses_mixed_precision(tmp_path):
+    config = TrainingConfig(steps=4, batch=2)
+    path = train(images_of(), images_of(count=1), metadata(), config, tmp_path, device="cuda")
+    assert load_model_file(path, "cuda").metadata.training["device"].startswith("cuda")
