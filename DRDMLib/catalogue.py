@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import torch
 
 from .errors import ModelError
 from .models import Model, ModelMetadata, load_model_file, read_metadata
-from .nifti import output_error, partial_path
+from .nifti import complete_or_absent
 from .resources import cache_folder, resource
 
 _AUTHORS = "https://raw.githubusercontent.com/jianqingzheng/def_diff_rec/main/models"
@@ -181,28 +180,27 @@ def fetch(name: str, *, on_bytes: Callable[[int, int], None] | None = None) -> P
     if not entry.url:
         raise ModelError(f"The model '{name}' does not come with this version and cannot be downloaded.")
     path = entry.path
-    partial = partial_path(path)
-    try:
+    with complete_or_absent(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(entry.url, timeout=60) as source, partial.open("wb") as target:
+        _download(entry, partial, on_bytes)
+        if digest_of(partial, entry.digest.split(":")[0]) != entry.digest:
+            raise ModelError(f"The download of '{name}' is not the file it should be; it was thrown away, try again.")
+    return path
+
+
+def _download(entry: Entry, target: Path, on_bytes: Callable[[int, int], None] | None) -> None:
+    try:
+        with urllib.request.urlopen(entry.url, timeout=60) as source, target.open("wb") as stream:
             total = int(source.headers.get("Content-Length") or 0)
             received = 0
             while chunk := source.read(2**16):
-                target.write(chunk)
+                stream.write(chunk)
                 received += len(chunk)
                 if on_bytes is not None:
                     on_bytes(received, total)
-        if digest_of(partial, entry.digest.split(":")[0]) != entry.digest:
-            raise ModelError(f"The download of '{name}' is not the file it should be; it was thrown away, try again.")
-        shutil.move(partial, path)
     except urllib.error.URLError as error:
         raise ModelError(
-            f"'{name}' could not be downloaded ({error.reason}); check the network and try again."
+            f"'{entry.name}' could not be downloaded ({error.reason}); check the network and try again."
         ) from error
     except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise ModelError(f"The download of '{name}' broke off; check the network and try again.") from error
-    except OSError as error:
-        raise output_error(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+        raise ModelError(f"The download of '{entry.name}' broke off; check the network and try again.") from error

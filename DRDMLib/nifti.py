@@ -13,7 +13,7 @@ import gzip
 import os
 import struct
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,24 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"'{path}' cannot be written ({error.strerror or error}); choose another output folder.")
 
 
+@contextlib.contextmanager
+def complete_or_absent(path: Path) -> Iterator[Path]:
+    """Gives the name to write under; the file gets its own name if all went well, and is removed if not.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written to.
+    """
+    partial = partial_path(path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
 def write_nifti(
     path: str | os.PathLike[str],
     reference: sitk.Image,
@@ -79,21 +97,14 @@ def write_nifti(
         OutputError: the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    partial = partial_path(path)
-    try:
-        with partial.open("wb") as raw:
-            # No name and no time in the file: the same voxels are the same bytes.
-            with gzip.GzipFile("", "wb", compresslevel=level, fileobj=raw, mtime=0) as stream:
-                stream.write(_header(reference, pixel_id, components))
-                for piece in pieces:
-                    stream.write(np.ascontiguousarray(piece).data)
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise output_error(path, error) from error
-    finally:
-        _remove(partial)
+    with complete_or_absent(path) as partial, partial.open("wb") as raw:
+        # No name and no time in the file: the same voxels are the same bytes.
+        with gzip.GzipFile("", "wb", compresslevel=level, fileobj=raw, mtime=0) as stream:
+            stream.write(_header(reference, pixel_id, components))
+            for piece in pieces:
+                stream.write(np.ascontiguousarray(piece).data)
+        raw.flush()
+        os.fsync(raw.fileno())
     return path
 
 
@@ -104,22 +115,11 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
         OutputError: the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    partial = partial_path(path)
-    try:
+    with complete_or_absent(path) as partial:
         partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        raise output_error(path, error) from error
-    finally:
-        _remove(partial)
     return path
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """:func:`write_bytes` for text, UTF-8."""
     return write_bytes(path, text.encode("utf-8"))
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)

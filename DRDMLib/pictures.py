@@ -16,7 +16,7 @@ from .fields import warp
 from .forward import random_ddf
 from .metrics import folded_fraction, jacobian_determinant
 from .models import Model
-from .nifti import output_error, partial_path
+from .nifti import complete_or_absent
 from .recovery import recover
 from .resampling import field_on_grid, warp_image, warp_label
 
@@ -41,15 +41,11 @@ def require_matplotlib() -> Any:
 
 
 def _save(figure: Any, path: Path) -> None:
-    partial = partial_path(path)
     try:
-        figure.savefig(partial, format="png", dpi=110, facecolor=figure.get_facecolor())
-        partial.replace(path)
-    except OSError as error:
-        raise output_error(path, error) from error
+        with complete_or_absent(path) as partial:
+            figure.savefig(partial, format="png", dpi=110, facecolor=figure.get_facecolor())
     finally:
         require_matplotlib().close(figure)
-        partial.unlink(missing_ok=True)
 
 
 def _slice_of(volume: np.ndarray, axis: int, at: int) -> np.ndarray:

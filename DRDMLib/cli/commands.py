@@ -16,7 +16,7 @@ from .. import datasets, output
 from ..algorithms import augment as algorithm3
 from ..algorithms import synthesize as algorithm4
 from ..catalogue import available_models, fetch, load_model, model_metadata
-from ..deformation import check_level, effective_dimension, prepare
+from ..deformation import Deformation, check_level, effective_dimension, prepare
 from ..deformation import deform as deform_image
 from ..device import choose_device
 from ..errors import ImageError, SettingError
@@ -32,8 +32,8 @@ def _announce(options: argparse.Namespace, model: Model, reporter: Reporter) -> 
         reporter.message(f"Model: {model.metadata.name} (the best shipped one for {model.ndim}D images).")
 
 
-def deform(options: argparse.Namespace, reporter: Reporter) -> None:
-    """``drdm deform``."""
+def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
+    """``drdm deform``; returns the last version made."""
     choose_device(options.device)
     image = read_image(options.image)
     label = read_label(options.label, image) if options.label else None
@@ -66,6 +66,7 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> None:
         output.write_report(folder, model.metadata.name, items, source=Path(options.image).name)
         reporter.item(**items[-1])
     reporter.message(f"{len(items)} version(s) of '{options.image}' are in '{folder}'.")
+    return result
 
 
 def demo(options: argparse.Namespace, reporter: Reporter) -> None:
@@ -76,12 +77,9 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
     require_matplotlib()
     image_path, label_path = resource("Sample", "sample.nii.gz"), resource("Sample", "sample_label.nii.gz")
     options.image, options.label, options.count = str(image_path), str(label_path), 1
-    deform(options, reporter)
-    image = read_image(image_path)
-    model = load_model(options.model, options.device, ndim=3)
-    result = deform_image(image, model, options.level, options.seed, options.steps)
+    result = deform(options, reporter)
     picture = Path(options.output) / "demo.png"
-    deformation_picture(result, picture, label=read_label(label_path, image))
+    deformation_picture(result, picture, label=read_label(label_path, result.reference))
     reporter.message(f"The picture is '{picture}'.")
 
 

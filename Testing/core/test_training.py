@@ -108,7 +108,7 @@ def test_the_bank_hands_out_matching_pairs_and_renews_itself():
         for level, whole, step in zip(levels.tolist(), fields.ddf, fields.step, strict=True):
             match = [
                 i
-                for i in range(6)
+                for i in range(len(source.levels))
                 if abs(float(source.fields.ddf[i].norm() - whole.norm())) < 1e-5 and source.levels[i] == level
             ]
             assert match
