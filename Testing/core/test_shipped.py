@@ -1,0 +1,75 @@
+"""What comes with DRDM works: the models on subjects left out of training, the sample, the demo."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from DRDMLib.catalogue import CATALOGUE, load_model
+from DRDMLib.cli import main
+from DRDMLib.datasets import find_cases
+from DRDMLib.deformation import generate, prepare
+from DRDMLib.images import read_image, read_label
+from DRDMLib.metrics import folded_fraction, roughness
+from DRDMLib.resources import resource
+from DRDMLib.training.data import split
+
+SHIPPED = [entry for entry in CATALOGUE if not entry.url and entry.available]
+
+
+def test_something_is_shipped():
+    assert "hippocampus-mr-3d" in [entry.name for entry in SHIPPED]
+
+
+@pytest.mark.parametrize("entry", SHIPPED, ids=lambda e: e.name)
+def test_shipped_models_say_what_they_are(entry):
+    metadata = load_model(entry.name, "cpu").metadata
+    assert metadata.ndim == entry.ndim
+    assert metadata.anatomy and metadata.modality and metadata.training_data and metadata.licence and metadata.citation
+    assert metadata.training["steps_done"] > 1000
+    assert entry.path.stat().st_size < 8e6
+    assert entry.path.with_suffix(".md").is_file()
+
+
+@pytest.mark.parametrize("level", [16, 48, 79])
+def test_hippocampus_recovers_subjects_it_has_not_seen(shared, level):
+    """Smoother, no more folds, and still not the original; two seeds differ."""
+    model = load_model("hippocampus-mr-3d", "cpu")
+    left_out = split(find_cases(shared / "data" / "hippocampus"), 8)[1][:2]
+    tensors = [prepare(read_image(case.image), model)[1] for case in left_out]
+    made = [generate(t, model, level, seed) for seed, t in enumerate(tensors)]
+    before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
+    assert bool((roughness(after) < (0.97 if level < 20 else 0.7) * roughness(before)).all())
+    assert bool((folded_fraction(after) <= folded_fraction(before)).all())
+    lengths = [f.norm(dim=1).mean() for f in (before, after)]
+    assert 0.2 * lengths[0] < lengths[1] < 1.05 * lengths[0]
+    assert (after[0] - after[1]).norm(dim=0).mean() > 0.3 * lengths[1]
+
+
+def test_demo(tmp_path):
+    """As the README's first command ends: the picture, and the files of ``deform``."""
+    out = tmp_path / "my demo"
+    assert main(["demo", "-o", str(out), "--level", "20", "--device", "cpu"]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {"demo.png", "report.json", *(f"sample_000_{kind}.nii.gz" for kind in ("image", "label", "ddf"))}
+    assert (out / "demo.png").stat().st_size > 50_000
+    (item,) = json.loads((out / "report.json").read_text(encoding="utf-8"))["items"]
+    assert item["metrics"]["folded_fraction"] == 0
+    assert 0.1 < item["metrics"]["mean_mm"] < 5
+    sample, new = (sitk.ReadImage(str(p)) for p in (resource("Sample", "sample.nii.gz"), out / item["image"]))
+    assert np.abs(sitk.GetArrayFromImage(sample).astype(float) - sitk.GetArrayFromImage(new)).mean() > 1
+
+
+def test_the_sample_is_what_its_script_draws():
+    """It is a phantom, not a scan."""
+    import runpy
+
+    image, label = runpy.run_path(str(resource("Sample", "make_sample.py")))["draw"]()
+    sample = read_image(resource("Sample", "sample.nii.gz"))
+    assert np.abs(sitk.GetArrayFromImage(sample).astype(float) - image).max() <= 1
+    shipped = read_label(resource("Sample", "sample_label.nii.gz"), sample)
+    assert (sitk.GetArrayFromImage(shipped) != label).mean() < 1e-3
