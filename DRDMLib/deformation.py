@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
@@ -200,13 +199,3 @@ def deform(
 def effective_dimension(image: sitk.Image) -> int:
     """2 for a 2D image or a volume of a single slice, else 3."""
     return 2 if image.GetDimension() == 2 or 1 in image.GetSize() else 3
-
-
-def grid_geometry(image: sitk.Image) -> dict[str, list[float]]:
-    """Size, spacing, origin and direction, for reports."""
-    return {
-        "size": list(image.GetSize()),
-        "spacing": list(image.GetSpacing()),
-        "origin": list(image.GetOrigin()),
-        "direction": np.asarray(image.GetDirection()).tolist(),
-    }

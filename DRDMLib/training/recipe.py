@@ -65,5 +65,6 @@ def config_from(options: argparse.Namespace) -> TrainingConfig:
         checkpoint_minutes=options.checkpoint_minutes,
     )
     if options.published:
-        config = replace(config, learning_rate=1e-4, ema=0.0, rotation=180.0, loss="published", bank=0, warmup=1)
+        config = replace(config, learning_rate=1e-4, warmup=1, decay=False, clip=0.0, ema=0.0)
+        config = replace(config, rotation=180.0, loss="published", bank=0)
     return config

@@ -37,10 +37,11 @@ class TrainingConfig:
         steps: number of optimiser steps; ``None`` trains for ``minutes`` instead.
         minutes: time budget of all sessions together.
         batch: images a step.
-        learning_rate: peak; rises over ``warmup`` steps and falls along a cosine to a hundredth.
+        learning_rate: peak; rises over ``warmup`` steps and, with ``decay``, falls along a cosine to a hundredth.
         ema: decay of the running mean of the weights that is saved; 0 saves the weights themselves.
         rotation: largest random rotation, degrees (180 as published).
         loss: ``"published"`` or ``"energy"``, see ``DRDMLib.losses``.
+        clip: largest norm of the gradient; 0 leaves it as it is, as published.
         bank: number of random fields kept for reuse, see ``FieldSource``; 0 draws each afresh, as published.
         checkpoint_minutes: how often to save, and to log a validation loss and a picture.
     """
@@ -54,6 +55,8 @@ class TrainingConfig:
     rotation: float = 180.0
     loss: str = "published"
     bank: int = 0
+    clip: float = 1.0
+    decay: bool = True
     seed: int = 0
     half_precision: bool | None = None
     checkpoint_minutes: float = 5.0
@@ -102,9 +105,9 @@ class Training:
         return self.seconds / max(1e-9, 60 * self.config.minutes)
 
     def learning_rate(self) -> float:
-        """Linear rise, cosine fall to a hundredth."""
+        """Linear rise, then a cosine fall to a hundredth, or none."""
         rise = min(1.0, (self.step + 1) / max(1, self.config.warmup))
-        fall = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, self.progress())))
+        fall = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, self.progress()))) if self.config.decay else 1.0
         return self.config.learning_rate * min(rise, fall)
 
     def advance(self, images: Tensor) -> LossTerms:
@@ -118,7 +121,8 @@ class Training:
             terms = training_step(self.network, batch, self.fields, self.loss, rotation=self.config.rotation)
         self.optimiser.zero_grad(set_to_none=True)
         terms.total.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        if self.config.clip > 0:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
         self.optimiser.step()
         self.step += 1
         self._average_weights()
