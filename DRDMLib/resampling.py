@@ -84,19 +84,29 @@ def _with_geometry(array: np.ndarray, reference: sitk.Image) -> sitk.Image:
     return image
 
 
+def _around(ndim: int) -> np.ndarray:
+    """Offsets (3^d, d) of a voxel's neighbourhood, itself included."""
+    return np.stack(np.meshgrid(*[[-1, 0, 1]] * ndim, indexing="ij"), -1).reshape(-1, ndim)
+
+
 def _thin_voxels(label: np.ndarray) -> np.ndarray:
-    """Indices (K, d), array order, of foreground voxels in structures at most two voxels thick along some axis."""
-    thin = np.zeros(label.shape, bool)
+    """Indices (K, d), array order, of foreground voxels with no inner voxel of their structure next to them.
+
+    An inner voxel has its own value on all sides along the axes: sheets, tubes and specks up to two voxels thick have
+    none, and the bumps of a thick structure have one nearby.
+    """
+    inner = label != 0
     for axis in range(label.ndim):
-        if label.shape[axis] < 3:
-            continue
-        lines = np.moveaxis(label, axis, 0)
-        inner = (lines[:-2] == lines[1:-1]) & (lines[1:-1] == lines[2:])
-        thick = np.zeros(lines.shape, bool)
-        for offset in range(3):
-            thick[offset : offset + inner.shape[0]] |= inner
-        np.moveaxis(thin, axis, 0)[...] |= ~thick
-    return np.argwhere(thin & (label != 0))
+        lines, marks = np.moveaxis(label, axis, 0), np.moveaxis(inner, axis, 0)
+        marks[1:] &= lines[1:] == lines[:-1]
+        marks[:-1] &= lines[:-1] == lines[1:]
+    candidates = np.argwhere((label != 0) & ~inner)
+    values = label[tuple(candidates.T)]
+    thin = np.ones(len(candidates), bool)
+    for offset in _around(label.ndim):
+        near = tuple(np.clip(candidates + offset, 0, np.asarray(label.shape) - 1).T)
+        thin &= ~(inner[near] & (label[near] == values))
+    return candidates[thin]
 
 
 def _restore_thin(
@@ -112,9 +122,8 @@ def _restore_thin(
     inside = found & ((targets >= 0) & (targets < np.asarray(warped.shape))).all(axis=1)
     values = source[tuple(voxels[inside].T)]
     targets = targets[inside]
-    offsets = np.stack(np.meshgrid(*[[-1, 0, 1]] * warped.ndim, indexing="ij"), -1).reshape(-1, warped.ndim)
     missing = np.ones(len(targets), bool)
-    for offset in offsets:
+    for offset in _around(warped.ndim):
         near = np.clip(targets + offset, 0, np.asarray(warped.shape) - 1)
         missing &= warped[tuple(near.T)] != values
     warped[tuple(targets[missing].T)] = values[missing]

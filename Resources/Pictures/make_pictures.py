@@ -1,0 +1,44 @@
+"""Draws the pictures of the README from the shipped sample: ``python Resources/Pictures/make_pictures.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from DRDMLib import deform, load_model, read_image, read_label
+from DRDMLib.pictures import deformation_picture, require_matplotlib
+from DRDMLib.resources import resource
+
+HERE = Path(__file__).resolve().parent
+LEVELS, SEEDS = (24, 48, 72), range(6)
+
+
+def variants(path: Path) -> None:
+    """The sample and six new versions of it at three levels, one row a level, with the label's outline."""
+    plt = require_matplotlib()
+    sample = read_image(resource("Sample", "sample.nii.gz"))
+    label = read_label(resource("Sample", "sample_label.nii.gz"), sample)
+    model = load_model("hippocampus-mr-3d", "cpu")
+    figure, grid = plt.subplots(
+        len(LEVELS), len(SEEDS) + 1, figsize=(12.5, 5.4), layout="constrained", facecolor="#101418"
+    )
+    for row, level in zip(grid, LEVELS, strict=True):
+        made = [deform(sample, model, level, seed) for seed in SEEDS]
+        shown = [(sample, label, "original")]
+        shown += [(m.warp(sample), m.warp_label(label), f"level {m.level}, seed {m.seed}") for m in made]
+        for axes, (image, outline, title) in zip(row, shown, strict=True):
+            middle = image.GetSize()[0] // 2 - 2
+            axes.imshow(sitk.GetArrayFromImage(image)[:, :, middle], cmap="gray", vmin=20, vmax=200, origin="lower")
+            axes.contour(sitk.GetArrayFromImage(outline)[:, :, middle] > 0, [0.5], colors="#ffca28", linewidths=1)
+            axes.set_title(title, color="#e8edf2", fontsize=8)
+            axes.set_axis_off()
+    figure.savefig(path, dpi=100, facecolor=figure.get_facecolor())
+
+
+if __name__ == "__main__":
+    original = read_image(resource("Sample", "sample.nii.gz"))
+    outline = read_label(resource("Sample", "sample_label.nii.gz"), original)
+    result = deform(original, "hippocampus-mr-3d", level=64, seed=0, device="cpu")
+    deformation_picture(result, HERE / "demo.png", label=outline)
+    variants(HERE / "variants.png")
