@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 import SimpleITK as sitk
 
-from .deformation import Deformation, Progress, deform, displacement_transform
-from .images import fit_label
+from .deformation import Deformation, Progress, deform
 from .models import Model
-from .resampling import warp_image, warp_label
 
 
 class Augmented(NamedTuple):
@@ -49,8 +47,11 @@ def augment(
 class Pair:
     """A moving and a fixed image with the exact field between them: ``fixed(x) = moving(x + field(x))``.
 
+    Resampling ``moving`` with the field gives ``fixed`` voxel by voxel; the price is that ``fixed`` has been
+    interpolated once more.
+
     Attributes:
-        moving, fixed: two versions of one image; each is read from the original once, so both are equally sharp.
+        moving, fixed: two versions of one image.
         moving_label, fixed_label: the label in both, if there is one.
         first: original -> moving.
         second: moving -> fixed; its field is the ground truth, on the fixed image's grid.
@@ -91,14 +92,12 @@ def synthesize(
     first = deform(image, model, levels[0], seed, steps, plane=plane, on_step=part(0))
     moving = first.warp(image)
     second = deform(moving, model, levels[1], seed + 2**31, steps, plane=plane, on_step=part(1))
-    # SimpleITK applies the transform that was added last first: from fixed to moving, then to the original.
-    both = sitk.CompositeTransform([displacement_transform(first.field), displacement_transform(second.field)])
-    fitted = None if label is None else fit_label(label, image)
+    moving_label = None if label is None else first.warp_label(label)
     return Pair(
         moving=moving,
-        fixed=warp_image(image, image, both),
-        moving_label=None if fitted is None else warp_label(fitted, image, first.transform),
-        fixed_label=None if fitted is None else warp_label(fitted, image, both),
+        fixed=second.warp(moving),
+        moving_label=moving_label,
+        fixed_label=None if moving_label is None else second.warp_label(moving_label),
         first=first,
         second=second,
     )
