@@ -123,6 +123,10 @@ def deformation_picture(result: Deformation, path: Path, *, label: sitk.Image | 
         shown = row[4].imshow(cut(jacobian), cmap="RdBu_r", vmin=0, vmax=2, aspect=aspect)
         bar = figure.colorbar(shown, ax=row[4], shrink=0.85)
         bar.ax.tick_params(colors=_INK)
+        if plane != 0 and direction[2, 2] > 0:
+            # Rows count upwards in the patient: head up, as radiologists look at it.
+            for axes in row:
+                axes.invert_yaxis()
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, color=_INK, fontsize=11)
     for axes in grid.ravel():
