@@ -113,7 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
         )
 
     demo = command("demo", "deform the sample that comes with DRDM and draw what happens", "drdm demo -o demo")
-    demo.add_argument("-o", "--output", default="drdm-demo", metavar="OUT", help="new folder (default: drdm-demo)")
+    demo.add_argument(
+        "-o", "--output", metavar="OUT", help="new folder (default: drdm-demo, or the next free drdm-demo-2, ...)"
+    )
     demo.add_argument("--level", type=_whole(0), default=64, metavar="T'", help="strength, 0 to 79 (default: 64)")
     _add_generation(demo)
     _add_common(demo)

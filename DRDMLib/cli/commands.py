@@ -75,6 +75,9 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
     from ..resources import resource
 
     require_matplotlib()
+    if options.output is None:
+        names = itertools.chain(["drdm-demo"], (f"drdm-demo-{n}" for n in itertools.count(2)))
+        options.output = next(name for name in names if not Path(name).exists())
     image_path, label_path = resource("Sample", "sample.nii.gz"), resource("Sample", "sample_label.nii.gz")
     options.image, options.label, options.count = str(image_path), str(label_path), 1
     result = deform(options, reporter)

@@ -64,6 +64,13 @@ def test_demo(tmp_path):
     assert np.abs(sitk.GetArrayFromImage(sample).astype(float) - sitk.GetArrayFromImage(new)).mean() > 1
 
 
+def test_a_second_demo_leaves_the_first_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["demo", "--level", "3", "--device", "cpu"]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["drdm-demo", "drdm-demo-2"]
+
+
 def test_the_sample_is_what_its_script_draws():
     """It is a phantom, not a scan."""
     import runpy
