@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # How far the field reaches past the working grid before it is zero, in fractions of the grid's side.
 _MARGIN_LEAST, _MARGIN_MOST = 0.125, 0.5
-# The margin is this many times the largest displacement: the fade-out then compresses space by at most two thirds.
+# The margin is this many times the largest displacement, up to the most: the fade-out alone then never folds space.
 _MARGIN_PER_DISPLACEMENT = 2.5
 
 PLANES = ("axial", "coronal", "sagittal", "auto")

@@ -68,7 +68,8 @@ def _check_nifti(stream: Any, path: Path, what: str) -> bool:
     while left > 0 and (chunk := stream.read(min(left, _CHUNK))):
         left -= len(chunk)
         if kind in _NIFTI_FLOATS:
-            values = np.frombuffer(chunk[: len(chunk) // 8 * 8], order + _NIFTI_FLOATS[kind])
+            whole = len(chunk) // (bits // 8) * (bits // 8)
+            values = np.frombuffer(chunk[:whole], order + _NIFTI_FLOATS[kind])
             bad += int(np.count_nonzero(~np.isfinite(values)))
     # To the end, so that a checksum of compressed data is looked at.
     while stream.read(_CHUNK):

@@ -148,7 +148,7 @@ def save_model(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
-    """Metadata of a model file, without reading its weights.
+    """Metadata of a model file, without building its network.
 
     Raises:
         ModelError: as :func:`load_model`.

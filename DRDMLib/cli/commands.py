@@ -133,6 +133,10 @@ class _Batch:
         _announce(self.options, model, self.reporter)
         self.model = model
 
+    def seed(self, case: int, level: int, copy: int) -> int:
+        """A seed that no other sample of the run has: the same noise at two levels would give two alike versions."""
+        return self.options.seed + case * self.per_case + level * self.options.copies + copy
+
     def _show(self) -> None:
         self.reporter.progress(self.task, self.done, len(self.cases) * self.per_case)
 
@@ -162,8 +166,8 @@ def augment(options: argparse.Namespace, reporter: Reporter) -> None:
         output.write_image(images / f"{name}_0000.nii.gz", image)
         output.write_image(labels / f"{name}.nii.gz", label)
         originals += 1
-        for level, copy in itertools.product(levels, range(options.copies)):
-            seed = options.seed + number * 10000 + copy
+        for (at, level), copy in itertools.product(enumerate(levels), range(options.copies)):
+            seed = batch.seed(number, at, copy)
             made = algorithm3(image, label, batch.model, level, seed, steps=options.steps, plane=options.plane)
             assert made.label is not None
             version = f"{name}_t{level:02d}_{copy:03d}"
@@ -193,7 +197,7 @@ def synthesize(options: argparse.Namespace, reporter: Reporter) -> None:
     for number, name, image, label in batch.usable(require_label=False, folders=folders):
         assert batch.model is not None
         for (at, levels), copy in itertools.product(enumerate(pairs), range(options.copies)):
-            seed = options.seed + number * 10000 + at * 1000 + copy
+            seed = batch.seed(number, at, copy)
             pair = algorithm4(image, label, batch.model, levels, seed, steps=options.steps, plane=options.plane)
             version = f"{name}_t{levels[0]:02d}-{levels[1]:02d}_{copy:03d}"
             # As in every report, image, label and ddf belong together: here those of the fixed image.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -9,6 +11,7 @@ from support import rotation, smooth_image
 
 from DRDMLib.cli import main
 from DRDMLib.datasets import find_cases
+from DRDMLib.errors import ImageError
 from DRDMLib.images import image_stem, read_image, read_label
 
 
@@ -125,3 +128,26 @@ def test_real_images_with_the_real_judge(shared, relative, tmp_path, tiny_model_
     interior = sitk.GetArrayFromImage(inside) > 0.999
     a, b = sitk.GetArrayFromImage(judge), sitk.GetArrayFromImage(made).astype(float)
     assert np.abs(a - b)[interior].mean() < 0.005 * np.ptp(sitk.GetArrayFromImage(image).astype(float))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nan_in_the_very_last_voxel_is_seen(suffix, tmp_path):
+    """An odd number of voxels, so that nothing is left out by reading in pairs."""
+    image = smooth_image((5, 5, 5), pixel=sitk.sitkFloat32)
+    image[4, 4, 4] = float("nan")
+    sitk.WriteImage(image, str(tmp_path / f"scan{suffix}"))
+    with pytest.raises(ImageError, match="1 NaN"):
+        read_image(tmp_path / f"scan{suffix}")
+
+
+def test_every_sample_of_a_run_has_its_own_seed(tmp_path, tiny_model_path):
+    for name in "ab":
+        for folder in ("images", "labels"):
+            (tmp_path / "d" / folder).mkdir(parents=True, exist_ok=True)
+        image = smooth_image((16, 15, 14), seed=ord(name))
+        sitk.WriteImage(image, str(tmp_path / "d" / "images" / f"{name}.nii.gz"))
+        sitk.WriteImage(image > 100, str(tmp_path / "d" / "labels" / f"{name}.nii.gz"))
+    arguments = ["augment", str(tmp_path / "d"), "-o", str(tmp_path / "o"), "--model", str(tiny_model_path)]
+    assert main([*arguments, "--levels", "4", "9", "--copies", "2", "--steps", "2", "--seed", "5"]) == 0
+    items = json.loads((tmp_path / "o" / "report.json").read_text(encoding="utf-8"))["items"]
+    assert sorted(item["seed"] for item in items) == list(range(5, 13))
