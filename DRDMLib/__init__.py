@@ -16,7 +16,7 @@ _WHERE = {
     "load_model": "catalogue",
     "available_models": "catalogue",
     "Model": "models",
-    "ModelMetadata": "models",
+    "ModelMetadata": "metadata",
     "save_model": "models",
     "random_ddf": "forward",
     "recover": "recovery",
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from .forward import random_ddf as random_ddf
     from .images import read_image as read_image
     from .images import read_label as read_label
+    from .metadata import ModelMetadata as ModelMetadata
     from .models import Model as Model
-    from .models import ModelMetadata as ModelMetadata
     from .models import save_model as save_model
     from .recovery import recover as recover
 

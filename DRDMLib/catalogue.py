@@ -1,22 +1,30 @@
-"""The models there are: shipped with DRDM, or downloaded on request."""
+"""The models there are: shipped with DRDM, the user's own, or downloaded on request.
+
+Listing and downloading need no PyTorch.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import http.client
 import os
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from .errors import ModelError
-from .models import Model, ModelMetadata, load_model_file, read_metadata
-from .nifti import complete_or_absent
+from .files import complete_or_absent
+from .metadata import ModelMetadata, read_header
 from .resources import cache_folder, resource
+
+if TYPE_CHECKING:
+    import torch
+
+    from .models import Model
 
 _AUTHORS = "https://raw.githubusercontent.com/jianqingzheng/def_diff_rec/main/models"
 
@@ -32,6 +40,8 @@ class Entry:
         url: where to download it; empty for a shipped one.
         digest: ``sha256:...`` or ``git:...`` (the digest of a git blob) of the download.
         megabytes: size of the download.
+        own: the user's own model: its file, in the folder of the user's models.
+        extent_mm: least and greatest longest side of the images it is meant for, where that is known.
     """
 
     name: str
@@ -40,10 +50,14 @@ class Entry:
     url: str = ""
     digest: str = ""
     megabytes: float = 0.0
+    own: Path | None = None
+    extent_mm: tuple[float, float] | None = None
 
     @property
     def path(self) -> Path:
         """Where its file is, or will be once downloaded."""
+        if self.own is not None:
+            return self.own
         if self.url:
             return cache_folder() / f"{self.name}.pth"
         return resource("Models", f"{self.name}.safetensors")
@@ -57,9 +71,9 @@ class Entry:
 # Shipped ones in the order in which they are taken when no model is named.
 CATALOGUE = (
     Entry("general-3d", 3, "any anatomy, MR and CT"),
-    Entry("brain-t1-3d", 3, "whole head, T1 MR"),
-    Entry("hippocampus-mr-3d", 3, "hippocampus crop, T1 MR"),
-    Entry("cardiac-mr-2d", 2, "heart, short-axis cine MR"),
+    Entry("brain-t1-3d", 3, "whole head, T1 MR", extent_mm=(130.0, 350.0)),
+    Entry("hippocampus-mr-3d", 3, "hippocampus crop, T1 MR", extent_mm=(25.0, 90.0)),
+    Entry("cardiac-mr-2d", 2, "heart, short-axis cine MR", extent_mm=(100.0, 450.0)),
     Entry(
         "published-cardiac-2d",
         2,
@@ -79,25 +93,71 @@ CATALOGUE = (
 )
 
 
+def own_models_folder() -> Path:
+    """Where the user's own models are kept."""
+    return cache_folder() / "models"
+
+
+def own_models() -> list[Entry]:
+    """The user's own models, by name; files that are no models are passed over."""
+    taken = {entry.name for entry in CATALOGUE}
+    entries = []
+    for path in sorted(own_models_folder().glob("*.safetensors")):
+        try:
+            metadata = read_header(path)
+        except ModelError:
+            continue
+        about = ", ".join(text for text in (metadata.anatomy, metadata.modality) if text) or "your own"
+        if path.stem not in taken:
+            entries.append(Entry(path.stem, metadata.ndim, about, own=path))
+    return entries
+
+
+def add_own_model(path: str | os.PathLike[str], name: str) -> Entry:
+    """Copy a trained model into the folder of the user's models; a name that is taken gets a number.
+
+    Raises:
+        ModelError: it is not a model.
+        OutputError: it cannot be stored.
+    """
+    metadata = read_header(path)
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".-") or "my-model"
+    free, number = name, 2
+    while find(free) is not None or (own_models_folder() / f"{free}.safetensors").exists():
+        free, number = f"{name}-{number}", number + 1
+    target = own_models_folder() / f"{free}.safetensors"
+    with complete_or_absent(target) as partial:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, partial)
+    return Entry(free, metadata.ndim, metadata.anatomy or "your own", own=target)
+
+
 def available_models() -> list[Entry]:
-    """Every model that is here or can be downloaded; shipped ones first."""
-    return [entry for entry in CATALOGUE if entry.available or entry.url]
+    """Every model that is here or can be downloaded: shipped ones, the user's own, then the others."""
+    shipped = [entry for entry in CATALOGUE if entry.available and not entry.url]
+    return shipped + own_models() + [entry for entry in CATALOGUE if entry.url]
 
 
 def find(name: str) -> Entry | None:
-    """The catalogue's entry of that name."""
-    return next((entry for entry in CATALOGUE if entry.name == name), None)
+    """The entry of that name."""
+    return next((entry for entry in (*CATALOGUE, *own_models()) if entry.name == name), None)
 
 
-def default_entry(ndim: int) -> Entry:
+def default_entry(ndim: int, extent: float | None = None) -> Entry:
     """The best model of a dimension that is here: shipped ones first, then what was downloaded.
+
+    Args:
+        extent: longest side of the image, millimetres; a model that is meant for such images goes before the others.
 
     Raises:
         ModelError: there is none.
     """
-    for entry in CATALOGUE:
-        if entry.ndim == ndim and entry.available:
+    here = [entry for entry in CATALOGUE if entry.ndim == ndim and entry.available]
+    for entry in here:
+        if extent is None or entry.extent_mm is None or entry.extent_mm[0] <= extent <= entry.extent_mm[1]:
             return entry
+    if here:
+        return here[0]
     loadable = next((e.name for e in CATALOGUE if e.ndim == ndim and e.url), "")
     raise ModelError(
         f"No {ndim}D model comes with this version; "
@@ -105,13 +165,15 @@ def default_entry(ndim: int) -> Entry:
     )
 
 
-def resolve(name: str | os.PathLike[str] | None, ndim: int | None = None) -> tuple[Path, str]:
+def resolve(
+    name: str | os.PathLike[str] | None, ndim: int | None = None, extent: float | None = None
+) -> tuple[Path, str]:
     """Path and name of a model given by catalogue name, by path, or not at all.
 
     Raises:
         ModelError: unknown, or not downloaded yet.
     """
-    entry = default_entry(ndim or 3) if name is None else find(str(name))
+    entry = default_entry(ndim or 3, extent) if name is None else find(str(name))
     if entry is not None:
         if entry.available:
             return entry.path, entry.name
@@ -134,14 +196,22 @@ def load_model(
     device: str | torch.device = "auto",
     *,
     ndim: int | None = None,
+    extent: float | None = None,
 ) -> Model:
-    """A model by catalogue name or path, ready to use; ``None`` takes the best shipped one of dimension ``ndim``.
+    """A model by catalogue name or path, ready to use.
+
+    Args:
+        name_or_path: ``None`` takes the best one that is here for the other two arguments.
+        ndim: dimension of the image.
+        extent: its longest side, millimetres.
 
     Raises:
         ModelError: unknown, not downloaded, corrupt, or a file that would run code when loaded.
         SettingError: the device is not there.
     """
-    path, name = resolve(name_or_path, ndim)
+    from .models import load_model_file
+
+    path, name = resolve(name_or_path, ndim, extent)
     model = load_model_file(path, device)
     model.metadata = replace(model.metadata, name=name)
     return model
@@ -150,6 +220,10 @@ def load_model(
 def model_metadata(name_or_path: str | os.PathLike[str]) -> ModelMetadata:
     """What a model says of itself, without loading its weights onto a device."""
     path, name = resolve(name_or_path)
+    if path.suffix.lower() == ".safetensors":
+        return replace(read_header(path), name=name)
+    from .models import read_metadata
+
     return replace(read_metadata(path), name=name)
 
 

@@ -10,19 +10,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
 
 from .catalogue import load_model
+from .certificate import certify_carried
 from .errors import SettingError
-from .forward import random_ddf
-from .geometry import WorkingGrid, field_image, needs_refinement, sample_image, working_grid
+from .forward import CONTROL_SIZE, random_ddf
+from .geometry import (
+    WorkingGrid,
+    carried_field,
+    field_image,
+    image_extent,
+    needs_refinement,
+    sample_image,
+    working_grid,
+)
 from .images import fit_label, require_scalar_image
+from .inverse import inverse_field, inverse_layers, inverse_points
 from .metrics import FieldMetrics, measure_carried
 from .models import Model
 from .recovery import countdown, recover
-from .resampling import field_on_grid, warp_image, warp_label
+from .repair import NOT_REPAIRED, Repair, repair
+from .resampling import field_on_grid, slabs, warp_image, warp_label
 
 DEFAULT_LEVEL = 48
 # Slices of a stack that are recovered together; bounds the memory that the network needs.
@@ -47,6 +59,8 @@ class Deformation:
         field: the displacement field as a coarse grid transform that reaches past the image and falls to zero there;
             vector image, millimetres, LPS; points from the new image to where to read in the original.
         seed, level, steps, seconds, model: how it was made.
+        repaired: what was changed to make it invertible.
+        certified: whether it is proven to be; ``None``: not examined yet, see ``metrics``.
     """
 
     reference: sitk.Image
@@ -56,6 +70,8 @@ class Deformation:
     steps: int = 0
     seconds: float = 0.0
     model: str = ""
+    repaired: Repair = NOT_REPAIRED
+    certified: bool | None = None
     _random: Callable[[], sitk.Image] | None = dataclasses.field(default=None, repr=False)
 
     @cached_property
@@ -70,9 +86,41 @@ class Deformation:
         return displacement_transform(self.field)
 
     @cached_property
+    def inverse(self) -> sitk.Image:
+        """The inverse field over the extent of ``field``: takes points of the original to points of the new image.
+
+        A grid made as fine as it takes to be right between its nodes too, see :func:`DRDMLib.inverse.inverse_field`;
+        it can be large. :meth:`inverse_points` is exact, and quick for a few points.
+        """
+        return inverse_field(self.field, self.reference)
+
+    @property
+    def inverse_transform(self) -> sitk.Transform:
+        """Maps points of the original to points of the new image, LPS millimetres."""
+        return displacement_transform(self.inverse)
+
+    @property
+    def inverse_ddf(self) -> sitk.Image:
+        """The inverse of ``ddf`` on the image's grid, right to a ten-thousandth of a voxel at each voxel's centre."""
+        size = self.reference.GetSize()
+        image = sitk.GetImageFromArray(
+            np.concatenate(list(inverse_layers(self.field, self.reference, slabs(size)))), isVector=True
+        )
+        image.CopyInformation(self.reference)
+        return image
+
+    def inverse_points(self, points: np.ndarray) -> np.ndarray:
+        """Points of the original (markups, surfaces) to points of the new image: (K, d), LPS millimetres."""
+        return inverse_points(self.field, points)
+
+    @cached_property
     def metrics(self) -> FieldMetrics:
-        """Figures of the field on the image's grid."""
-        return measure_carried(self.field, self.reference)
+        """Figures of the field on the image's grid; certified are the field itself and its samples on that grid."""
+        figures = measure_carried(self.field, self.reference)
+        certified = self.certified
+        if certified is None:
+            certified = certify_carried(self.field, self.reference).certified
+        return dataclasses.replace(figures, certified_invertible=certified)
 
     @property
     def ddf(self) -> sitk.Image:
@@ -119,7 +167,9 @@ def generate(
     """
     m = model.metadata
     generator = torch.Generator(model.device).manual_seed(seed)
-    drawn = random_ddf(m.size, m.ndim, level, generator, velocity_scale=m.velocity_scale, amplitude=m.amplitude)
+    # An invertible map whose displacement is multiplied need not be one: the gain goes into the small steps.
+    gain = (m.size / CONTROL_SIZE if m.amplitude is None else m.amplitude) / 2
+    drawn = random_ddf(m.size, m.ndim, level, generator, velocity_scale=m.velocity_scale * gain, amplitude=2.0)
     total = len(countdown(model, start, level, steps))
     chunks = images.split(_STACK_BATCH)
     parts = []
@@ -157,7 +207,7 @@ def deform(
     start: str = "level",
     on_step: Progress | None = None,
 ) -> Deformation:
-    """A new, anatomically plausible version of ``image``.
+    """A new, anatomically plausible version of ``image``, by a field that is proven to be invertible.
 
     Args:
         image: single channel, 2D or 3D, any spacing and direction.
@@ -174,19 +224,24 @@ def deform(
         ImageError: the image cannot be used.
         ModelError: the model cannot be used, or is of the other dimension.
         SettingError: level, steps or device out of range.
+        DRDMError: the deformation cannot be made invertible.
     """
     begin = time.perf_counter()
     image = require_scalar_image(image)
     if not isinstance(model, Model):
-        model = load_model(model, device, ndim=effective_dimension(image))
+        model = model_for(image, model, device)
     check_level(model, level)
     grid, tensor = prepare(image, model, plane)
     visits = len(countdown(model, start, level, steps))
     fields = generate(tensor, model, level, seed, steps=steps, start=start, on_step=on_step)
     refine = needs_refinement(image, grid)
+    carried = carried_field(fields.recovered, grid, refine=refine)
+    repaired = repair(carried, image)
     return Deformation(
         reference=image,
-        field=field_image(fields.recovered, grid, refine=refine),
+        field=carried.image(),
+        repaired=repaired,
+        certified=True,
         _random=lambda: field_image(fields.random, grid, refine=refine),
         seed=seed,
         level=level,
@@ -194,6 +249,18 @@ def deform(
         seconds=time.perf_counter() - begin,
         model=model.metadata.name,
     )
+
+
+def model_for(
+    image: sitk.Image, name_or_path: str | os.PathLike[str] | None, device: str | torch.device = "auto"
+) -> Model:
+    """The named model, or without a name the best one that is here for images of such dimension and size.
+
+    Raises:
+        ModelError, SettingError: as :func:`DRDMLib.load_model`.
+    """
+    extent = float(image_extent(image).max())
+    return load_model(name_or_path, device, ndim=effective_dimension(image), extent=extent)
 
 
 def effective_dimension(image: sitk.Image) -> int:

@@ -36,3 +36,21 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     if not present.get(device.type, False):
         raise SettingError(f"Device '{name}' is not on this computer; use --device auto or cpu.")
     return device
+
+
+def describe() -> dict[str, str]:
+    """Version of PyTorch, the device that ``"auto"`` takes, and the name of the GPU if there is one that works."""
+    device, gpu = choose_device(), ""
+    if device.type == "cuda":
+        # A card newer than the build says that it is available, and fails at the first kernel.
+        torch.ones(8, device=device).sum().item()
+        gpu = torch.cuda.get_device_name(device)
+    elif device.type == "mps":
+        gpu = "Apple GPU"
+    return {"torch": torch.__version__, "device": device.type, "gpu": gpu}
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps({"event": "item", **describe()}))

@@ -14,6 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Of the small steps that are composed: their determinants are then above 0.25 in 2D, 0.125 in 3D.
+STEP_BOUND = 0.5
+_SMOOTHINGS = 16
+
 _MODES = {"linear": "bilinear", "cubic": "bicubic", "nearest": "nearest"}
 
 
@@ -93,6 +97,34 @@ def self_compose(dvf: Tensor, times: Tensor | int) -> Tensor:
         if bit <= highest:
             power = compose(power, power)
     return result
+
+
+def steepness(ddf: Tensor) -> float:
+    """Largest sum over the axes of a component's one-sided differences, voxels a voxel: (N, d, *S) -> one number.
+
+    Each axis contributes its largest anywhere, so this bounds the field's Lipschitz constant (largest-component norm),
+    also between the nodes and where the border's values are continued. Below 1, ``x + u(x)`` is invertible.
+    """
+    sides = torch.tensor(ddf.shape[2:], device=ddf.device, dtype=ddf.dtype)
+    total = torch.zeros(ddf.shape[0], ddf.shape[1], device=ddf.device, dtype=ddf.dtype)
+    for axis in range(2, ddf.ndim):
+        low, high = ddf.diff(dim=axis).flatten(2).aminmax(dim=2)
+        total += torch.maximum(high, -low)
+    return float((total * sides).max())
+
+
+def invertible_step(ddf: Tensor, bound: float = STEP_BOUND) -> Tensor:
+    """``ddf``, or where it is too steep to be surely invertible, a smoother one whose steepness is at most ``bound``.
+
+    Means over three voxels never make a field steeper; what is left after some of them is scaled down. A field within
+    the bound is returned as it is.
+    """
+    pool = F.avg_pool2d if ddf.shape[1] == 2 else F.avg_pool3d
+    for _ in range(_SMOOTHINGS):
+        if steepness(ddf) <= bound:
+            return ddf
+        ddf = pool(F.pad(ddf, [1] * 2 * ddf.shape[1], mode="replicate"), 3, 1)
+    return ddf * min(1.0, bound / max(steepness(ddf), 1e-12))
 
 
 def resize_field(ddf: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from .fields import resize_field, self_compose, warp
+from .metadata import VELOCITY_SCALE
 
 CONTROL_SIZE = 64
-VELOCITY_SCALE = 4e-5
 NOISE_RATIO = 0.08
-TIMESTEPS = 80
 
 
 class Diffusion(NamedTuple):

@@ -18,9 +18,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from .errors import ImageError, ModelError
+from .lattices import STORED, FieldLattice
 
 if TYPE_CHECKING:
-    from .models import ModelMetadata
+    from .metadata import ModelMetadata
 
 # How far the field reaches past the working grid before it is zero, in fractions of the grid's side.
 _MARGIN_LEAST, _MARGIN_MOST = 0.125, 0.5
@@ -212,7 +213,12 @@ def sample_image(image: sitk.Image, grid: WorkingGrid, intensity: str = "percent
 
 
 def field_image(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False) -> sitk.Image:
-    """A field on the working grid as a SimpleITK displacement field in millimetres, LPS.
+    """:func:`carried_field` as a vector image, 64-bit, as ``SimpleITK.DisplacementFieldTransform`` takes it."""
+    return carried_field(ddf, grid, refine=refine).image()
+
+
+def carried_field(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False) -> FieldLattice:
+    """A field on the working grid as a displacement field in space, millimetres, LPS.
 
     The result reaches past the working grid and falls smoothly to zero there, so that whatever lies beyond the image
     (models, markups, a larger segmentation) is not torn.
@@ -221,9 +227,6 @@ def field_image(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False) -> sitk
         ddf: (N, d, *S), fraction of the side; N counts slices for a stack.
         refine: make the grid twice as fine with cubic splines (a linearly interpolated coarse grid has visible kinks
             in an image that is much finer).
-
-    Returns:
-        Vector image, 64-bit, as ``SimpleITK.DisplacementFieldTransform`` takes it.
     """
     vectors = _millimetres(ddf, grid)
     side = max(grid.size[:2])
@@ -243,12 +246,8 @@ def field_image(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False) -> sitk
         for axis in range(2 if grid.stack else grid.ndim):
             padded = _doubled(padded, grid.ndim - 1 - axis)
             spacing[axis] /= 2
-    image = sitk.GetImageFromArray(padded, isVector=True)
-    image.SetSpacing(spacing)
-    image.SetDirection(grid.direction.ravel().tolist())
-    shift = grid.direction @ (np.asarray(grid.spacing) * np.asarray(margins))
-    image.SetOrigin((np.asarray(grid.origin) - shift).tolist())
-    return image
+    origin = np.asarray(grid.origin) - grid.direction @ (np.asarray(grid.spacing) * np.asarray(margins))
+    return FieldLattice(padded, tuple(spacing[::-1]), grid.direction, origin, STORED)
 
 
 def _millimetres(ddf: Tensor, grid: WorkingGrid) -> np.ndarray:

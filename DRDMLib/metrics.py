@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from .fields import determinant
+from .certificate import bricks, certify_saved
 from .geometry import image_extent
+from .jacobian import determinant, jacobian_determinant
+from .lattices import FieldLattice
 from .resampling import field_on_grid, slabs
 
 
@@ -27,6 +30,8 @@ class FieldMetrics:
         folded_fraction: share of voxels with a Jacobian determinant of 0 or below (central differences).
         min_jacobian: smallest determinant.
         certified_invertible: whether the field is proven to be invertible; ``None``: not examined.
+        nondiffeomorphic_fraction: non-diffeomorphic volume (area) over that of the grid, strict criterion.
+        nondiffeomorphic_cells: share of the grid's cells that break the strict criterion.
     """
 
     mean_mm: float
@@ -36,36 +41,71 @@ class FieldMetrics:
     folded_fraction: float
     min_jacobian: float
     certified_invertible: bool | None = None
+    nondiffeomorphic_fraction: float = 0.0
+    nondiffeomorphic_cells: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a report."""
         return asdict(self)
 
 
-def jacobian_determinant(field: np.ndarray, spacing: tuple[float, ...], direction: np.ndarray) -> np.ndarray:
-    """Determinant of the derivative of ``x -> x + u(x)`` by central differences (one-sided at the border).
+class Strict(NamedTuple):
+    """What the digital-diffeomorphism criterion finds, added up over cells: their number, bad ones, folded volume."""
 
-    Args:
-        field: (*S, d) in SimpleITK's array order, millimetres, LPS.
-        spacing: millimetres, SimpleITK's axis order.
-        direction: (d, d), columns are the directions of the axes.
+    cells: int
+    bad: int
+    volume: float
 
-    Returns:
-        (*S).
+
+def digital_diffeomorphism(field: FieldLattice) -> Strict:
+    """The criterion of Liu et al., "On finite difference Jacobian computation in deformable image registration" (IJCV
+    132, 2024), cell by cell.
+
+    The determinants of all 2^d combinations of forward and backward differences are those at the corners of the cells
+    between the nodes; each is twice (six times) the area (volume) of a triangle (tetrahedron) of the deformed cell. In
+    3D the two tetrahedra that the corners leave in the middle count too. A cell is bad if one of them is not positive;
+    the non-diffeomorphic volume is that of the negative ones, halved because they cover each cell twice. It is returned
+    as a multiple of the undeformed cell's.
     """
-    d = field.shape[-1]
-    columns = []
-    for axis in range(d):
-        # Array axis d-1-i is SimpleITK's axis i.
-        array_axis = d - 1 - axis
-        if field.shape[array_axis] > 1:
-            derivative = np.gradient(field, spacing[axis], axis=array_axis)
-        else:
-            derivative = np.zeros_like(field)
-        derivative += direction[:, axis].astype(field.dtype)
-        columns.append([derivative[..., k] for k in range(d)])
-    # Columns are derivatives of x + u along the grid's axes: det(I + G D^-1) = det(D + G) / det(D).
-    return determinant(columns) / field.dtype.type(np.linalg.det(direction))
+    cells, bad, volume = 0, 0, 0.0
+    for where in bricks(field.vectors.shape[:-1]):
+        steps = np.reshape(field.spacing, (-1, *[1] * len(where)))
+        dets = torch.stack(_simplex_determinants(torch.from_numpy((field.brick(where) / steps).astype(np.float32))))
+        cells += dets[0].numel()
+        if bool((dets <= 0).any()):
+            bad += int((dets <= 0).any(dim=0).sum())
+            volume -= float(dets.clamp(max=0).sum()) / 2 / math.factorial(len(where))
+    return Strict(cells, bad, volume)
+
+
+def _simplex_determinants(values: Tensor) -> list[Tensor]:
+    """(d, *n) voxels -> determinants at the cells' corners, and in 3D of the two tetrahedra in the middle, (*cells)."""
+    d = values.shape[0]
+    ranges = (slice(None, -1), slice(1, None))
+
+    def edge(axis: int, corner: tuple[int, ...]) -> list[Tensor]:
+        at = (slice(None), *[slice(None) if a == axis else ranges[corner[a]] for a in range(d)])
+        along = values[at].diff(dim=1 + axis)
+        return [along[k] + 1 if k == axis else along[k] for k in range(d)]
+
+    edges = {(a, c): edge(a, c) for a in range(d) for c in itertools.product((0, 1), repeat=d) if c[a] == 0}
+
+    def at(axis: int, *others: int) -> list[Tensor]:
+        return edges[(axis, (*others[:axis], 0, *others[axis:]))]
+
+    corners = [determinant([at(a, *c[:a], *c[a + 1 :]) for a in range(d)]) for c in itertools.product((0, 1), repeat=d)]
+    if d == 2:
+        return corners
+
+    def plus(a: list[Tensor], b: list[Tensor], sign: int = 1) -> list[Tensor]:
+        return [x + sign * y for x, y in zip(a, b, strict=True)]
+
+    # From corner 000 to 110, 101, 011; and from 111 to 001, 010, 100, all the other way round.
+    x, y = at(0, 0, 0), at(1, 0, 0)
+    one = determinant([plus(x, at(1, 1, 0)), plus(x, at(2, 1, 0)), plus(y, at(2, 0, 1))])
+    x, y = at(0, 1, 1), at(1, 1, 1)
+    two = determinant([plus(x, at(1, 0, 1)), plus(x, at(2, 0, 1)), plus(y, at(2, 1, 0))])
+    return [*corners, -one, -two]
 
 
 def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> FieldMetrics:
@@ -79,16 +119,18 @@ def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> 
     count = reference.GetSize()[-1]
     direction = np.asarray(reference.GetDirection()).reshape(d, d)
     total, longest, folded, lowest = 0.0, 0.0, 0, math.inf
+    strict: list[Strict] = []
     for start, stop in slabs(reference.GetSize(), 2**21):
         below, above = max(0, start - 1), min(count, stop + 1)
         block = layers(below, above)
-        determinant = jacobian_determinant(block, reference.GetSpacing(), direction)
+        determinants = jacobian_determinant(block, reference.GetSpacing(), direction)
         own = slice(start - below, start - below + stop - start)
         length = np.sqrt(np.einsum("...i,...i->...", block[own], block[own], dtype=np.float64))
         total += float(length.sum())
         longest = max(longest, float(length.max()))
-        folded += int(np.count_nonzero(determinant[own] <= 0))
-        lowest = min(lowest, float(determinant[own].min()))
+        folded += int(np.count_nonzero(determinants[own] <= 0))
+        lowest = min(lowest, float(determinants[own].min()))
+        strict.append(_strict(block[own.start : own.stop + 1], reference, direction))
     voxels = reference.GetNumberOfPixels()
     side = float(image_extent(reference).max())
     return FieldMetrics(
@@ -98,13 +140,25 @@ def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> 
         max_percent=100 * longest / side,
         folded_fraction=folded / voxels,
         min_jacobian=lowest,
+        nondiffeomorphic_fraction=sum(s.volume for s in strict) / max(1, sum(s.cells for s in strict)),
+        nondiffeomorphic_cells=sum(s.bad for s in strict) / max(1, sum(s.cells for s in strict)),
+    )
+
+
+def _strict(layers: np.ndarray, reference: sitk.Image, direction: np.ndarray) -> Strict:
+    if min(layers.shape[:-1]) < 2:
+        # A single slice, or the last layer of a volume: it has no cells of its own.
+        return Strict(0, 0, 0.0)
+    return digital_diffeomorphism(
+        FieldLattice(layers, reference.GetSpacing()[::-1], direction, np.zeros(len(direction)))
     )
 
 
 def measure_ddf(ddf: sitk.Image) -> FieldMetrics:
-    """Figures of a whole displacement field (vector image, millimetres, LPS)."""
+    """Figures of a whole displacement field (vector image, millimetres, LPS), the certificate included."""
     view = sitk.GetArrayViewFromImage(ddf)
-    return measure(ddf, lambda start, stop: np.asarray(view[start:stop], np.float32))
+    figures = measure(ddf, lambda start, stop: np.asarray(view[start:stop], np.float32))
+    return replace(figures, certified_invertible=certify_saved(ddf).certified)
 
 
 def measure_carried(field: sitk.Image, reference: sitk.Image) -> FieldMetrics:

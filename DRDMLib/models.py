@@ -6,9 +6,8 @@ import json
 import os
 import pickle
 import warnings
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -17,80 +16,9 @@ from torch import Tensor, nn
 
 from .device import choose_device
 from .errors import ModelError
-from .forward import TIMESTEPS, VELOCITY_SCALE
+from .files import write_bytes
+from .metadata import METADATA_KEY, ModelMetadata
 from .networks import build_network
-from .nifti import write_bytes
-
-_METADATA_KEY = "drdm"
-_POLICIES: dict[str, tuple[str, ...]] = {
-    "intensity": ("percentile", "minmax"),
-    "geometry": ("isotropic", "stretch"),
-    "orientation": ("LPS", "native"),
-    "axes": ("kji", "ijk"),
-    "composition_padding": ("border", "zeros"),
-    "image_padding": ("zeros", "border"),
-    "image_interpolation": ("linear", "cubic"),
-}
-
-
-@dataclass(frozen=True)
-class ModelMetadata:
-    """What a model file says of itself.
-
-    Attributes:
-        name: catalogue name, or the file's stem.
-        architecture, options: network and its options, see ``DRDMLib.networks``.
-        ndim, size, timesteps: dimension, voxels a side, number of levels T.
-        velocity_scale, amplitude: strength of the random deformation it was trained on, see ``DRDMLib.forward``.
-        intensity: ``"percentile"`` or ``"minmax"``; how images become 0..1.
-        geometry: ``"isotropic"`` or ``"stretch"``; how images are fitted to the cube.
-        orientation: ``"LPS"`` (axes permuted and flipped to the patient's) or ``"native"`` (as stored).
-        axes: ``"kji"`` or ``"ijk"``, order of the tensor's axes.
-        composition_padding, image_padding, image_interpolation: what ``recover`` uses when it warps.
-    """
-
-    name: str
-    architecture: str
-    ndim: int
-    size: int
-    timesteps: int = TIMESTEPS
-    options: dict[str, Any] = field(default_factory=dict)
-    velocity_scale: float = VELOCITY_SCALE
-    amplitude: float | None = None
-    intensity: str = "percentile"
-    geometry: str = "isotropic"
-    orientation: str = "LPS"
-    axes: str = "kji"
-    composition_padding: str = "border"
-    image_padding: str = "zeros"
-    image_interpolation: str = "linear"
-    anatomy: str = ""
-    modality: str = ""
-    training_data: str = ""
-    training: dict[str, Any] = field(default_factory=dict)
-    licence: str = ""
-    citation: str = ""
-    version: str = ""
-
-    @staticmethod
-    def from_dict(values: dict[str, Any]) -> ModelMetadata:
-        """Unknown keys, as a later version may write, are ignored.
-
-        Raises:
-            ModelError: a needed key is missing, or dimension or size make no sense.
-        """
-        known = {f.name for f in fields(ModelMetadata)}
-        for key, allowed in _POLICIES.items():
-            if values.get(key, allowed[0]) not in allowed:
-                raise ModelError(f"The model asks for {key} '{values[key]}', which this version of DRDM does not know.")
-        try:
-            metadata = ModelMetadata(**{k: v for k, v in values.items() if k in known})
-            usable = metadata.ndim in (2, 3) and metadata.size % 8 == 0 and metadata.size > 0
-        except TypeError as error:
-            raise ModelError("The model file does not say what network it holds; it is not a DRDM model.") from error
-        if not usable:
-            raise ModelError(f"The model file asks for {metadata.ndim}D images of side {metadata.size}: it is damaged.")
-        return metadata
 
 
 class Model:
@@ -144,7 +72,7 @@ def save_model(
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
         tensors[name] = tensor.half() if half and tensor.is_floating_point() else tensor
-    write_bytes(path, safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(asdict(metadata))}))
+    write_bytes(path, safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(asdict(metadata))}))
 
 
 def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
@@ -188,7 +116,7 @@ def load_model_file(path: str | os.PathLike[str], device: str | torch.device = "
 def _open_safetensors(path: Path) -> tuple[ModelMetadata, dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as handle:
-            described = (handle.metadata() or {}).get(_METADATA_KEY)
+            described = (handle.metadata() or {}).get(METADATA_KEY)
             state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
         values = json.loads(described) if described else {}
     except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:

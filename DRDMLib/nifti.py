@@ -7,19 +7,18 @@ compressed as they come. A file appears under its name only when it is complete.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import gzip
 import os
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from .errors import OutputError
+from .files import complete_or_absent
 
 _HEADER_BYTES = 352
 _DIM_OFFSET = 40
@@ -43,36 +42,6 @@ def _header(reference: sitk.Image, pixel_id: int, components: int) -> bytes:
     dims[1 : 1 + d] = reference.GetSize()
     struct.pack_into("<8h", header, _DIM_OFFSET, *dims)
     return bytes(header)
-
-
-def partial_path(path: Path) -> Path:
-    """Where a file is written until it is complete."""
-    return path.with_name(f".{path.name}.partial")
-
-
-def output_error(path: Path, error: OSError) -> OutputError:
-    """What to tell a person when writing failed."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return OutputError(f"The disk is full; free some space and run again ('{path}' was not written).")
-    return OutputError(f"'{path}' cannot be written ({error.strerror or error}); choose another output folder.")
-
-
-@contextlib.contextmanager
-def complete_or_absent(path: Path) -> Iterator[Path]:
-    """Gives the name to write under; the file gets its own name if all went well, and is removed if not.
-
-    Raises:
-        OutputError: the disk is full or the folder cannot be written to.
-    """
-    partial = partial_path(path)
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise output_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def write_nifti(
@@ -106,20 +75,3 @@ def write_nifti(
         raw.flush()
         os.fsync(raw.fileno())
     return path
-
-
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a small file; complete under its name or not at all.
-
-    Raises:
-        OutputError: the disk is full or the folder cannot be written to.
-    """
-    path = Path(path)
-    with complete_or_absent(path) as partial:
-        partial.write_bytes(data)
-    return path
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """:func:`write_bytes` for text, UTF-8."""
-    return write_bytes(path, text.encode("utf-8"))

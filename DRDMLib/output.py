@@ -14,7 +14,8 @@ import SimpleITK as sitk
 
 from .deformation import Deformation
 from .errors import OutputError
-from .nifti import output_error, write_nifti, write_text
+from .files import output_error, write_text
+from .nifti import write_nifti
 from .resampling import field_component, slabs, warped_slabs
 
 REPORT = "report.json"
@@ -80,6 +81,26 @@ def write_ddf(path: Path, deformation: Deformation) -> Path:
     return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, level=1)
 
 
+def write_field(path: Path, deformation: Deformation) -> Path:
+    """Write the coarse field that reaches past the image: an ITK displacement field, 32-bit, millimetres, LPS."""
+    field = deformation.field
+    view = sitk.GetArrayViewFromImage(field)
+    pieces = (view[..., k].astype(np.float32) for k in range(view.shape[-1]))
+    return write_nifti(path, field, pieces, sitk.sitkVectorFloat32, components=view.shape[-1], level=1)
+
+
+def write_inverse(path: Path, deformation: Deformation) -> Path:
+    """Write the inverse of the saved field on the image's grid: vector image, 32-bit, millimetres, LPS.
+
+    It takes points of the original to points of the new image, and is right at the voxels' centres.
+    """
+    reference = deformation.reference
+    d = reference.GetDimension()
+    whole = sitk.GetArrayViewFromImage(deformation.inverse_ddf)
+    pieces = (whole[start:stop, ..., k] for k in range(d) for start, stop in slabs(reference.GetSize()))
+    return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, level=1)
+
+
 def item_of(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:
     """The report's entry for one deformation; file names are relative to ``folder``."""
     return {
@@ -89,6 +110,7 @@ def item_of(deformation: Deformation, files: dict[str, Path | None], folder: Pat
         "steps": deformation.steps,
         "seconds": round(deformation.seconds, 3),
         "metrics": deformation.metrics.to_dict(),
+        "repair": {"mean_mm": deformation.repaired.mean_mm, "max_mm": deformation.repaired.max_mm},
     }
 
 
@@ -96,3 +118,18 @@ def write_report(folder: Path, model: str, items: list[dict[str, Any]], **more: 
     """Write ``report.json``."""
     text = json.dumps({"model": model, **more, "items": items}, indent=2)
     return write_text(folder / REPORT, text + "\n")
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """``report.json`` of a run.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    path = folder / REPORT
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        report["items"], report["model"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"'{path}' is damaged, so this run cannot be resumed; name a new folder.") from error
+    return report

@@ -13,10 +13,10 @@ from torch import Tensor
 from .deformation import Deformation, displacement_transform
 from .errors import SettingError
 from .fields import warp
+from .files import complete_or_absent
 from .forward import random_ddf
 from .metrics import folded_fraction, jacobian_determinant
 from .models import Model
-from .nifti import complete_or_absent
 from .recovery import recover
 from .resampling import field_on_grid, warp_image, warp_label
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import SettingError
-from .fields import compose, self_compose, warp
+from .fields import compose, invertible_step, self_compose, warp
 from .models import Model
 
 STARTS = ("level", "full")
@@ -64,8 +64,9 @@ def recover(
         start: ``"level"`` counts down from ``level``, ``"full"`` from T-1.
         level: T', needed for ``start="level"``.
         steps: visit only this many levels.
-        exact: the published arithmetic and nothing added. Otherwise compositions continue the field at its border
-            instead of putting zeros there, which tears it.
+        exact: the published arithmetic and nothing added. Otherwise each step is kept gentle enough to be invertible,
+            and compositions continue the field by its border's values instead of putting zeros there, which tears it:
+            the step so continued is still invertible, and no value is read from where nothing is defined.
         on_step: called with (done, total, field so far); may raise to cancel.
 
     Returns:
@@ -82,6 +83,8 @@ def recover(
     for done, (t, times) in enumerate(visits, start=1):
         warped = warp(image, phi, padding=how.image_padding, mode=how.image_interpolation)
         psi = model.predict(warped, t)
+        if not exact:
+            psi = invertible_step(psi)
         if times > 1:
             psi = self_compose(psi, times)
         phi = compose(phi, psi, padding=padding)

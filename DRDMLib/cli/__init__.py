@@ -132,6 +132,14 @@ def build_parser() -> argparse.ArgumentParser:
     deform.add_argument(
         "--count", type=_whole(1, 100000), default=1, metavar="N", help="how many versions (default: 1)"
     )
+    deform.add_argument(
+        "--inverse", action="store_true", help="also write the inverse field, from the original to the new version"
+    )
+    deform.add_argument(
+        "--only-field",
+        action="store_true",
+        help="write nothing but the field, on a coarse grid that reaches past the image (for transforms in 3D Slicer)",
+    )
     _add_generation(deform)
     _add_common(deform)
 
@@ -150,6 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
     augment.add_argument(
         "--copies", type=_whole(1, 100000), default=1, metavar="N", help="versions per image and level (default: 1)"
     )
+    augment.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same settings")
     _add_generation(augment)
     _add_common(augment)
 
@@ -177,6 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="pairs per image and pair of levels (default: 1)",
     )
+    synthesize.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same settings")
     _add_generation(synthesize)
     _add_common(synthesize)
 

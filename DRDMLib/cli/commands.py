@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,17 @@ import SimpleITK as sitk
 from .. import datasets, output
 from ..algorithms import augment as algorithm3
 from ..algorithms import synthesize as algorithm4
-from ..catalogue import available_models, fetch, load_model, model_metadata
-from ..deformation import Deformation, check_level, effective_dimension, prepare
+from ..catalogue import available_models, fetch, model_metadata
+from ..deformation import Deformation, check_level, model_for, prepare
 from ..deformation import deform as deform_image
 from ..device import choose_device
-from ..errors import ImageError, SettingError
+from ..errors import SettingError
 from ..images import image_stem, read_field, read_image, read_label
 from ..metrics import measure_ddf
 from ..models import Model
 from ..networks import build_network
+from .batch import Batch, announce
 from .progress import Reporter
-
-
-def _announce(options: argparse.Namespace, model: Model, reporter: Reporter) -> None:
-    if options.model is None:
-        reporter.message(f"Model: {model.metadata.name} (the best shipped one for {model.ndim}D images).")
 
 
 def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
@@ -37,11 +32,11 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     choose_device(options.device)
     image = read_image(options.image)
     label = read_label(options.label, image) if options.label else None
-    model = load_model(options.model, options.device, ndim=effective_dimension(image))
+    model = model_for(image, options.model, options.device)
     check_level(model, options.level)
     prepare(image, model, options.plane)
     folder = output.prepare_folder(options.output)
-    _announce(options, model, reporter)
+    announce(options, model, reporter)
     stem = image_stem(options.image)
     items: list[dict[str, Any]] = []
     for number in range(options.count):
@@ -53,12 +48,15 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
             image, model, options.level, options.seed + number, options.steps, plane=options.plane, on_step=on_step
         )
         base = folder / f"{stem}_{number:03d}"
-        files: dict[str, Path | None] = {
-            "image": output.write_warped(base.with_name(f"{base.name}_image.nii.gz"), image, result),
-            "label": None,
-            "ddf": output.write_ddf(base.with_name(f"{base.name}_ddf.nii.gz"), result),
-        }
-        if label is not None:
+        files: dict[str, Path | None] = {"image": None, "label": None, "ddf": None}
+        if options.only_field:
+            files["field"] = output.write_field(base.with_name(f"{base.name}_field.nii.gz"), result)
+        else:
+            files["image"] = output.write_warped(base.with_name(f"{base.name}_image.nii.gz"), image, result)
+            files["ddf"] = output.write_ddf(base.with_name(f"{base.name}_ddf.nii.gz"), result)
+        if options.inverse:
+            files["inverse"] = output.write_inverse(base.with_name(f"{base.name}_inverse.nii.gz"), result)
+        if label is not None and not options.only_field:
             path = base.with_name(f"{base.name}_label.nii.gz")
             files["label"] = output.write_image(path, result.warp_label(label))
         items.append(output.item_of(result, files, folder))
@@ -80,103 +78,49 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
         options.output = next(name for name in names if not Path(name).exists())
     image_path, label_path = resource("Sample", "sample.nii.gz"), resource("Sample", "sample_label.nii.gz")
     options.image, options.label, options.count = str(image_path), str(label_path), 1
+    options.only_field = options.inverse = False
     result = deform(options, reporter)
     picture = Path(options.output) / "demo.png"
     deformation_picture(result, picture, label=read_label(label_path, result.reference))
     reporter.message(f"The picture is '{picture}'.")
 
 
-class _Batch:
-    """Goes through the cases of a dataset: opens the output with the first that can be used, leaves bad ones out."""
-
-    def __init__(self, options: argparse.Namespace, reporter: Reporter, levels: list[int], per_case: int) -> None:
-        self.options, self.reporter, self.levels, self.per_case = options, reporter, levels, per_case
-        self.task = options.command
-        self.cases = datasets.find_cases(options.dataset)
-        choose_device(options.device)
-        output.check_folder(options.output)
-        self.model: Model | None = None
-        self.folder = Path(options.output)
-        self.failures: list[str] = []
-        self.items: list[dict[str, Any]] = []
-        self.done = 0
-
-    def usable(self, *, require_label: bool, folders: tuple[str, ...]) -> Iterator[tuple[int, str, Any, Any]]:
-        """Number, name, image and label of each case that can be read."""
-        for number, case in enumerate(self.cases):
-            try:
-                image, label = _read_case(case, require_label=require_label)
-            except ImageError as error:
-                if len(self.cases) == 1:
-                    raise
-                self.failures.append(f"{case.name}: {error}")
-                self.done = (number + 1) * self.per_case
-                if self.items:
-                    self._show()
-                continue
-            if self.model is None:
-                self._open(image, folders)
-            yield number, case.name, image, label
-        for failure in self.failures if self.items else []:
-            self.reporter.message(f"Left out: {failure}")
-        if not self.items:
-            raise ImageError(f"None of the {len(self.cases)} cases can be used; the first: {self.failures[0]}")
-
-    def _open(self, image: sitk.Image, folders: tuple[str, ...]) -> None:
-        model = load_model(self.options.model, self.options.device, ndim=effective_dimension(image))
-        for level in self.levels:
-            check_level(model, level)
-        prepare(image, model, self.options.plane)
-        output.prepare_folder(self.folder)
-        for name in folders:
-            (self.folder / name).mkdir()
-        _announce(self.options, model, self.reporter)
-        self.model = model
-
-    def seed(self, case: int, level: int, copy: int) -> int:
-        """A seed that no other sample of the run has: the same noise at two levels would give two alike versions."""
-        return self.options.seed + case * self.per_case + level * self.options.copies + copy
-
-    def _show(self) -> None:
-        self.reporter.progress(self.task, self.done, len(self.cases) * self.per_case)
-
-    def add(self, item: dict[str, Any]) -> None:
-        """One more result is complete."""
-        self.items.append(item)
-        self.done += 1
-        self._show()
-
-    def finish(self, description: dict[str, Any]) -> None:
-        """Write dataset.json and the report."""
-        assert self.model is not None
-        output.write_text(self.folder / "dataset.json", json.dumps(description, indent=2) + "\n")
-        output.write_report(self.folder, self.model.metadata.name, self.items, failures=self.failures)
-
-
 def augment(options: argparse.Namespace, reporter: Reporter) -> None:
     """``drdm augment``."""
     levels = list(dict.fromkeys(options.levels))
-    batch = _Batch(options, reporter, levels, len(levels) * options.copies)
+    batch = Batch(options, reporter, levels, len(levels) * options.copies)
     images, labels = batch.folder / "imagesTr", batch.folder / "labelsTr"
     values: set[int] = set()
     originals = 0
     for number, name, image, label in batch.usable(require_label=True, folders=("imagesTr", "labelsTr")):
         assert batch.model is not None
-        values |= set(_values(label))
-        output.write_image(images / f"{name}_0000.nii.gz", image)
-        output.write_image(labels / f"{name}.nii.gz", label)
-        originals += 1
-        for (at, level), copy in itertools.product(enumerate(levels), range(options.copies)):
-            seed = batch.seed(number, at, copy)
-            made = algorithm3(image, label, batch.model, level, seed, steps=options.steps, plane=options.plane)
-            assert made.label is not None
-            version = f"{name}_t{level:02d}_{copy:03d}"
-            files: dict[str, Path | None] = {
-                "image": output.write_image(images / f"{version}_0000.nii.gz", made.image),
-                "label": output.write_image(labels / f"{version}.nii.gz", made.label),
-                "ddf": None,
-            }
-            batch.add({"source": name} | output.item_of(made.deformation, files, batch.folder))
+        with batch.leaving_out(name):
+            values |= set(_values(label))
+            output.write_image(images / f"{name}_0000.nii.gz", image)
+            output.write_image(labels / f"{name}.nii.gz", label)
+            originals += 1
+            for (at, level), copy in itertools.product(enumerate(levels), range(options.copies)):
+                version = f"{name}_t{level:02d}_{copy:03d}"
+                if batch.has(version):
+                    continue
+                seed = batch.seed(number, at, copy)
+                made = algorithm3(
+                    image,
+                    label,
+                    batch.model,
+                    level,
+                    seed,
+                    steps=options.steps,
+                    plane=options.plane,
+                    on_step=batch.on_step,
+                )
+                assert made.label is not None
+                files: dict[str, Path | None] = {
+                    "image": output.write_image(images / f"{version}_0000.nii.gz", made.image),
+                    "label": output.write_image(labels / f"{version}.nii.gz", made.label),
+                    "ddf": None,
+                }
+                batch.add({"name": version, "source": name} | output.item_of(made.deformation, files, batch.folder))
     batch.finish(
         {
             "channel_names": {"0": "image"},
@@ -191,27 +135,39 @@ def augment(options: argparse.Namespace, reporter: Reporter) -> None:
 def synthesize(options: argparse.Namespace, reporter: Reporter) -> None:
     """``drdm synthesize``."""
     pairs = list(dict.fromkeys(options.levels))
-    batch = _Batch(options, reporter, [level for pair in pairs for level in pair], len(pairs) * options.copies)
+    batch = Batch(options, reporter, [level for pair in pairs for level in pair], len(pairs) * options.copies)
     folders = ("imagesTr", "labelsTr", "displacementsTr")
     images, labels, fields = (batch.folder / name for name in folders)
     for number, name, image, label in batch.usable(require_label=False, folders=folders):
         assert batch.model is not None
-        for (at, levels), copy in itertools.product(enumerate(pairs), range(options.copies)):
-            seed = batch.seed(number, at, copy)
-            pair = algorithm4(image, label, batch.model, levels, seed, steps=options.steps, plane=options.plane)
-            version = f"{name}_t{levels[0]:02d}-{levels[1]:02d}_{copy:03d}"
-            # As in every report, image, label and ddf belong together: here those of the fixed image.
-            files: dict[str, Path | None] = {
-                "image": output.write_image(images / f"{version}_fixed.nii.gz", pair.fixed),
-                "label": None,
-                "ddf": output.write_ddf(fields / f"{version}.nii.gz", pair.second),
-                "moving": output.write_image(images / f"{version}_moving.nii.gz", pair.moving),
-            }
-            if pair.fixed_label is not None and pair.moving_label is not None:
-                files["label"] = output.write_image(labels / f"{version}_fixed.nii.gz", pair.fixed_label)
-                files["moving_label"] = output.write_image(labels / f"{version}_moving.nii.gz", pair.moving_label)
-            item = output.item_of(pair.second, files, batch.folder)
-            batch.add({"source": name, "levels": list(levels)} | item)
+        with batch.leaving_out(name):
+            for (at, levels), copy in itertools.product(enumerate(pairs), range(options.copies)):
+                version = f"{name}_t{levels[0]:02d}-{levels[1]:02d}_{copy:03d}"
+                if batch.has(version):
+                    continue
+                seed = batch.seed(number, at, copy)
+                pair = algorithm4(
+                    image,
+                    label,
+                    batch.model,
+                    levels,
+                    seed,
+                    steps=options.steps,
+                    plane=options.plane,
+                    on_step=batch.on_step,
+                )
+                # As in every report, image, label and ddf belong together: here those of the fixed image.
+                files: dict[str, Path | None] = {
+                    "image": output.write_image(images / f"{version}_fixed.nii.gz", pair.fixed),
+                    "label": None,
+                    "ddf": output.write_ddf(fields / f"{version}.nii.gz", pair.second),
+                    "moving": output.write_image(images / f"{version}_moving.nii.gz", pair.moving),
+                }
+                if pair.fixed_label is not None and pair.moving_label is not None:
+                    files["label"] = output.write_image(labels / f"{version}_fixed.nii.gz", pair.fixed_label)
+                    files["moving_label"] = output.write_image(labels / f"{version}_moving.nii.gz", pair.moving_label)
+                item = output.item_of(pair.second, files, batch.folder)
+                batch.add({"name": version, "source": name, "levels": list(levels)} | item)
     kinds = {"image": "fixed", "moving": "moving", "ddf": "displacement", "label": "fixed_label"}
     kinds["moving_label"] = "moving_label"
     batch.finish(
@@ -226,13 +182,6 @@ def synthesize(options: argparse.Namespace, reporter: Reporter) -> None:
         }
     )
     reporter.message(f"{len(batch.items)} pairs are in '{batch.folder}'.")
-
-
-def _read_case(case: datasets.Case, *, require_label: bool) -> tuple[sitk.Image, sitk.Image | None]:
-    image = read_image(case.image)
-    if require_label and case.label is None:
-        raise ImageError(f"The image '{case.image}' has no label of the same name; add it to the labels folder.")
-    return image, None if case.label is None else read_label(case.label, image)
 
 
 def _values(label: sitk.Image) -> list[int]:

@@ -28,15 +28,16 @@ class JsonReporter:
     """One JSON object a line on standard output."""
 
     def __init__(self) -> None:
-        self._started: dict[str, float] = {}
+        self._started: dict[str, tuple[float, float]] = {}
 
     def _emit(self, event: str, **values: Any) -> None:
         print(json.dumps({"event": event, **values}), flush=True)
 
     def progress(self, task: str, done: float, total: float, **figures: float) -> None:
         """With the seconds left, once they can be told."""
-        elapsed = time.monotonic() - self._started.setdefault(task, time.monotonic())
-        left = round(elapsed * (total - done) / done, 1) if done and elapsed else None
+        now = time.monotonic()
+        began, at = self._started.setdefault(task, (now, done))
+        left = round((now - began) * (total - done) / (done - at), 1) if done > at else None
         self._emit("progress", task=task, done=done, total=total, seconds_left=left, **figures)
 
     def item(self, **values: Any) -> None:

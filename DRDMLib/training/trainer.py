@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from ..device import choose_device
 from ..errors import SettingError
 from ..fields import warp
+from ..files import write_bytes
 from ..losses import LossTerms, RecoveryLoss
 from ..models import Model, ModelMetadata, save_model
 from ..networks import build_network
-from ..nifti import write_bytes
 from .augmentation import augment_images
 from .fields import FieldSource
 

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from DRDMLib.catalogue import CATALOGUE, load_model
+from DRDMLib.catalogue import CATALOGUE, default_entry, load_model
 from DRDMLib.cli import main
 from DRDMLib.datasets import find_cases
 from DRDMLib.deformation import generate, prepare
@@ -19,6 +19,14 @@ from DRDMLib.resources import resource
 from DRDMLib.training.data import split
 
 SHIPPED = [entry for entry in CATALOGUE if not entry.url and entry.available]
+
+
+def test_the_model_is_taken_that_is_meant_for_such_images():
+    for extent, name in ((50.0, "hippocampus-mr-3d"), (240.0, "brain-t1-3d")):
+        if name in [entry.name for entry in SHIPPED]:
+            assert default_entry(3, extent).name == name
+    # Nothing is meant for a mouse's toe; something is taken all the same.
+    assert default_entry(3, 2.0) in SHIPPED
 
 
 def test_something_is_shipped():
@@ -44,6 +52,20 @@ def test_hippocampus_recovers_subjects_it_has_not_seen(shared, level):
     made = [generate(t, model, level, seed) for seed, t in enumerate(tensors)]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
     assert bool((roughness(after) < (0.97 if level < 20 else 0.7) * roughness(before)).all())
+    assert bool((folded_fraction(after) <= folded_fraction(before)).all())
+    lengths = [f.norm(dim=1).mean() for f in (before, after)]
+    assert 0.2 * lengths[0] < lengths[1] < 1.05 * lengths[0]
+    assert (after[0] - after[1]).norm(dim=0).mean() > 0.3 * lengths[1]
+
+
+@pytest.mark.parametrize("level", [48, 79])
+def test_brain_recovers_heads_it_has_not_seen(shared, level):
+    model = load_model("brain-t1-3d", "cpu")
+    left_out = split(find_cases(shared / "data" / "brain_ixi"), 5)[1][:2]
+    tensors = [prepare(read_image(case.image), model)[1] for case in left_out]
+    made = [generate(t, model, level, seed, steps=24) for seed, t in enumerate(tensors)]
+    before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
+    assert bool((roughness(after) < 0.92 * roughness(before)).all())
     assert bool((folded_fraction(after) <= folded_fraction(before)).all())
     lengths = [f.norm(dim=1).mean() for f in (before, after)]
     assert 0.2 * lengths[0] < lengths[1] < 1.05 * lengths[0]

@@ -1,0 +1,42 @@
+"""Jacobian determinant of a displacement field on a grid; NumPy alone, so that it also serves where PyTorch is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def determinant(m: Sequence[Sequence[Any]]) -> Any:
+    """Of a 2x2 or 3x3 matrix of arrays (general routines are slow on millions of tiny matrices)."""
+    if len(m) == 2:
+        return m[0][0] * m[1][1] - m[0][1] * m[1][0]
+    a, b, c = m
+    return a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])
+
+
+def jacobian_determinant(field: np.ndarray, spacing: tuple[float, ...], direction: np.ndarray) -> np.ndarray:
+    """Determinant of the derivative of ``x -> x + u(x)`` by central differences (one-sided at the border).
+
+    Args:
+        field: (*S, d) in SimpleITK's array order, millimetres, LPS.
+        spacing: millimetres, SimpleITK's axis order.
+        direction: (d, d), columns are the directions of the axes.
+
+    Returns:
+        (*S).
+    """
+    d = field.shape[-1]
+    columns = []
+    for axis in range(d):
+        # Array axis d-1-i is SimpleITK's axis i.
+        array_axis = d - 1 - axis
+        if field.shape[array_axis] > 1:
+            derivative = np.gradient(field, spacing[axis], axis=array_axis)
+        else:
+            derivative = np.zeros_like(field)
+        derivative += direction[:, axis].astype(field.dtype)
+        columns.append([derivative[..., k] for k in range(d)])
+    # Columns are derivatives of x + u along the grid's axes: det(I + G D^-1) = det(D + G) / det(D).
+    return determinant(columns) / field.dtype.type(np.linalg.det(direction))
