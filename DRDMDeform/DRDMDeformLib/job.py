@@ -1,0 +1,157 @@
+"""One long run of ``drdm``: its progress, its results, its end."""
+
+from __future__ import annotations
+
+import enum
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .process import DrdmProcess, ProcessProtocol
+
+# How long a process that was asked to stop may take before it is stopped for good.
+PATIENCE_SECONDS = 20.0
+
+
+class JobState(enum.Enum):
+    """How far a job has come."""
+
+    READY = "ready"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass
+class Progress:
+    """Where a running job stands.
+
+    Attributes:
+        task: what is being done: "read", "deform", "augment", "synthesize", "train", "download".
+        share: 0 to 1.
+        secondsLeft: estimate, if there is one yet.
+        figures: numbers of the task, such as the loss of a training.
+    """
+
+    task: str
+    share: float
+    secondsLeft: float | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class Job:
+    """Runs one drdm command and tells how it goes. Call ``poll`` now and then, or ``wait``.
+
+    Usage example:
+    >>> job = Job(["models", "fetch", "published-cardiac-2d"])
+    >>> job.onProgress = lambda progress: print(f"{100 * progress.share:.0f} %")
+    >>> job.start()
+    >>> job.wait()
+    """
+
+    def __init__(self, arguments: Sequence[object], process: ProcessProtocol | None = None) -> None:
+        self.arguments = [str(argument) for argument in arguments]
+        self.process = process or DrdmProcess()
+        self.state = JobState.READY
+        self.text = ""
+        self.messages: list[str] = []
+        self.items: list[dict[str, Any]] = []
+        self.onProgress: Callable[[Progress], None] = lambda progress: None
+        self.onItem: Callable[[dict[str, Any]], None] = lambda item: None
+        self._whenEnded: list[Callable[[Job], None]] = []
+        self._stopAt = 0.0
+
+    def whenEnded(self, call: Callable[[Job], None]) -> None:
+        """Call ``call(job)`` at the end, after those that were named before."""
+        self._whenEnded.append(call)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self.state in (JobState.RUNNING, JobState.STOPPING)
+
+    def start(self) -> None:
+        """Start the process."""
+        self.state = JobState.RUNNING
+        try:
+            self.process.start([*self.arguments, "--progress", "json"])
+        except OSError as error:
+            self._end(JobState.FAILED, f"Python could not be started ({error.strerror or error}); restart Slicer.")
+
+    def poll(self) -> JobState:
+        """Read what the process has said since the last time, in the main thread."""
+        if not self.running:
+            return self.state
+        lines, status = self.process.poll()
+        for line in lines:
+            self._read(line)
+            if not self.running:
+                return self.state
+        if status is None:
+            if self.state is JobState.STOPPING and time.monotonic() > self._stopAt:
+                self.process.kill()
+        elif status == 0:
+            self._end(JobState.DONE, self.messages[-1] if self.messages else "")
+        elif self.state is JobState.STOPPING:
+            self._end(JobState.CANCELLED, "")
+        else:
+            self._end(JobState.FAILED, self.text or self._fault(status))
+        return self.state
+
+    def wait(self, idle: Callable[[], None] | None = None) -> JobState:
+        """Until the end; ``idle`` is called in between."""
+        while self.running:
+            self.poll()
+            if idle is not None:
+                idle()
+            time.sleep(0.02)
+        return self.state
+
+    def stop(self) -> None:
+        """Ask the process to finish tidily (a training saves its state); it is killed if it takes too long."""
+        if self.state is JobState.RUNNING:
+            self.state = JobState.STOPPING
+            self._stopAt = time.monotonic() + PATIENCE_SECONDS
+            self.process.terminate()
+
+    def cancel(self) -> None:
+        """Stop at once; whatever it had not finished is thrown away."""
+        if self.running:
+            self.process.kill()
+            self._end(JobState.CANCELLED, "")
+
+    def _read(self, line: str) -> None:
+        try:
+            event = json.loads(line)
+            kind = event.pop("event")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return
+        if kind == "progress":
+            done, total = event.pop("done"), event.pop("total")
+            progress = Progress(
+                event.pop("task"), done / total if total else 0.0, event.pop("seconds_left", None), event
+            )
+            self.onProgress(progress)
+        elif kind == "item":
+            self.items.append(event)
+            self.onItem(event)
+        elif kind == "message":
+            self.messages.append(event["text"])
+        elif kind == "error":
+            self.text = event["text"]
+
+    def _fault(self, status: int) -> str:
+        last = [line for line in self.process.errors.splitlines() if line.strip()]
+        if any("No module named 'torch'" in line for line in last):
+            return "PyTorch is not installed yet; press the button in the section Setup."
+        said = f": {last[-1]}" if last else ""
+        return f"The computation ended unexpectedly (status {status}){said}"
+
+    def _end(self, state: JobState, text: str) -> None:
+        self.state, self.text = state, text
+        for call in self._whenEnded:
+            call(self)

@@ -1,0 +1,46 @@
+"""Looks after running jobs from the application's event loop."""
+
+from __future__ import annotations
+
+import qt
+
+from .job import Job
+
+INTERVAL_MS = 50
+
+
+class Jobs:
+    """Polls jobs with a timer while any runs."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+        self._timer = qt.QTimer()
+        self._timer.interval = INTERVAL_MS
+        self._timer.connect("timeout()", self.poll)
+
+    def run(self, job: Job) -> None:
+        """Start a job and see it through."""
+        self._jobs.append(job)
+        job.start()
+        self._timer.start()
+
+    def poll(self) -> None:
+        """Once round."""
+        for job in list(self._jobs):
+            job.poll()
+        self._jobs = [job for job in self._jobs if job.running]
+        if not self._jobs:
+            self._timer.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether any job runs."""
+        return any(job.running for job in self._jobs)
+
+    def cleanup(self) -> None:
+        """Stop everything."""
+        for job in self._jobs:
+            job.cancel()
+        self._jobs = []
+        self._timer.stop()
+        self._timer.disconnect("timeout()", self.poll)

@@ -1,0 +1,45 @@
+"""Between the scene and DRDMLib: volumes, segmentations and transforms of MRML as SimpleITK images, and back.
+
+Needs slicer-core (or Slicer), NumPy, SciPy and SimpleITK; neither Qt nor PyTorch. Every mistake that the user can put
+right is a :class:`SceneError`.
+"""
+
+from .display import jacobianColours, jacobianVolume, showDeformation
+from .errors import SceneError
+from .fits import fitWarnings
+from .hardening import apply
+from .hierarchy import removeNode
+from .marks import isDeformation, trueParent
+from .plots import LossCurve
+from .segmentations import SegmentLabel, labelFromSegmentation
+from .transforms import createTransform, fieldFromTransform, follow, original
+from .variants import addVariants, browserOf, records, selectVariant, variantTransforms
+from .volumes import imageDimension, imageFromVolume, labelMapFromImage, volumeFromImage
+
+__all__ = [
+    "LossCurve",
+    "SceneError",
+    "SegmentLabel",
+    "addVariants",
+    "apply",
+    "browserOf",
+    "createTransform",
+    "fieldFromTransform",
+    "fitWarnings",
+    "follow",
+    "imageDimension",
+    "imageFromVolume",
+    "isDeformation",
+    "jacobianColours",
+    "jacobianVolume",
+    "labelFromSegmentation",
+    "labelMapFromImage",
+    "original",
+    "records",
+    "removeNode",
+    "selectVariant",
+    "showDeformation",
+    "trueParent",
+    "variantTransforms",
+    "volumeFromImage",
+]

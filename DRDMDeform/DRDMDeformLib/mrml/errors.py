@@ -1,0 +1,22 @@
+"""What a person can get wrong in a scene, said in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class SceneError(ValueError):
+    """A mistake that the user can put right; the message is one clear sentence that says what to do."""
+
+
+def nameOf(node: Any) -> str:
+    """The name of a node for a message."""
+    return (node.GetName() or node.GetID() or "without a name") if node is not None else "nothing"
+
+
+def requireInScene(node: Any, what: str) -> None:
+    """Raises SceneError when ``node`` is ``None`` or no longer part of a scene."""
+    if node is None:
+        raise SceneError(f"There is no {what}; choose one first.")
+    if node.GetScene() is None:
+        raise SceneError(f"The {what} '{nameOf(node)}' has been deleted; choose another one.")

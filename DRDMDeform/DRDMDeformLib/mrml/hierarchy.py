@@ -1,0 +1,52 @@
+"""Where nodes stand in the subject hierarchy, and how they leave the scene without a trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+
+
+def hierarchyOf(scene: Any) -> Any:
+    """The subject hierarchy node of a scene."""
+    return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+
+
+def placeUnder(owner: Any, node: Any) -> None:
+    """Puts ``node`` under ``owner`` in the subject hierarchy."""
+    hierarchy = hierarchyOf(owner.GetScene())
+    item = hierarchy.GetItemByDataNode(owner)
+    if not item:
+        item = hierarchy.CreateItem(hierarchy.GetSceneItemID(), owner)
+    hierarchy.CreateItem(item, node)
+
+
+def placeBeside(neighbour: Any, node: Any) -> None:
+    """Puts ``node`` into the folder of the subject hierarchy that ``neighbour`` is in."""
+    hierarchy = hierarchyOf(neighbour.GetScene())
+    item = hierarchy.GetItemByDataNode(neighbour)
+    hierarchy.CreateItem(hierarchy.GetItemParent(item) if item else hierarchy.GetSceneItemID(), node)
+
+
+def removeNode(node: Any) -> None:
+    """Removes a node, its item in the subject hierarchy, and the display and storage nodes that were made for it.
+
+    Does nothing if the node is no longer in a scene. (The application removes such items by itself; without it they
+    stay and point nowhere.)
+    """
+    scene = node.GetScene()
+    if scene is None:
+        return
+    parts: list[Any] = []
+    if node.IsA("vtkMRMLDisplayableNode"):
+        parts += [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    if node.IsA("vtkMRMLStorableNode"):
+        parts += [node.GetNthStorageNode(n) for n in range(node.GetNumberOfStorageNodes())]
+    # Asking the scene for its hierarchy would make one.
+    hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    if item:
+        hierarchy.RemoveItem(item, False, False)
+    for gone in (node, *parts):
+        if gone is not None and gone.GetScene() is scene:
+            scene.RemoveNode(gone)

@@ -1,0 +1,178 @@
+"""Several deformations of one volume: separate transforms, or a sequence to scroll through.
+
+What belongs to what is written into the nodes, so that it survives saving: the record (seed, level, model, figures) as
+one JSON attribute of each transform, the volume as a node reference.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import SimpleITK as sitk
+import slicer
+
+from .errors import SceneError, nameOf, requireInScene
+from .hierarchy import placeUnder, removeNode
+from .marks import RECORD, VOLUME, isDeformation, trueParent
+from .transforms import createTransform, ensureLinear
+
+
+def addVariants(
+    scene: Any,
+    volumeNode: Any,
+    fields: Sequence[sitk.Image],
+    records: Sequence[Mapping[str, Any]],
+    asSequence: bool = False,
+) -> Any:
+    """Transforms for the deformations of a volume, named after it and under it in the subject hierarchy.
+
+    Args:
+        scene: where they are added.
+        volumeNode: the volume; its parent (the previews of this module left aside) becomes that of the transforms.
+        fields: displacement fields in world space, LPS millimetres, from the new image to the original.
+        records: what is known about each; ``"level"`` and ``"seed"`` go into the names.
+        asSequence: one transform that a sequence browser fills, instead of one node for each.
+
+    Returns:
+        The transform nodes; with ``asSequence`` a pair (proxy transform node, sequence browser node).
+
+    Raises:
+        SceneError: the volume is missing or deleted, or as many records as fields are not given. Nothing is left then.
+    """
+    requireInScene(volumeNode, "volume")
+    if not fields or len(fields) != len(records):
+        raise SceneError(f"{len(fields)} deformations came with {len(records)} records; give one record for each.")
+    made: list[Any] = []
+    try:
+        if asSequence:
+            return _addSequence(scene, volumeNode, fields, records, made)
+        for field, record in zip(fields, records, strict=True):
+            made.append(_transform(scene, volumeNode, field, record, _nextNumber(scene, volumeNode)))
+        return made
+    except BaseException:
+        for node in reversed(made):
+            removeNode(node)
+        raise
+
+
+def variantTransforms(scene: Any, volumeNode: Any) -> list[Any]:
+    """The transforms that belong to a volume (of a sequence: the one that the browser fills)."""
+    nodes = (
+        scene.GetNthNodeByClass(n, "vtkMRMLTransformNode")
+        for n in range(scene.GetNumberOfNodesByClass("vtkMRMLTransformNode"))
+    )
+    return [n for n in nodes if isDeformation(n) and n.GetNodeReferenceID(VOLUME) == volumeNode.GetID()]
+
+
+def records(node: Any) -> list[dict[str, Any]]:
+    """The records of a transform (one) or of a sequence browser (one for each variant, in order).
+
+    Raises:
+        SceneError: deleted, or not made by this module.
+    """
+    requireInScene(node, "deformation")
+    nodes = [node]
+    if node.IsA("vtkMRMLSequenceBrowserNode"):
+        sequence = node.GetMasterSequenceNode()
+        count = sequence.GetNumberOfDataNodes() if sequence is not None else 0
+        nodes = [sequence.GetNthDataNode(n) for n in range(count)]
+    texts = [n.GetAttribute(RECORD) for n in nodes]
+    if not texts or None in texts:
+        raise SceneError(f"'{nameOf(node)}' is not a deformation of this module; choose one that it has made.")
+    return [json.loads(text) for text in texts]
+
+
+def browserOf(transformNode: Any) -> Any:
+    """The sequence browser that fills a transform, or ``None``."""
+    scene = transformNode.GetScene()
+    for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")):
+        browser = scene.GetNthNodeByClass(n, "vtkMRMLSequenceBrowserNode")
+        if browser.IsProxyNodeID(transformNode.GetID()):
+            return browser
+    return None
+
+
+def selectVariant(browserNode: Any, index: int) -> None:
+    """Shows one variant of a sequence: the transform that the browser fills gets its field and record.
+
+    Raises:
+        SceneError: deleted, or there is no such variant.
+    """
+    requireInScene(browserNode, "sequence")
+    count = browserNode.GetNumberOfItems()
+    if not 0 <= index < count:
+        raise SceneError(f"There is no variant {index + 1}; '{nameOf(browserNode)}' has {count}.")
+    browserNode.SetSelectedItemNumber(index)
+    sequence = browserNode.GetMasterSequenceNode()
+    proxy, wanted = browserNode.GetProxyNode(sequence), sequence.GetNthDataNode(index)
+    if proxy is None or proxy.GetAttribute(RECORD) != wanted.GetAttribute(RECORD):
+        # In Slicer the Sequences module has done this by now; without the application nobody else does.
+        slicer.vtkSlicerSequencesLogic().UpdateProxyNodesFromSequences(browserNode)
+        proxy = browserNode.GetProxyNode(sequence)
+    ensureLinear(proxy)
+
+
+def _nextNumber(scene: Any, volumeNode: Any) -> int:
+    taken = [records(n)[0].get("number", 0) for n in variantTransforms(scene, volumeNode)]
+    return max(taken, default=0) + 1
+
+
+def _variantName(volumeNode: Any, record: Mapping[str, Any], number: int) -> str:
+    facts = ", ".join(f"{key} {record[key]}" for key in ("level", "seed") if key in record)
+    return f"{volumeNode.GetName()} deformation {number}" + (f" ({facts})" if facts else "")
+
+
+def _transform(scene: Any, volumeNode: Any, field: sitk.Image, record: Mapping[str, Any], number: int) -> Any:
+    """One transform that belongs to the volume."""
+    parent = trueParent(volumeNode)
+    node = createTransform(scene, field, _variantName(volumeNode, record, number), parent)
+    try:
+        node.SetAttribute(RECORD, json.dumps({**record, "number": number}))
+        _belongTo(node, volumeNode)
+    except BaseException:
+        removeNode(node)
+        raise
+    return node
+
+
+def _belongTo(node: Any, volumeNode: Any) -> None:
+    node.SetNodeReferenceID(VOLUME, volumeNode.GetID())
+    placeUnder(volumeNode, node)
+
+
+def _addSequence(
+    scene: Any,
+    volumeNode: Any,
+    fields: Sequence[sitk.Image],
+    records: Sequence[Mapping[str, Any]],
+    made: list[Any],
+) -> tuple[Any, Any]:
+    base = f"{volumeNode.GetName()} deformations"
+    sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", scene.GenerateUniqueName(base))
+    made.append(sequence)
+    sequence.SetIndexName("variant")
+    sequence.SetIndexUnit("")
+    sequence.SetIndexType(slicer.vtkMRMLSequenceNode.NumericIndex)
+    proxy = None
+    for number, (field, record) in enumerate(zip(fields, records, strict=True), start=1):
+        node = _transform(scene, volumeNode, field, record, number)
+        made.append(node)
+        sequence.SetDataNodeAtValue(node, str(number))
+        if proxy is None:
+            proxy = node
+        else:
+            removeNode(made.pop())
+    browser = slicer.vtkMRMLSequenceBrowserNode()
+    browser.SetName(scene.GenerateUniqueName(f"{base} browser"))
+    scene.AddNode(browser)
+    made.append(browser)
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    browser.AddProxyNode(proxy, sequence, False)
+    browser.SetOverwriteProxyName(sequence, False)
+    assert proxy is not None
+    proxy.SetName(scene.GenerateUniqueName(f"{volumeNode.GetName()} deformation"))
+    browser.SetNodeReferenceID(VOLUME, volumeNode.GetID())
+    selectVariant(browser, 0)
+    return proxy, browser

@@ -1,0 +1,199 @@
+"""The panel: one parameter node, six sections, and the jobs that run behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from .environment import Environment, EnvironmentProtocol
+from .jobs import Jobs
+from .models import ModelInfo
+from .mrml import SceneError
+from .parameter import DRDMDeformParameterNode
+from .sections import ApplySection, BatchSection, DeformSection, InputSection, Section, SetupSection, TrainSection
+from .sections.section import ERROR_STYLE
+
+
+class Panel(slicer.util.VTKObservationMixin):
+    """Binds the widgets of the .ui file to the scene.
+
+    Args:
+        widget: the loaded .ui file.
+        logic: the module's logic.
+        environment: what is installed; tests hand in another.
+    """
+
+    def __init__(self, widget: Any, logic: Any, environment: EnvironmentProtocol | None = None) -> None:
+        super().__init__()
+        self.widget = widget
+        self.ui = slicer.util.childWidgetVariables(widget)
+        self.logic = logic
+        self.environment = environment or Environment()
+        self.jobs = Jobs()
+        self.parameter: Any = None
+        self._guiTag: Any = None
+        self._updating = False
+        self._followed: tuple[Any, list[Any]] | None = None
+        self._wanted: tuple[Any, ...] = ()
+        self.setup = SetupSection(self)
+        self.input = InputSection(self)
+        self.deform = DeformSection(self)
+        self.apply = ApplySection(self)
+        self.batch = BatchSection(self)
+        self.train = TrainSection(self)
+        self.sections: list[Section] = [self.setup, self.input, self.deform, self.apply, self.batch, self.train]
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEnd)
+        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEnd)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
+        self.attach()
+        self.setup.examine()
+
+    # The scene
+
+    def attach(self) -> None:
+        """Use the scene's parameter node; a fresh one takes the volume that the views show."""
+        self.detach()
+        node = self.logic.getParameterNode()
+        self.parameter = DRDMDeformParameterNode(node)  # type: ignore[call-arg]
+        if self.parameter.inputVolume is None:
+            self.parameter.inputVolume = _shownVolume()
+        self._guiTag = self.parameter.connectGui(self.widget)
+        self.input.restore()
+        self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.onModified)
+        self.update()
+
+    def detach(self) -> None:
+        """Let go of the parameter node."""
+        if self.parameter is None:
+            return
+        self.parameter.disconnectGui(self._guiTag)
+        self.removeObserver(self.parameter.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onModified)
+        self.parameter = None
+        self._followed, self._wanted = None, ()
+
+    def onSceneStartClose(self, caller: Any, event: Any) -> None:
+        """A deformation that is being made has lost its volume; batches and trainings go on."""
+        self.deform.cleanup()
+        self.detach()
+
+    def onSceneStartImport(self, caller: Any, event: Any) -> None:
+        """The node selectors lose their nodes while a scene comes in; that must not reach the parameter node."""
+        self.detach()
+
+    def onSceneEnd(self, caller: Any, event: Any) -> None:
+        """A new scene: its own parameter node."""
+        self.train.onSceneClosed()
+        self.attach()
+
+    def onNodeRemoved(self, caller: Any, event: Any) -> None:
+        """A node that is shown may be gone; look once the scene is done with it."""
+        if not slicer.mrmlScene.IsClosing():
+            qt.QTimer.singleShot(0, self.update)
+
+    def onModified(self, caller: Any, event: Any) -> None:
+        """A setting has changed."""
+        self.update()
+
+    # Showing
+
+    def update(self) -> None:
+        """Show everything as it is now."""
+        if self.parameter is None or self._updating:
+            return
+        self._updating = True
+        try:
+            self._follow()
+            for section in self.sections:
+                section.update()
+            self.deform.showDisplay()
+        finally:
+            self._updating = False
+
+    def show(self, deformations: Any) -> None:
+        """Show a transform or a sequence of variants."""
+        self.parameter.deformations = deformations
+        self.update()
+
+    def movingNodes(self) -> list[Any]:
+        """The volume and what moves along with it."""
+        return self.input.movingNodes()
+
+    def _follow(self) -> None:
+        """Put what moves under the shown deformation, and nothing else."""
+        p = self.parameter
+        transform = None if p.deformations is None else self.logic.transformOf(p.deformations)
+        nodes = self.movingNodes() if p.preview and transform is not None else []
+        wanted = (transform and transform.GetID(), *(node.GetID() for node in nodes))
+        if wanted == self._wanted:
+            return
+        self._wanted = wanted
+        if self._followed is not None:
+            old, followers = self._followed
+            self._followed = None
+            if slicer.mrmlScene.IsNodePresent(old):
+                left = [n for n in followers if slicer.mrmlScene.IsNodePresent(n) and n not in nodes]
+                here = [n for n in followers if n in nodes and old is not transform]
+                self.logic.preview(old, [n for n in left + here if n.GetParentTransformNode() is old], on=False)
+        if not nodes:
+            return
+        followers, refused = [], []
+        for node in nodes:
+            try:
+                self.logic.preview(transform, [node])
+                followers.append(node)
+            except SceneError as error:
+                refused.append(str(error))
+        self._followed = (transform, followers)
+        if refused:
+            self.deform.say(self.ui.statusLabel, " ".join(refused), ERROR_STYLE)
+
+    # What a run needs
+
+    def requireTorch(self) -> None:
+        """Raises SceneError, and opens Setup, while nothing can be computed."""
+        state = self.environment.state()
+        if state.problem:
+            self.ui.setupSection.collapsed = False
+            raise SceneError(
+                _("{problem} Press '{button}' in Setup.").format(problem=state.problem, button=state.remedy)
+            )
+
+    def requireModel(self) -> ModelInfo:
+        """The model in use.
+
+        Raises:
+            SceneError: there is none, or it is not downloaded yet.
+        """
+        if not self.parameter.model:
+            # Says so itself when the volume cannot be used at all.
+            self.logic.bestModel(self.parameter.inputVolume)
+        model = self.input.model()
+        if model is None:
+            raise SceneError(_("Choose a model in Input."))
+        if not model.here:
+            raise SceneError(_("The model '{name}' is not here yet; press Download in Input.").format(name=model.name))
+        return model
+
+    def cleanup(self) -> None:
+        """Stop what runs and let go of the scene."""
+        for section in self.sections:
+            section.cleanup()
+        self.jobs.cleanup()
+        self.removeObservers()
+        if self.parameter is not None:
+            self.parameter.disconnectGui(self._guiTag)
+            self.parameter = None
+
+
+def _shownVolume() -> Any:
+    """The volume in the background of the slice views, if it can be deformed at all."""
+    selection = slicer.app.applicationLogic().GetSelectionNode()
+    node = slicer.mrmlScene.GetNodeByID(selection.GetActiveVolumeID() or "")
+    return node if node is not None and node.IsA("vtkMRMLScalarVolumeNode") else None

@@ -1,0 +1,11 @@
+"""The sections of the panel, one class each."""
+
+from .apply import ApplySection
+from .batch import BatchSection
+from .deform import DeformSection
+from .input import InputSection
+from .section import Section
+from .setup import SetupSection
+from .train import TrainSection
+
+__all__ = ["ApplySection", "BatchSection", "DeformSection", "InputSection", "Section", "SetupSection", "TrainSection"]

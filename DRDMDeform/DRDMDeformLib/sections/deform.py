@@ -1,0 +1,221 @@
+"""Deform: one slider, the variants that come of it, and how they are shown."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from ..job import Job, JobState, Progress
+from ..parameter import Display
+from .section import ERROR_STYLE, Section, showProgress
+
+
+def levelWords(level: int) -> str:
+    """The strength in words."""
+    words = [
+        (16, _("subtle")),
+        (32, _("mild")),
+        (56, _("medium")),
+        (70, _("strong")),
+        (80, _("very strong")),
+    ]
+    return next(word for below, word in words if level < below)
+
+
+class DeformSection(Section):
+    """Makes variants in the background, lists and shows them."""
+
+    def connect(self) -> None:
+        """Connect the widgets that the parameter node does not bind."""
+        self.job: Job | None = None
+        self._filling = False
+        self._rows: list[tuple[Any, int]] = []
+        self._display: tuple[str, Display] | None = None
+        ui = self.ui
+        ui.diceButton.connect("clicked()", self.onDice)
+        ui.deformButton.connect("clicked()", self.onDeform)
+        ui.cancelButton.connect("clicked()", self.onCancel)
+        ui.jacobianButton.connect("clicked()", self.onJacobian)
+        ui.variantsTable.connect("itemSelectionChanged()", self.onVariantChosen)
+        self.columns = [
+            _("Variant"),
+            _("Level"),
+            _("Seed"),
+            _("Mean, mm"),
+            _("Largest, mm"),
+            _("Folded"),
+            _("Invertible"),
+        ]
+        table = ui.variantsTable
+        table.columnCount = len(self.columns)
+        table.setHorizontalHeaderLabels(self.columns)
+        table.selectionBehavior = qt.QAbstractItemView.SelectRows
+        table.selectionMode = qt.QAbstractItemView.SingleSelection
+        table.editTriggers = qt.QAbstractItemView.NoEditTriggers
+        table.verticalHeader().visible = False
+        ui.progressBar.visible = False
+
+    def update(self) -> None:
+        """Show level, buttons, table."""
+        running = self.job is not None and self.job.running
+        level = self.parameter.level
+        self.ui.levelLabel.text = _("{words}  (T' = {level} of 79)").format(words=levelWords(level), level=level)
+        self.ui.deformButton.enabled = self.parameter.inputVolume is not None and not running
+        self.ui.cancelButton.enabled = running
+        self.ui.progressBar.visible = running
+        self.fillTable()
+        shown = self.parameter.deformations is not None
+        for widget in (self.ui.previewCheckBox, self.ui.displayComboBox, self.ui.jacobianButton):
+            widget.enabled = shown
+        if not running and self.parameter.inputVolume is None:
+            self.say(self.ui.statusLabel, _("Choose a volume in Input."))
+        elif self.ui.statusLabel.text == _("Choose a volume in Input."):
+            self.say(self.ui.statusLabel, "")
+
+    # Making
+
+    def onDice(self) -> None:
+        """Another seed."""
+        self.parameter.seed = random.randrange(100000)
+
+    def onDeform(self) -> None:
+        """Start."""
+        p = self.parameter
+        with self.saying(self.ui.statusLabel):
+            self.panel.requireTorch()
+            model = self.panel.requireModel()
+            job = self.logic.startDeform(
+                p.inputVolume,
+                model.name,
+                p.level,
+                p.seed,
+                p.variants,
+                p.asSequence,
+                steps=p.steps or None,
+                device=p.device.value,
+                plane=p.plane.value,
+                onMade=self.onMade,
+            )
+            job.whenEnded(self.onEnd)
+            job.onProgress = self.onProgress
+            self.job = job
+            showProgress(self.ui.progressBar, Progress("deform", 0.0))
+            self.panel.jobs.run(job)
+            if job.running:
+                self.say(self.ui.statusLabel, _("Starting ..."))
+            self.panel.update()
+
+    def onProgress(self, progress: Progress) -> None:
+        """Move the bar."""
+        self.say(self.ui.statusLabel, "")
+        showProgress(self.ui.progressBar, progress)
+
+    def onCancel(self) -> None:
+        """Stop at once."""
+        if self.job is not None:
+            self.job.cancel()
+
+    def onMade(self, made: list[Any]) -> None:
+        """Show the first of the new variants."""
+        self.say(self.ui.statusLabel, "")
+        self.parameter.preview = True
+        self.panel.show(made[0])
+
+    def onEnd(self, job: Job) -> None:
+        """Say how it went."""
+        showProgress(self.ui.progressBar, None)
+        self.panel.update()
+        if job.state is JobState.FAILED:
+            self.say(self.ui.statusLabel, job.text, ERROR_STYLE)
+        elif job.state is JobState.CANCELLED:
+            self.say(self.ui.statusLabel, _("Cancelled; nothing was changed."))
+
+    # Showing
+
+    def fillTable(self) -> None:
+        """One row a variant of the volume."""
+        volume = self.parameter.inputVolume
+        variants = [] if volume is None else self.logic.variants(volume)
+        table = self.ui.variantsTable
+        rows = [(node, index) for node, index, _record in variants]
+        shown = self.parameter.deformations
+        self._filling = True
+        try:
+            if rows != self._rows or table.rowCount != len(rows):
+                self._rows = rows
+                table.rowCount = len(rows)
+                for row, (_node, _index, record) in enumerate(variants):
+                    for column, text in enumerate(self._cells(row, record)):
+                        table.setItem(row, column, qt.QTableWidgetItem(text))
+                table.resizeColumnsToContents()
+                header = table.horizontalHeader().height
+                height = header + sum(table.rowHeight(row) for row in range(min(len(rows), 6))) + 4
+                table.minimumHeight = height
+                table.maximumHeight = height
+            table.visible = bool(rows)
+            chosen = next(
+                (r for r, (n, i) in enumerate(rows) if n is shown and i == self.logic.shownVariant(shown)), None
+            )
+            if chosen is None:
+                table.clearSelection()
+            elif chosen != table.currentRow() or not table.selectedItems():
+                table.selectRow(chosen)
+        finally:
+            self._filling = False
+
+    def _cells(self, row: int, record: dict[str, Any]) -> list[str]:
+        metrics = record.get("metrics", {})
+        folded = metrics.get("folded_fraction")
+        certified = metrics.get("certified_invertible")
+        return [
+            str(row + 1),
+            str(record.get("level", "")),
+            str(record.get("seed", "")),
+            f"{metrics['mean_mm']:.2f}" if "mean_mm" in metrics else "",
+            f"{metrics['max_mm']:.2f}" if "max_mm" in metrics else "",
+            "" if folded is None else _("none") if folded == 0 else f"{100 * folded:.3f} %",
+            {True: _("yes, proven"), False: _("not proven")}.get(certified, _("not examined")),
+        ]
+
+    def onVariantChosen(self) -> None:
+        """Show the variant of the row."""
+        row = self.ui.variantsTable.currentRow()
+        if self._filling or not 0 <= row < len(self._rows):
+            return
+        node, index = self._rows[row]
+        with self.saying(self.ui.statusLabel):
+            if node.IsA("vtkMRMLSequenceBrowserNode"):
+                self.logic.showVariant(node, index)
+            self.panel.show(node)
+
+    def showDisplay(self) -> None:
+        """Draw the deformation as chosen."""
+        shown = self.parameter.deformations
+        if shown is None:
+            self._display = None
+            return
+        transform = self.logic.transformOf(shown)
+        wanted = (transform.GetID(), self.parameter.display)
+        if wanted != self._display:
+            display = self.parameter.display
+            self.logic.showDeformation(transform, None if display is Display.NONE else display.value)
+            self._display = wanted
+
+    def onJacobian(self) -> None:
+        """The Jacobian determinant over the scan."""
+        with self.saying(self.ui.statusLabel), slicer.util.tryWithErrorDisplay(waitCursor=True):
+            shown, volume = self.parameter.deformations, self.parameter.inputVolume
+            if shown is None or volume is None:
+                return
+            made = self.logic.jacobian(self.logic.transformOf(shown), volume)
+            slicer.util.setSliceViewerLayers(foreground=made, foregroundOpacity=0.6)
+
+    def cleanup(self) -> None:
+        """Stop."""
+        if self.job is not None:
+            self.job.cancel()
+            self.job = None

@@ -1,0 +1,52 @@
+"""Setup: what is installed, and one button that puts it right."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+from .section import ERROR_STYLE, WARNING_STYLE, Section
+
+
+class SetupSection(Section):
+    """Folded away once all is well."""
+
+    def connect(self) -> None:
+        """Connect the button."""
+        self.ui.setupButton.connect("clicked()", self.onPutRight)
+        self._seen = ""
+
+    def update(self) -> None:
+        """Nothing depends on the parameter node."""
+
+    def examine(self) -> None:
+        """Look at what is installed; PyTorch itself is asked in a process of its own."""
+        self.show()
+        if self.panel.environment.state().torch:
+            self.panel.jobs.run(self.panel.environment.examine(self.show))
+
+    def show(self) -> None:
+        """Show the state; fold or unfold when it becomes well or stops being so."""
+        state = self.panel.environment.state()
+        if state.problem:
+            text, style = state.problem, ERROR_STYLE
+        elif not state.device:
+            text, style = _("PyTorch {version}; looking for a GPU ...").format(version=state.torch), ""
+        else:
+            gpu = state.gpu or _("no GPU found")
+            text = _("Ready: PyTorch {version}, computing on {device} ({gpu}).").format(
+                version=state.torch, device=state.device, gpu=gpu
+            )
+            style = "" if state.gpu else WARNING_STYLE if state.advice else ""
+        self.say(self.ui.setupStatusLabel, f"{text} {state.advice}".strip(), style)
+        self.ui.setupButton.visible = bool(state.remedy)
+        self.ui.setupButton.text = state.remedy or _("Install PyTorch")
+        if state.problem != self._seen:
+            self.ui.setupSection.collapsed = not state.problem
+            self._seen = state.problem
+
+    def onPutRight(self) -> None:
+        """Install or repair, after asking."""
+        with self.saying(self.ui.setupStatusLabel):
+            self.panel.environment.putRight()
+            self._seen = ""
+            self.examine()

@@ -1,0 +1,325 @@
+"""The panel, driven as a user would: pick, slide, press, cancel, look."""
+
+import time
+from unittest import mock
+
+import numpy as np
+import slicer
+from DRDMDeformLib.environment import EnvironmentState
+from modulesupport import ModuleTestCase, arrayOf, displacements, letWork, sceneContent, waitFor
+
+
+class InputTestCase(ModuleTestCase):
+    def testNothingCanBeDoneWithoutAVolume(self):
+        self.assertIsNone(self.panel.parameter.inputVolume)
+        self.assertFalse(self.ui.deformButton.enabled)
+        self.assertFalse(self.ui.applyButton.enabled)
+        self.assertIn("volume", self.ui.statusLabel.text)
+
+    def testSetupFoldsOnceAllIsWell(self):
+        self.panel.setup.examine()
+        waitFor(lambda: "Ready" in self.ui.setupStatusLabel.text)
+        self.assertIn("PyTorch 2", self.ui.setupStatusLabel.text)
+        self.assertTrue(self.ui.setupSection.collapsed)
+        self.assertFalse(self.ui.setupButton.visible)
+
+    def testTheBestModelIsDescribed(self):
+        self.choosePhantom()
+        self.assertTrue(self.ui.deformButton.enabled)
+        self.assertIn("Trained on", self.ui.modelInfoLabel.text)
+        self.assertIn("3D", self.ui.modelInfoLabel.text)
+
+    def testModelsThatNeedADownloadSaySo(self):
+        self.choosePhantom()
+        texts = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
+        self.assertIn("hippocampus-mr-3d", texts)
+        index = next(i for i, text in enumerate(texts) if text.startswith("published-lung-ct-3d"))
+        if "download" not in texts[index]:
+            self.skipTest("the model has been downloaded on this computer")
+        self.ui.modelComboBox.currentIndex = index
+        self.assertEqual(self.panel.parameter.model, "published-lung-ct-3d")
+        self.assertIn("5.3 MB", texts[index])
+        before = sceneContent()
+        self.ui.deformButton.click()
+        self.assertIn("press Download", self.ui.statusLabel.text)
+        self.assertIsNone(self.panel.deform.job)
+        self.assertEqual(sceneContent(), before)
+
+    def testAModelOfTheOtherDimension(self):
+        self.choosePhantom()
+        flat = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Slice")
+        slicer.util.updateVolumeFromArray(flat, np.random.default_rng(0).random((1, 30, 40)).astype(np.float32))
+        self.ui.inputVolumeSelector.setCurrentNode(flat)
+        index = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)].index(
+            "hippocampus-mr-3d"
+        )
+        self.ui.modelComboBox.currentIndex = index
+        self.assertTrue(self.ui.fitLabel.text)
+        before = sceneContent()
+        self.ui.deformButton.click()
+        waitFor(lambda: self.panel.deform.job is None or not self.panel.deform.job.running)
+        self.assertIn("single slice", self.ui.statusLabel.text)
+        self.assertEqual(sceneContent(), before)
+
+    def testAVolumeThatPlainlyDoesNotFit(self):
+        volume, _segmentation = self.choosePhantom()
+        self.assertEqual(self.ui.fitLabel.text, "")
+        names = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
+        self.ui.modelComboBox.currentIndex = names.index("hippocampus-mr-3d")
+        volume.SetSpacing(6.0, 6.0, 6.0)
+        self.panel.update()
+        self.assertIn("mm", self.ui.fitLabel.text)
+
+    def testAVolumeWithoutData(self):
+        empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")
+        self.ui.inputVolumeSelector.setCurrentNode(empty)
+        self.ui.deformButton.click()
+        self.assertIn("Empty", self.ui.statusLabel.text + self.ui.fitLabel.text)
+        self.assertIsNone(self.panel.deform.job)
+
+    def testPyTorchIsNotInstalledYet(self):
+        self.choosePhantom()
+        missing = EnvironmentState(problem="PyTorch is not installed yet.", remedy="Install PyTorch")
+        with mock.patch.object(self.panel.environment, "state", return_value=missing):
+            self.panel.setup.show()
+            self.assertFalse(self.ui.setupSection.collapsed)
+            self.assertEqual(self.ui.setupButton.text, "Install PyTorch")
+            self.ui.deformButton.click()
+            self.assertIn("Setup", self.ui.statusLabel.text)
+            self.assertIsNone(self.panel.deform.job)
+            # Everything else works meanwhile.
+            self.ui.levelSlider.value = 20
+            self.assertEqual(self.panel.parameter.level, 20)
+        self.panel.setup.show()
+        self.assertTrue(self.ui.setupSection.collapsed)
+
+
+class DeformTestCase(ModuleTestCase):
+    def testTheSliderSpeaks(self):
+        self.choosePhantom()
+        for level, word in ((5, "subtle"), (30, "mild"), (48, "medium"), (60, "strong"), (79, "very strong")):
+            self.ui.levelSlider.value = level
+            self.assertEqual(self.panel.parameter.level, level)
+            self.assertTrue(self.ui.levelLabel.text.startswith(word), self.ui.levelLabel.text)
+            self.assertIn(str(level), self.ui.levelLabel.text)
+
+    def testTheDice(self):
+        self.choosePhantom()
+        seeds = set()
+        for _ in range(5):
+            self.ui.diceButton.click()
+            seeds.add(self.panel.parameter.seed)
+        self.assertEqual(self.ui.seedSpinBox.value, self.panel.parameter.seed)
+        self.assertGreater(len(seeds), 1)
+
+    def testOnePress(self):
+        volume, segmentation = self.choosePhantom()
+        markups = self.addMarkups()
+        self.ui.alsoSelector.setCheckState(markups, 2)
+        before = arrayOf(volume)
+        self.deform()
+        transform = volume.GetParentTransformNode()
+        self.assertIsNotNone(transform)
+        self.assertTrue(transform.IsA("vtkMRMLGridTransformNode"))
+        self.assertIn("Phantom", transform.GetName())
+        self.assertIs(segmentation.GetParentTransformNode(), transform)
+        self.assertIs(markups.GetParentTransformNode(), transform)
+        np.testing.assert_array_equal(arrayOf(volume), before)
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        parent = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(transform))
+        self.assertIs(hierarchy.GetItemDataNode(parent), volume)
+        # The figures.
+        table = self.ui.variantsTable
+        self.assertEqual(table.rowCount, 1)
+        self.assertEqual(table.item(0, 1).text(), "48")
+        self.assertGreater(float(table.item(0, 4).text()), float(table.item(0, 3).text()))
+        # The switch.
+        self.ui.previewCheckBox.checked = False
+        self.assertIsNone(volume.GetParentTransformNode())
+        self.assertIsNone(markups.GetParentTransformNode())
+        self.ui.previewCheckBox.checked = True
+        self.assertIs(volume.GetParentTransformNode(), transform)
+        # Another landmark set joins, the first leaves.
+        other = self.addMarkups()
+        self.ui.alsoSelector.setCheckState(other, 2)
+        self.assertIs(other.GetParentTransformNode(), transform)
+        self.ui.alsoSelector.setCheckState(markups, 0)
+        self.assertIsNone(markups.GetParentTransformNode())
+
+    def testTheSameSeedGivesTheSame(self):
+        volume, _segmentation = self.choosePhantom()
+        self.ui.seedSpinBox.value = 7
+        self.deform()
+        self.deform()
+        first, second = self.logic.deformations(volume)
+        self.assertGreater(np.abs(displacements(first)).max(), 1.0)
+        np.testing.assert_array_equal(displacements(first), displacements(second))
+        self.assertEqual(self.ui.variantsTable.rowCount, 2)
+
+    def testTheConsoleMakesTheSame(self):
+        volume, _segmentation = self.choosePhantom(steps=3)
+        self.ui.seedSpinBox.value = 3
+        self.deform()
+        other = self.logic.deform(volume, level=48, seed=3, steps=3, device="cpu")
+        made = volume.GetParentTransformNode()
+        self.assertGreater(np.abs(displacements(made)).max(), 1.0)
+        self.assertLess(np.abs(displacements(made) - displacements(other)).max(), 0.01)
+
+    def testVariantsAsASequence(self):
+        volume, _segmentation = self.choosePhantom()
+        self.ui.variantsSpinBox.value = 3
+        self.deform()
+        table = self.ui.variantsTable
+        self.assertEqual(table.rowCount, 3)
+        self.assertEqual([table.item(row, 2).text() for row in range(3)], ["0", "1", "2"])
+        transform = volume.GetParentTransformNode()
+        fields = []
+        for row in range(3):
+            table.selectRow(row)
+            self.assertIs(volume.GetParentTransformNode(), transform)
+            fields.append(displacements(transform))
+        self.assertGreater(np.abs(fields[0] - fields[1]).max(), 0.1)
+        self.assertGreater(np.abs(fields[1] - fields[2]).max(), 0.1)
+        table.selectRow(0)
+        np.testing.assert_array_equal(displacements(transform), fields[0])
+
+    def testVariantsAsSeparateNodes(self):
+        volume, _segmentation = self.choosePhantom()
+        self.ui.variantsSpinBox.value = 2
+        self.ui.sequenceCheckBox.checked = False
+        self.deform()
+        self.assertEqual(len(self.logic.deformations(volume)), 2)
+        first = volume.GetParentTransformNode()
+        self.ui.variantsTable.selectRow(1)
+        second = volume.GetParentTransformNode()
+        self.assertIsNot(first, second)
+        self.assertEqual(self.panel.parameter.deformations.GetID(), second.GetID())
+
+    def testCancel(self):
+        self.choosePhantom(steps=0)
+        self.ui.variantsSpinBox.value = 20
+        self.ui.levelSlider.value = 79
+        before = sceneContent()
+        self.ui.deformButton.click()
+        self.assertTrue(self.ui.cancelButton.enabled)
+        self.assertFalse(self.ui.deformButton.enabled)
+        process = self.panel.deform.job.process
+        waitFor(lambda: self.ui.progressBar.value > 0)
+        waitFor(lambda: "left" in self.ui.progressBar.format)
+        self.ui.cancelButton.click()
+        # At once, whatever the network is in the middle of.
+        self.assertTrue(self.ui.deformButton.enabled)
+        self.assertFalse(self.ui.cancelButton.enabled)
+        waitFor(lambda: process.poll()[1] is not None, 5.0)
+        self.assertEqual(sceneContent(), before)
+        self.assertIn("Cancelled", self.ui.statusLabel.text)
+
+    def testTheApplicationStaysResponsive(self):
+        self.choosePhantom(steps=0)
+        self.ui.deformButton.click()
+        rounds = 0
+        while self.panel.deform.job.running and self.ui.progressBar.value < 500:
+            slicer.app.processEvents()
+            time.sleep(0.005)
+            rounds += 1
+        self.ui.cancelButton.click()
+        # Computing in this process would hold the events back until it is done.
+        self.assertGreater(rounds, 50)
+
+    def testTheVolumeIsDeletedInMidRun(self):
+        volume, _segmentation = self.choosePhantom()
+        self.ui.deformButton.click()
+        slicer.mrmlScene.RemoveNode(volume)
+        before = sceneContent()
+        waitFor(lambda: not self.panel.deform.job.running)
+        letWork(0.1)
+        self.assertIn("removed", self.ui.statusLabel.text)
+        self.assertEqual(sceneContent(), before)
+
+    def testTheSceneIsClosedInMidRun(self):
+        self.choosePhantom(steps=0)
+        self.ui.deformButton.click()
+        job = self.panel.deform.job
+        slicer.mrmlScene.Clear(0)
+        self.assertFalse(job.running)
+        self.assertIsNone(self.panel.parameter.inputVolume)
+        self.assertFalse(self.ui.deformButton.enabled)
+        self.choosePhantom()
+        self.deform()
+
+    def testAShownTransformIsDeleted(self):
+        volume, _segmentation = self.choosePhantom()
+        self.deform()
+        slicer.mrmlScene.RemoveNode(volume.GetParentTransformNode())
+        letWork(0.1)
+        self.assertEqual(self.ui.variantsTable.rowCount, 0)
+        self.assertIsNone(self.panel.parameter.deformations)
+        self.assertFalse(self.ui.applyButton.enabled)
+
+    def testANodeUnderAnotherTransformIsNamed(self):
+        _volume, segmentation = self.choosePhantom()
+        elsewhere = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Elsewhere")
+        segmentation.SetAndObserveTransformNodeID(elsewhere.GetID())
+        self.deform()
+        self.assertIn(segmentation.GetName(), self.ui.statusLabel.text)
+        self.assertIs(segmentation.GetParentTransformNode(), elsewhere)
+
+    def testTheDeformationItselfIsDrawn(self):
+        volume, _segmentation = self.choosePhantom()
+        self.deform()
+        display = None
+        for index, visible in ((1, True), (2, True), (3, True), (0, False)):
+            self.ui.displayComboBox.currentIndex = index
+            display = volume.GetParentTransformNode().GetDisplayNode()
+            self.assertEqual(bool(display.GetVisibility()), visible)
+        self.ui.jacobianButton.click()
+        made = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[-1]
+        self.assertIsNot(made, volume)
+        values = arrayOf(made)
+        self.assertLess(values.min(), 1.0)
+        self.assertGreater(values.max(), 1.0)
+
+
+class ApplyTestCase(ModuleTestCase):
+    def testOntoCopies(self):
+        volume, segmentation = self.choosePhantom()
+        self.deform()
+        transform = volume.GetParentTransformNode()
+        before = arrayOf(volume)
+        self.ui.applyButton.click()
+        self.assertIn("deformed", self.ui.applyLabel.text)
+        made = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[-1]
+        self.assertIsNot(made, volume)
+        self.assertIsNone(made.GetParentTransformNode())
+        # The original is seen as it was; one click lets it follow again.
+        self.assertFalse(self.ui.previewCheckBox.checked)
+        self.assertIsNone(volume.GetParentTransformNode())
+        self.ui.previewCheckBox.checked = True
+        self.assertIs(volume.GetParentTransformNode(), transform)
+        np.testing.assert_array_equal(arrayOf(volume), before)
+        self.assertEqual(arrayOf(made).shape, before.shape)
+        self.assertGreater(np.abs(arrayOf(made).astype(float) - before).max(), 0.05 * np.ptp(before))
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 2)
+        self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), 2)
+
+    def testForGood(self):
+        volume, segmentation = self.choosePhantom()
+        self.ui.copiesCheckBox.checked = False
+        self.deform()
+        self.assertEqual(self.ui.applyButton.text, "Apply for good")
+        before = arrayOf(volume)
+        self.ui.applyButton.click()
+        self.assertIsNone(volume.GetParentTransformNode())
+        self.assertIsNone(segmentation.GetParentTransformNode())
+        self.assertGreater(np.abs(arrayOf(volume).astype(float) - before).max(), 0.05 * np.ptp(before))
+        self.assertFalse(self.ui.applyButton.enabled)
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 1)
+
+    def testAsSlicerHardens(self):
+        volume, _segmentation = self.choosePhantom()
+        self.deform()
+        self.ui.gridComboBox.currentIndex = 1
+        self.ui.applyButton.click()
+        made = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[-1]
+        self.assertIsNot(made, volume)
+        self.assertIsNone(made.GetParentTransformNode())

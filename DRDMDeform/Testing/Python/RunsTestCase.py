@@ -1,0 +1,247 @@
+"""Batch and training from the panel: started, stopped, resumed; the scene saved, restored, closed; a reload."""
+
+import json
+import os
+import sys
+from unittest import mock
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+from modulesupport import ModuleTestCase, displacements, letWork, waitFor
+
+
+class BatchTestCase(ModuleTestCase):
+    def setUp(self):
+        super().setUp()
+        self.ui.stepsSpinBox.value = 1
+        self.ui.batchLevelsLineEdit.text = "8 16"
+        self.ui.batchCopiesSpinBox.value = 2
+
+    def chooseFolder(self, scans):
+        self.ui.batchSourceComboBox.currentIndex = 1
+        self.ui.batchFolderPath.currentPath = str(scans)
+        self.ui.batchOutputPath.currentPath = str(self.folder / "out")
+
+    def run_(self, seconds=180.0):
+        self.ui.batchStartButton.click()
+        job = self.panel.batch.job
+        self.assertIsNotNone(job, self.ui.batchLabel.text)
+        waitFor(lambda: not job.running, seconds)
+        letWork(0.1)
+        return job
+
+    def report(self):
+        return json.loads((self.folder / "out" / "report.json").read_text(encoding="utf-8"))
+
+    def testFolderStopAndGoOn(self):
+        self.chooseFolder(self.writeScans())
+        self.assertEqual(self.ui.batchStartButton.text, "Start")
+        self.ui.batchStartButton.click()
+        job = self.panel.batch.job
+        waitFor(lambda: len(job.items) >= 2)
+        self.assertTrue(self.ui.batchStopButton.enabled)
+        self.ui.batchStopButton.click()
+        waitFor(lambda: not job.running, 25.0)
+        letWork(0.1)
+        self.assertIn("Stopped", self.ui.batchLabel.text)
+        stopped = len(self.report()["items"])
+        self.assertLess(stopped, 12)
+        self.assertEqual(self.ui.batchStartButton.text, "Go on")
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertEqual(len(self.report()["items"]), 12)
+        self.assertLessEqual(len(job.items), 12 - stopped)
+        self.assertIn("12 results", self.ui.batchLabel.text)
+        self.ui.batchSampleButton.click()
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 1)
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 1)
+
+    def testSceneVolumesBecomePairs(self):
+        volume, _segmentation = self.addPhantom("Fälle 1")
+        other, _segmentation = self.addPhantom("Fälle 1")
+        self.ui.batchKindComboBox.currentIndex = 1
+        self.ui.batchLevelsLineEdit.text = "16:8"
+        self.ui.batchCopiesSpinBox.value = 1
+        self.ui.batchOutputPath.currentPath = str(self.folder / "out")
+        for node in (volume, other):
+            self.ui.batchVolumesSelector.setCheckState(node, 2)
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        items = self.report()["items"]
+        self.assertEqual(sorted(item["source"] for item in items), ["Fälle-1", "Fälle-1-1"])
+        self.assertTrue(all(item["label"] and item["moving"] for item in items))
+        moving = sitk.ReadImage(str(self.folder / "out" / items[0]["moving"]))
+        fixed = sitk.ReadImage(str(self.folder / "out" / items[0]["image"]), sitk.sitkFloat32)
+        ddf = sitk.ReadImage(str(self.folder / "out" / items[0]["ddf"]), sitk.sitkVectorFloat64)
+        again = sitk.Resample(sitk.Cast(moving, sitk.sitkFloat32), fixed, sitk.DisplacementFieldTransform(ddf))
+        error = np.abs(sitk.GetArrayFromImage(again - fixed))[3:-3, 3:-3, 3:-3]
+        self.assertLess(error.mean(), 0.01 * np.ptp(sitk.GetArrayFromImage(fixed)))
+        self.ui.batchSampleButton.click()
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 4)
+
+    def testABadCaseIsLeftOut(self):
+        scans = self.writeScans()
+        (scans / "images" / "scan1.nii.gz").write_bytes(b"no image")
+        self.chooseFolder(scans)
+        self.ui.batchLevelsLineEdit.text = "8"
+        self.ui.batchCopiesSpinBox.value = 1
+        job = self.run_()
+        self.assertEqual(job.state.value, "done")
+        self.assertIn("2 results", self.ui.batchLabel.text)
+        self.assertIn("scan1", self.ui.batchLabel.text)
+
+    def testWhatIsMissingIsSaid(self):
+        press = self.ui.batchStartButton.click
+        press()
+        self.assertIn("output folder", self.ui.batchLabel.text)
+        self.ui.batchOutputPath.currentPath = str(self.folder / "out")
+        press()
+        self.assertIn("tick", self.ui.batchLabel.text)
+        volume, segmentation = self.addPhantom()
+        slicer.mrmlScene.RemoveNode(segmentation)
+        self.ui.batchVolumesSelector.setCheckState(volume, 2)
+        press()
+        self.assertIn("segmentation", self.ui.batchLabel.text)
+        self.ui.batchLevelsLineEdit.text = "eight"
+        press()
+        self.assertIn("20 40 60", self.ui.batchLabel.text)
+        self.assertIsNone(self.panel.batch.job)
+        self.assertFalse((self.folder / "out").exists())
+
+    def testAFullDisk(self):
+        try:
+            import resource
+        except ImportError:
+            self.skipTest("file sizes cannot be limited here")
+        self.chooseFolder(self.writeScans(count=1, size=(40, 40, 40)))
+        # The process inherits a limit on the size of files, as if the disk were full.
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limits[1]))
+        try:
+            self.ui.batchStartButton.click()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        job = self.panel.batch.job
+        waitFor(lambda: not job.running)
+        self.assertEqual(job.state.value, "failed")
+        self.assertIn("disk is full", self.ui.batchLabel.text)
+        self.assertEqual(len(self.ui.batchLabel.text.splitlines()), 1)
+        # With room again, the same button goes on.
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertIn("4 results", self.ui.batchLabel.text)
+
+    def testTheSceneIsClosedMeanwhile(self):
+        self.chooseFolder(self.writeScans())
+        self.ui.batchStartButton.click()
+        job = self.panel.batch.job
+        waitFor(lambda: len(job.items) >= 1)
+        output = str(self.folder / "out")
+        slicer.mrmlScene.Clear(0)
+        waitFor(lambda: not job.running)
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertEqual(self.logic.summary(output)["made"], 12)
+
+
+class TrainTestCase(ModuleTestCase):
+    def setUp(self):
+        super().setUp()
+        # The user's own models of this computer stay as they are.
+        change = mock.patch.dict(os.environ, {"DRDM_HOME": str(self.folder / "home")})
+        change.start()
+        self.addCleanup(change.stop)
+        self.ui.trainFolderPath.currentPath = str(self.writeScans(labels=False))
+        self.ui.trainOutputPath.currentPath = str(self.folder / "run")
+        self.ui.trainSizeSpinBox.value = 16
+        self.ui.trainNameLineEdit.text = "tiny"
+
+    def testStopAndGoOn(self):
+        self.ui.trainMinutesSpinBox.value = 60
+        self.ui.trainStartButton.click()
+        job = self.panel.train.job
+        waitFor(lambda: "Step" in self.ui.trainLabel.text)
+        chart = slicer.util.getNodesByClass("vtkMRMLPlotChartNode")[-1]
+        table = slicer.util.getNode("Training of tiny loss table")
+        self.assertIn("tiny", chart.GetName())
+        self.assertGreater(table.GetNumberOfRows(), 0)
+        self.ui.trainStopButton.click()
+        waitFor(lambda: not job.running, 25.0)
+        self.assertIn("Stopped", self.ui.trainLabel.text)
+        self.assertTrue((self.folder / "run" / "checkpoint.pt").is_file())
+        self.assertEqual(self.ui.trainStartButton.text, "Go on")
+        self.assertEqual(self.panel.parameter.model, "")
+        self.ui.trainMinutesSpinBox.value = 0.1
+        self.ui.trainStartButton.click()
+        job = self.panel.train.job
+        waitFor(lambda: not job.running)
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertEqual(self.panel.parameter.model, "tiny")
+        texts = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
+        self.assertIn("tiny", texts)
+        self.choosePhantom(steps=1)
+        self.deform()
+
+    def testASizeThatCannotBe(self):
+        self.ui.trainSizeSpinBox.value = 20
+        self.ui.trainStartButton.click()
+        self.assertIn("multiple of 8", self.ui.trainLabel.text)
+        self.assertIsNone(self.panel.train.job)
+
+
+class SceneTestCase(ModuleTestCase):
+    def testSaveAndRestore(self):
+        volume, _segmentation = self.choosePhantom()
+        self.addMarkups()
+        self.ui.alsoSelector.setCheckState(slicer.util.getNode("Landmarks"), 2)
+        self.ui.levelSlider.value = 33
+        self.ui.variantsSpinBox.value = 2
+        self.deform()
+        self.ui.variantsTable.selectRow(1)
+        field = displacements(volume.GetParentTransformNode())
+        path = self.folder / "scene.mrb"
+        self.assertTrue(slicer.util.saveScene(str(path)))
+        slicer.mrmlScene.Clear(0)
+        self.assertEqual(self.ui.variantsTable.rowCount, 0)
+        slicer.util.loadScene(str(path))
+        letWork(0.1)
+        volume = slicer.util.getNode("Phantom")
+        self.assertIs(self.panel.parameter.inputVolume, volume)
+        self.assertEqual(self.ui.levelSlider.value, 33)
+        markups = slicer.util.getNode("Landmarks")
+        self.assertEqual([node.GetID() for node in self.ui.alsoSelector.checkedNodes()], [markups.GetID()])
+        self.assertEqual(self.ui.variantsTable.rowCount, 2)
+        self.assertEqual(self.ui.variantsTable.item(1, 2).text(), "1")
+        transform = volume.GetParentTransformNode()
+        np.testing.assert_allclose(displacements(transform), field, atol=1e-3)
+        self.assertIs(markups.GetParentTransformNode(), transform)
+        self.ui.previewCheckBox.checked = False
+        self.assertIsNone(volume.GetParentTransformNode())
+        self.assertIsNone(markups.GetParentTransformNode())
+
+    def testReload(self):
+        self.choosePhantom(steps=0)
+        self.ui.deformButton.click()
+        job = self.panel.deform.job
+        before = sys.modules["DRDMDeformLib.panel"]
+        self.widget.onReload()
+        self.assertFalse(job.running)
+        self.assertIsNot(sys.modules["DRDMDeformLib.panel"], before)
+        self.widget = slicer.util.getModuleWidget("DRDMDeform")
+        self.panel, self.ui, self.logic = self.widget.panel, self.widget.panel.ui, self.widget.logic
+        self.assertEqual(self.ui.inputVolumeSelector.currentNode().GetName(), "Phantom")
+        self.ui.stepsSpinBox.value = 2
+        self.deform()
+
+    def testClosingAgainAndAgain(self):
+        scene = slicer.mrmlScene
+        self.choosePhantom()
+        slicer.mrmlScene.Clear(0)
+        observers = [scene.HasObserver(event) for event in (scene.StartCloseEvent, scene.EndCloseEvent)]
+        for _ in range(20):
+            self.choosePhantom()
+            scene.Clear(0)
+        self.assertEqual(
+            [scene.HasObserver(event) for event in (scene.StartCloseEvent, scene.EndCloseEvent)], observers
+        )
+        self.assertEqual(scene.GetNumberOfNodesByClass("vtkMRMLScriptedModuleNode"), 1)

@@ -1,0 +1,30 @@
+"""Outside Slicer, pytest runs these tests on the stand-in for its application; inside, this file does nothing."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def pytest_configure():
+    """Before any test is imported: the modules ``qt``, ``ctk`` and ``slicer`` must be there."""
+    slicer = pytest.importorskip("slicer")
+    if not hasattr(slicer, "app"):
+        sys.path.insert(0, str(ROOT / "Testing"))
+        import standin
+
+        standin.install()
+        standin.load_module(ROOT / "DRDMDeform" / "DRDMDeform.py")
+
+
+@pytest.fixture(autouse=True)
+def no_exception_in_a_slot():
+    """PythonQt prints an exception that a slot raises and goes on; here it fails the test."""
+    standin = sys.modules.get("standin")
+    if standin is not None:
+        standin.slot_errors.clear()
+    yield
+    if standin is not None:
+        assert not standin.unexpected_errors()

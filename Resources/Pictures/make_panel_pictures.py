@@ -1,0 +1,83 @@
+"""Pictures of the panel for the README, taken of the real panel on the stand-in for Slicer's application layer.
+
+PYTHONPATH=.:Testing:DRDMDeform:DRDMDeform/Testing/Python python Resources/Pictures/make_panel_pictures.py
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import standin
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parents[1]
+WIDTH = 520
+SECTIONS = ("setupSection", "inputSection", "deformSection", "applySection", "batchSection", "trainSection")
+
+
+def main() -> None:
+    """Every section of the panel, in use."""
+    standin.install()
+    standin.load_module(ROOT / "DRDMDeform" / "DRDMDeform.py")
+    from modulesupport import ModuleTestCase, letWork, waitFor
+
+    class Session(ModuleTestCase):
+        def runTest(self) -> None:
+            """Not a test; its helpers set the scene."""
+
+        def take(self, name: str, *sections: str) -> None:
+            for section in SECTIONS:
+                widget = getattr(self.ui, section)
+                widget.visible = section in sections
+                widget.collapsed = False
+            letWork(0.2)
+            standin.screenshot(self.widget.parent, FOLDER / f"{name}.png", width=WIDTH)
+            for section in SECTIONS:
+                getattr(self.ui, section).visible = True
+
+    session = Session()
+    session.setUp()
+    try:
+        ui, panel = session.ui, session.panel
+        ui.advancedSection.collapsed = True
+        session.choosePhantom(steps=0)
+        landmarks = session.addMarkups()
+        ui.alsoSelector.setCheckState(landmarks, 2)
+        panel.setup.examine()
+        waitFor(lambda: "Ready" in ui.setupStatusLabel.text)
+        session.take("panel_input", "setupSection", "inputSection")
+        ui.variantsSpinBox.value = 3
+        ui.seedSpinBox.value = 11
+        session.deform(seconds=600)
+        ui.variantsTable.selectRow(1)
+        ui.displayComboBox.currentIndex = 1
+        session.take("panel_deform", "inputSection", "deformSection", "applySection")
+
+        ui.stepsSpinBox.value = 4
+        # Short paths in the pictures.
+        os.chdir(session.folder)
+        session.writeScans(count=4)
+        ui.batchSourceComboBox.currentIndex = 1
+        ui.batchFolderPath.currentPath = "scans"
+        ui.batchOutputPath.currentPath = "training set"
+        ui.batchStartButton.click()
+        waitFor(lambda: len(panel.batch.job.items) >= 9)
+        session.take("panel_batch", "batchSection")
+        panel.batch.cleanup()
+
+        ui.trainFolderPath.currentPath = "scans"
+        ui.trainOutputPath.currentPath = "training run"
+        ui.trainSizeSpinBox.value = 16
+        ui.trainMinutesSpinBox.value = 1.0
+        ui.trainStartButton.click()
+        waitFor(lambda: "Step" in ui.trainLabel.text and ui.trainProgressBar.value > 300)
+        session.take("panel_train", "trainSection")
+        panel.train.cleanup()
+    finally:
+        os.chdir(ROOT)
+        session.doCleanups()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Qt's enumeration values as PythonQt shows them: integers.
+
+Imitates PythonQt's `createNewPythonQtEnumWrapper` (PythonQt.cpp): the values of an enumeration are integers of a
+subclass of int that live in the scope of the class (`qt.QMessageBox.Ok`), not in the enumeration
+(`qt.QMessageBox.StandardButton.Ok` does not exist).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+
+def _integer(native: enum.Enum) -> int:
+    value = native.value
+    return value if isinstance(value, int) else int(getattr(value, "value", 0))
+
+
+class EnumValue(int):
+    """One value (or combination of flags); remembers PySide's value, which Qt's functions want."""
+
+    native: enum.Enum
+
+    def __new__(cls, native: enum.Enum) -> EnumValue:
+        self = super().__new__(cls, _integer(native))
+        self.native = native
+        return self
+
+    def _combine(self, other: Any, operation: str) -> Any:
+        mine, theirs = self.native, getattr(other, "native", None)
+        if isinstance(mine, enum.Flag):
+            if theirs is None and isinstance(other, int):
+                theirs = type(mine)(int(other))
+            if isinstance(theirs, type(mine)):
+                return EnumValue(getattr(mine, operation)(theirs))
+        return getattr(int(self), operation)(int(other))
+
+    def __or__(self, other: Any) -> Any:
+        return self._combine(other, "__or__")
+
+    def __and__(self, other: Any) -> Any:
+        return self._combine(other, "__and__")
+
+    def __xor__(self, other: Any) -> Any:
+        return self._combine(other, "__xor__")
+
+    __ror__ = __or__
+    __rand__ = __and__
+    __rxor__ = __xor__
+
+    def __invert__(self) -> Any:
+        return EnumValue(~self.native) if isinstance(self.native, enum.Flag) else ~int(self)
+
+    def __repr__(self) -> str:
+        return f"{getattr(self.native, 'name', self.native)} ({int(self)})"
+
+    __str__ = __repr__
