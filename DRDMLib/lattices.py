@@ -51,6 +51,7 @@ class FieldLattice:
         spacing: millimetres, array order.
         direction: (d, d), columns are the directions of SimpleITK's axes (the array's in reverse).
         origin: of the first node, LPS.
+        source: whose memory ``vectors`` is, kept for as long.
     """
 
     vectors: np.ndarray
@@ -58,10 +59,11 @@ class FieldLattice:
     direction: np.ndarray
     origin: np.ndarray
     rounding: float = 0.0
+    source: sitk.Image | None = None
 
     @staticmethod
     def of(field: sitk.Image, rounding: float = 0.0) -> FieldLattice:
-        """A view of ``field``, which must outlive it."""
+        """A view of ``field``."""
         d = field.GetDimension()
         return FieldLattice(
             sitk.GetArrayViewFromImage(field),
@@ -69,6 +71,7 @@ class FieldLattice:
             np.asarray(field.GetDirection()).reshape(d, d),
             np.asarray(field.GetOrigin()),
             rounding,
+            field,
         )
 
     @property

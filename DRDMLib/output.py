@@ -96,7 +96,9 @@ def write_inverse(path: Path, deformation: Deformation) -> Path:
     """
     reference = deformation.reference
     d = reference.GetDimension()
-    whole = sitk.GetArrayViewFromImage(deformation.inverse_ddf)
+    # A view does not keep the image's memory: the image must have a name for as long.
+    inverse = deformation.inverse_ddf
+    whole = sitk.GetArrayViewFromImage(inverse)
     pieces = (whole[start:stop, ..., k] for k in range(d) for start, stop in slabs(reference.GetSize()))
     return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, level=1)
 

@@ -6,6 +6,7 @@ import SimpleITK as sitk
 from command_helpers import run_process, scene, write
 
 import DRDMLib
+from DRDMLib.output import write_inverse
 from DRDMLib.resources import resource
 
 
@@ -105,3 +106,11 @@ def test_the_command_writes_it(tmp_path, tiny_models):
     inner = (slice(4, -4),) * 3
     before, between, after = (sitk.GetArrayFromImage(i)[inner] for i in (image, there, back))
     assert np.abs(after - before).mean() < 0.25 * np.abs(between - before).mean()
+
+
+def test_the_file_holds_the_inverse_itself(tmp_path, tiny_models):
+    # Large enough for the memory of an image that nobody holds to be given back and used again.
+    image = scene((60, 56, 52))
+    made = DRDMLib.deform(image, str(tiny_models[3]), 24, seed=0, steps=1, device="cpu")
+    written = sitk.ReadImage(str(write_inverse(tmp_path / "inverse.nii.gz", made)))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(made.inverse_ddf))
