@@ -7,6 +7,7 @@ where to read: ``out(x) = in(x + u(x))``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,10 +54,24 @@ def warp(image: Tensor, ddf: Tensor, *, padding: str = "border", mode: str = "li
     Returns:
         (N, C, *S).
     """
-    grid = sampling_grid(ddf)
+    if ddf.device.type == "cpu" and ddf.shape[0] == 1 and image.shape[0] == 1 and torch.get_num_threads() > 1:
+        return _warp_in_slabs(image, ddf, padding, mode)
+    return _resample(image, sampling_grid(ddf), padding, mode)
+
+
+def _warp_in_slabs(image: Tensor, ddf: Tensor, padding: str, mode: str) -> Tensor:
+    """The same for a single field on a processor: torch shares work among threads by the batch, so slabs make one."""
+    grid = sampling_grid(ddf)[0]
+    parts = math.gcd(grid.shape[0], 1 << (torch.get_num_threads() - 1).bit_length())
+    warped = _resample(image, grid.view(parts, -1, *grid.shape[1:]), padding, mode)
+    return warped.transpose(0, 1).reshape(1, image.shape[1], *grid.shape[:-1])
+
+
+def _resample(image: Tensor, grid: Tensor, padding: str, mode: str) -> Tensor:
+    """``image`` (N or 1, C, *S) at the places ``grid`` (N, *G, d) of ``sampling_grid``: (N, C, *G)."""
     if image.shape[0] != grid.shape[0]:
         image = image.expand(grid.shape[0], *image.shape[1:])
-    if mode == "cubic" and ddf.shape[1] == 3:
+    if mode == "cubic" and grid.shape[-1] == 3:
         mode = "linear"
     if padding == "border" and mode != "cubic":
         # The same arithmetic as padding_mode="border", which Apple's MPS lacks.
@@ -72,7 +87,7 @@ def compose(first: Tensor, then: Tensor, *, padding: str = "border") -> Tensor:
         first, then: (N, d, *S), fraction of the side.
         padding: what ``first`` is outside its grid: ``"border"`` or ``"zeros"``.
     """
-    return then + warp(first, then, padding=padding)
+    return warp(first, then, padding=padding).add_(then)
 
 
 def self_compose(dvf: Tensor, times: Tensor | int) -> Tensor:
@@ -82,20 +97,20 @@ def self_compose(dvf: Tensor, times: Tensor | int) -> Tensor:
         dvf: (N, d, *S), fraction of the side.
         times: one number for all, or a tensor (N,) with one for each; 0 gives no displacement.
     """
-    counts = torch.as_tensor(times, device=dvf.device).expand(dvf.shape[0])
-    highest = int(counts.max())
+    counts = torch.as_tensor(times).expand(dvf.shape[0]).tolist()
     result = torch.zeros_like(dvf)
     power = dvf
-    bit = 1
-    started = False
-    while bit <= highest:
-        chosen = (counts & bit).bool().view(-1, *[1] * (dvf.ndim - 1))
-        product = compose(result, power) if started else power
-        result = torch.where(chosen, product, result)
-        started = True
-        bit <<= 1
-        if bit <= highest:
+    begun = False
+    for bit in range(max(counts).bit_length()):
+        if bit > 0:
             power = compose(power, power)
+        chosen = [bool(count >> bit & 1) for count in counts]
+        if not any(chosen):
+            continue
+        product = compose(result, power) if begun else power
+        marks = torch.tensor(chosen, device=dvf.device).view(-1, *[1] * (dvf.ndim - 1))
+        result = product if all(chosen) else torch.where(marks, product, result)
+        begun = True
     return result
 
 

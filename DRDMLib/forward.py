@@ -6,7 +6,7 @@ Everything runs on the device of the generator that is handed in.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,22 +87,11 @@ def diffuse(
             by default ``size / control_size``, as published. 2 keeps the shape of the deformation exactly.
         control_size: nodes of the control grid per axis.
     """
-    levels = torch.atleast_1d(torch.as_tensor(level, device=generator.device))
-    count = batch if batch is not None else levels.shape[0]
-    levels = levels.expand(count)
-    whole, last = composition_counts(levels)
-
-    dvf = random_dvf(count, ndim, generator, scale=velocity_scale, control_size=control_size)
-    noise = random_dvf(count, ndim, generator, scale=velocity_scale * NOISE_RATIO, control_size=control_size)
-    noisy_dvf = dvf + warp(noise, dvf)
-
+    whole, last = composition_counts(_levels(level, batch))
+    dvf, noisy_dvf = _draw(len(whole), ndim, generator, velocity_scale, control_size)
     gain = size / control_size if amplitude is None else amplitude
-    central: tuple[Any, ...] = (..., *[slice(size // 2, size // 2 + size)] * ndim)
-
-    def to_image(field: Tensor) -> Tensor:
-        return resize_field(field * gain, (2 * size,) * ndim)[central].contiguous()
-
-    return Diffusion(to_image(self_compose(noisy_dvf, whole)), to_image(self_compose(dvf, last)))
+    ddf, step = self_compose(noisy_dvf, whole), self_compose(dvf, last)
+    return Diffusion(_central_half(ddf, size) * gain, _central_half(step, size) * gain)
 
 
 def random_ddf(
@@ -117,13 +106,33 @@ def random_ddf(
     control_size: int = CONTROL_SIZE,
 ) -> Tensor:
     """A random deformation of ``level``: (N, d, *S), fraction of the side. Arguments as in :func:`diffuse`."""
-    return diffuse(
-        size,
-        ndim,
-        level,
-        generator,
-        batch=batch,
-        velocity_scale=velocity_scale,
-        amplitude=amplitude,
-        control_size=control_size,
-    ).ddf
+    whole, _ = composition_counts(_levels(level, batch))
+    _, noisy_dvf = _draw(len(whole), ndim, generator, velocity_scale, control_size)
+    gain = size / control_size if amplitude is None else amplitude
+    return _central_half(self_compose(noisy_dvf, whole), size) * gain
+
+
+def _levels(level: Tensor | int, batch: int | None) -> Tensor:
+    levels = torch.atleast_1d(torch.as_tensor(level))
+    return levels.expand(batch if batch is not None else levels.shape[0])
+
+
+def _draw(count: int, ndim: int, generator: torch.Generator, scale: float, control_size: int) -> tuple[Tensor, Tensor]:
+    """DVF and DVF': the small field, and the same with a little noise that follows it."""
+    dvf = random_dvf(count, ndim, generator, scale=scale, control_size=control_size)
+    noise = random_dvf(count, ndim, generator, scale=scale * NOISE_RATIO, control_size=control_size)
+    return dvf, dvf + warp(noise, dvf)
+
+
+def _central_half(field: Tensor, size: int) -> Tensor:
+    """The central half of the control grid, ``size`` nodes a side: as if resized to twice the size and cropped.
+
+    Linear interpolation between cell centres is one matrix for each axis: (N, d, *[C] * d) -> (N, d, *[size] * d).
+    """
+    nodes = torch.arange(field.shape[-1], device=field.device, dtype=field.dtype)
+    image = torch.arange(size, device=field.device, dtype=field.dtype)
+    places = (image + size // 2 + 0.5) * (len(nodes) / (2 * size)) - 0.5
+    weights = (1 - (places[:, None] - nodes).abs()).clamp(min=0)
+    for axis in range(2, field.ndim):
+        field = (field.movedim(axis, -1) @ weights.T).movedim(-1, axis)
+    return field.contiguous()

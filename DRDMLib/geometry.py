@@ -236,18 +236,28 @@ def carried_field(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False) -> Fi
     margins = [max(2, math.ceil(share * in_plane / s)) for s in grid.spacing]
     if grid.stack:
         margins[2] = min(margins[2], 8)
-    padded = np.pad(vectors, [(m, m) for m in reversed(margins)] + [(0, 0)], mode="edge")
-    for axis, margin in enumerate(reversed(margins)):
-        ramp = 0.5 - 0.5 * np.cos(np.pi * np.arange(margin) / margin)
-        weight = np.concatenate([ramp, np.ones(padded.shape[axis] - 2 * margin), ramp[::-1]])
-        padded *= weight.reshape([-1 if a == axis else 1 for a in range(padded.ndim)])
-    spacing = list(grid.spacing)
-    if refine:
-        for axis in range(2 if grid.stack else grid.ndim):
-            padded = _doubled(padded, grid.ndim - 1 - axis)
-            spacing[axis] /= 2
+    finer = [2 if refine and not (grid.stack and axis == 2) else 1 for axis in range(grid.ndim)]
+    # Interpolating, continuing past the border and fading out are linear, and along one axis after the other.
+    carried = torch.from_numpy(vectors)
+    for axis in range(grid.ndim):
+        matrix = torch.from_numpy(_carrier(grid.size[axis], margins[axis], finer[axis]))
+        before, after = carried.shape[: grid.ndim - 1 - axis], carried.shape[grid.ndim - axis :]
+        lines = carried.reshape(math.prod(before), grid.size[axis], math.prod(after))
+        carried = (matrix @ lines).view(*before, len(matrix), *after)
+    spacing = [s / f for s, f in zip(grid.spacing, finer, strict=True)]
     origin = np.asarray(grid.origin) - grid.direction @ (np.asarray(grid.spacing) * np.asarray(margins))
-    return FieldLattice(padded, tuple(spacing[::-1]), grid.direction, origin, STORED)
+    return FieldLattice(carried.numpy(), tuple(spacing[::-1]), grid.direction, origin, STORED)
+
+
+def _carrier(size: int, margin: int, finer: int) -> np.ndarray:
+    """What carries values along one axis to a finer and longer one: (nodes of the result, ``size``).
+
+    Between the nodes by cubic B-splines, past the ends their values, falling smoothly to zero over ``margin`` nodes.
+    """
+    inner = np.eye(size) if finer == 1 else _doubled(np.eye(size), 0)
+    rim = margin * finer
+    ramp = (0.5 - 0.5 * np.cos(np.pi * np.arange(rim) / rim))[:, None]
+    return np.concatenate([ramp * inner[0], inner, ramp[::-1] * inner[-1]])
 
 
 def _millimetres(ddf: Tensor, grid: WorkingGrid) -> np.ndarray:

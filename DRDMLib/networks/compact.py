@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..fields import resize_field
+from .convolution import Conv3d
 from .recresacnet import sinusoidal_table
 
 TIME_CHANNELS = 64
@@ -20,7 +21,7 @@ class FilmBlock(nn.Module):
 
     def __init__(self, ndim: int, channels_in: int, channels_out: int, time_channels: int) -> None:
         super().__init__()
-        conv = nn.Conv2d if ndim == 2 else nn.Conv3d
+        conv = nn.Conv2d if ndim == 2 else Conv3d
         groups = max(1, channels_out // 8)
         self.ndim = ndim
         self.conv1 = conv(channels_in, channels_out, 3, padding=1)
@@ -49,7 +50,7 @@ class CompactNet(nn.Module):
     def __init__(self, ndim: int, timesteps: int = 80, width: int = 16, depth: int = 2) -> None:
         super().__init__()
         self.ndim = ndim
-        conv = nn.Conv2d if ndim == 2 else nn.Conv3d
+        conv = nn.Conv2d if ndim == 2 else Conv3d
         hidden = 4 * width
         self.table: Tensor
         self.register_buffer("table", sinusoidal_table(timesteps, TIME_CHANNELS), persistent=False)

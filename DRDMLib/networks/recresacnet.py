@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..fields import compose, warp
+from .convolution import Conv3d
 
 TIME_CHANNELS = 100
 
@@ -23,7 +24,7 @@ class AtrousBlock(nn.Module):
 
     def __init__(self, ndim: int, channels_in: int, channels_out: int, *, normalise: bool) -> None:
         super().__init__()
-        conv = nn.Conv2d if ndim == 2 else nn.Conv3d
+        conv = nn.Conv2d if ndim == 2 else Conv3d
         norm = nn.InstanceNorm2d if ndim == 2 else nn.InstanceNorm3d
         self.conv0 = conv(channels_in, channels_out, 3, padding=1)
         self.ln = norm(channels_out, affine=True) if normalise else nn.Identity()
@@ -45,7 +46,7 @@ class RecResACNet(nn.Module):
         super().__init__()
         self.ndim = ndim
         self.passes = passes
-        conv = nn.Conv2d if ndim == 2 else nn.Conv3d
+        conv = nn.Conv2d if ndim == 2 else Conv3d
         deconv = nn.ConvTranspose2d if ndim == 2 else nn.ConvTranspose3d
 
         def stage(widths: list[int], *, normalise: bool) -> nn.Sequential:
