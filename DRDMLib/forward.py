@@ -41,6 +41,12 @@ def composition_counts(level: Tensor) -> tuple[Tensor, Tensor]:
     return whole.long(), step.long()
 
 
+def strength(level: Tensor) -> Tensor:
+    """How large the deformation of a level is beside others: its count ``n``, not rounded; 0 below level 0."""
+    t = level.to(torch.float32)
+    return (2.0 * t.clamp(min=0).pow(1.3) / 3.0).clamp(1, 200) * (t >= 0)
+
+
 def random_dvf(
     batch: int, ndim: int, generator: torch.Generator, *, scale: float, control_size: int = CONTROL_SIZE
 ) -> Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .fields import determinant, warp
+from .fields import compose, determinant, warp
 
 
 class LossTerms(NamedTuple):
@@ -37,6 +37,33 @@ class EnergyDistance:
     def __call__(self, carried: Tensor, step: Tensor) -> Tensor:
         error = (100 * (carried + step)).square().flatten(1).mean(dim=1)
         return (error / ((100 * step).square().flatten(1).mean(dim=1) + 1e-5)).mean()
+
+
+class Residual:
+    """What is left of a whole deformation after a correction, and how steep it is, each relative to the deformation.
+
+    ``|u|^2 / |psi|^2 + |grad u|^2 / |grad psi|^2`` with ``u`` the deformation ``psi``, then the correction on its
+    result. The minimiser of both terms is the conditional mean of what is to be undone; the second gives the small
+    scales, where a shape is distorted rather than moved, as much say as the large ones. Both are looked at in every
+    second voxel along each axis: the network's field is no finer.
+    """
+
+    def __call__(self, correction: Tensor, deformation: Tensor) -> LossTerms:
+        every = (slice(None), slice(None)) + (slice(None, None, 2),) * correction.shape[1]
+        correction, deformation = correction[every], deformation[every]
+        left = compose(deformation, correction)
+        distance = (_energy(left) / (_energy(deformation) + 1e-9)).mean()
+        steep = (_steepness(left) / (_steepness(deformation) + 1e-9)).mean()
+        return LossTerms(distance + steep, distance, torch.zeros_like(distance), steep)
+
+
+def _energy(field: Tensor) -> Tensor:
+    return field.square().flatten(1).mean(dim=1)
+
+
+def _steepness(field: Tensor) -> Tensor:
+    parts = [field.diff(dim=axis).square().flatten(1).mean(dim=1) for axis in range(2, field.ndim)]
+    return torch.stack(parts).sum(dim=0)
 
 
 class Angle:

@@ -58,6 +58,21 @@ class Model:
         levels = torch.as_tensor(t, device=self.device).expand(image.shape[0])
         return self.network(image.to(self.device), levels)
 
+    @property
+    def knows_targets(self) -> bool:
+        """Whether it can be asked for the field from one level to any lower one, see :meth:`predict_to`."""
+        return bool(self.metadata.options.get("whole"))
+
+    @torch.inference_mode()
+    def predict_to(self, image: Tensor, t: int, to: int) -> Tensor:
+        """The field from level ``t`` straight to level ``to``; -1 stands for no deformation at all.
+
+        Args and result as in :meth:`predict`; only for a model that :attr:`knows_targets`.
+        """
+        count = image.shape[0]
+        levels = [torch.full((count,), level, device=self.device) for level in (t, to)]
+        return self.network(image.to(self.device), *levels)
+
 
 def save_model(
     path: str | os.PathLike[str], network: nn.Module, metadata: ModelMetadata, *, half: bool = False

@@ -80,12 +80,14 @@ def recover(
     image = image.to(model.device)
     phi = ddf.to(model.device).expand(image.shape[0], -1, *[-1] * model.ndim)
     visits = countdown(model, start, level, steps)
+    at = model.timesteps - 1 if start == "full" or level is None else level
     for done, (t, times) in enumerate(visits, start=1):
         warped = warp(image, phi, padding=how.image_padding, mode=how.image_interpolation)
-        psi = model.predict(warped, t)
+        psi = model.predict_to(warped, at, at - times) if model.knows_targets else model.predict(warped, t)
+        at -= times
         if not exact:
             psi = invertible_step(psi)
-        if times > 1:
+        if times > 1 and not model.knows_targets:
             psi = self_compose(psi, times)
         phi = compose(phi, psi, padding=padding)
         if on_step is not None:

@@ -67,6 +67,23 @@ def _angle(text: str) -> float:
     return value
 
 
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is out of range; use 0 to 1")
+    return value
+
+
+def _share_of(text: str) -> tuple[int, int]:
+    first, separator, second = text.partition("/")
+    if not separator or not first.isdigit() or not second.isdigit() or not 1 <= int(first) <= int(second):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share of the work; write the second of eight as 2/8")
+    return int(first), int(second)
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto, the fastest there is)"
@@ -158,7 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
     augment.add_argument(
         "--copies", type=_whole(1, 100000), default=1, metavar="N", help="versions per image and level (default: 1)"
     )
-    augment.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same settings")
+    _add_run(augment)
     _add_generation(augment)
     _add_common(augment)
 
@@ -186,9 +203,33 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="pairs per image and pair of levels (default: 1)",
     )
-    synthesize.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same settings")
+    synthesize.add_argument(
+        "--voxel-fields", action="store_true", help="also write the fields in voxels, arrays (X, Y, Z, 3) for torch"
+    )
+    synthesize.add_argument(
+        "--split",
+        type=float,
+        nargs=3,
+        default=[0.8, 0.1, 0.1],
+        metavar=("TRAIN", "VAL", "TEST"),
+        help="shares of the subjects for training, validation and test (default: 0.8 0.1 0.1)",
+    )
+    _add_run(synthesize)
     _add_generation(synthesize)
     _add_common(synthesize)
+
+    regenerate = command(
+        "regenerate",
+        "make one sample of a run again from its record, and compare it to the bit",
+        "drdm regenerate pairs/records/scan_t40-24_000.json -o again",
+    )
+    regenerate.add_argument("record", metavar="RECORD", help="file of the run's folder 'records'")
+    regenerate.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder")
+    regenerate.add_argument("--model", metavar="M", help="the model, if it is not in the catalogue")
+    regenerate.add_argument("--image", metavar="IMAGE", help="where the source image is now, if it was moved")
+    regenerate.add_argument("--label", metavar="LABEL", help="where its label is now")
+    _add_common(regenerate)
+    regenerate.set_defaults(device=None)
 
     _add_train(command)
 
@@ -204,6 +245,36 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument("name", nargs="?", metavar="NAME", help="model name, or path for info")
     models.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
     return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    """What a run over a dataset takes besides its levels."""
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same settings")
+    parser.add_argument(
+        "--share",
+        type=_share_of,
+        metavar="K/N",
+        help="do the K-th of N shares of the work (default: all, or what torchrun or srun say)",
+    )
+    parser.add_argument(
+        "--subject",
+        metavar="REGEX",
+        help="what in an image's name tells the subject (default: table, DICOM header, 'sub-...', or the whole name)",
+    )
+    parser.add_argument(
+        "--max-folded", type=float, default=0.0, metavar="F", help="largest share of folded voxels (default: 0)"
+    )
+    parser.add_argument("--min-mm", type=float, metavar="MM", help="smallest mean displacement")
+    parser.add_argument("--max-mm", type=float, metavar="MM", help="largest displacement of any voxel")
+    parser.add_argument(
+        "--labels-inside", type=float, metavar="F", help="smallest share of each label that must stay in the image"
+    )
+    parser.add_argument(
+        "--draws", type=_whole(1, 1000), default=10, metavar="N", help="draws before a sample is given up (default: 10)"
+    )
+    parser.add_argument(
+        "--quality", action=argparse.BooleanOptionalAction, default=True, help="write quality.html (default: yes)"
+    )
 
 
 def _add_train(command: Any) -> None:
@@ -235,13 +306,36 @@ def _add_train(command: Any) -> None:
         "--width", type=_whole(8, 256), default=16, metavar="C", help="channels of the compact network (default: 16)"
     )
     train.add_argument(
+        "--depth", type=_whole(1, 16), default=2, metavar="N", help="its blocks on the coarsest grid (default: 2)"
+    )
+    train.add_argument(
+        "--target",
+        choices=["whole", "step"],
+        default="whole",
+        help="what the compact network predicts: all that is left to undo, or the last step (default: whole)",
+    )
+    train.add_argument(
         "--loss",
         choices=["energy", "published"],
         default="published",
-        help="distance term of the loss (default: published)",
+        help="distance term of the loss of --target step (default: published)",
     )
     train.add_argument(
         "--rotation", type=_angle, default=30.0, metavar="DEG", help="largest random rotation (default: 30)"
+    )
+    train.add_argument(
+        "--zoom",
+        type=_positive,
+        nargs=2,
+        default=[0.6, 1.0],
+        metavar=("LEAST", "MOST"),
+        help="share of the image's side that is shown in training, above 1 to shrink the image (default: 0.6 1)",
+    )
+    train.add_argument(
+        "--shift", type=_share, default=0.25, metavar="F", help="largest shift, in halves of the side (default: 0.25)"
+    )
+    train.add_argument(
+        "--tones", action="store_true", help="train for any contrast: random curves of grey values and negatives"
     )
     train.add_argument(
         "--published",

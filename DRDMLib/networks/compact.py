@@ -2,6 +2,11 @@
 
 Where the published network spends most of its time on narrow layers at full resolution, this one halves the grid in
 its first layer, keeps channels at multiples of 16, and lets the level scale and shift every block (FiLM).
+
+It predicts either the last small step, as published, or (``whole=True``) all that is left to undo. The latter is the
+conditional mean of the deformation, and a step from level t to level s takes the share ``1 - strength(s)/strength(t)``
+of it: the probability-flow step of diffusion models (Karras et al., NeurIPS 2022, section 2, with the deformation as
+the noise).
 """
 
 from __future__ import annotations
@@ -9,11 +14,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..fields import resize_field
+from ..fields import resize_field, self_compose
+from ..forward import strength
 from .convolution import Conv3d
 from .recresacnet import sinusoidal_table
 
 TIME_CHANNELS = 64
+# Steps are about a hundredth of the side, whole deformations about this times their strength: with these factors the
+# last layer works with values near one.
+_STEP_SIZE = 0.01
+_WHOLE_SIZE = 0.0005
+# Doublings by which a velocity becomes a displacement.
+_SQUARINGS = 4
 
 
 class FilmBlock(nn.Module):
@@ -45,11 +57,13 @@ class CompactNet(nn.Module):
     Args:
         width: channels on the half grid; the quarter has twice, the eighth four times as many.
         depth: residual blocks on the eighth grid.
+        whole: predict all that is left to undo, as a velocity field, instead of the last step.
     """
 
-    def __init__(self, ndim: int, timesteps: int = 80, width: int = 16, depth: int = 2) -> None:
+    def __init__(self, ndim: int, timesteps: int = 80, width: int = 16, depth: int = 2, whole: bool = False) -> None:
         super().__init__()
         self.ndim = ndim
+        self.whole = whole
         conv = nn.Conv2d if ndim == 2 else Conv3d
         hidden = 4 * width
         self.table: Tensor
@@ -70,20 +84,38 @@ class CompactNet(nn.Module):
         assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, image: Tensor, t: Tensor) -> Tensor:
-        """(N, 1, *S) and t (N,) -> the step that undoes the last deformation, (N, d, *S), fraction of the side."""
-        time = self.time(self.table[t])
+    def forward(self, image: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
+        """The field that takes an image from level ``t`` to level ``to``.
+
+        Args:
+            image: (N, 1, *S).
+            t: (N,).
+            to: (N,), below ``t``; -1 stands for no deformation at all. By default the level below ``t``. A network
+                that predicts steps knows no other.
+
+        Returns:
+            (N, d, *S), fraction of the side.
+        """
+        raw = self._decode(image * 2 - 1, self.time(self.table[t])).float()
+        shape = tuple(image.shape[2:])
+        if not self.whole:
+            return resize_field(raw * _STEP_SIZE, shape)
+        size = strength(t).to(raw) * _WHOLE_SIZE
+        share = 1 - strength(t - 1 if to is None else to).to(raw) / strength(t).to(raw)
+        velocity = raw * (size * share).view(-1, *[1] * (self.ndim + 1))
+        return resize_field(self_compose(velocity / 2**_SQUARINGS, 2**_SQUARINGS), shape)
+
+    def _decode(self, image: Tensor, time: Tensor) -> Tensor:
         mode = "bilinear" if self.ndim == 2 else "trilinear"
 
         def double(x: Tensor) -> Tensor:
             return nn.functional.interpolate(x, scale_factor=2, mode=mode, align_corners=False)
 
-        half = self.enc1(self.stem(image * 2 - 1), time)
+        half = self.enc1(self.stem(image), time)
         quarter = self.enc2(self.down1(half), time)
         out = self.down2(quarter)
         for block in self.middle:
             out = block(out, time)
         out = self.dec2(torch.cat([quarter, double(self.merge2(out))], 1), time)
         out = self.dec1(torch.cat([half, double(self.merge1(out))], 1), time)
-        # Steps are about a hundredth of the side: the factor lets the last layer work with values near one.
-        return resize_field(self.out(out).float() * 0.01, tuple(image.shape[2:]))
+        return self.out(out)

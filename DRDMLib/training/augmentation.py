@@ -24,12 +24,25 @@ def random_rotations(batch: int, ndim: int, degrees: float, generator: torch.Gen
     return eye + sin.view(-1, 1, 1) * cross + (1 - cos).view(-1, 1, 1) * (cross @ cross)
 
 
-def augment_images(images: Tensor, generator: torch.Generator, *, rotation: float, contrast: float = 0.1) -> Tensor:
-    """Each image (N, 1, *S) turned, shifted by up to 12.5 %, cropped to 0.6..1 of its side, and changed in contrast.
+def augment_images(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    rotation: float,
+    zoom: tuple[float, float] = (0.6, 1.0),
+    shift: float = 0.25,
+    contrast: float = 0.1,
+    tones: bool = False,
+) -> Tensor:
+    """Each image (N, 1, *S) turned, shifted, cropped to a share of its side, and changed in contrast.
 
     Args:
         rotation: largest angle, degrees.
+        zoom: least and greatest share of the side that is seen; above 1 the image gets smaller. As published 0.6 to 1.
+        shift: largest shift besides, in halves of the side; as published 0.25.
         contrast: standard deviation of the factor and of the offset on intensities.
+        tones: change the curve of grey values too, and turn half of the images into their negative, so that nothing
+            is learnt of what is bright and what is dark.
     """
     batch, ndim = images.shape[0], images.ndim - 2
     device = generator.device
@@ -37,13 +50,18 @@ def augment_images(images: Tensor, generator: torch.Generator, *, rotation: floa
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(batch, *shape, generator=generator, device=device)
 
-    zoom = uniform(0.6, 1.0, 1, 1)
+    zooms = uniform(*zoom, 1, 1)
     # A crop of the side z may lie anywhere in the image: its centre moves by up to 1 - z.
-    shift = uniform(-1.0, 1.0, ndim, 1) * (1 - zoom) + uniform(-0.25, 0.25, ndim, 1)
-    affine = torch.cat([random_rotations(batch, ndim, rotation, generator) * zoom, shift], dim=2)
+    shifts = uniform(-1.0, 1.0, ndim, 1) * (1 - zooms).clamp(min=0) + uniform(-shift, shift, ndim, 1)
+    affine = torch.cat([random_rotations(batch, ndim, rotation, generator) * zooms, shifts], dim=2)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     turned = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     ones = [1] * (ndim + 1)
+    if tones:
+        turned = turned.clamp(0, 1) ** torch.exp(uniform(-0.7, 0.7, *ones))
+        # What is outside the image stays dark.
+        negative = (turned > 0) * (1 - turned)
+        turned = torch.where(uniform(0.0, 1.0, *ones) < 0.5, turned, negative)
     factor = 1 + contrast * torch.randn(batch, *ones, generator=generator, device=device)
     offset = contrast * torch.randn(batch, *ones, generator=generator, device=device)
     return turned * factor + offset

@@ -38,7 +38,7 @@ def metadata_from(options: argparse.Namespace, run: Path) -> ModelMetadata:
         architecture=options.architecture,
         ndim=options.ndim,
         size=options.size,
-        options={"width": options.width} if options.architecture == "compact" else {},
+        options=_network_options(options),
         amplitude=AMPLITUDE,
         citation=CITATION,
         version=__version__,
@@ -47,6 +47,12 @@ def metadata_from(options: argparse.Namespace, run: Path) -> ModelMetadata:
     if options.published:
         metadata = replace(metadata, architecture="recresacnet", options={}, amplitude=None)
     return metadata
+
+
+def _network_options(options: argparse.Namespace) -> dict[str, int | bool]:
+    if options.architecture != "compact":
+        return {}
+    return {"width": options.width, "depth": options.depth, "whole": options.target == "whole"}
 
 
 def config_from(options: argparse.Namespace) -> TrainingConfig:
@@ -58,6 +64,9 @@ def config_from(options: argparse.Namespace) -> TrainingConfig:
         learning_rate=options.learning_rate,
         ema=0.999,
         rotation=options.rotation,
+        zoom=(options.zoom[0], options.zoom[1]),
+        shift=options.shift,
+        tones=options.tones,
         loss=options.loss,
         bank=FIELD_BANK,
         seed=options.seed,
@@ -66,5 +75,6 @@ def config_from(options: argparse.Namespace) -> TrainingConfig:
     )
     if options.published:
         config = replace(config, learning_rate=1e-4, warmup=1, decay=False, clip=0.0, ema=0.0)
-        config = replace(config, rotation=180.0, loss="published", bank=0)
+        config = replace(config, rotation=180.0, zoom=(0.6, 1.0), shift=0.25, tones=False)
+        config = replace(config, loss="published", bank=0)
     return config

@@ -20,7 +20,7 @@ from ..device import choose_device
 from ..errors import SettingError
 from ..fields import warp
 from ..files import write_bytes
-from ..losses import LossTerms, RecoveryLoss
+from ..losses import LossTerms, RecoveryLoss, Residual
 from ..models import Model, ModelMetadata, save_model
 from ..networks import build_network
 from .augmentation import augment_images
@@ -40,7 +40,10 @@ class TrainingConfig:
         learning_rate: peak; rises over ``warmup`` steps and, with ``decay``, falls along a cosine to a hundredth.
         ema: decay of the running mean of the weights that is saved; 0 saves the weights themselves.
         rotation: largest random rotation, degrees (180 as published).
-        loss: ``"published"`` or ``"energy"``, see ``DRDMLib.losses``.
+        zoom, shift: least and greatest share of the side that is seen, and how far it moves (shares of half a side).
+        tones: change contrasts at random, see ``augment_images``.
+        loss: ``"published"`` or ``"energy"``, see ``DRDMLib.losses``; a network that predicts whole deformations has
+            its own.
         clip: largest norm of the gradient; 0 leaves it as it is, as published.
         bank: number of random fields kept for reuse, see ``FieldSource``; 0 draws each afresh, as published.
         checkpoint_minutes: how often to save, and to log a validation loss and a picture.
@@ -53,6 +56,9 @@ class TrainingConfig:
     warmup: int = 100
     ema: float = 0.0
     rotation: float = 180.0
+    zoom: tuple[float, float] = (0.6, 1.0)
+    shift: float = 0.25
+    tones: bool = False
     loss: str = "published"
     bank: int = 0
     clip: float = 1.0
@@ -63,18 +69,25 @@ class TrainingConfig:
 
 
 def training_step(
-    network: nn.Module, images: Tensor, fields: FieldSource, loss: RecoveryLoss, *, rotation: float
+    network: nn.Module,
+    images: Tensor,
+    fields: FieldSource,
+    loss: RecoveryLoss | Residual,
+    augment: Callable[[Tensor, torch.Generator], Tensor],
 ) -> LossTerms:
     """Algorithm 1 of the paper, one step: deform a batch to random levels, predict the last small steps, compare.
+
+    With the loss :class:`Residual` all of the deformation is to be predicted, not only its last step.
 
     Args:
         images: (N, 1, *S), 0..1.
     """
-    originals = augment_images(images, fields.generator, rotation=rotation)
+    originals = augment(images, fields.generator)
     t, (psi_all, psi_t) = fields.draw(len(originals))
     deformed = warp(originals, psi_all, padding=fields.model.image_padding)
-    prediction = network(deformed, t)
-    return loss(prediction.float(), psi_t)
+    if isinstance(loss, Residual):
+        return loss(network(deformed, t, torch.full_like(t, -1)).float(), psi_all)
+    return loss(network(deformed, t).float(), psi_t)
 
 
 class Training:
@@ -92,11 +105,15 @@ class Training:
         self.optimiser = torch.optim.Adam(trained, lr=config.learning_rate)
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.fields = FieldSource(metadata, self.generator, bank=config.bank)
-        self.loss = RecoveryLoss(config.loss)
+        self.loss = Residual() if metadata.options.get("whole") else RecoveryLoss(config.loss)
         on_gpu = device.type == "cuda"
         self.half = on_gpu if config.half_precision is None else config.half_precision
         self.step = 0
         self.seconds = 0.0
+
+    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        c = self.config
+        return augment_images(images, generator, rotation=c.rotation, zoom=c.zoom, shift=c.shift, tones=c.tones)
 
     def progress(self) -> float:
         """0 at the start, 1 at the end of the run."""
@@ -118,7 +135,7 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-            terms = training_step(self.network, batch, self.fields, self.loss, rotation=self.config.rotation)
+            terms = training_step(self.network, batch, self.fields, self.loss, self._augment)
         self.optimiser.zero_grad(set_to_none=True)
         terms.total.backward()
         if self.config.clip > 0:
@@ -182,7 +199,7 @@ class Training:
         for index in range(batches):
             at = torch.arange(index * 2, index * 2 + 2) % len(images)
             batch = images[at.to(images.device)].to(self.device).float() / 255.0
-            total += float(training_step(self.average, batch, fields, self.loss, rotation=0.0).distance)
+            total += float(training_step(self.average, batch, fields, self.loss, lambda x, _: x).distance)
         return total / batches
 
 

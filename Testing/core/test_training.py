@@ -17,10 +17,11 @@ from support import smooth_image
 from DRDMLib.cli import build_parser, main
 from DRDMLib.errors import SettingError
 from DRDMLib.fields import warp
-from DRDMLib.forward import Diffusion, random_ddf
-from DRDMLib.losses import Angle, EnergyDistance, RecoveryLoss, Regularity, RelativeDistance
+from DRDMLib.forward import Diffusion, random_ddf, strength
+from DRDMLib.losses import Angle, EnergyDistance, RecoveryLoss, Regularity, RelativeDistance, Residual
 from DRDMLib.metrics import folded_fraction, roughness
 from DRDMLib.models import ModelMetadata, load_model_file
+from DRDMLib.networks import build_network
 from DRDMLib.recovery import recover
 from DRDMLib.training import TrainingConfig, train
 from DRDMLib.training.augmentation import augment_images, random_rotations
@@ -84,6 +85,39 @@ def test_the_exact_inverse_is_the_best_prediction():
     assert float(EnergyDistance()(-step, step)) == 0
 
 
+def test_nothing_is_left_of_a_deformation_after_its_inverse():
+    """The inverse v of u satisfies v = -u(x + v): then u, and v on its result, cancel."""
+    whole = random_ddf(32, 2, 20, torch.Generator().manual_seed(0), amplitude=2.0)
+    inverse = torch.zeros_like(whole)
+    for _ in range(40):
+        inverse = -warp(whole, inverse)
+    loss = Residual()
+    best, half, nothing = loss(inverse, whole), loss(inverse / 2, whole), loss(torch.zeros_like(whole), whole)
+    assert float(best.total) < 0.1
+    assert float(nothing.total) == pytest.approx(2, rel=1e-3)
+    assert float(best.total) < float(half.total) < float(nothing.total)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_whole_correction_can_be_taken_in_parts(ndim):
+    """The shares of the steps from 40 to 20 and of 20 to nothing make up the whole; each is invertible."""
+    network = build_network("compact", ndim, 80, {"width": 8, "whole": True})
+    torch.nn.init.normal_(network.out.weight, std=0.02, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(1, 1, *[16] * ndim, generator=torch.Generator().manual_seed(1))
+
+    def field(t, to=None):
+        with torch.no_grad():
+            return network(image, torch.tensor([t]), None if to is None else torch.tensor([to]))
+
+    n = strength(torch.tensor([-1, 0, 20, 39, 40]))
+    assert n[0] == 0 and n[1] == 1
+    whole, part, step = field(40, -1), field(40, 20), field(40)
+    for taken, share in ((part, 1 - n[2] / n[4]), (step, 1 - n[3] / n[4])):
+        assert float((taken - whole * share).norm() / whole.norm()) < 0.05 * float(share)
+    assert float(whole.abs().max()) > 1e-3
+    assert float(folded_fraction(whole)) == 0
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_symmetries_of_the_cube_keep_field_and_image_together(ndim):
     """Turning image and field turns the warped image in the same way."""
@@ -115,6 +149,18 @@ def test_the_bank_hands_out_matching_pairs_and_renews_itself():
             assert any(abs(float(source.fields.step[i].norm() - step.norm())) < 1e-6 for i in match)
         seen.append(source.fields.ddf.clone())
     assert sum(not torch.equal(a, b) for a, b in zip(seen[:-1], seen[1:], strict=True)) >= 3
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_negatives_keep_what_lies_outside_dark(ndim):
+    images = torch.full((16, 1, *[16] * ndim), 0.8)
+    images[:, :, :8] = 0.2
+    made = augment_images(
+        images, torch.Generator().manual_seed(0), rotation=0, zoom=(1.25, 1.25), shift=0, contrast=0, tones=True
+    )
+    assert float(made[:, :, 0].abs().max()) == 0
+    turned = made[:, :, 5, 8].flatten(1).mean(1) > made[:, :, 11, 8].flatten(1).mean(1)
+    assert 2 < int(turned.sum()) < 14
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -161,18 +207,20 @@ def test_resuming_another_network_is_refused(tmp_path):
         train(images_of(size=24), images_of(count=1), metadata(size=24), config, tmp_path, device="cpu", resume=True)
 
 
-def test_a_few_minutes_of_training_already_help(tmp_path):
-    """The loss on images left out falls below that of predicting nothing (distance 1) and of the untrained network."""
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_few_minutes_of_training_already_help(tmp_path, whole):
+    """On images left out, the fields get smoother, also in a few large steps."""
     images = images_of(2, 32, count=12)
-    model = metadata(2, 32)
+    model = dataclasses.replace(metadata(2, 32), options={"width": 8, "whole": whole})
     config = TrainingConfig(steps=150, batch=8, learning_rate=2e-3, ema=0.9, bank=64, rotation=30, warmup=10)
     path = train(images[:10], images[10:], model, config, tmp_path, device="cpu")
     (row,) = csv.DictReader((tmp_path / "log.csv").open(encoding="utf-8"))
-    assert float(row["angle"]) < -0.02
+    assert float(row["distance"]) < 1 if whole else float(row["angle"]) < -0.02
     trained = load_model_file(path, "cpu")
     held_out = images[10:].float() / 255
     start = torch.cat([random_ddf(32, 2, 64, torch.Generator().manual_seed(s), amplitude=2.0) for s in (0, 1)])
     result = recover(trained, held_out, start, level=64)
+    assert bool((roughness(recover(trained, held_out, start, level=64, steps=8)) < roughness(start)).all())
     assert bool((roughness(result) < roughness(start)).all())
     assert bool((folded_fraction(result) <= folded_fraction(start)).all())
 
