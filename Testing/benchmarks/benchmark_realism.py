@@ -1,0 +1,224 @@
+"""Do deformed subjects look like subjects? Two tests on labelled images, all methods at equal mean displacement.
+
+``python Testing/benchmarks/benchmark_realism.py DATASET --methods torchio monai MODEL MODEL:random [--json OUT.json]``
+
+Subjects are parted in two halves, A and B. *Frechet distance*: between the shape descriptors of deformed A and real B
+(volumes, compactness, principal extents of each structure and of the whole, distance between the first two), in units
+of the spread over real subjects. *Two-sample test*: a small network is trained to tell images and labels of deformed A
+from real B, and is tested on other subjects of both; 50 % is chance. Real and deformed are both resampled once, with a
+random small rigid motion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from deformers import Deformer, as_transform, deformer, is_elastic
+from torch import nn
+
+from DRDMLib.datasets import find_cases
+from DRDMLib.images import read_image, read_label
+
+Pair = tuple[sitk.Image, sitk.Image]
+CALIBRATION = 6
+LEVELS = (8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 68, 72, 76, 79)
+WINDOW = (48, 56, 48)
+
+
+def length(field: np.ndarray) -> float:
+    """Mean displacement, mm."""
+    return float(np.linalg.norm(field, axis=-1).mean())
+
+
+def rigid(image: sitk.Image, rng: np.random.Generator) -> sitk.Euler3DTransform:
+    """Turns by up to 4 degrees, shifts by up to half a voxel."""
+    transform = sitk.Euler3DTransform()
+    middle = [(n - 1) / 2 for n in image.GetSize()]
+    transform.SetCenter(image.TransformContinuousIndexToPhysicalPoint(middle))
+    transform.SetRotation(*np.radians(rng.uniform(-4, 4, 3)).tolist())
+    transform.SetTranslation((rng.uniform(-0.5, 0.5, 3) * image.GetSpacing()).tolist())
+    return transform
+
+
+def resample(pair: Pair, rng: np.random.Generator, field: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Image and label after the field, if there is one, and a small rigid motion, in one resampling."""
+    image, label = pair
+    motion: sitk.Transform = rigid(image, rng)
+    if field is not None:
+        motion = sitk.CompositeTransform([as_transform(field, image), motion])
+    made = []
+    for what, how in ((image, sitk.sitkLinear), (label, sitk.sitkNearestNeighbor)):
+        filter_ = sitk.ResampleImageFilter()
+        filter_.SetReferenceImage(image)
+        filter_.SetTransform(motion)
+        filter_.SetInterpolator(how)
+        filter_.SetUseNearestNeighborExtrapolator(True)
+        made.append(sitk.GetArrayFromImage(filter_.Execute(what)))
+    return made[0], made[1]
+
+
+def shape(mask: np.ndarray) -> list[float]:
+    """Volume, compactness and principal extents of one structure."""
+    points = np.argwhere(mask)
+    volume = max(len(points), 1)
+    faces = sum(np.abs(np.diff(np.pad(mask, 1).astype(np.int8), axis=a)).sum() for a in range(3))
+    spread = np.cov(points.T) if len(points) > 3 else np.eye(3) * 1e-3
+    extents = np.sqrt(np.maximum(np.linalg.eigvalsh(spread), 1e-6))
+    return [np.log(volume), np.log(max(faces, 1) / volume ** (2 / 3)), *np.log(extents)]
+
+
+def descriptors(label: np.ndarray) -> list[float]:
+    """Of the whole and of structures 1 and 2, and how far those are apart."""
+    parts = [label > 0, label == 1, label == 2]
+    centres = [np.argwhere(p).mean(axis=0) if p.any() else np.zeros(3) for p in parts[1:]]
+    return [value for p in parts for value in shape(p)] + [float(np.linalg.norm(centres[0] - centres[1]))]
+
+
+def frechet(a: np.ndarray, b: np.ndarray) -> float:
+    """Squared Frechet distance between two Gaussians fitted to (N, k) descriptors."""
+    ca, cb = np.cov(a.T), np.cov(b.T)
+    # The trace of the root of a product of two covariances from its eigenvalues, which are real and not negative.
+    root = np.sqrt(np.clip(np.linalg.eigvals(ca @ cb).real, 0, None)).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * root)
+
+
+class Judge(nn.Sequential):
+    """A small convolutional network with one output: deformed or not."""
+
+    def __init__(self, width: int = 16) -> None:
+        layers: list[nn.Module] = []
+        channels = 3
+        for k in range(4):
+            out = width * min(4, 2**k)
+            layers += [nn.Conv3d(channels, out, 4, stride=2, padding=1), nn.BatchNorm3d(out), nn.ReLU()]
+            channels = out
+        super().__init__(*layers, nn.Flatten(), nn.Dropout(0.3), nn.LazyLinear(1))
+
+
+def window(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """(3, *WINDOW): the image in units of its spread, and the two structures, cropped or padded about the middle."""
+    image = (image - image.mean()) / (image.std() + 1e-6)
+    stacked = np.stack([image, label == 1, label == 2]).astype(np.float32)
+    for axis, side in enumerate(WINDOW):
+        lack = max(0, side - stacked.shape[axis + 1])
+        pad = [(0, 0)] * 4
+        pad[axis + 1] = (lack // 2, lack - lack // 2)
+        stacked = np.pad(stacked, pad, mode="constant")
+        start = (stacked.shape[axis + 1] - side) // 2
+        stacked = np.take(stacked, range(start, start + side), axis=axis + 1)
+    return stacked
+
+
+def two_sample(real: list[np.ndarray], made: list[np.ndarray], seed: int, iterations: int) -> float:
+    """Accuracy on the last third of either; ``real[i]`` and ``made[i]`` are of different subjects."""
+    torch.manual_seed(seed)
+    order = torch.randperm(len(real)).tolist()
+    cut = 2 * len(order) // 3
+    x = torch.tensor(np.stack([*(real[i] for i in order), *(made[i] for i in order)]))
+    count = len(order)
+    y = torch.cat([torch.zeros(count), torch.ones(count)])
+    train = torch.tensor([*range(cut), *range(count, count + cut)])
+    test = torch.tensor([*range(cut, count), *range(count + cut, 2 * count)])
+    network = Judge()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
+    for step in range(iterations):
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-3 * (1 - step / iterations)
+        chosen = train[torch.randint(len(train), (12,))]
+        batch = x[chosen]
+        # Shifts of a few voxels: where the subject lies in its crop is not what is asked.
+        batch = torch.roll(batch, torch.randint(-2, 3, (3,)).tolist(), dims=(2, 3, 4))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            answer = network(batch)[:, 0].float()
+        loss = nn.functional.binary_cross_entropy_with_logits(answer, y[chosen])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    network.eval()
+    with torch.no_grad():
+        return float(((network(x[test])[:, 0] > 0).float() == y[test]).float().mean())
+
+
+def calibrate(name: str, field: Deformer, subjects: list[Pair], target: float) -> tuple[int, float]:
+    """Level whose mean displacement comes nearest to the target, and the factor that is left (elastic: a factor)."""
+    some = subjects[:CALIBRATION]
+
+    def mean(level: int) -> float:
+        return float(np.mean([length(field(image, seed, level)) for seed, (image, _) in enumerate(some)]))
+
+    if is_elastic(name):
+        return 0, target / mean(0)
+    low, high = 0, len(LEVELS) - 1
+    seen: dict[int, float] = {}
+    while high - low > 1:
+        middle = (low + high) // 2
+        seen[middle] = mean(LEVELS[middle])
+        low, high = (middle, high) if seen[middle] < target else (low, middle)
+    for k in (low, high):
+        seen.setdefault(k, mean(LEVELS[k]))
+    best = min((low, high), key=lambda k: abs(np.log(seen[k] / target)))
+    return LEVELS[best], target / seen[best]
+
+
+def main() -> None:
+    """Run as a script."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dataset")
+    parser.add_argument("--methods", nargs="+", required=True)
+    parser.add_argument("--subjects", type=int, default=0, help="only so many of each half")
+    parser.add_argument("--displacement", type=float, default=1.5, help="mean displacement of every method, mm")
+    parser.add_argument("--seeds", type=int, default=3, help="networks of the two-sample test; 0 leaves it out")
+    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    cases = [case for case in find_cases(options.dataset) if case.label]
+    halves: list[list[Pair]] = []
+    for half in (cases[::2], cases[1::2]):
+        pairs = []
+        for case in half[: options.subjects or None]:
+            image = read_image(case.image)
+            assert case.label is not None
+            pairs.append((sitk.Cast(image, sitk.sitkFloat32), read_label(case.label, image)))
+        halves.append(pairs)
+    count = min(len(h) for h in halves)
+    a, b = (h[:count] for h in halves)
+    rng = np.random.default_rng(0)
+    real_a, real_b = ([resample(p, rng, None) for p in half] for half in (a, b))
+    shapes_b = np.array([descriptors(label) for _, label in real_b])
+    middle, spread = shapes_b.mean(0), shapes_b.std(0)
+    windows_b = [window(*r) for r in real_b]
+
+    def judged(made: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+        shapes = np.array([descriptors(label) for _, label in made])
+        found = {"frechet": frechet((shapes - middle) / spread, (shapes_b - middle) / spread)}
+        if options.seeds:
+            windows = [window(*m) for m in made]
+            right = [two_sample(windows_b, windows, seed, options.iterations) for seed in range(options.seeds)]
+            found |= {"accuracy": float(np.mean(right)), "accuracy_spread": float(np.std(right))}
+        return found
+
+    rows: list[dict[str, object]] = [{"method": "real", **judged(real_a)}]
+    print(rows[-1], flush=True)
+    for name in options.methods:
+        field = deformer(name)
+        level, factor = calibrate(name, field, a, options.displacement)
+        fields = [field(image, 1000 + k, level) * factor for k, (image, _) in enumerate(a)]
+        rng = np.random.default_rng(1)
+        made = [resample(pair, rng, f) for pair, f in zip(a, fields, strict=True)]
+        moved = float(np.mean([length(f) for f in fields]))
+        rows.append({"method": name, "level": level, "factor": round(factor, 3), "mean_mm": moved, **judged(made)})
+        print(rows[-1], flush=True)
+        if options.json:
+            facts = {"subjects": count, "iterations": options.iterations, "seeds": options.seeds, "rows": rows}
+            options.json.write_text(json.dumps(facts, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

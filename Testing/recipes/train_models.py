@@ -1,0 +1,159 @@
+"""How the shipped models are trained: one command a model, resumable.
+
+``python Testing/recipes/train_models.py NAME DATA -o RUN [--resume] [--minutes M | --iterations N]``
+
+``DATA`` is a folder with the sets ``hippocampus``, ``brain_ixi``, ``brain_misc``, ``cardiac_sunnybrook`` and ``ct``,
+each with ``images/``. ``RUN/NAME.safetensors`` is the file in ``Resources/Models``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from DRDMLib import __version__
+from DRDMLib.datasets import find_cases
+from DRDMLib.metadata import ModelMetadata
+from DRDMLib.models import load_model_file, save_model
+from DRDMLib.training import TrainingConfig, train
+from DRDMLib.training.data import load_training_images, split
+from DRDMLib.training.recipe import AMPLITUDE, CITATION, FIELD_BANK
+from DRDMLib.training.shapes import draw_shapes
+
+HOLD_OUT = 8
+
+Loader = Callable[[Path, ModelMetadata], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model: what it says of itself, how it is trained, and on what (training images, images left out)."""
+
+    metadata: ModelMetadata
+    config: TrainingConfig
+    load: Loader
+
+
+def one_set(name: str, every: int = HOLD_OUT) -> Loader:
+    """All images of one set but every K-th."""
+
+    def load(data: Path, metadata: ModelMetadata) -> tuple[Tensor, Tensor]:
+        kept, left_out = split(find_cases(data / name), every)
+        return load_training_images(kept, metadata), load_training_images(left_out, metadata)
+
+    return load
+
+
+def everything(data: Path, metadata: ModelMetadata) -> tuple[Tensor, Tensor]:
+    """Every permissive set, small sets repeated so that each kind of image is seen about equally often, and shapes."""
+    kept: list[Tensor] = []
+    left_out: list[Tensor] = []
+    for name, repeats in (("hippocampus", 1), ("brain_ixi", 1), ("brain_misc", 8), ("ct", 12)):
+        images, others = one_set(name)(data, metadata)
+        kept += [images[:80]] * repeats
+        left_out.append(others[:2])
+    # Of each heart's phases two: the others differ little.
+    hearts = [c for c in find_cases(data / "cardiac_sunnybrook") if c.name.endswith(("phase00", "phase08"))]
+    kept += [load_training_images(hearts, metadata)] * 6
+    kept.append(draw_shapes(160, metadata.ndim, metadata.size, torch.Generator().manual_seed(0)))
+    return torch.cat(kept), torch.cat(left_out)
+
+
+def _metadata(name: str, ndim: int, size: int, **described: str) -> ModelMetadata:
+    options = {"width": 16, "depth": 2, "whole": True}
+    model = ModelMetadata(name, "compact", ndim, size, options=options, amplitude=AMPLITUDE)
+    return replace(model, citation=CITATION, version=__version__, **described)
+
+
+_CONFIG = TrainingConfig(
+    batch=4, learning_rate=1e-3, ema=0.999, rotation=15.0, zoom=(0.8, 1.1), shift=0.05, bank=FIELD_BANK
+)
+
+RECIPES = {
+    "hippocampus-mr-3d": Recipe(
+        _metadata(
+            "hippocampus-mr-3d",
+            3,
+            48,
+            anatomy="hippocampus",
+            modality="T1 MR",
+            training_data="160 crops of Medical Segmentation Decathlon Task04, images only",
+            licence="CC-BY-SA 4.0, as the images",
+        ),
+        replace(_CONFIG, steps=3000),
+        one_set("hippocampus"),
+    ),
+    "cardiac-mr-2d": Recipe(
+        _metadata(
+            "cardiac-mr-2d",
+            2,
+            128,
+            anatomy="heart, short-axis slices",
+            modality="cine MR",
+            training_data="Sunnybrook Cardiac Data, cine short axis of five patients",
+            licence="CC0-1.0, as the images",
+        ),
+        replace(_CONFIG, steps=4000, batch=16, rotation=30.0, zoom=(0.45, 1.05), shift=0.1),
+        one_set("cardiac_sunnybrook"),
+    ),
+    "general-3d": Recipe(
+        _metadata(
+            "general-3d",
+            3,
+            48,
+            anatomy="any",
+            modality="MR, CT",
+            training_data=(
+                "hippocampus crops (Medical Segmentation Decathlon), heads (IXI and three others), "
+                "hearts (Sunnybrook), CT of chest, abdomen and trunk, and drawn shapes; images only"
+            ),
+            licence="CC-BY-SA 4.0, the strictest of the images' licences",
+        ),
+        replace(_CONFIG, steps=3000, rotation=30.0, zoom=(0.7, 1.1), shift=0.1, tones=True),
+        everything,
+    ),
+}
+
+
+def main() -> None:
+    """Run as a script."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--iterations", type=int, help="instead of the recipe's")
+    parser.add_argument("--minutes", type=float, help="a time budget instead of a number of steps")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    recipe = RECIPES[options.name]
+    config = replace(recipe.config, half_precision=True, checkpoint_minutes=3.0)
+    if options.iterations:
+        config = replace(config, steps=options.iterations)
+    if options.minutes:
+        config = replace(config, steps=None, minutes=options.minutes)
+    images, left_out = recipe.load(options.data, recipe.metadata)
+    print(f"{len(images)} training images, {len(left_out)} left out", flush=True)
+    path = train(
+        images,
+        left_out,
+        recipe.metadata,
+        config,
+        options.output,
+        device=options.device,
+        resume=options.resume,
+        on_step=lambda step, share, loss: (
+            print(f"{step} {share:.3f} {loss['loss']:.4f}", flush=True) if step % 100 == 0 else None
+        ),
+    )
+    model = load_model_file(path, "cpu")
+    save_model(options.output / f"{options.name}.safetensors", model.network, model.metadata, half=True)
+
+
+if __name__ == "__main__":
+    main()
