@@ -70,9 +70,9 @@ class Entry:
 
 # Shipped ones in the order in which they are taken when no model is named.
 CATALOGUE = (
-    Entry("general-3d", 3, "any anatomy, MR and CT"),
-    Entry("brain-t1-3d", 3, "whole head, T1 MR", extent_mm=(130.0, 350.0)),
+    Entry("brain-t1-3d", 3, "whole head, T1 MR", extent_mm=(150.0, 290.0)),
     Entry("hippocampus-mr-3d", 3, "hippocampus crop, T1 MR", extent_mm=(25.0, 90.0)),
+    Entry("general-3d", 3, "any anatomy, MR and CT"),
     Entry("cardiac-mr-2d", 2, "heart, short-axis cine MR", extent_mm=(100.0, 450.0)),
     Entry(
         "published-cardiac-2d",
@@ -147,17 +147,20 @@ def default_entry(ndim: int, extent: float | None = None) -> Entry:
     """The best model of a dimension that is here: shipped ones first, then what was downloaded.
 
     Args:
-        extent: longest side of the image, millimetres; a model that is meant for such images goes before the others.
+        extent: longest side of the image, millimetres; a model that is meant for such images goes before the general
+            one, which takes everything else.
 
     Raises:
         ModelError: there is none.
     """
     here = [entry for entry in CATALOGUE if entry.ndim == ndim and entry.available]
-    for entry in here:
-        if extent is None or entry.extent_mm is None or entry.extent_mm[0] <= extent <= entry.extent_mm[1]:
-            return entry
-    if here:
-        return here[0]
+
+    def meant(entry: Entry) -> bool:
+        return extent is not None and entry.extent_mm is not None and entry.extent_mm[0] <= extent <= entry.extent_mm[1]
+
+    general = [entry for entry in here if entry.extent_mm is None and not entry.url]
+    for entry in (*filter(meant, here), *general, *here):
+        return entry
     loadable = next((e.name for e in CATALOGUE if e.ndim == ndim and e.url), "")
     raise ModelError(
         f"No {ndim}D model comes with this version; "

@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
-from benchmark_realism import WINDOW, Pair, resample
+from benchmark_realism import Pair, resample
 from deformers import deformer
 from torch import Tensor, nn
 
@@ -26,12 +26,13 @@ from DRDMLib.images import read_image, read_label
 from DRDMLib.training.data import split
 
 LEVELS = (16, 32, 48)
+WINDOW = (40, 52, 40)
 
 
 class UNet(nn.Module):
     """A vanilla U-Net with three scales."""
 
-    def __init__(self, classes: int, width: int = 12) -> None:
+    def __init__(self, classes: int, width: int = 8) -> None:
         super().__init__()
 
         def block(a: int, b: int) -> nn.Sequential:
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--shots", type=int, nargs="+", default=[5])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--copies", type=int, default=18, help="deformed copies of each subject")
-    parser.add_argument("--iterations", type=int, default=600)
+    parser.add_argument("--iterations", type=int, default=250)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -28,6 +28,7 @@ from DRDMLib.training.augmentation import augment_images, random_rotations
 from DRDMLib.training.data import load_training_images, split
 from DRDMLib.training.fields import FieldSource, turn
 from DRDMLib.training.recipe import config_from, metadata_from
+from DRDMLib.training.shapes import draw_shapes
 
 
 def metadata(ndim=3, size=16, **more) -> ModelMetadata:
@@ -113,7 +114,7 @@ def test_a_whole_correction_can_be_taken_in_parts(ndim):
     assert n[0] == 0 and n[1] == 1
     whole, part, step = field(40, -1), field(40, 20), field(40)
     for taken, share in ((part, 1 - n[2] / n[4]), (step, 1 - n[3] / n[4])):
-        assert float((taken - whole * share).norm() / whole.norm()) < 0.05 * float(share)
+        assert float((taken - whole * share).norm() / whole.norm()) < 0.1 * float(share)
     assert float(whole.abs().max()) > 1e-3
     assert float(folded_fraction(whole)) == 0
 
@@ -161,6 +162,17 @@ def test_negatives_keep_what_lies_outside_dark(ndim):
     assert float(made[:, :, 0].abs().max()) == 0
     turned = made[:, :, 5, 8].flatten(1).mean(1) > made[:, :, 11, 8].flatten(1).mean(1)
     assert 2 < int(turned.sum()) < 14
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_drawn_shapes_are_bodies_with_parts_that_differ_from_one_another(ndim):
+    drawn = draw_shapes(4, ndim, 32, torch.Generator().manual_seed(0))
+    assert drawn.shape == (4, 1, *[32] * ndim) and drawn.dtype == torch.uint8
+    again = draw_shapes(4, ndim, 32, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, again) and not torch.equal(drawn[0], drawn[1])
+    corners = drawn.flatten(2)[:, 0, [0, -1]].float()
+    assert float((corners < 10).float().mean()) >= 0.5
+    assert bool((drawn.flatten(1).float().std(dim=1) > 10).all())
 
 
 @pytest.mark.parametrize("ndim", [2, 3])

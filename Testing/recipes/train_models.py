@@ -85,8 +85,21 @@ RECIPES = {
             training_data="160 crops of Medical Segmentation Decathlon Task04, images only",
             licence="CC-BY-SA 4.0, as the images",
         ),
-        replace(_CONFIG, steps=3000),
+        replace(_CONFIG, steps=2400),
         one_set("hippocampus"),
+    ),
+    "brain-t1-3d": Recipe(
+        _metadata(
+            "brain-t1-3d",
+            3,
+            64,
+            anatomy="whole head",
+            modality="T1 MR",
+            training_data="80 heads of IXI (brain-development.org), images only",
+            licence="CC-BY-SA 3.0, as the images",
+        ),
+        replace(_CONFIG, steps=1200),
+        one_set("brain_ixi", 5),
     ),
     "cardiac-mr-2d": Recipe(
         _metadata(
@@ -114,7 +127,7 @@ RECIPES = {
             ),
             licence="CC-BY-SA 4.0, the strictest of the images' licences",
         ),
-        replace(_CONFIG, steps=3000, rotation=30.0, zoom=(0.7, 1.1), shift=0.1, tones=True),
+        replace(_CONFIG, steps=2400, rotation=30.0, zoom=(0.7, 1.1), shift=0.1, tones=True),
         everything,
     ),
 }
