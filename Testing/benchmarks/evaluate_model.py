@@ -82,6 +82,7 @@ def main() -> None:
         "--hold-out", type=int, default=8, help="every K-th subject is one left out of training; 1: all"
     )
     parser.add_argument("--subjects", type=int, default=12)
+    parser.add_argument("--levels", type=int, nargs="+", default=LEVELS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--pictures", type=Path)
@@ -93,7 +94,7 @@ def main() -> None:
     images = [read_image(case.image) for case in left_out]
     tensors = [prepare(image, model)[1] for image in images]
     # Of a stack of slices, the middle one.
-    rows = table_rows(model, [t[len(t) // 2 : len(t) // 2 + 1] for t in tensors], LEVELS)
+    rows = table_rows(model, [t[len(t) // 2 : len(t) // 2 + 1] for t in tensors], tuple(options.levels))
     print(f"{len(left_out)} subjects, two samples each, model {model.metadata.name}\n\n{markdown(rows)}")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2), encoding="utf-8")
