@@ -3,8 +3,8 @@
 ``python Testing/recipes/train_models.py NAME DATA -o RUN [--resume] [--minutes M | --iterations N]``
 
 ``DATA`` is a folder with the sets ``hippocampus``, ``brain_ixi``, ``brain_misc``, ``cardiac_sunnybrook`` and ``ct``,
-each with ``images/``. ``RUN/NAME.safetensors`` is what is shipped of ``cardiac-mr-2d`` and ``general-3d``; the cards of the
-other models say how those were made.
+each with ``images/``. ``RUN/NAME.safetensors`` is what is shipped of ``cardiac-mr-2d`` and ``general-3d``; the cards of
+the other models say how those were made.
 """
 
 from __future__ import annotations
