@@ -8,8 +8,10 @@ Bernstein basis its values are weighted means of its coefficients, so it is posi
 if all coefficients are (4 in 2D, where they are the corners' determinants and the test is exact; 27 in 3D, where a cell
 that fails is divided in eight before it is given up; Johnen, Weill and Remacle, "Robust and efficient validation of the
 linear hexahedral element", 2017). Most cells need no coefficients: the derivative in any point of a cell has each entry
-between the least and the greatest difference quotient along the cell's edges, and every matrix of such a box is regular
-if ``|| |C^-1| R || < 1`` for the box's midpoint C and radius R (Beeck, 1975); then ``det >= det C (1 - q)^d``.
+between the least and the greatest difference quotient along the cell's edges. If Gershgorin's discs of all matrices in
+such a box keep the least eigenvalue of the symmetric part above a positive number, the determinant is at least its d-th
+power (Ostrowski and Taussky, 1951). And every matrix of the box is regular if ``|| |C^-1| R || < 1`` for the box's
+midpoint C and radius R (Beeck, 1975); then ``det >= det C (1 - q)^d``.
 
 The whole: let u be zero on the lattice's rim and, by definition, outside of it. Then phi is continuous, piecewise
 polynomial, and the identity outside of a bounded set. If the determinant is positive in every closed cell, phi is a
@@ -26,18 +28,19 @@ first in single precision, then for what is left in double. The map judged is th
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
-import torch
-from torch import Tensor
 
 from .lattices import STORED, Brick, FadingLattice, FieldLattice, Lattice, coincide, extended, positions
 
-# Cells of a brick along each axis: a brick and its 3 x 3 differences should fit a processor's cache.
-_BRICK = 32
+# Cells of a brick along each axis: large enough that threads do not wait for each other, small enough for a cache.
+_BRICK = 48
+_MOST_THREADS = 8
 # Past the image, every fourth node of the field will do as a rule; all of them if it does not.
 STRIDES = (4, 1)
 # Undecided cells that are examined together.
@@ -50,57 +53,79 @@ def bricks(shape: tuple[int, ...], side: int = _BRICK) -> Iterator[Brick]:
     return itertools.product(*ranges)
 
 
-def _difference_quotients(values: Tensor, spacing: list[Tensor]) -> list[Tensor]:
+Bounds = list[tuple[np.ndarray, np.ndarray]]
+
+
+def _difference_quotients(values: np.ndarray, steps: list[np.ndarray]) -> list[np.ndarray]:
     """Along each axis: (d, *n with n - 1 along the axis)."""
-    return [values.diff(dim=1 + axis) / step for axis, step in enumerate(spacing)]
+    d = len(steps)
+    edges = []
+    for axis, step in enumerate(steps):
+        n = values.shape[1 + axis]
+        edge = _part(values, axis, 1, n) - _part(values, axis, 0, n - 1)
+        edge *= (1 / step).astype(values.dtype).reshape([-1 if axis == b else 1 for b in range(d)])
+        edges.append(edge)
+    return edges
 
 
-def _over_cells(edges: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+def _part(values: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
+    """(d, *n) from ``start`` to ``stop`` along one of the lattice's axes."""
+    return values[(slice(None),) * (1 + axis) + (slice(start, stop),)]
+
+
+def _over_cells(edges: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest value over the edges of each cell that run along ``axis``: (d, *n) -> two of (d, *cells)."""
     low = high = edges
     for other in range(edges.ndim - 1):
         if other != axis:
             n = low.shape[1 + other]
-            a, b = low.narrow(1 + other, 0, n - 1), low.narrow(1 + other, 1, n - 1)
-            low = torch.minimum(a, b)
-            a, b = high.narrow(1 + other, 0, n - 1), high.narrow(1 + other, 1, n - 1)
-            high = torch.maximum(a, b)
+            low = np.minimum(_part(low, other, 0, n - 1), _part(low, other, 1, n))
+            high = np.maximum(_part(high, other, 0, n - 1), _part(high, other, 1, n))
     return low, high
 
 
-def interval_bound(edges: list[Tensor]) -> Tensor:
+def monotone_bound(bounds: Bounds) -> np.ndarray:
+    """A lower bound of the least eigenvalue of the derivative's symmetric part in each cell, by Gershgorin's discs.
+
+    Args:
+        bounds: along each axis, least and greatest difference quotient, (d, *cells) each, as from ``_over_cells``.
+
+    Returns:
+        (*cells); where it is positive, the determinant is at least its d-th power.
+    """
+    d = len(bounds)
+    discs = [bounds[i][0][i] + 1 for i in range(d)]
+    for i, j in itertools.combinations(range(d), 2):
+        (low_i, high_i), (low_j, high_j) = bounds[i], bounds[j]
+        reach = np.maximum(high_i[j] + high_j[i], -(low_i[j] + low_j[i]))
+        reach *= 0.5
+        discs[i] -= reach
+        discs[j] -= reach
+    return np.minimum.reduce(discs)
+
+
+def interval_bound(bounds: Bounds) -> np.ndarray:
     """A lower bound of the determinant in each cell, from the box of its difference quotients.
 
     Args:
-        edges: along each axis, (d, *n), as from ``_difference_quotients``.
+        bounds: as for ``monotone_bound``.
 
     Returns:
         (*cells), zero or below where nothing is proven.
     """
-    d = len(edges)
-    bounds = [_over_cells(edges[axis], axis) for axis in range(d)]
-    middle = [(low + high).mul_(0.5) for low, high in bounds]
-    for axis in range(d):
-        middle[axis][axis] += 1
+    d = len(bounds)
+    c = [[(bounds[axis][0][k] + bounds[axis][1][k]) * 0.5 + (axis == k) for axis in range(d)] for k in range(d)]
     # Sum over the columns; row k of the radius belongs to component k.
-    rows = torch.zeros_like(middle[0])
-    for low, high in bounds:
-        rows.add_(high - low, alpha=0.5)
-    c = [[middle[axis][k] for axis in range(d)] for k in range(d)]
+    rows = np.add.reduce([high - low for low, high in bounds]) * 0.5
     cofactors = [[_cofactor(c, k, i) for i in range(d)] for k in range(d)]
-    det, worst = torch.zeros_like(rows[0]), torch.zeros_like(rows[0])
-    for i in range(d):
-        det.addcmul_(c[0][i], cofactors[0][i])
-        reach = torch.zeros_like(det)
-        for k in range(d):
-            reach.addcmul_(cofactors[k][i].abs(), rows[k])
-        torch.maximum(worst, reach, out=worst)
+    det = sum(c[0][i] * cofactors[0][i] for i in range(d))
+    worst = np.maximum.reduce([sum(np.abs(cofactors[k][i]) * rows[k] for k in range(d)) for i in range(d)])
     # det (1 - worst / det)^d, where worst < det.
-    share = (det - worst).clamp_(min=0).div_(det.clamp(min=1e-30))
-    return share.pow_(d).mul_(det)
+    share = np.maximum(det - worst, 0) / np.maximum(det, 1e-30)
+    return share**d * det
 
 
-def _cofactor(m: list[list[Tensor]], row: int, column: int) -> Tensor:
+def _cofactor(m: list[list[np.ndarray]], row: int, column: int) -> np.ndarray:
     rest = [[value for j, value in enumerate(line) if j != column] for i, line in enumerate(m) if i != row]
     if len(rest) == 1:
         return -rest[0][0] if (row + column) % 2 else rest[0][0]
@@ -175,25 +200,22 @@ def failing_cells(lattice: Lattice, margin: float = 0.0, changed: np.ndarray | N
     Args:
         changed: bool, one for each node of the stored field: only look at what these concern.
     """
-    found = [np.zeros((0, len(lattice.nodes)), np.int64)]
-    for where in bricks(tuple(map(len, lattice.nodes))):
-        if changed is None or lattice.touched(where, changed):
-            found.append(_failing_in_brick(lattice, where, margin))
-    return np.concatenate(found)
+    wanted = [
+        where for where in bricks(tuple(map(len, lattice.nodes))) if changed is None or lattice.touched(where, changed)
+    ]
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(lambda where: _failing_in_brick(lattice, where, margin), wanted))
+    return np.concatenate([np.zeros((0, len(lattice.nodes)), np.int64), *found])
 
 
 def _failing_in_brick(lattice: Lattice, where: Brick, margin: float) -> np.ndarray:
     values = lattice.brick(where)
     steps = [np.diff(n[w]) for n, w in zip(lattice.nodes, where, strict=True)]
     d, finest = len(steps), min(float(s.min()) for s in steps)
-    shaped = [
-        torch.from_numpy(s.astype(np.float32)).view([-1 if a == b else 1 for b in range(d)])
-        for a, s in enumerate(steps)
-    ]
     # A shift changes no difference, and smaller numbers are rounded less.
     shifted = values - values[:, :1, :1].reshape(d, -1)[:, :1].reshape(-1, *[1] * d)
-    edges = _difference_quotients(torch.from_numpy(shifted.astype(np.float32)), shaped)
-    slopes = np.array([[_largest(e) for e in edge.numpy()] for edge in edges])
+    edges = _difference_quotients(shifted.astype(np.float32), steps)
+    slopes = np.array([[_largest(component) for component in edge] for edge in edges])
     largest = 1 + float(slopes.max())
     displacement = _largest(values) / finest
     rounding = lattice.rounding * displacement
@@ -201,7 +223,7 @@ def _failing_in_brick(lattice: Lattice, where: Brick, margin: float) -> np.ndarr
     share = 1 - float(slopes.sum(0).max())
     if share > 0 and share**d > margin + coarse:
         return np.zeros((0, d), np.int64)
-    undecided = np.argwhere(~(interval_bound(edges) > margin + coarse).numpy())
+    undecided = _undecided([_over_cells(edge, axis) for axis, edge in enumerate(edges)], margin + coarse)
     fine = _tolerance(largest, displacement, rounding, 2.0**-52)
     failing = []
     for start in range(0, len(undecided), _CHUNK):
@@ -209,6 +231,15 @@ def _failing_in_brick(lattice: Lattice, where: Brick, margin: float) -> np.ndarr
         spacing = np.stack([s[i] for s, i in zip(steps, cells.T, strict=True)], axis=1)
         failing.append(cells[~(bernstein_bound(corner_values(values, cells), spacing) > margin + fine)])
     return np.concatenate([*failing, undecided[:0]]) + [w.start for w in where]
+
+
+def _undecided(bounds: Bounds, threshold: float) -> np.ndarray:
+    """Cells that neither bound proves to be above ``threshold``: (K, d) indices. The quicker bound decides most."""
+    least = monotone_bound(bounds)
+    left = np.flatnonzero(~(least > threshold ** (1 / len(bounds))))
+    few = [(low.reshape(len(low), -1)[:, left], high.reshape(len(high), -1)[:, left]) for low, high in bounds]
+    left = left[~(interval_bound(few) > threshold)]
+    return np.stack(np.unravel_index(left, least.shape), axis=1)
 
 
 def _largest(values: np.ndarray) -> float:

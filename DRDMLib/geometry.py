@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 # How far the field reaches past the working grid before it is zero, in fractions of the grid's side.
 _MARGIN_LEAST, _MARGIN_MOST = 0.125, 0.5
-# The margin is this many times the largest displacement, up to the most: the fade-out alone then never folds space.
+# The margin is this many times the farthest that its face moves outwards or inwards, up to the most: fading out along
+# an axis compresses space by what is displaced along that axis alone, so it never folds by itself.
 _MARGIN_PER_DISPLACEMENT = 2.5
 
 PLANES = ("axial", "coronal", "sagittal", "auto")
@@ -229,11 +230,13 @@ def carried_field(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False) -> Fi
             in an image that is much finer).
     """
     vectors = _millimetres(ddf, grid)
-    side = max(grid.size[:2])
-    in_plane = np.asarray(grid.spacing[:2]).max() * side
-    largest = float(np.sqrt((vectors**2).sum(axis=-1)).max(initial=0.0)) / in_plane
-    share = min(max(_MARGIN_PER_DISPLACEMENT * largest, _MARGIN_LEAST), _MARGIN_MOST)
-    margins = [max(2, math.ceil(share * in_plane / s)) for s in grid.spacing]
+    side = max(grid.size[:2]) * max(grid.spacing[:2])
+    margins = []
+    for axis in range(grid.ndim):
+        faces = vectors.take((0, -1), axis=grid.ndim - 1 - axis) @ grid.direction[:, axis]
+        farthest = _MARGIN_PER_DISPLACEMENT * float(np.abs(faces).max())
+        reach = min(max(farthest, _MARGIN_LEAST * side), _MARGIN_MOST * side)
+        margins.append(max(2, math.ceil(reach / grid.spacing[axis])))
     if grid.stack:
         margins[2] = min(margins[2], 8)
     finer = [2 if refine and not (grid.stack and axis == 2) else 1 for axis in range(grid.ndim)]

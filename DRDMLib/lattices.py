@@ -93,9 +93,11 @@ class FieldLattice:
 
     def brick(self, where: Brick) -> np.ndarray:
         vectors = self.vectors[where]
-        out = np.zeros((len(where), *vectors.shape[:-1]))
+        out = np.empty((len(where), *vectors.shape[:-1]))
         for k, row in enumerate(self.along):
-            for j in np.flatnonzero(row):
+            first, *others = np.flatnonzero(row)
+            np.multiply(vectors[..., first], row[first], out=out[k])
+            for j in others:
                 out[k] += row[j] * vectors[..., j]
         return out
 
@@ -138,10 +140,10 @@ class SampledLattice:
             position = a[w] - s.start
             before = np.minimum(position.astype(np.int64), values.shape[1 + axis] - 2)
             share = (position - before).reshape([-1 if axis == b else 1 for b in range(len(where))])
-            low, high = values.take(before, axis=1 + axis), values.take(before + 1, axis=1 + axis)
-            high -= low
-            high *= share
-            values = low + high
+            low, values = values.take(before, axis=1 + axis), values.take(before + 1, axis=1 + axis)
+            values -= low
+            values *= share
+            values += low
         return values
 
     def touched(self, where: Brick, changed: np.ndarray) -> bool:
