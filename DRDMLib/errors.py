@@ -25,5 +25,9 @@ class OutputError(DRDMError):
     """An output folder that cannot be written to, or a disk that is full."""
 
 
+class FallbackWarning(UserWarning):
+    """Something is done in another way than was asked for, such as on the CPU; the message says what and why."""
+
+
 class Cancelled(Exception):
     """Raised by a progress callback to stop long work; nothing half-written is left behind."""

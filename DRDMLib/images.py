@@ -28,9 +28,9 @@ def image_stem(path: str | os.PathLike[str]) -> str:
     return Path(name).stem or "image"
 
 
-def _series_files(folder: Path) -> list[str]:
+def _series_files(folder: Path, chosen: str = "") -> list[str]:
     reader = sitk.ImageSeriesReader
-    series = reader.GetGDCMSeriesIDs(str(folder))
+    series = [chosen] if chosen else reader.GetGDCMSeriesIDs(str(folder))
     if not series:
         raise ImageError(f"The folder '{folder}' holds no DICOM images; give an image file or a DICOM series folder.")
     if len(series) > 1:
@@ -42,10 +42,10 @@ def _series_files(folder: Path) -> list[str]:
     return files
 
 
-def _read(path: Path, what: str) -> sitk.Image:
+def _read(path: Path, what: str, series: str = "") -> sitk.Image:
     if path.is_dir():
         reader: sitk.ImageSeriesReader | sitk.ImageFileReader = sitk.ImageSeriesReader()
-        reader.SetFileNames(_series_files(path))  # type: ignore[union-attr]
+        reader.SetFileNames(_series_files(path, series))  # type: ignore[union-attr]
     elif path.is_file():
         if path.stat().st_size == 0:
             raise ImageError(f"The {what} '{path}' is empty; copy or export it again.")
@@ -63,14 +63,27 @@ def _read(path: Path, what: str) -> sitk.Image:
     return image
 
 
-def read_image(path: str | os.PathLike[str]) -> sitk.Image:
+def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
+    """The files that :func:`read_image` reads: the file itself, or those of the DICOM series in their order.
+
+    Raises:
+        ImageError: a folder without a series, or with several of which none is chosen.
+    """
+    path = Path(path)
+    return [Path(name) for name in _series_files(path, series)] if path.is_dir() else [path]
+
+
+def read_image(path: str | os.PathLike[str], series: str = "") -> sitk.Image:
     """A single-channel 2D or 3D image: any file SimpleITK reads, or a folder with one DICOM series.
+
+    Args:
+        series: UID of the series to read from a folder with several.
 
     Raises:
         ImageError: missing, broken, or not usable (see :func:`require_scalar_image`).
     """
     path = Path(path)
-    return require_scalar_image(_read(path, "image"), str(path))
+    return require_scalar_image(_read(path, "image", series), str(path))
 
 
 def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:

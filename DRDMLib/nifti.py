@@ -7,6 +7,7 @@ compressed as they come. A file appears under its name only when it is complete.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import os
 import struct
@@ -24,24 +25,39 @@ _HEADER_BYTES = 352
 _DIM_OFFSET = 40
 
 
-def _header(reference: sitk.Image, pixel_id: int, components: int) -> bytes:
+def _header(reference: sitk.Image, pixel_id: int, components: int, frames: int) -> bytes:
     """NIfTI-1 header as ITK writes it, for an image on the grid of ``reference``."""
     d = reference.GetDimension()
-    tiny = sitk.Image([2] * d, pixel_id, components) if components > 1 else sitk.Image([2] * d, pixel_id)
-    tiny.SetSpacing(reference.GetSpacing())
-    tiny.SetOrigin(reference.GetOrigin())
-    tiny.SetDirection(reference.GetDirection())
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "header.nii"
-        sitk.WriteImage(tiny, str(path))
-        header = bytearray(path.read_bytes()[:_HEADER_BYTES])
+    grid = (reference.GetSpacing(), reference.GetOrigin(), reference.GetDirection())
+    header = bytearray(_header_of_tiny_image(d, pixel_id, components, *grid))
     order = "<" if header[0] == 0x5C else ">"
     if order != "<" or max(reference.GetSize()) > 32767:
         raise OutputError("The image is too large for NIfTI (more than 32767 voxels along an axis).")
     dims = list(struct.unpack_from("<8h", header, _DIM_OFFSET))
     dims[1 : 1 + d] = reference.GetSize()
+    if frames:
+        dims[0], dims[d + 1] = d + 1, frames
     struct.pack_into("<8h", header, _DIM_OFFSET, *dims)
     return bytes(header)
+
+
+@functools.lru_cache(maxsize=64)
+def _header_of_tiny_image(
+    d: int,
+    pixel_id: int,
+    components: int,
+    spacing: tuple[float, ...],
+    origin: tuple[float, ...],
+    direction: tuple[float, ...],
+) -> bytes:
+    tiny = sitk.Image([2] * d, pixel_id, components) if components > 1 else sitk.Image([2] * d, pixel_id)
+    tiny.SetSpacing(spacing)
+    tiny.SetOrigin(origin)
+    tiny.SetDirection(direction)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "header.nii"
+        sitk.WriteImage(tiny, str(path))
+        return path.read_bytes()[:_HEADER_BYTES]
 
 
 def write_nifti(
@@ -51,6 +67,7 @@ def write_nifti(
     pixel_id: int,
     *,
     components: int = 1,
+    frames: int = 0,
     level: int = 4,
 ) -> Path:
     """Write a ``.nii.gz`` file.
@@ -60,6 +77,7 @@ def write_nifti(
         pieces: the voxels in file order: slabs along the slowest axis, for vectors all slabs of one component first.
         pixel_id: SimpleITK pixel type.
         components: values per voxel.
+        frames: length of one more axis after those of ``reference``, in file order the slowest; 0 for none.
         level: compression, 1 (fast) to 9.
 
     Raises:
@@ -69,7 +87,7 @@ def write_nifti(
     with complete_or_absent(path) as partial, partial.open("wb") as raw:
         # No name and no time in the file: the same voxels are the same bytes.
         with gzip.GzipFile("", "wb", compresslevel=level, fileobj=raw, mtime=0) as stream:
-            stream.write(_header(reference, pixel_id, components))
+            stream.write(_header(reference, pixel_id, components, frames))
             for piece in pieces:
                 stream.write(np.ascontiguousarray(piece).data)
         raw.flush()

@@ -16,13 +16,16 @@ from .deformation import Deformation
 from .errors import OutputError
 from .files import output_error, write_text
 from .nifti import write_nifti
-from .resampling import field_component, slabs, warped_slabs
+from .resampling import field_component, field_on_grid, slabs, warped_slabs
 
 REPORT = "report.json"
 
 
-def check_folder(folder: str | os.PathLike[str]) -> Path:
+def check_folder(folder: str | os.PathLike[str], besides: tuple[str, ...] = ()) -> Path:
     """A place for results: a folder that is empty, or not there yet. Nothing is made.
+
+    Args:
+        besides: files whose names start so do not count.
 
     Raises:
         OutputError: it is a file, or holds something.
@@ -31,20 +34,20 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
     if path.exists() and not path.is_dir():
         raise OutputError(f"The output '{path}' is a file; name a folder with -o.")
     try:
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and not all(p.name.startswith(besides) for p in path.iterdir()):
             raise OutputError(f"The output folder '{path}' is not empty; name a new one with -o, nothing was changed.")
     except OSError as error:
         raise output_error(path, error) from error
     return path
 
 
-def prepare_folder(folder: str | os.PathLike[str]) -> Path:
-    """An empty folder that can be written to; made if it is not there.
+def prepare_folder(folder: str | os.PathLike[str], besides: tuple[str, ...] = ()) -> Path:
+    """An empty folder that can be written to; made if it is not there. Arguments as in :func:`check_folder`.
 
     Raises:
         OutputError: it is a file, holds something, or cannot be written to.
     """
-    path = check_folder(folder)
+    path = check_folder(folder, besides)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".drdm-probe"
@@ -79,6 +82,27 @@ def write_ddf(path: Path, deformation: Deformation) -> Path:
     pieces = itertools.chain.from_iterable(field_component(deformation.field, k, reference) for k in range(d))
     # Compressing interpolated floats harder saves little and takes much longer.
     return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, level=1)
+
+
+def write_voxel_ddf(path: Path, deformation: Deformation) -> Path:
+    """Write the field in voxels, for training in torch: ``nibabel`` reads an array (X, Y[, Z], d), 32-bit.
+
+    Component k is the way along array axis k, in voxels, from a voxel of the new image to where to read in the
+    original: ``new[i] = original[i + u[i]]``.
+    """
+    reference = deformation.reference
+    d = reference.GetDimension()
+    to_voxels = np.linalg.inv(np.asarray(reference.GetDirection()).reshape(d, d)) / np.reshape(
+        reference.GetSpacing(), (d, 1)
+    )
+
+    def pieces() -> Iterable[np.ndarray]:
+        for k in range(d):
+            for start, stop in slabs(reference.GetSize()):
+                block = field_on_grid(deformation.field, reference, start, stop)
+                yield (block @ to_voxels[k].astype(np.float32)).astype(np.float32)
+
+    return write_nifti(path, reference, pieces(), sitk.sitkFloat32, frames=d, level=1)
 
 
 def write_field(path: Path, deformation: Deformation) -> Path:

@@ -9,11 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
-
 from .. import datasets, output
-from ..algorithms import augment as algorithm3
-from ..algorithms import synthesize as algorithm4
 from ..catalogue import available_models, fetch, model_metadata
 from ..deformation import Deformation, check_level, model_for, prepare
 from ..deformation import deform as deform_image
@@ -23,8 +19,16 @@ from ..images import image_stem, read_field, read_image, read_label
 from ..metrics import measure_ddf
 from ..models import Model
 from ..networks import build_network
-from .batch import Batch, announce
+from .batch import augment as augment
+from .batch import regenerate as regenerate
+from .batch import synthesize as synthesize
 from .progress import Reporter
+
+
+def announce(options: argparse.Namespace, model: Model, reporter: Reporter) -> None:
+    """Say which model was taken, if none was named."""
+    if options.model is None:
+        reporter.message(f"Model: {model.metadata.name} (the best one here for {model.ndim}D images of this size).")
 
 
 def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
@@ -83,112 +87,6 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
     picture = Path(options.output) / "demo.png"
     deformation_picture(result, picture, label=read_label(label_path, result.reference))
     reporter.message(f"The picture is '{picture}'.")
-
-
-def augment(options: argparse.Namespace, reporter: Reporter) -> None:
-    """``drdm augment``."""
-    levels = list(dict.fromkeys(options.levels))
-    batch = Batch(options, reporter, levels, len(levels) * options.copies)
-    images, labels = batch.folder / "imagesTr", batch.folder / "labelsTr"
-    values: set[int] = set()
-    originals = 0
-    for number, name, image, label in batch.usable(require_label=True, folders=("imagesTr", "labelsTr")):
-        assert batch.model is not None
-        with batch.leaving_out(name):
-            values |= set(_values(label))
-            output.write_image(images / f"{name}_0000.nii.gz", image)
-            output.write_image(labels / f"{name}.nii.gz", label)
-            originals += 1
-            for (at, level), copy in itertools.product(enumerate(levels), range(options.copies)):
-                version = f"{name}_t{level:02d}_{copy:03d}"
-                if batch.has(version):
-                    continue
-                seed = batch.seed(number, at, copy)
-                made = algorithm3(
-                    image,
-                    label,
-                    batch.model,
-                    level,
-                    seed,
-                    steps=options.steps,
-                    plane=options.plane,
-                    on_step=batch.on_step,
-                )
-                assert made.label is not None
-                files: dict[str, Path | None] = {
-                    "image": output.write_image(images / f"{version}_0000.nii.gz", made.image),
-                    "label": output.write_image(labels / f"{version}.nii.gz", made.label),
-                    "ddf": None,
-                }
-                batch.add({"name": version, "source": name} | output.item_of(made.deformation, files, batch.folder))
-    batch.finish(
-        {
-            "channel_names": {"0": "image"},
-            "labels": {"background": 0} | {f"label_{v}": v for v in sorted(values - {0})},
-            "numTraining": originals + len(batch.items),
-            "file_ending": ".nii.gz",
-        }
-    )
-    reporter.message(f"{originals} originals and {len(batch.items)} new versions are in '{batch.folder}'.")
-
-
-def synthesize(options: argparse.Namespace, reporter: Reporter) -> None:
-    """``drdm synthesize``."""
-    pairs = list(dict.fromkeys(options.levels))
-    batch = Batch(options, reporter, [level for pair in pairs for level in pair], len(pairs) * options.copies)
-    folders = ("imagesTr", "labelsTr", "displacementsTr")
-    images, labels, fields = (batch.folder / name for name in folders)
-    for number, name, image, label in batch.usable(require_label=False, folders=folders):
-        assert batch.model is not None
-        with batch.leaving_out(name):
-            for (at, levels), copy in itertools.product(enumerate(pairs), range(options.copies)):
-                version = f"{name}_t{levels[0]:02d}-{levels[1]:02d}_{copy:03d}"
-                if batch.has(version):
-                    continue
-                seed = batch.seed(number, at, copy)
-                pair = algorithm4(
-                    image,
-                    label,
-                    batch.model,
-                    levels,
-                    seed,
-                    steps=options.steps,
-                    plane=options.plane,
-                    on_step=batch.on_step,
-                )
-                # As in every report, image, label and ddf belong together: here those of the fixed image.
-                files: dict[str, Path | None] = {
-                    "image": output.write_image(images / f"{version}_fixed.nii.gz", pair.fixed),
-                    "label": None,
-                    "ddf": output.write_ddf(fields / f"{version}.nii.gz", pair.second),
-                    "moving": output.write_image(images / f"{version}_moving.nii.gz", pair.moving),
-                }
-                if pair.fixed_label is not None and pair.moving_label is not None:
-                    files["label"] = output.write_image(labels / f"{version}_fixed.nii.gz", pair.fixed_label)
-                    files["moving_label"] = output.write_image(labels / f"{version}_moving.nii.gz", pair.moving_label)
-                item = output.item_of(pair.second, files, batch.folder)
-                batch.add({"name": version, "source": name, "levels": list(levels)} | item)
-    kinds = {"image": "fixed", "moving": "moving", "ddf": "displacement", "label": "fixed_label"}
-    kinds["moving_label"] = "moving_label"
-    batch.finish(
-        {
-            "name": batch.folder.name,
-            "tensorImageSize": f"{batch.model.ndim}D" if batch.model else "",
-            "displacement_convention": "ITK: LPS millimetres on the fixed image's grid, fixed(x) = moving(x + u(x))",
-            "numPairs": len(batch.items),
-            "training_paired_images": [
-                {name: f"./{item[kind]}" for kind, name in kinds.items() if item.get(kind)} for item in batch.items
-            ],
-        }
-    )
-    reporter.message(f"{len(batch.items)} pairs are in '{batch.folder}'.")
-
-
-def _values(label: sitk.Image) -> list[int]:
-    statistics = sitk.LabelShapeStatisticsImageFilter()
-    statistics.SetComputePerimeter(False)
-    statistics.Execute(sitk.Cast(label, sitk.sitkInt32))
-    return [int(v) for v in statistics.GetLabels()]
 
 
 def evaluate(options: argparse.Namespace, reporter: Reporter) -> None:

@@ -39,7 +39,7 @@ def load_training_images(
     """
     parts = []
     for number, case in enumerate(cases):
-        image = read_image(case.image)
+        image = read_image(case.image, case.series)
         if metadata.ndim == 3 and effective_dimension(image) == 2:
             raise ModelError(f"'{case.image}' is a single slice; train a 2D model with --ndim 2.")
         tensor = sample_image(image, working_grid(image, metadata, plane=plane), metadata.intensity)

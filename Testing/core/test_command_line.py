@@ -22,7 +22,7 @@ import DRDMLib
 from DRDMLib import catalogue
 from DRDMLib.models import load_model_file, read_metadata
 
-COMMANDS = ["demo", "deform", "augment", "synthesize", "train", "evaluate", "models"]
+COMMANDS = ["demo", "deform", "augment", "synthesize", "regenerate", "train", "evaluate", "models"]
 METRICS = ["mean_mm", "max_mm", "mean_percent", "max_percent", "folded_fraction", "min_jacobian"]
 
 
@@ -235,6 +235,9 @@ def test_killing_leaves_no_broken_file_under_a_final_name(start, tmp_path, tiny_
 
 # drdm augment, drdm synthesize
 
+# What lies beside the images of every run.
+BESIDE = ["logs", "quality", "quality.html", "records", "report.json", "run.json"]
+
 
 @pytest.fixture
 def dataset(tmp_path):
@@ -257,19 +260,21 @@ def test_augment_makes_an_nnunet_dataset(succeed, tmp_path, tiny_models, dataset
     assert snapshot(dataset) == before
 
     names = ["case0", *(f"case0_t{t:02d}_{c:03d}" for t in (4, 9) for c in range(2))]
-    assert names_in(out) == ["dataset.json", "imagesTr", "labelsTr", "report.json"]
+    assert names_in(out) == [*("dataset.json", "imagesTr", "labelsTr"), *BESIDE]
     assert names_in(out / "imagesTr") == [f"{name}_0000.nii.gz" for name in names]
     assert names_in(out / "labelsTr") == [f"{name}.nii.gz" for name in names]
     described = json.loads((out / "dataset.json").read_text())
     assert described["channel_names"] == {"0": "image"}
     assert described["labels"]["background"] == 0
-    assert set(described["labels"].values()) == {0, 1, 3}
+    # nnU-Net's labels count up without gaps.
+    assert described["labels"] == {"background": 0, "label_1": 1, "label_3": 2}
+    assert described["original_label_values"] == {"2": 3}
     assert (described["numTraining"], described["file_ending"]) == (5, ".nii.gz")
     assert np.array_equal(array_of(out / "imagesTr" / "case0_0000.nii.gz"), array_of(dataset / "images/case0.nii.gz"))
     for name in names:
         image, label = out / "imagesTr" / f"{name}_0000.nii.gz", out / "labelsTr" / f"{name}.nii.gz"
         assert array_of(image).shape == array_of(label).shape
-        assert set(np.unique(array_of(label))) <= {0, 1, 3}
+        assert set(np.unique(array_of(label))) <= {0, 1, 2}
 
 
 def test_augment_reports_what_it_left_out(drdm, tmp_path, tiny_models, dataset):
@@ -340,7 +345,8 @@ def test_synthesize_makes_pairs_and_the_field_between_them(succeed, tmp_path, ti
     succeed("synthesize", tmp_path / "data", "-o", out, *options)
 
     names = ["case_t09-16_000", "case_t20-12_000"]
-    assert names_in(out) == ["dataset.json", "displacementsTr", "imagesTr", "labelsTr", "report.json"]
+    beside = sorted([*BESIDE, "splits.json"])
+    assert names_in(out) == ["dataset.json", "displacementsTr", "imagesTr", "labelsTr", *beside]
     assert names_in(out / "displacementsTr") == [f"{name}.nii.gz" for name in names]
     both = [f"{name}_{kind}.nii.gz" for name in names for kind in ("fixed", "moving")]
     assert names_in(out / "imagesTr") == names_in(out / "labelsTr") == both

@@ -147,7 +147,14 @@ def test_every_sample_of_a_run_has_its_own_seed(tmp_path, tiny_model_path):
         image = smooth_image((16, 15, 14), seed=ord(name))
         sitk.WriteImage(image, str(tmp_path / "d" / "images" / f"{name}.nii.gz"))
         sitk.WriteImage(image > 100, str(tmp_path / "d" / "labels" / f"{name}.nii.gz"))
-    arguments = ["augment", str(tmp_path / "d"), "-o", str(tmp_path / "o"), "--model", str(tiny_model_path)]
-    assert main([*arguments, "--levels", "4", "9", "--copies", "2", "--steps", "2", "--seed", "5"]) == 0
-    items = json.loads((tmp_path / "o" / "report.json").read_text(encoding="utf-8"))["items"]
-    assert sorted(item["seed"] for item in items) == list(range(5, 13))
+    arguments = ["augment", str(tmp_path / "d"), "--model", str(tiny_model_path)]
+    arguments += ["--levels", "4", "9", "--copies", "2", "--steps", "2"]
+
+    def seeds(folder, seed):
+        assert main([*arguments, "-o", str(tmp_path / folder), "--seed", str(seed)]) == 0
+        return [item["seed"] for item in json.loads((tmp_path / folder / "report.json").read_bytes())["items"]]
+
+    made = seeds("first", 5)
+    assert len(set(made)) == len(made) == 8
+    assert seeds("again", 5) == made
+    assert not set(seeds("other", 6)) & set(made)

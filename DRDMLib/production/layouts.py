@@ -1,0 +1,131 @@
+"""``dataset.json`` and splits, as nnU-Net v2 and Learn2Reg know them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..models import Model
+from .plan import Plan
+from .subjects import PARTS, folds
+
+# Keys of a pair in dataset.json, and of the files of a record.
+_PAIR = {
+    "fixed": "image",
+    "moving": "moving",
+    "displacement": "ddf",
+    "displacement_voxels": "voxel_ddf",
+    "fixed_label": "label",
+    "moving_label": "moving_label",
+}
+_MILLIMETRES = "ITK: LPS millimetres on the fixed image's grid, fixed(x) = moving(x + u(x))"
+_VOXELS = (
+    "array (X, Y[, Z], d) on the fixed image's grid, component k in voxels along axis k, fixed[i] = moving[i + u[i]]"
+)
+
+
+def consecutive(values: set[int], described: dict[str, Any]) -> tuple[dict[int, int], dict[str, Any]]:
+    """nnU-Net's labels count up from 0: what each value becomes, and ``labels`` of dataset.json.
+
+    Args:
+        values: all values of the source's labels.
+        described: the source's own dataset.json, whose names (regions, ignore label) are kept when they fit.
+    """
+    named = described.get("labels")
+    if isinstance(named, dict) and named:
+        taken = {v for entry in named.values() for v in (entry if isinstance(entry, list) else [entry])}
+        if taken == set(range(len(taken))) and values <= taken:
+            return {v: v for v in sorted(values)}, named
+    order = [0, *sorted(values - {0})]
+    becomes = {old: new for new, old in enumerate(order)}
+    return becomes, {"background": 0} | {f"label_{old}": new for old, new in becomes.items() if old}
+
+
+def nnunet_dataset(
+    plan: Plan, done: list[dict[str, Any]], labels: dict[str, Any], becomes: dict[int, int], described: dict[str, Any]
+) -> dict[str, Any]:
+    """``dataset.json`` of an nnU-Net v2 raw dataset.
+
+    Args:
+        done: records of what is there.
+        described: the source's own dataset.json.
+    """
+    channels = max((1 + len(case.channels) for case in plan.cases), default=1)
+    names = described.get("channel_names")
+    if not (isinstance(names, dict) and len(names) == channels):
+        names = {str(k): "image" if channels == 1 else f"image_{k}" for k in range(channels)}
+    ordered = {"regions_class_order": described["regions_class_order"]} if "regions_class_order" in described else {}
+    changed = {str(new): old for old, new in becomes.items() if old != new}
+    return {
+        "channel_names": names,
+        "labels": labels,
+        **(ordered if labels is described.get("labels") else {}),
+        "numTraining": len(done),
+        "file_ending": ".nii.gz",
+        **({"original_label_values": changed} if changed else {}),
+    }
+
+
+def nnunet_splits(plan: Plan, done: list[dict[str, Any]]) -> list[dict[str, list[str]]]:
+    """``splits_final.json``: a cross-validation by subject, judged on real images alone.
+
+    Versions of a subject's images are trained on only where that subject is not validated on.
+    """
+    result = []
+    for held in folds([record["subject"] for record in done], plan.settings.seed):
+        train = [record["name"] for record in done if record["subject"] not in held]
+        result.append({"train": train, "val": [r["name"] for r in done if r["subject"] in held and not r["levels"]]})
+    return result
+
+
+def learn2reg_dataset(
+    plan: Plan, done: list[dict[str, Any]], parts: dict[str, str], name: str, model: Model | None
+) -> dict[str, Any]:
+    """``dataset.json`` of a Learn2Reg-style dataset.
+
+    Args:
+        parts: subject -> train, validation or test.
+    """
+    pairs: dict[str, list[dict[str, str]]] = {part: [] for part in PARTS}
+    training = []
+    for record in done:
+        files = record["files"]
+        part = parts[record["subject"]]
+        pairs[part].append({key: f"./{files[kind]}" for key, kind in _PAIR.items() if kind in files})
+        if part == "train":
+            for image, label in (("image", "label"), ("moving", "moving_label")):
+                entry = {"image": f"./{files[image]}"}
+                training.append(entry | ({"label": f"./{files[label]}"} if label in files else {}))
+    voxels = {"displacement_voxels_convention": _VOXELS} if plan.settings.voxel_fields else {}
+    return {
+        "name": name,
+        "description": "Pairs synthesised by the Deformation-Recovery Diffusion Model, with their exact displacement",
+        "tensorImageSize": f"{model.ndim}D" if model is not None else "",
+        "modality": {"0": (model.metadata.modality if model is not None else "") or "unknown"},
+        "pairings": "paired",
+        "provided_data": {"0": ["image", "label"] if any("label" in r["files"] for r in done) else ["image"]},
+        "registration_direction": {"fixed": 0, "moving": 1},
+        "displacement_convention": _MILLIMETRES,
+        **voxels,
+        "numTraining": len(training),
+        "training": training,
+        "numTest": 0,
+        "test": [],
+        "numPairs": len(done),
+        "numPairedTraining": len(pairs["train"]),
+        "training_paired_images": pairs["train"],
+        "numRegistration_val": len(pairs["validation"]),
+        "registration_val": pairs["validation"],
+        "numRegistration_test": len(pairs["test"]),
+        "registration_test": pairs["test"],
+    }
+
+
+def subject_splits(plan: Plan, done: list[dict[str, Any]], parts: dict[str, str]) -> dict[str, Any]:
+    """``splits.json``: subjects and samples of each part."""
+    return {
+        part: {
+            "subjects": sorted(name for name, where in parts.items() if where == part),
+            "samples": [record["name"] for record in done if parts[record["subject"]] == part],
+        }
+        for part in PARTS
+    }

@@ -1,0 +1,90 @@
+"""The quality page: one HTML file that shows what a run has made, the strangest samples first."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import write_text
+from . import records
+from .plan import Plan
+from .thumbnails import DISPLACEMENT_BINS, JACOBIAN_BINS
+
+PAGE = "quality.html"
+# Pictures that are put into the page; the others are listed by their figures.
+_MOST_PICTURES = 1200
+
+
+def outlier_scores(rows: list[dict[str, float]]) -> list[float]:
+    """How far each sample lies from the others: the largest distance from the median in robust standard deviations.
+
+    Args:
+        rows: the same figures of each sample.
+    """
+    if not rows:
+        return []
+    table = np.asarray([[row[key] for key in sorted(rows[0])] for row in rows], np.float64)
+    away = np.abs(table - np.median(table, axis=0))
+    spread = 1.4826 * np.median(away, axis=0)
+    spread = np.where(spread > 0, spread, np.maximum(table.std(axis=0), 1e-9))
+    return [round(float(score), 2) for score in (away / spread).max(axis=1)]
+
+
+def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) -> Path:
+    """Write ``quality.html``: histograms, pictures, outliers first, a filter by subject; it needs no other file.
+
+    Args:
+        written: the records of all samples, those that were given up too.
+    """
+    made = [record for record in written if record["status"] == records.DONE]
+    figures = []
+    for record in made:
+        m = record["item"]["metrics"]
+        figures.append({key: m[key] for key in ("mean_mm", "max_mm", "min_jacobian", "folded_fraction")})
+    samples = []
+    for record, row, score in zip(made, figures, outlier_scores(figures), strict=True):
+        samples.append(
+            {
+                "name": record["name"],
+                "subject": record["subject"],
+                "case": record["case"],
+                "levels": record["levels"],
+                "seed": record["seed"],
+                "redrawn": len(record["redrawn"]),
+                "score": score,
+                **{key: float(f"{value:.4g}") for key, value in row.items()},
+                **record.get("histograms", {}),
+            }
+        )
+    order = sorted(range(len(samples)), key=lambda k: (-samples[k]["score"], samples[k]["name"]))
+    samples = [samples[k] for k in order]
+    for sample, k in list(zip(samples, order, strict=True))[:_MOST_PICTURES]:
+        path = folder / made[k]["files"].get("thumbnail", "")
+        if path.is_file():
+            sample["picture"] = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+    data = {
+        "title": folder.name,
+        "command": plan.settings.command,
+        "model": made[0]["model"]["name"] if made else "",
+        "samples": samples,
+        "lost": [
+            {"name": r["name"], "subject": r["subject"], "reason": r["reason"]}
+            for r in written
+            if r["status"] != records.DONE
+        ],
+        "bins": {
+            "displacement_percent": [round(float(v), 3) for v in DISPLACEMENT_BINS],
+            "jacobian": [round(float(v), 3) for v in JACOBIAN_BINS],
+        },
+    }
+    # Within a script element only "</" could end it early.
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    template = (resources.files(__package__) / "quality_page.html").read_text(encoding="utf-8")
+    page = template.replace("{{title}}", html.escape(folder.name)).replace("{{data}}", text)
+    return write_text(folder / PAGE, page)

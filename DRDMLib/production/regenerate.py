@@ -1,0 +1,144 @@
+"""One sample of a run again, from its record alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import output
+from ..catalogue import digest_of, find, load_model, resolve
+from ..datasets import Case
+from ..deformation import Progress
+from ..errors import ImageError, ModelError, OutputError
+from . import records
+from .limits import Limits
+from .plan import Settings, Task, make_plan
+from .sampling import Product, keep_original, make_sample
+from .sources import Source, read_source
+
+
+@dataclass(frozen=True)
+class Regenerated:
+    """A sample made again.
+
+    Attributes:
+        files: kind -> path.
+        differing: kinds of files that are not the same to the bit.
+        elsewhere: what is different here from where it was made first (versions, device).
+    """
+
+    files: dict[str, Path]
+    differing: list[str]
+    elsewhere: list[str]
+
+
+def regenerate(
+    record_file: str | Path,
+    folder: str | Path,
+    *,
+    model: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    device: str | None = None,
+    on_step: Progress | None = None,
+) -> Regenerated:
+    """Make the sample of a record again, and compare it with the digests that the record holds.
+
+    Args:
+        record_file: a file of a run's folder ``records``.
+        folder: new or empty; gets the files under the names they have in the run.
+        model: its file or name, where the catalogue does not know the one of the record.
+        image, label: where the source files are now, if they have been moved.
+        device: by default of the kind that it was made on.
+
+    Raises:
+        OutputError: not a record, or of a sample that was not made.
+        ImageError: a source file is missing or no longer the same.
+        ModelError: the model is missing or not the same.
+    """
+    record = records.read_record(Path(record_file))
+    if record["status"] != records.DONE:
+        raise OutputError(f"The sample '{record['name']}' was not made: {record.get('reason', 'unknown')}")
+    case = _case(record, image, label)
+    settings = Settings(
+        command=record["command"],
+        levels=(tuple(record["levels"]),) if record["levels"] else (),
+        copies=record["copy"] + 1,
+        seed=record["run_seed"],
+        steps=record["steps"],
+        plane=record["plane"],
+        limits=Limits(),
+        voxel_fields="voxel_ddf" in record["files"],
+        quality="thumbnail" in record["files"],
+    )
+    plan = make_plan(settings, [case])
+    source = _source(record, case)
+    context = {key: record[key] for key in ("model", "configuration", "device", "software", "label_values")}
+    task = Task(0, 0, record["name"], tuple(record["levels"]), record["copy"])
+    elsewhere = _differences(record["software"], records.software())
+    if task.original:
+        product = keep_original(plan, task, source, context)
+    else:
+        loaded = load_model(_model(record, model), device or record["device"]["type"])
+        elsewhere += _differences(record["device"], records.device_described(loaded.device))
+        part = "test" if record["files"]["image"].startswith("imagesTs") else "train"
+        attempt = record["attempt"]
+        product = make_sample(plan, task, source, loaded, context, part=part, attempt=attempt, on_step=on_step)
+        product.record["redrawn"] = record["redrawn"]
+    return _written(product, record, output.prepare_folder(folder), elsewhere)
+
+
+def _written(product: Product, record: dict[str, Any], folder: Path, elsewhere: list[str]) -> Regenerated:
+    files = {kind: folder / path for kind, path in product.record["files"].items()}
+    try:
+        for path in [*files.values(), records.record_path(folder, record["name"])]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output.output_error(folder, error) from error
+    product.write(folder)
+    differing = [k for k, digest in record["digests"].items() if product.record["digests"].get(k) != digest]
+    return Regenerated(files, differing, elsewhere)
+
+
+def _case(record: dict[str, Any], image: str | None, label: str | None) -> Case:
+    files = {kind: Path(path) for kind, path in record["source"]["files"].items()}
+    if image is not None:
+        files["image"] = Path(image)
+    if label is not None and "label" in files:
+        files["label"] = Path(label)
+    missing = next((path for path in files.values() if not path.exists()), None)
+    if missing is not None:
+        raise ImageError(f"The source '{missing}' is not there any more; say where it is with --image and --label.")
+    channels = tuple(files[kind] for kind in sorted(files) if kind.startswith("channel_"))
+    series = record["source"]["series"]
+    return Case(record["case"], files["image"], files.get("label"), channels, series, record["subject"])
+
+
+def _source(record: dict[str, Any], case: Case) -> Source:
+    becomes = {int(old): new for old, new in record["label_values"].items()}
+    source = read_source(case, need_label=False, values=becomes)
+    for kind, digest in record["source"]["digests"].items():
+        if source.digests.get(kind) != digest:
+            raise ImageError(
+                f"The {kind} '{source.files.get(kind)}' is not the file that '{record['name']}' was made from; "
+                "name the right one with --image and --label."
+            )
+    return source
+
+
+def _model(record: dict[str, Any], name: str | None) -> str:
+    written = record["model"]
+    if name is None and find(written["name"]) is None:
+        raise ModelError(f"The model '{written['name']}' is not in the catalogue; give its file with --model.")
+    name = name or written["name"]
+    if digest_of(resolve(name)[0], "sha256") != written["digest"]:
+        raise ModelError(f"The model '{name}' is not the one of the record ({written['digest'][:19]}...); name that.")
+    return name
+
+
+def _differences(then: dict[str, str], now: dict[str, str]) -> list[str]:
+    return [f"{key} {then[key]} then, {now.get(key)} now" for key in then if then[key] != now.get(key)]
+
+
+__all__ = ["Regenerated", "regenerate"]

@@ -1,0 +1,71 @@
+"""A case as it is read: image, further channels, label, and what identifies the files."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from ..datasets import Case
+from ..errors import ImageError
+from ..geometry import same_grid
+from ..images import image_files, read_image, read_label
+
+
+@dataclass(frozen=True)
+class Source:
+    """A case in memory.
+
+    Attributes:
+        digests: ``sha256:...`` of the files of each kind: image, label, channel_0001, ...
+        files: where they are.
+    """
+
+    case: Case
+    image: sitk.Image
+    label: sitk.Image | None
+    channels: tuple[sitk.Image, ...]
+    digests: dict[str, str]
+    files: dict[str, str]
+
+
+def digest_of_files(paths: list[Path]) -> str:
+    """One digest of the contents of several files, in their order."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while chunk := stream.read(2**22):
+                total.update(chunk)
+    return f"sha256:{total.hexdigest()}"
+
+
+def read_source(case: Case, *, need_label: bool, values: dict[int, int] | None = None) -> Source:
+    """Read a case.
+
+    Args:
+        need_label: an image without a label cannot be used.
+        values: what each value of the label becomes.
+
+    Raises:
+        ImageError: it cannot be used.
+    """
+    image = read_image(case.image, case.series)
+    if need_label and case.label is None:
+        raise ImageError(f"The image '{case.image}' has no label of the same name; add it to the labels folder.")
+    label = None if case.label is None else read_label(case.label, image)
+    if label is not None and values and any(old != new for old, new in values.items()):
+        changed = {float(old): float(new) for old, new in values.items() if old != new}
+        label = sitk.ChangeLabel(label, changed)
+    channels = tuple(read_image(path) for path in case.channels)
+    for path, channel in zip(case.channels, channels, strict=True):
+        if not same_grid(channel, image):
+            raise ImageError(f"The channel '{path}' has another grid than '{case.image}'; resample it to that.")
+    paths = {"image": case.image} | ({} if case.label is None else {"label": case.label})
+    paths |= {f"channel_{k:04d}": path for k, path in enumerate(case.channels, start=1)}
+    try:
+        digests = {k: digest_of_files(image_files(p, case.series if k == "image" else "")) for k, p in paths.items()}
+    except OSError as error:
+        raise ImageError(f"'{case.image}' cannot be read again ({error.strerror}); check the disk.") from error
+    return Source(case, image, label, channels, digests, {kind: str(path) for kind, path in paths.items()})
