@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import warnings
 
 # Apple's MPS lacks a few operators (3D grid_sample in some versions); torch then does those on the CPU.
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 import torch
+import torch.nn.functional as F
 
-from .errors import SettingError
+from .errors import FallbackWarning, SettingError
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
     """The device called ``name``.
 
     Args:
-        name: ``"auto"`` (CUDA, else Apple MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+        name: ``"auto"`` (CUDA, else Apple MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``. Automatic
+            passes over a GPU on which nothing runs, with a :class:`FallbackWarning`.
 
     Raises:
         SettingError: there is no such device on this computer.
     """
     has_mps = torch.backends.mps.is_available()
     if str(name) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+        return _best("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -38,19 +42,28 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
-def describe() -> dict[str, str]:
-    """Version of PyTorch, the device that ``"auto"`` takes, and the name of the GPU if there is one that works."""
-    device, gpu = choose_device(), ""
-    if device.type == "cuda":
-        # A card newer than the build says that it is available, and fails at the first kernel.
-        torch.ones(8, device=device).sum().item()
-        gpu = torch.cuda.get_device_name(device)
-    elif device.type == "mps":
-        gpu = "Apple GPU"
-    return {"torch": torch.__version__, "device": device.type, "gpu": gpu}
+@functools.cache
+def _best(kind: str) -> torch.device:
+    device = torch.device(kind)
+    fault = "" if kind == "cpu" else kernel_fault(device)
+    if not fault:
+        return device
+    warnings.warn(f"The GPU cannot be used with this PyTorch ({fault}); using the CPU.", FallbackWarning, stacklevel=3)
+    return torch.device("cpu")
 
 
-if __name__ == "__main__":
-    import json
+def kernel_fault(device: torch.device) -> str:
+    """Why a small convolution and a small warp do not run on a device; empty if they do.
 
-    print(json.dumps({"event": "item", **describe()}))
+    A card that is newer or older than what PyTorch was built for says that it is available, and fails at the first
+    kernel.
+    """
+    try:
+        cube = torch.ones(1, 1, 4, 4, 4, device=device)
+        convolved = F.conv3d(cube, cube[..., :3, :3, :3], padding=1)
+        warped = F.grid_sample(convolved, torch.zeros(1, 2, 2, 2, 3, device=device), align_corners=True)
+        if not torch.isfinite(warped.sum()).item():
+            return "a small computation gave nonsense"
+    except Exception as error:
+        return str(error).strip().splitlines()[0][:200] or type(error).__name__
+    return ""

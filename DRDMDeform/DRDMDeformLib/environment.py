@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError
+from DRDMLib.probe import torch_version
 
-from .job import Job
+from .diagnosis import DRIVER_PAGE, Condition, Diagnosis, Remedy, diagnose
+from .installation import Installation
+from .job import Job, JobState
 from .process import DrdmProcess
-
-REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
-TORCH_REQUIREMENT = ">=2.4"
 
 
 @dataclass(frozen=True)
@@ -60,90 +59,68 @@ class EnvironmentProtocol(Protocol):
 
 
 class Environment:
-    """PyTorch and safetensors in Slicer's Python. PyTorch is never imported here: it could not be replaced then."""
+    """PyTorch and the rest in Slicer's Python.
 
-    def __init__(self) -> None:
-        self._found: dict[str, str] = {}
-        self._fault = ""
+    PyTorch is never imported here: it could not be replaced then.
+    """
+
+    def __init__(self, installation: Installation | None = None) -> None:
+        self._installation = installation or Installation()
+        self._facts: dict[str, Any] = {}
+
+    def diagnosis(self) -> Diagnosis:
+        """What is known to be wrong."""
+        facts = self._facts or {
+            "torch": torch_version(),
+            "found": importlib.util.find_spec("torch") is not None,
+            "missing": [name for name in ("safetensors",) if importlib.util.find_spec(name) is None],
+        }
+        return diagnose(facts)
 
     def state(self) -> EnvironmentState:
         """What is known now."""
-        torch = _version("torch")
-        if not torch:
+        if self._installation.restartNeeded:
             return EnvironmentState(
-                problem=_("PyTorch, which computes the deformations, is not installed yet."),
-                remedy=_("Install PyTorch"),
+                torch_version(),
+                problem=_("Slicer must be restarted to use what was installed."),
+                remedy=_("Restart Slicer"),
             )
-        if not _version("safetensors"):
-            return EnvironmentState(
-                torch, problem=_("The package safetensors is not installed yet."), remedy=_("Install it")
-            )
-        if self._fault:
-            return EnvironmentState(
-                torch,
-                problem=_("PyTorch is installed but does not start: {fault}").format(fault=self._fault),
-                remedy=_("Install PyTorch again"),
-            )
-        return EnvironmentState(torch, self._found.get("device", ""), self._found.get("gpu", ""))
+        found = self.diagnosis()
+        facts = self._facts if self._facts.get("examined") and not found.problem else {}
+        return EnvironmentState(
+            torch_version(), facts.get("device", ""), facts.get("gpu", ""), found.problem, found.advice, found.label
+        )
 
     def examine(self, onKnown: Callable[[], None]) -> Job:
-        """Ask PyTorch in a process of its own what it computes on."""
-        job = Job([], DrdmProcess("DRDMLib.device"))
+        """Look what is installed, and ask PyTorch what it computes on, in a process of its own."""
+        job = Job([], DrdmProcess("DRDMLib.probe"))
 
         def take(job: Job) -> None:
-            if job.items:
-                self._found, self._fault = job.items[-1], ""
-            elif job.text:
-                self._found, self._fault = {}, job.text
+            self._facts = dict(job.items[-1]) if job.items else {}
+            if job.state is JobState.FAILED and self._facts.get("found", True):
+                # It took the process down with it.
+                self._facts.setdefault("found", True)
+                self._facts["fault"] = job.text
             onKnown()
 
         job.whenEnded(take)
         return job
 
     def putRight(self) -> None:
-        """Install what is missing with the PyTorch extension, which chooses the build for the GPU."""
+        """Do what the button says, after asking."""
         if slicer.app.testingEnabled():
             raise DRDMError(_("Nothing is installed in testing mode."))
-        broken = bool(self._fault)
-        if broken or not _version("torch"):
-            try:
-                utilities = importlib.import_module("PyTorchUtils")
-            except ImportError as error:
-                raise DRDMError(
-                    _("Install the extension 'PyTorch' in the Extensions Manager, restart Slicer and press again.")
-                ) from error
-            logic = utilities.PyTorchUtilsLogic()
-            if broken:
-                logic.uninstallTorch(askConfirmation=True)
-            if logic.installTorch(askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT) is None:
-                raise DRDMError(_("PyTorch was not installed; press the button when you want it."))
+        if self._installation.restartNeeded:
+            slicer.util.restart()
+            return
+        found = self.diagnosis()
+        if found.remedy is Remedy.DRIVER:
+            qt.QDesktopServices.openUrl(qt.QUrl(DRIVER_PAGE))
+            return
+        if found.condition in (Condition.READY, Condition.UNKNOWN):
+            return
         try:
-            _ensure(REQUIREMENTS)
-        except Exception as error:
-            raise DRDMError(_("The installation did not succeed: {reason}").format(reason=error)) from error
-        importlib.invalidate_caches()
-        self._found, self._fault = {}, ""
-
-
-def _version(package: str) -> str:
-    """Version of an installed package, without importing it; empty if it is not there."""
-    try:
-        found = importlib.metadata.version(package) or ""
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-    return found if importlib.util.find_spec(package) is not None else ""
-
-
-def _ensure(requirements: Path) -> None:
-    packaging = getattr(slicer, "packaging", None)
-    if packaging is not None:
-        packaging.pip_ensure(packaging.load_requirements(requirements), requester="DRDM Deform")
-        return
-    # Slicer 5.10 has no slicer.packaging.
-    names = [line for line in requirements.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
-    missing = [name for name in names if not _version(name.split(">")[0].strip())]
-    if missing:
-        question = _("DRDM Deform needs the Python packages {names}. Install them?").format(names=", ".join(missing))
-        if not slicer.util.confirmOkCancelDisplay(question):
-            raise RuntimeError(_("declined"))
-        slicer.util.pip_install(" ".join(missing))
+            self._installation.run(found, [name for name, _wish in self._facts.get("wishes") or []])
+        finally:
+            importlib.invalidate_caches()
+            self._facts = {}

@@ -37,6 +37,10 @@ class Jobs:
         """Whether any job runs."""
         return any(job.running for job in self._jobs)
 
+    def busy(self, apartFrom: Job | None = None) -> bool:
+        """Whether any other job runs."""
+        return any(job.running for job in self._jobs if job is not apartFrom)
+
     def cleanup(self) -> None:
         """Stop everything."""
         for job in self._jobs:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
+from DRDMLib.errors import DRDMError
+
+from ..job import Job
 from .section import ERROR_STYLE, WARNING_STYLE, Section
 
 
@@ -14,15 +17,16 @@ class SetupSection(Section):
         """Connect the button."""
         self.ui.setupButton.connect("clicked()", self.onPutRight)
         self._seen = ""
+        self._examining: Job | None = None
 
     def update(self) -> None:
         """Nothing depends on the parameter node."""
 
     def examine(self) -> None:
-        """Look at what is installed; PyTorch itself is asked in a process of its own."""
+        """Look at what is installed, in a process of its own."""
         self.show()
-        if self.panel.environment.state().torch:
-            self.panel.jobs.run(self.panel.environment.examine(self.show))
+        self._examining = self.panel.environment.examine(self.show)
+        self.panel.jobs.run(self._examining)
 
     def show(self) -> None:
         """Show the state; fold or unfold when it becomes well or stops being so."""
@@ -40,13 +44,17 @@ class SetupSection(Section):
         self.say(self.ui.setupStatusLabel, f"{text} {state.advice}".strip(), style)
         self.ui.setupButton.visible = bool(state.remedy)
         self.ui.setupButton.text = state.remedy or _("Install PyTorch")
-        if state.problem != self._seen:
-            self.ui.setupSection.collapsed = not state.problem
-            self._seen = state.problem
+        attention = state.problem or (state.advice if state.remedy else "")
+        if attention != self._seen:
+            self.ui.setupSection.collapsed = not attention
+            self._seen = attention
 
     def onPutRight(self) -> None:
         """Install or repair, after asking."""
         with self.saying(self.ui.setupStatusLabel):
+            if self.panel.jobs.busy(apartFrom=self._examining):
+                # Its process uses the very files that would be replaced.
+                raise DRDMError(_("Something is being computed; wait for its end or cancel it, then press again."))
             self.panel.environment.putRight()
             self._seen = ""
             self.examine()

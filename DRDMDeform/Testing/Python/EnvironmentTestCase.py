@@ -1,0 +1,525 @@
+"""What can be wrong with PyTorch: each state in a Python environment of its own, recognised and put right."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import textwrap
+import unittest
+import venv
+import zipfile
+from pathlib import Path
+from unittest import mock
+
+import slicer
+from DRDMDeformLib import installation
+from DRDMDeformLib.diagnosis import (
+    Condition,
+    Diagnosis,
+    Remedy,
+    bestBackend,
+    diagnose,
+    explainFailure,
+    torchRequirement,
+)
+from DRDMDeformLib.environment import Environment
+from DRDMDeformLib.installation import Installation
+from modulesupport import ModuleTestCase, waitFor
+
+import DRDMLib
+from DRDMLib.errors import DRDMError
+
+LIBRARY = str(Path(DRDMLib.__file__).resolve().parents[1])
+HAS_PIP = importlib.util.find_spec("pip") is not None
+
+# Enough of PyTorch to be asked what it is; {cuda}, {available} and {kernel} make its kinds.
+TORCH = """
+    import torchgen
+    __version__ = "{version}"
+    class version: cuda = {cuda!r}
+    class cuda:
+        @staticmethod
+        def is_available():
+            {available}
+        @staticmethod
+        def get_device_name(n): return "NVIDIA RTX 5090"
+    class backends:
+        class mps:
+            @staticmethod
+            def is_available(): return {mps}
+    class device:
+        def __init__(self, type): self.type = type
+    class Tensor:
+        def numpy(self): return []
+    def zeros(*shape): return Tensor()
+    def ones(*shape, device=None):
+        raise RuntimeError({kernel!r})
+"""
+FUNCTIONAL = "def conv3d(*a): ...\ndef grid_sample(*a): ...\n"
+
+
+def writeTorch(folder, version="2.9.0", cuda=None, available="return False", kernel="", mps=False, parts=None):
+    """A package that answers as a PyTorch of some kind would; a real one takes gigabytes."""
+    code = textwrap.dedent(TORCH).format(version=version, cuda=cuda, available=available, kernel=kernel, mps=mps)
+    files = {
+        "torch/__init__.py": code,
+        "torch/nn/__init__.py": "",
+        "torch/nn/functional.py": FUNCTIONAL,
+        "torchgen/__init__.py": "",
+        f"torch-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n",
+        f"torch-{version}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"torch-{version}.dist-info/RECORD"] = "".join(f"{name},,\n" for name in files)
+    for name, text in files.items():
+        if parts is None or name.split("/")[0] in parts:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+
+class Sandbox:
+    """A Python environment of its own, in a folder with a blank and a letter that is not ASCII."""
+
+    def __init__(self, folder):
+        self.folder = folder / "umgebung ä"
+        venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt").create(self.folder)
+        windows = os.name == "nt"
+        self.python = self.folder / ("Scripts/python.exe" if windows else "bin/python")
+        self.site = next(self.folder.rglob("site-packages"))
+        self.tools = folder / "tools"
+        self.tools.mkdir()
+        (self.site / "safetensors").mkdir()
+        (self.site / "safetensors" / "__init__.py").touch()
+
+    def addCard(self, name="NVIDIA RTX 5090", driver="570.86", capability="12.0"):
+        """An ``nvidia-smi`` that answers as the driver's own does."""
+        script = self.tools / "nvidia-smi"
+        script.write_text(f"#!/bin/sh\necho '{name}, {driver}, {capability}'\n", encoding="utf-8")
+        script.chmod(script.stat().st_mode | stat.S_IXUSR)
+
+    def probe(self):
+        """What ``DRDMLib.probe`` finds out here."""
+        environment = dict(os.environ, PYTHONPATH=LIBRARY, PATH=os.pathsep.join([str(self.tools), os.environ["PATH"]]))
+        run = [str(self.python), "-m", "DRDMLib.probe"]
+        done = subprocess.run(run, env=environment, capture_output=True, encoding="utf-8", timeout=60)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def pip(self, *arguments):
+        """Pip of the tests' own Python, working on this environment: (exit status, all it said)."""
+        run = [sys.executable, "-m", "pip", "--python", str(self.python), *arguments]
+        clean = {k: v for k, v in os.environ.items() if not k.upper().startswith("PIP_")} | {
+            "PIP_CONFIG_FILE": os.devnull
+        }
+        done = subprocess.run(run, env=clean, capture_output=True, encoding="utf-8", timeout=120)
+        return done.returncode, done.stdout + done.stderr
+
+
+class SandboxTestCase(unittest.TestCase):
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.sandbox = Sandbox(Path(temporary.name))
+
+
+class StatesTestCase(SandboxTestCase):
+    def found(self):
+        return diagnose(self.sandbox.probe())
+
+    def testNoTorch(self):
+        found = self.found()
+        self.assertIs(found.condition, Condition.MISSING)
+        self.assertIs(found.remedy, Remedy.INSTALL)
+
+    def testTheRestOfAnInterruptedInstallation(self):
+        writeTorch(self.sandbox.site, parts=["torchgen"])
+        (self.sandbox.site / "~orch").mkdir()
+        found = self.found()
+        self.assertIs(found.condition, Condition.MISSING)
+        self.assertIs(found.remedy, Remedy.REPLACE)
+
+    def testABrokenTorch(self):
+        writeTorch(self.sandbox.site, parts=["torch", "torch-2.9.0.dist-info"])
+        found = self.found()
+        self.assertIs(found.condition, Condition.BROKEN)
+        self.assertIn("torchgen", found.problem)
+        self.assertIs(found.remedy, Remedy.REPLACE)
+
+    def testARecordWithoutFiles(self):
+        writeTorch(self.sandbox.site, parts=["torch-2.9.0.dist-info"])
+        self.assertIs(self.found().condition, Condition.BROKEN)
+
+    def testAnOldTorch(self):
+        writeTorch(self.sandbox.site, version="1.13.1")
+        self.addPackage("oldnet", "torch<2.1")
+        found = self.found()
+        self.assertIs(found.condition, Condition.TOO_OLD)
+        self.assertIn("1.13.1", found.problem)
+        self.assertIn("oldnet (torch<2.1)", found.problem)
+
+    def testAnotherPackageHasPinnedAVersionThatSuits(self):
+        self.addPackage("otherextension", "torch>=2.0,<2.9 ; python_version > '3'")
+        found = self.found()
+        self.assertEqual(found.requirement, "<2.9,>=2.0,>=2.4")
+
+    def testTheProcessorBuildBesideACard(self):
+        writeTorch(self.sandbox.site)
+        self.assertIs(self.found().condition, Condition.READY)
+        self.sandbox.addCard()
+        found = self.found()
+        self.assertIs(found.condition, Condition.CPU_BUILD)
+        self.assertIn("RTX 5090", found.advice)
+        self.assertEqual((found.problem, found.backend, found.remedy), ("", "cu128", Remedy.REPLACE))
+
+    def testACardThatIsNewerThanTheBuild(self):
+        fault = "CUDA error: no kernel image is available for execution on the device"
+        writeTorch(self.sandbox.site, cuda="12.4", available="return True", kernel=fault)
+        self.sandbox.addCard(driver="581.10")
+        found = self.found()
+        self.assertIs(found.condition, Condition.WRONG_BUILD)
+        self.assertIn("no kernel image", found.advice)
+        self.assertEqual(found.backend, "cu130")
+
+    def testABuildThatIsNewerThanTheDriver(self):
+        said = "import warnings; warnings.warn('The NVIDIA driver on your system is too old'); return False"
+        writeTorch(self.sandbox.site, cuda="13.0", available=said)
+        self.sandbox.addCard("NVIDIA RTX A2000", "550.54", "8.6")
+        found = self.found()
+        self.assertIs(found.condition, Condition.WRONG_BUILD)
+        self.assertEqual(found.backend, "cu126")
+
+    def testADriverThatIsTooOldForAnyBuild(self):
+        writeTorch(self.sandbox.site)
+        self.sandbox.addCard("Quadro K620", "470.82", "5.0")
+        found = self.found()
+        self.assertIs(found.condition, Condition.OLD_DRIVER)
+        self.assertIs(found.remedy, Remedy.DRIVER)
+        self.assertIn("470.82", found.advice)
+
+    def testADriverThatDoesNotKnowTheQuestion(self):
+        script = self.sandbox.tools / "nvidia-smi"
+        self.sandbox.addCard()
+        answer = "case \"$1\" in *compute_cap*) exit 2;; esac\necho 'Tesla K80, 470.57'\n"
+        script.write_text("#!/bin/sh\n" + answer, encoding="utf-8")
+        self.assertEqual(self.sandbox.probe()["cards"], [{"name": "Tesla K80", "driver": "470.57", "capability": ""}])
+
+    def testSafetensorsIsMissing(self):
+        writeTorch(self.sandbox.site)
+        (self.sandbox.site / "safetensors" / "__init__.py").unlink()
+        (self.sandbox.site / "safetensors").rmdir()
+        found = self.found()
+        self.assertIs(found.condition, Condition.PACKAGES)
+        self.assertIn("safetensors", found.problem)
+
+    def testTheRealOneOfThisEnvironment(self):
+        (self.sandbox.site / "all.pth").write_text(
+            str(Path(importlib.util.find_spec("torch").origin).parents[1]), encoding="utf-8"
+        )
+        facts = self.sandbox.probe()
+        self.assertTrue(facts["examined"])
+        self.assertEqual((facts.get("fault", ""), facts["kernel_fault"]), ("", ""))
+
+    def addPackage(self, name, requirement):
+        folder = self.sandbox.site / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: {requirement}\n", encoding="utf-8"
+        )
+
+
+@unittest.skipUnless(HAS_PIP, "there is no pip here")
+class PipTestCase(SandboxTestCase):
+    """What the real pip does and says."""
+
+    plain = Diagnosis(Condition.MISSING, requirement=">=2.4", gigabytes=2.5)
+
+    def wheel(self, version="2.9.0"):
+        """A folder with a PyTorch to install without a network."""
+        source, folder = self.sandbox.folder.parent / "source", self.sandbox.folder.parent / "wheels"
+        writeTorch(source, version)
+        folder.mkdir(exist_ok=True)
+        with zipfile.ZipFile(folder / f"torch-{version}-py3-none-any.whl", "w") as archive:
+            for path in sorted(source.rglob("*")):
+                if path.is_file():
+                    archive.write(path, path.relative_to(source).as_posix())
+        return folder
+
+    def testWhatAPlainReinstallDoesNotMend(self):
+        wheels = self.wheel()
+        writeTorch(self.sandbox.site, parts=["torch", "torch-2.9.0.dist-info"])
+        offline = ("install", "--no-index", "--find-links", str(wheels), "torch>=2.4")
+        status, said = self.sandbox.pip(*offline)
+        self.assertEqual(status, 0, said)
+        self.assertIs(diagnose(self.sandbox.probe()).condition, Condition.BROKEN)
+
+        mended = Installation(folders=[self.sandbox.site])
+        with mock.patch.object(
+            slicer.util, "pip_uninstall", lambda names: self.sandbox.pip("uninstall", "-y", *names.split())
+        ):
+            mended._removeTorch()
+        self.assertIs(diagnose(self.sandbox.probe()).condition, Condition.MISSING)
+        status, said = self.sandbox.pip(*offline)
+        self.assertEqual(status, 0, said)
+        self.assertIs(diagnose(self.sandbox.probe()).condition, Condition.READY)
+        self.assertTrue((self.sandbox.site / "safetensors").is_dir())
+
+    def testItsWordsAreUnderstood(self):
+        nowhere = ("--index-url", "http://127.0.0.1:9/simple", "--retries", "0", "--timeout", "2")
+        damaged = self.sandbox.folder.parent / "damaged"
+        damaged.mkdir()
+        (damaged / "torch-2.9.0-py3-none-any.whl").write_bytes(b"PK\x03\x04 and no more")
+        empty = self.sandbox.folder.parent / "empty"
+        empty.mkdir()
+        cases = [
+            (("install", *nowhere, "torch"), "cannot be reached"),
+            (("install", *nowhere[:-4], "--retries", "0", "--proxy", "http://127.0.0.1:9", "torch"), "proxy"),
+            (("install", "--no-index", "--find-links", str(damaged), "torch"), "damaged"),
+            (("install", "--no-index", "--find-links", str(empty), "torch>=2.4"), "There is no PyTorch"),
+            (("install", "--no-index", "--find-links", str(self.wheel()), "torch>2", "torch<2"), "another version"),
+        ]
+        for arguments, expected in cases:
+            with self.subTest(expected):
+                status, said = self.sandbox.pip(*arguments)
+                self.assertNotEqual(status, 0)
+                sentence = explainFailure(said, self.plain)
+                self.assertIn(expected, sentence, said)
+                self.assertEqual(len(sentence.splitlines()), 1)
+
+    def testWordsThatCannotBeProvokedHere(self):
+        cases = [
+            ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
+            ("OSError: [WinError 112] There is not enough space on the disk", "disk is full"),
+            ("PermissionError: [WinError 5] Access is denied: 'torch_python.dll'", "cannot be written"),
+            ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]'))", "PIP_CERT"),
+            ("ProxyError('Tunnel connection failed: 407 Proxy Authentication Required')", "HTTPS_PROXY"),
+            ("", "did not say why"),
+        ]
+        for said, expected in cases:
+            self.assertIn(expected, explainFailure(said, self.plain))
+
+
+class ChoiceTestCase(unittest.TestCase):
+    def testTheBuildForACard(self):
+        cases = [
+            ("Linux", "580.65.06", "12.0", "cu130"),
+            ("Linux", "570.00", "12.0", "cu128"),
+            ("Windows", "581.08", "8.6", "cu130"),
+            ("Windows", "581.08", "6.1", "cu126"),
+            ("Windows", "530.00", "8.6", "cu126"),
+            ("Windows", "472.12", "8.6", ""),
+            ("Darwin", "", "", ""),
+        ]
+        for system, driver, capability, wanted in cases:
+            card = {"name": "", "driver": driver, "capability": capability}
+            self.assertEqual(bestBackend({"system": system, "cards": [card]}), wanted, (system, driver, capability))
+
+    def testIntelMacsHaveTheirOwnLastVersion(self):
+        facts = {"system": "Darwin", "machine": "x86_64"}
+        self.assertEqual(torchRequirement(facts)[0], ">=2.2")
+        facts |= {"torch": "2.2.2", "found": True, "examined": True, "device": "cpu"}
+        self.assertIs(diagnose(facts).condition, Condition.READY)
+
+    def testAppleGpu(self):
+        facts = {"system": "Darwin", "machine": "arm64", "torch": "2.9", "found": True, "examined": True}
+        self.assertIs(diagnose(facts | {"device": "mps"}).condition, Condition.READY)
+        fallen = diagnose(facts | {"device": "cpu", "kernel_fault": "not implemented"})
+        self.assertIn("not implemented", fallen.advice)
+        self.assertEqual(fallen.problem, "")
+
+
+class FakeUtilities:
+    """The interface of the PyTorch extension's logic, without its downloads."""
+
+    def __init__(self, then=lambda: None):
+        self.calls = []
+        self.then = then
+
+    def installTorch(
+        self,
+        askConfirmation=False,
+        forceComputationBackend=None,
+        torchVersionRequirement=None,
+        torchvisionVersionRequirement=None,
+    ):
+        self.calls.append((askConfirmation, forceComputationBackend, torchVersionRequirement))
+        self.then()
+
+
+class AskingTestCase(unittest.TestCase):
+    """Nothing without a yes, one question, one restart."""
+
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.folder = Path(temporary.name)
+        requirements = self.folder / "requirements.txt"
+        requirements.write_text("numpy>=1\n", encoding="utf-8")
+        self.installation = Installation([self.folder], requirements)
+        self.utilities = FakeUtilities()
+        self.questions, self.answers, self.restarts = [], [], 0
+        module = type(sys)("PyTorchUtils")
+        module.PyTorchUtilsLogic = lambda: self.utilities
+        self.patch(mock.patch.dict(sys.modules, {"PyTorchUtils": module}))
+        self.patch(mock.patch.object(slicer.util, "confirmOkCancelDisplay", self.answer))
+        self.patch(mock.patch.object(slicer.util, "confirmYesNoDisplay", self.answer))
+        self.patch(mock.patch.object(slicer.util, "restart", self.restart))
+        self.patch(mock.patch.object(slicer.util, "pip_uninstall", lambda names: None))
+        self.found = Diagnosis(Condition.MISSING, "Missing.", "", Remedy.INSTALL, "", ">=2.4", "cu128", 0.0)
+
+    def patch(self, change):
+        change.start()
+        self.addCleanup(change.stop)
+
+    def answer(self, text, *args, **kwargs):
+        self.questions.append(text)
+        return self.answers.pop(0)
+
+    def restart(self):
+        self.restarts += 1
+
+    @contextlib.contextmanager
+    def torchLoaded(self, loaded):
+        kept = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "torch"}
+        for name in kept:
+            del sys.modules[name]
+        if loaded:
+            sys.modules["torch"] = type(sys)("torch")
+        try:
+            yield
+        finally:
+            sys.modules.pop("torch", None)
+            sys.modules.update(kept)
+
+    def testOneYes(self):
+        self.answers = [True]
+        self.installation.run(self.found)
+        self.assertEqual(len(self.questions), 1)
+        self.assertEqual(self.utilities.calls, [(False, "cu128", ">=2.4")])
+        self.assertFalse(self.installation.restartNeeded)
+
+    def testNo(self):
+        self.answers = [False]
+        with self.assertRaisesRegex(DRDMError, "Nothing was installed"):
+            self.installation.run(self.found)
+        self.assertEqual(self.utilities.calls, [])
+
+    def testNothingIsReplacedWhileItIsLoaded(self):
+        (self.folder / "torch").mkdir()
+        replace = Diagnosis(Condition.BROKEN, "Broken.", "", Remedy.REPLACE, "", ">=2.4")
+        self.answers = [True]
+        with self.torchLoaded(True), self.assertRaisesRegex(DRDMError, "Restart Slicer"):
+            self.installation.run(replace)
+        self.assertEqual((self.utilities.calls, self.restarts), ([], 1))
+        self.assertTrue((self.folder / "torch").is_dir())
+        with self.torchLoaded(True), self.assertRaises(DRDMError):
+            self.installation.run(replace)
+        self.assertEqual((len(self.questions), self.restarts), (1, 1))
+
+    def testEveryTraceIsRemovedFirst(self):
+        for name in ("torch", "torchgen", "functorch", "~orch", "torch-2.9.0.dist-info", "torchio", "numpy"):
+            (self.folder / name).mkdir()
+        seen = []
+        self.utilities.then = lambda: seen.append(
+            (sorted(p.name for p in self.folder.iterdir()), os.environ.get("PIP_NO_CACHE_DIR"))
+        )
+        self.answers = [True]
+        with self.torchLoaded(False):
+            self.installation.run(Diagnosis(Condition.BROKEN, "Broken.", "", Remedy.REPLACE, "", ">=2.4"))
+        self.assertEqual(seen, [(["numpy", "requirements.txt", "torchio"], "1")])
+        self.assertNotIn("PIP_NO_CACHE_DIR", os.environ)
+
+    def testTheReasonOfAFailureIsSaid(self):
+        def fail():
+            print("OSError: [Errno 28] No space left on device")
+            raise subprocess.CalledProcessError(1, ["pip"])
+
+        self.utilities.then = fail
+        self.answers = [True]
+        with self.assertRaisesRegex(DRDMError, "disk is full"):
+            self.installation.run(self.found)
+
+    def testAFullDiskIsSeenBefore(self):
+        large = Diagnosis(Condition.MISSING, "Missing.", "", Remedy.INSTALL, gigabytes=1e9)
+        with self.assertRaisesRegex(DRDMError, "are free"):
+            self.installation.run(large)
+        self.assertEqual(self.questions, [])
+
+    def testWhatWasInUseAndReplacedNeedsOneRestart(self):
+        after = dict(installation._versions(), numpy="99")
+        self.answers = [True, False]
+        with mock.patch.object(installation, "_versions", side_effect=[installation._versions(), after]):
+            self.installation.run(self.found)
+        self.assertIn("numpy", self.questions[-1])
+        self.assertTrue(self.installation.restartNeeded)
+        environment = Environment(self.installation)
+        self.assertEqual(environment.state().remedy, "Restart Slicer")
+        environment.putRight()
+        self.assertEqual(self.restarts, 1)
+
+    def testTheExtensionIsMissingOrTooOld(self):
+        class Old:
+            def installTorch(self, askConfirmation=False):
+                raise AssertionError
+
+        class Manager:
+            interactive = True
+
+            def installExtensionFromServer(manager, name, restart, update):
+                self.assertFalse(manager.interactive)
+                asked.append((name, restart, update))
+                return True
+
+        for module, update in ((None, False), (type(sys)("PyTorchUtils"), True)):
+            asked = []
+            if module is not None:
+                module.PyTorchUtilsLogic = Old
+            fresh = Installation([self.folder], self.installation._requirements)
+            self.answers = [True, True]
+            with (
+                mock.patch.dict(sys.modules, {"PyTorchUtils": module}),
+                mock.patch.object(slicer, "app", mock.Mock(extensionsManagerModel=Manager)),
+                self.assertRaisesRegex(DRDMError, "Restart Slicer"),
+            ):
+                fresh.run(self.found)
+            self.assertEqual(asked, [("PyTorch", False, update)])
+        self.assertEqual(self.restarts, 2)
+
+
+class SetupTestCase(ModuleTestCase):
+    def testNothingIsInstalledInTestingMode(self):
+        with (
+            mock.patch.object(type(slicer.app), "testingEnabled", lambda app: True, create=True),
+            self.assertRaises(DRDMError),
+        ):
+            Environment().putRight()
+
+    def testTheAdviceIsShownWithItsButton(self):
+        environment = self.panel.environment
+        self.panel.setup.examine()
+        waitFor(lambda: "Ready" in self.ui.setupStatusLabel.text)
+        facts = dict(
+            environment._facts, cards=[{"name": "RTX 4000", "driver": "570.0", "capability": "8.9"}], cuda_build=""
+        )
+        with mock.patch.object(environment, "_facts", facts):
+            self.panel.setup.show()
+            self.assertIn("RTX 4000", self.ui.setupStatusLabel.text)
+            self.assertEqual(self.ui.setupButton.text, "Install PyTorch for the GPU")
+            self.assertFalse(self.ui.setupSection.collapsed)
+            # It is only advice: deforming goes on.
+            self.panel.requireTorch()
+        self.panel.setup.show()
+        self.assertTrue(self.ui.setupSection.collapsed)
+
+    def testABrokenOneIsNamedInThePanel(self):
+        with tempfile.TemporaryDirectory() as folder:
+            writeTorch(Path(folder), parts=["torch"])
+            with mock.patch.dict(os.environ, {"PYTHONPATH": folder}):
+                self.panel.setup.examine()
+                waitFor(lambda: "does not start" in self.ui.setupStatusLabel.text)
+        self.assertIn("torchgen", self.ui.setupStatusLabel.text)
+        self.assertEqual(self.ui.setupButton.text, "Repair PyTorch")
+        self.panel.setup.examine()
+        waitFor(lambda: "Ready" in self.ui.setupStatusLabel.text)
