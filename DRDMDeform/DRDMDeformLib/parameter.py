@@ -83,6 +83,17 @@ class Grid(enum.Enum):
         return {"original": _("Original voxel grid"), "slicer": _("As Slicer hardens (extent may grow)")}[self.value]
 
 
+class Versions(enum.Enum):
+    """Which versions are applied."""
+
+    SHOWN = "shown"
+    ALL = "all"
+
+    def label(self) -> str:
+        """Shown to the user."""
+        return {"shown": _("The version shown"), "all": _("Every version of the table")}[self.value]
+
+
 class Display(enum.Enum):
     """How the deformation itself is drawn."""
 
@@ -117,7 +128,7 @@ class DRDMDeformParameterNode:
     level, seed, variants, asSequence - how to deform.
     deformations - transform or sequence browser that is shown.
     preview, display - whether the nodes follow it, and how it is drawn itself.
-    onCopies, grid - how to apply it.
+    onCopies, versions, grid - how to apply it.
     batch... - a run over many scans.
     train... - training a model.
     """
@@ -138,6 +149,7 @@ class DRDMDeformParameterNode:
     display: Annotated[Display, Default(Display.NONE)]
 
     onCopies: Annotated[bool, Default(True)]
+    versions: Annotated[Versions, Default(Versions.SHOWN)]
     grid: Annotated[Grid, Default(Grid.ORIGINAL)]
 
     batchSource: Annotated[BatchSource, Default(BatchSource.SCENE)]

@@ -13,7 +13,7 @@ from .marks import isDeformation, trueParent
 from .plots import LossCurve
 from .segmentations import SegmentLabel, labelFromSegmentation
 from .transforms import createTransform, fieldFromTransform, follow, original
-from .variants import addVariants, browserOf, records, selectVariant, variantTransforms
+from .variants import addVariants, browserOf, records, removeVariant, selectVariant, variantTransforms
 from .volumes import imageDimension, imageFromVolume, labelMapFromImage, volumeFromImage
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "original",
     "records",
     "removeNode",
+    "removeVariant",
     "selectVariant",
     "showDeformation",
     "trueParent",

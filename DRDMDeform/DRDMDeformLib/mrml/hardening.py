@@ -126,6 +126,7 @@ def _hasVoxelSegments(node: Any) -> bool:
 
 def _addCopies(transformNode: Any, nodes: Sequence[Any], deformed: Sequence[Any], originalGrid: bool) -> list[Any]:
     made: list[Any] = []
+    copyOf: dict[str, str] = {}
     scene = transformNode.GetScene()
     parent = transformNode.GetParentTransformNode() if originalGrid else None
     try:
@@ -134,9 +135,10 @@ def _addCopies(transformNode: Any, nodes: Sequence[Any], deformed: Sequence[Any]
             copy.SetName(scene.GenerateUniqueName(f"{node.GetName()} deformed"))
             scene.AddNode(copy)
             made.append(copy)
+            copyOf[node.GetID()] = copy.GetID()
             _copyDisplay(node, copy)
             copy.CopyContent(result, False)
-            _copyReferences(node, copy)
+            _copyReferences(node, copy, copyOf)
             if parent is not None:
                 copy.SetAndObserveTransformNodeID(parent.GetID())
             placeBeside(node, copy)
@@ -164,12 +166,13 @@ def _copyDisplay(node: Any, copy: Any) -> None:
             display.SetAndObserveColorNodeID(source.GetColorNodeID())
 
 
-def _copyReferences(node: Any, copy: Any) -> None:
+def _copyReferences(node: Any, copy: Any, copyOf: dict[str, str]) -> None:
+    """What a segmentation was drawn on: the deformed volume if that was made along with it, else the original."""
     if node.IsA("vtkMRMLSegmentationNode"):
         role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
         reference = node.GetNodeReferenceID(role)
         if reference:
-            copy.SetNodeReferenceID(role, reference)
+            copy.SetNodeReferenceID(role, copyOf.get(reference, reference))
 
 
 def _takeOver(transformNode: Any, node: Any, result: Any, originalGrid: bool) -> None:

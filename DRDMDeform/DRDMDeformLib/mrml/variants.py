@@ -114,6 +114,32 @@ def selectVariant(browserNode: Any, index: int) -> None:
     ensureLinear(proxy)
 
 
+def removeVariant(node: Any, index: int = 0) -> None:
+    """Removes one variant: a transform, or an item of a sequence; with its last item the sequence goes.
+
+    Nodes that follow the transform must have left it before.
+
+    Raises:
+        SceneError: deleted, or there is no such variant.
+    """
+    requireInScene(node, "deformation")
+    if not node.IsA("vtkMRMLSequenceBrowserNode"):
+        removeNode(node)
+        return
+    sequence, count = node.GetMasterSequenceNode(), node.GetNumberOfItems()
+    if not 0 <= index < count:
+        raise SceneError(f"There is no variant {index + 1}; '{nameOf(node)}' has {count}.")
+    if count > 1:
+        shown = node.GetSelectedItemNumber()
+        sequence.RemoveDataNodeAtValue(sequence.GetNthIndexValue(index))
+        selectVariant(node, min(shown - (index < shown), count - 2))
+        return
+    proxy = node.GetProxyNode(sequence)
+    for gone in (node, proxy, sequence):
+        if gone is not None:
+            removeNode(gone)
+
+
 def _nextNumber(scene: Any, volumeNode: Any) -> int:
     taken = [records(n)[0].get("number", 0) for n in variantTransforms(scene, volumeNode)]
     return max(taken, default=0) + 1
