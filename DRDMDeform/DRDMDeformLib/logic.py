@@ -199,11 +199,7 @@ class Logic:
 
     def variants(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> list[tuple[Deformations, int, dict[str, Any]]]:
         """Every variant that was made for a volume: its transform or sequence browser, its place there, its record."""
-        found = []
-        for transform in self.deformations(volumeNode):
-            node = mrml.browserOf(transform) or transform
-            found += [(node, index, record) for index, record in enumerate(mrml.records(node))]
-        return found
+        return mrml.variantsOf(self.mrmlScene(), volumeNode)
 
     def shownVariant(self, deformations: Deformations) -> int:
         """Which variant of a sequence is shown; 0 for a single transform."""
@@ -242,6 +238,40 @@ class Logic:
             SceneError: a node cannot be deformed; nothing is changed then.
         """
         return mrml.apply(transformNode, list(nodes), copies=copies, originalGrid=originalGrid)
+
+    def applyAll(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        nodes: Iterable[Any] | None = None,
+        originalGrid: bool = True,
+        onProgress: Callable[[int, int], None] | None = None,
+    ) -> list[list[Any]]:
+        """Harden every variant of a volume onto copies of its own, in a folder of the subject hierarchy.
+
+        Args:
+            volumeNode: whose variants.
+            nodes: what is copied and deformed; by default the volume and the segmentation that was drawn on it.
+            originalGrid: as in ``apply``.
+            onProgress: called with the variants done and all of them; may raise to cancel.
+
+        Returns:
+            For each variant its copies, in the order of ``nodes``.
+
+        Raises:
+            SceneError: there is no variant, or a node cannot be deformed; nothing is changed then.
+        """
+        if nodes is None:
+            drawn = None if volumeNode is None else links.segmentationOf(self.mrmlScene(), volumeNode)
+            nodes = [volumeNode] if drawn is None else [volumeNode, drawn]
+        return mrml.applyVariants(self.mrmlScene(), volumeNode, list(nodes), originalGrid, onProgress)
+
+    def removeVariant(self, deformations: Deformations, index: int = 0) -> None:
+        """Remove a transform, or one variant of a sequence; what follows a transform that goes shows the original.
+
+        Raises:
+            SceneError: there is no such variant.
+        """
+        mrml.removeVariant(deformations, index)
 
     def showDeformation(self, transformNode: slicer.vtkMRMLTransformNode, mode: str | None) -> None:
         """Draw the deformation in the views: ``"grid"``, ``"glyph"``, ``"contour"`` or ``None``."""

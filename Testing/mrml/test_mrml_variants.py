@@ -6,6 +6,7 @@ from DRDMDeformLib.mrml import (
     SceneError,
     addVariants,
     apply,
+    applyVariants,
     browserOf,
     fieldFromTransform,
     follow,
@@ -13,6 +14,7 @@ from DRDMDeformLib.mrml import (
     isDeformation,
     labelFromSegmentation,
     records,
+    removeVariant,
     selectVariant,
     trueParent,
     variantTransforms,
@@ -176,3 +178,138 @@ def test_a_failure_leaves_nothing_behind(scene, as_sequence):
     scene.RemoveNode(volume)
     with pytest.raises(SceneError, match="'scan' has been deleted"):
         addVariants(scene, volume, fields_of(image), RECORDS, as_sequence)
+
+
+def in_folder(node):
+    """The name of the folder that a node is in."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+    return hierarchy.GetItemName(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)))
+
+
+@pytest.mark.parametrize("kind", ["none", "rigid"])
+def test_every_variant_becomes_copies_of_its_own(scene, kind):
+    image = image_of("oblique")
+    parent = parent_of(scene, kind, image).node
+    volume = placed_volume(scene, image, parent)
+    segmentation = add_segmentation(scene, two_structures(image), parent)
+    world = imageFromVolume(volume)
+    fields = fields_of(world)
+    proxy, browser = addVariants(scene, volume, fields[:2], RECORDS[:2], asSequence=True)
+    (single,) = addVariants(scene, volume, fields[2:], RECORDS[2:])
+    selectVariant(browser, 1)
+    follow(proxy, [volume, segmentation])
+    seen = []
+    made = applyVariants(scene, volume, [volume, segmentation], onProgress=lambda *where: seen.append(where))
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert [[n.GetName() for n in copies] for copies in made] == [
+        [f"scan deformed {number}", f"structures deformed {number}"] for number in (1, 2, 3)
+    ]
+    assert {in_folder(n) for copies in made for n in copies} == {"scan versions"}
+    # The nodes are as without a preview, the sequence shows what it showed.
+    assert volume.GetParentTransformNode() is parent and segmentation.GetParentTransformNode() is parent
+    assert browser.GetSelectedItemNumber() == 1
+    assert np.allclose(array_of(proxy), sitk.GetArrayFromImage(fields[1]), atol=1e-5)
+    # Each is what applying that variant alone makes, and knows where it comes from.
+    for number, (volume_copy, segmentation_copy) in enumerate(made):
+        transform = single
+        if number < 2:
+            selectVariant(browser, number)
+            transform = proxy
+        want, wanted_segments = apply(transform, [volume, segmentation])
+        assert np.array_equal(*(sitk.GetArrayFromImage(imageFromVolume(n)) for n in (volume_copy, want)))
+        labels = [labelFromSegmentation(n, volume).image for n in (segmentation_copy, wanted_segments)]
+        assert np.array_equal(*(sitk.GetArrayFromImage(label) for label in labels))
+        role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+        assert segmentation_copy.GetNodeReferenceID(role) in (volume_copy.GetID(), None)
+        assert f'"seed": {RECORDS[number]["seed"]}' in volume_copy.GetAttribute("DRDM.record")
+    differing = [imageFromVolume(copies[0]) for copies in made]
+    assert np.ptp(sitk.GetArrayFromImage(differing[0] - differing[2])) > 1
+
+
+def test_twelve_variants_sort_by_their_names(scene):
+    image = image_of("plain")[:12, :12, :12]
+    volume = placed_volume(scene, image)
+    fields = [smooth_field(image, 1.0, seed=n, nodes=8) for n in range(12)]
+    addVariants(scene, volume, fields, [{"seed": n} for n in range(12)], asSequence=True)
+    made = applyVariants(scene, volume, [volume])
+    names = [copies[0].GetName() for copies in made]
+    assert names == sorted(names) and names[0] == "scan deformed 01"
+    # A second time nothing is overwritten.
+    again = applyVariants(scene, volume, [volume])
+    assert in_folder(again[0][0]) != in_folder(made[0][0])
+    assert not {c.GetName() for v in again for c in v} & set(names)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("reason", ["cancel", "markup of another parent"])
+def test_stopping_half_way_leaves_the_scene_as_it_was(scene, reason):
+    image = image_of("plain")
+    volume = placed_volume(scene, image)
+    segmentation = add_segmentation(scene, two_structures(image))
+    proxy, browser = addVariants(scene, volume, fields_of(image), RECORDS, asSequence=True)
+    selectVariant(browser, 2)
+    follow(proxy, [volume, segmentation])
+    elsewhere = linear_node(scene, np.diag([2.0, 1, 1, 1]))
+    points = add_points(scene, inner_points(image), elsewhere)
+    before, hierarchy = everything(scene), slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    items = hierarchy.GetNumberOfItems()
+
+    def stop(done, total):
+        if done == 2:
+            raise Stop
+
+    with pytest.raises(Stop if reason == "cancel" else SceneError):
+        applyVariants(scene, volume, [volume, segmentation] + ([] if reason == "cancel" else [points]), onProgress=stop)
+    assert everything(scene) == before
+    assert hierarchy.GetNumberOfItems() == items
+    assert volume.GetParentTransformNode() is proxy and segmentation.GetParentTransformNode() is proxy
+    assert browser.GetSelectedItemNumber() == 2
+
+
+def test_nothing_to_apply_is_said_so(scene):
+    volume = placed_volume(scene, image_of("plain"))
+    with pytest.raises(SceneError, match="no deformation of 'scan' yet"):
+        applyVariants(scene, volume, [volume])
+
+
+@pytest.mark.parametrize("kind", ["none", "rigid"])
+def test_a_removed_transform_lets_go_of_what_follows_it(scene, kind):
+    image = image_of("plain")
+    parent = parent_of(scene, kind, image).node
+    volume = placed_volume(scene, image, parent)
+    points = add_points(scene, inner_points(image), parent)
+    before = everything(scene)
+    first, second = addVariants(scene, volume, fields_of(image, 2), RECORDS[:2])
+    follow(first, [volume, points])
+    removeVariant(first)
+    assert volume.GetParentTransformNode() is parent and points.GetParentTransformNode() is parent
+    assert variantTransforms(scene, volume) == [second]
+    removeVariant(second)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    assert {k: v for k, v in everything(scene).items() if k != hierarchy.GetID()} == before
+
+
+def test_a_variant_of_a_sequence_is_removed(scene):
+    image = image_of("plain")
+    volume = placed_volume(scene, image)
+    fields = fields_of(image)
+    before = scene.GetNumberOfNodes()
+    proxy, browser = addVariants(scene, volume, fields, RECORDS, asSequence=True)
+    follow(proxy, [volume])
+    selectVariant(browser, 2)
+    removeVariant(browser, 0)
+    assert [r["seed"] for r in records(browser)] == [4, 5]
+    assert browser.GetSelectedItemNumber() == 1 and records(proxy)[0]["seed"] == 5
+    removeVariant(browser, 1)
+    assert [r["seed"] for r in records(browser)] == [4]
+    assert np.allclose(array_of(proxy), sitk.GetArrayFromImage(fields[1]), atol=1e-5)
+    assert volume.GetParentTransformNode() is proxy
+    with pytest.raises(SceneError, match="no variant 2"):
+        removeVariant(browser, 1)
+    removeVariant(browser, 0)
+    assert volume.GetParentTransformNode() is None
+    # The subject hierarchy is made with the first variant.
+    assert scene.GetNumberOfNodes() <= before + 1

@@ -8,12 +8,13 @@ from .display import jacobianColours, jacobianVolume, showDeformation
 from .errors import SceneError
 from .fits import fitWarnings
 from .hardening import apply
-from .hierarchy import removeNode
+from .hierarchy import folderOf, removeNode
 from .marks import isDeformation, trueParent
 from .plots import LossCurve
 from .segmentations import SegmentLabel, labelFromSegmentation
 from .transforms import createTransform, fieldFromTransform, follow, original
 from .variants import addVariants, browserOf, records, removeVariant, selectVariant, variantTransforms
+from .versions import applyVariants, variantsOf
 from .volumes import imageDimension, imageFromVolume, labelMapFromImage, volumeFromImage
 
 __all__ = [
@@ -22,10 +23,12 @@ __all__ = [
     "SegmentLabel",
     "addVariants",
     "apply",
+    "applyVariants",
     "browserOf",
     "createTransform",
     "fieldFromTransform",
     "fitWarnings",
+    "folderOf",
     "follow",
     "imageDimension",
     "imageFromVolume",
@@ -42,5 +45,6 @@ __all__ = [
     "showDeformation",
     "trueParent",
     "variantTransforms",
+    "variantsOf",
     "volumeFromImage",
 ]

@@ -28,6 +28,30 @@ def placeBeside(neighbour: Any, node: Any) -> None:
     hierarchy.CreateItem(hierarchy.GetItemParent(item) if item else hierarchy.GetSceneItemID(), node)
 
 
+def createFolder(neighbour: Any, name: str) -> int:
+    """The item of a new folder beside ``neighbour``; its name is made unique there."""
+    hierarchy = hierarchyOf(neighbour.GetScene())
+    item = hierarchy.GetItemByDataNode(neighbour)
+    parent = hierarchy.GetItemParent(item) if item else hierarchy.GetSceneItemID()
+    return int(hierarchy.CreateFolderItem(parent, hierarchy.GenerateUniqueItemName(name)))
+
+
+def placeIn(scene: Any, folder: int, node: Any) -> None:
+    """Puts ``node`` into a folder of the subject hierarchy."""
+    hierarchyOf(scene).CreateItem(folder, node)
+
+
+def folderOf(node: Any) -> str:
+    """The name of the folder of the subject hierarchy that ``node`` is in."""
+    hierarchy = hierarchyOf(node.GetScene())
+    return str(hierarchy.GetItemName(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node))))
+
+
+def removeItem(scene: Any, item: int) -> None:
+    """Removes an item of the subject hierarchy that has no node."""
+    hierarchyOf(scene).RemoveItem(item, False, False)
+
+
 def removeNode(node: Any) -> None:
     """Removes a node, its item in the subject hierarchy, and the display and storage nodes that were made for it.
 

@@ -238,6 +238,15 @@ def original(transformNode: Any, nodes: Sequence[Any]) -> None:
         node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
 
 
+def release(transformNode: Any) -> None:
+    """Whatever follows the transform goes back to where it was, under the transform's own parent (or none)."""
+    scene, parent = transformNode.GetScene(), transformNode.GetParentTransformNode()
+    for n in range(scene.GetNumberOfNodesByClass("vtkMRMLTransformableNode")):
+        node = scene.GetNthNodeByClass(n, "vtkMRMLTransformableNode")
+        if node.GetParentTransformNode() is transformNode:
+            node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
+
+
 def requireMovable(transformNode: Any, node: Any) -> None:
     """Raises SceneError unless ``node`` is, or was before the preview, right under the transform's parent."""
     requireInScene(node, "node")

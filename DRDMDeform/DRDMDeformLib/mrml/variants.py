@@ -16,7 +16,7 @@ import slicer
 from .errors import SceneError, nameOf, requireInScene
 from .hierarchy import placeUnder, removeNode
 from .marks import RECORD, VOLUME, isDeformation, trueParent
-from .transforms import createTransform, ensureLinear
+from .transforms import createTransform, ensureLinear, release
 
 
 def addVariants(
@@ -117,13 +117,17 @@ def selectVariant(browserNode: Any, index: int) -> None:
 def removeVariant(node: Any, index: int = 0) -> None:
     """Removes one variant: a transform, or an item of a sequence; with its last item the sequence goes.
 
-    Nodes that follow the transform must have left it before.
+    Nodes that follow a transform that goes return to the original first. Of a sequence that has others left, one of
+    them is shown then.
 
     Raises:
         SceneError: deleted, or there is no such variant.
     """
     requireInScene(node, "deformation")
     if not node.IsA("vtkMRMLSequenceBrowserNode"):
+        if index:
+            raise SceneError(f"There is no variant {index + 1}; '{nameOf(node)}' is a single one.")
+        release(node)
         removeNode(node)
         return
     sequence, count = node.GetMasterSequenceNode(), node.GetNumberOfItems()
@@ -135,6 +139,8 @@ def removeVariant(node: Any, index: int = 0) -> None:
         selectVariant(node, min(shown - (index < shown), count - 2))
         return
     proxy = node.GetProxyNode(sequence)
+    if proxy is not None:
+        release(proxy)
     for gone in (node, proxy, sequence):
         if gone is not None:
             removeNode(gone)

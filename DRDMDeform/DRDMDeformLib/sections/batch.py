@@ -45,7 +45,7 @@ class BatchSection(Section):
     def onStart(self) -> None:
         """Start, or go on with the run in the output folder."""
         p = self.parameter
-        with self.saying(self.ui.batchLabel):
+        with self.acting(self.ui.batchLabel):
             self.panel.requireTorch()
             if not _isSet(p.batchOutput):
                 raise SceneError(_("Choose an output folder first."))
@@ -121,7 +121,7 @@ class BatchSection(Section):
 
     def onSample(self) -> None:
         """Load one result."""
-        with self.saying(self.ui.batchLabel), slicer.util.tryWithErrorDisplay(waitCursor=True):
+        with self.acting(self.ui.batchLabel, waitCursor=True):
             nodes = self.logic.loadSample(self.parameter.batchOutput, self._made)
             self._made += 1
             slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)

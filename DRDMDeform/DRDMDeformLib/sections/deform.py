@@ -40,6 +40,7 @@ class DeformSection(Section):
         ui.deformButton.connect("clicked()", self.onDeform)
         ui.cancelButton.connect("clicked()", self.onCancel)
         ui.jacobianButton.connect("clicked()", self.onJacobian)
+        ui.removeButton.connect("clicked()", self.onRemove)
         ui.variantsTable.connect("itemSelectionChanged()", self.onVariantChosen)
         self.columns = [
             _("Variant"),
@@ -69,7 +70,8 @@ class DeformSection(Section):
         self.ui.progressBar.visible = running
         self.fillTable()
         shown = self.parameter.deformations is not None
-        for widget in (self.ui.previewCheckBox, self.ui.displayComboBox, self.ui.jacobianButton):
+        widgets = (self.ui.previewCheckBox, self.ui.removeButton, self.ui.displayComboBox, self.ui.jacobianButton)
+        for widget in widgets:
             widget.enabled = shown
         if not running and self.parameter.inputVolume is None:
             self.say(self.ui.statusLabel, _("Choose a volume in Input."))
@@ -85,7 +87,7 @@ class DeformSection(Section):
     def onDeform(self) -> None:
         """Start."""
         p = self.parameter
-        with self.saying(self.ui.statusLabel):
+        with self.acting(self.ui.statusLabel):
             self.panel.requireTorch()
             model = self.panel.requireModel()
             job = self.logic.startDeform(
@@ -187,10 +189,24 @@ class DeformSection(Section):
         if self._filling or not 0 <= row < len(self._rows):
             return
         node, index = self._rows[row]
-        with self.saying(self.ui.statusLabel):
+        with self.acting(self.ui.statusLabel):
             if node.IsA("vtkMRMLSequenceBrowserNode"):
                 self.logic.showVariant(node, index)
             self.panel.show(node)
+
+    def onRemove(self) -> None:
+        """Remove the version of the chosen row, and show the next one."""
+        row = self.ui.variantsTable.currentRow()
+        if self.parameter.deformations is None or not 0 <= row < len(self._rows):
+            return
+        node, index = self._rows[row]
+        with self.acting(self.ui.statusLabel, waitCursor=True):
+            # Before it goes, what follows it must be known to have left.
+            self.parameter.deformations = None
+            self.logic.removeVariant(node, index)
+            self.panel.update()
+            if self._rows:
+                self.ui.variantsTable.selectRow(min(row, len(self._rows) - 1))
 
     def showDisplay(self) -> None:
         """Draw the deformation as chosen."""
@@ -207,7 +223,7 @@ class DeformSection(Section):
 
     def onJacobian(self) -> None:
         """The Jacobian determinant over the scan."""
-        with self.saying(self.ui.statusLabel), slicer.util.tryWithErrorDisplay(waitCursor=True):
+        with self.acting(self.ui.statusLabel, waitCursor=True):
             shown, volume = self.parameter.deformations, self.parameter.inputVolume
             if shown is None or volume is None:
                 return

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError
@@ -83,6 +84,12 @@ class Section:
             yield
         except (SceneError, DRDMError) as error:
             self.say(label, str(error), ERROR_STYLE)
+
+    @contextmanager
+    def acting(self, label: Any, waitCursor: bool = False) -> Iterator[None]:
+        """The same for a press of a button: a fault of ours is shown in a window with its details, as Slicer does."""
+        with slicer.util.tryWithErrorDisplay(waitCursor=waitCursor), self.saying(label):
+            yield
 
 
 def showProgress(bar: Any, progress: Progress | None) -> None:

@@ -40,7 +40,7 @@ class TrainSection(Section):
     def onStart(self) -> None:
         """Start, or go on with the run in the folder."""
         p = self.parameter
-        with self.saying(self.ui.trainLabel):
+        with self.acting(self.ui.trainLabel):
             self.panel.requireTorch()
             if not _isSet(p.trainFolder):
                 raise SceneError(_("Choose a folder with scans first."))

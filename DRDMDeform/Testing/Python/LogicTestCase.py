@@ -40,6 +40,19 @@ class LogicTestCase(ModuleTestCase):
         self.logic.preview(transform, [volume, segmentation], on=False)
         self.assertIsNone(segmentation.GetParentTransformNode())
 
+    def testEveryVersionAtOnce(self):
+        volume, segmentation = self.addPhantom()
+        for seed in (1, 2):
+            self.logic.deform(volume, level=20, seed=seed, steps=1)
+        versions = self.logic.applyAll(volume)
+        self.assertEqual(
+            [[node.GetName() for node in copies] for copies in versions],
+            [[f"Phantom deformed {n}", f"Phantom segmentation deformed {n}"] for n in (1, 2)],
+        )
+        self.logic.removeVariant(self.logic.deformations(volume)[0])
+        self.assertEqual([record["seed"] for _node, _index, record in self.logic.variants(volume)], [2])
+        self.assertIsNone(segmentation.GetParentTransformNode())
+
     def testProgressAndCancel(self):
         volume, _segmentation = self.addPhantom()
         seen = []
@@ -100,6 +113,9 @@ class LogicTestCase(ModuleTestCase):
             (lambda: self.logic.deform(volume, level=99), DRDMError),
             (lambda: self.logic.deform(volume, "no-such-model"), DRDMError),
             (lambda: self.logic.startDeform(None), SceneError),
+            (lambda: self.logic.applyAll(None), SceneError),
+            (lambda: self.logic.applyAll(volume), SceneError),
+            (lambda: self.logic.removeVariant(None), SceneError),
             (lambda: self.logic.augment([], self.folder / "x"), SceneError),
             (lambda: self.logic.augment(self.folder / "nowhere", self.folder / "x"), DRDMError),
             (lambda: self.logic.loadSample(self.folder), SceneError),

@@ -195,6 +195,28 @@ class DeformTestCase(ModuleTestCase):
         self.assertIsNot(first, second)
         self.assertEqual(self.panel.parameter.deformations.GetID(), second.GetID())
 
+    def testScrollAndRemove(self):
+        volume, _segmentation = self.choosePhantom()
+        self.ui.variantsSpinBox.value = 3
+        self.deform()
+        table, remove = self.ui.variantsTable, self.ui.removeButton
+        table.selectRow(1)
+        remove.click()
+        self.assertEqual([table.item(row, 2).text() for row in range(table.rowCount)], ["0", "2"])
+        # The next one is shown.
+        self.assertEqual(table.currentRow(), 1)
+        self.assertEqual(self.logic.figures(volume.GetParentTransformNode())[0]["seed"], 2)
+        remove.click()
+        self.assertEqual(self.logic.figures(volume.GetParentTransformNode())[0]["seed"], 0)
+        remove.click()
+        self.assertEqual(table.rowCount, 0)
+        self.assertIsNone(volume.GetParentTransformNode())
+        self.assertIsNone(self.panel.parameter.deformations)
+        self.assertFalse(remove.enabled)
+        self.assertFalse(self.ui.applyButton.enabled)
+        self.assertEqual(slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode"), [])
+        self.deform()
+
     def testCancel(self):
         self.choosePhantom(steps=0)
         self.ui.variantsSpinBox.value = 20
@@ -323,3 +345,68 @@ class ApplyTestCase(ModuleTestCase):
         made = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[-1]
         self.assertIsNot(made, volume)
         self.assertIsNone(made.GetParentTransformNode())
+
+    def testTenVersionsInOneClick(self):
+        volume, segmentation = self.choosePhantom(steps=1)
+        self.ui.variantsSpinBox.value = 10
+        self.deform()
+        self.ui.versionsComboBox.currentIndex = 1
+        self.assertIs(self.panel.parameter.versions.value, "all")
+        self.ui.applyButton.click()
+        self.assertIn("10 versions", self.ui.applyLabel.text)
+        self.assertIn("Phantom versions", self.ui.applyLabel.text)
+        volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        names = [node.GetName() for node in volumes if node is not volume]
+        self.assertEqual(names, [f"Phantom deformed {n:02d}" for n in range(1, 11)])
+        copies = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node is not segmentation]
+        self.assertEqual(len(copies), 10)
+        role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+        self.assertEqual([copy.GetNodeReferenceID(role) for copy in copies], [node.GetID() for node in volumes[1:]])
+        self.assertEqual(len({arrayOf(node).tobytes() for node in volumes}), 11)
+        # The original is seen; one click lets it follow the shown version again.
+        self.assertIsNone(volume.GetParentTransformNode())
+        self.assertFalse(self.ui.previewCheckBox.checked)
+        self.ui.previewCheckBox.checked = True
+        self.assertIsNotNone(segmentation.GetParentTransformNode())
+        # The nodes themselves can become one version only.
+        self.ui.copiesCheckBox.checked = False
+        self.assertFalse(self.ui.versionsComboBox.enabled)
+        self.ui.applyButton.click()
+        self.assertIn("Changed for good: Phantom, Phantom segmentation", self.ui.applyLabel.text)
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 11)
+
+    def testTenVersionsCancelled(self):
+        volume, _segmentation = self.choosePhantom(steps=1)
+        self.ui.variantsSpinBox.value = 4
+        self.deform()
+        transform = volume.GetParentTransformNode()
+        self.ui.versionsComboBox.currentIndex = 1
+        before = sceneContent()
+        make = slicer.util.createProgressDialog
+
+        def pressed(*arguments, **settings):
+            dialog = make(*arguments, **settings)
+            dialog.cancel()
+            return dialog
+
+        with mock.patch.object(slicer.util, "createProgressDialog", pressed):
+            self.ui.applyButton.click()
+        self.assertIn("Cancelled", self.ui.applyLabel.text)
+        self.assertEqual(sceneContent(), before)
+        self.assertIs(volume.GetParentTransformNode(), transform)
+        self.assertTrue(self.ui.previewCheckBox.checked)
+
+    def testWhatCannotBeAppliedIsSaidOnce(self):
+        _volume, segmentation = self.choosePhantom()
+        self.deform()
+        elsewhere = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Elsewhere")
+        segmentation.SetAndObserveTransformNodeID(elsewhere.GetID())
+        before = sceneContent()
+        for index in (0, 1):
+            self.ui.versionsComboBox.currentIndex = index
+            with mock.patch.object(slicer.util, "errorDisplay") as window:
+                self.ui.applyButton.click()
+            window.assert_not_called()
+            self.assertIn("Elsewhere", self.ui.applyLabel.text)
+            self.assertEqual(len(self.ui.applyLabel.text.splitlines()), 1)
+            self.assertEqual(sceneContent(), before)
