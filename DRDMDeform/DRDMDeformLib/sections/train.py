@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 from .. import mrml
 from ..job import Job, JobState, Progress
 from ..mrml import SceneError
-from .batch import _isSet
+from .batch import isSet
 from .section import ERROR_STYLE, Section, showProgress
 
 
@@ -21,6 +21,8 @@ class TrainSection(Section):
         """Connect the buttons."""
         self.job: Job | None = None
         self._curve: Any = None
+        # Of the running or last job; the scene, and the parameter node with it, may be closed meanwhile.
+        self._name = ""
         self.ui.trainStartButton.connect("clicked()", self.onStart)
         self.ui.trainStopButton.connect("clicked()", self.onStop)
         self.ui.trainProgressBar.visible = False
@@ -31,10 +33,14 @@ class TrainSection(Section):
         p = self.parameter
         running = self.job is not None and self.job.running
         stoppable = self.job is not None and self.job.state is JobState.RUNNING
+        ui = self.ui
+        settings = (ui.trainNameLineEdit, ui.trainDimensionComboBox, ui.trainSizeSpinBox, ui.trainMinutesSpinBox)
+        for widget in (*settings, ui.trainFolderPath, ui.trainOutputPath):
+            widget.enabled = not running
         self.ui.trainStartButton.enabled = not running
         self.ui.trainStopButton.enabled = stoppable
         self.ui.trainProgressBar.visible = running
-        resumable = _isSet(p.trainOutput) and self.logic.canResume(p.trainOutput)
+        resumable = isSet(p.trainOutput) and self.logic.canResume(p.trainOutput)
         self.ui.trainStartButton.text = _("Go on") if resumable and not running else _("Train")
 
     def onStart(self) -> None:
@@ -42,9 +48,9 @@ class TrainSection(Section):
         p = self.parameter
         with self.acting(self.ui.trainLabel):
             self.panel.requireTorch()
-            if not _isSet(p.trainFolder):
+            if not isSet(p.trainFolder):
                 raise SceneError(_("Choose a folder with scans first."))
-            if not _isSet(p.trainOutput):
+            if not isSet(p.trainOutput):
                 raise SceneError(_("Choose a run folder first."))
             if p.trainSize % 8:
                 raise SceneError(_("The size must be a multiple of 8, such as {n}.").format(n=p.trainSize // 8 * 8))
@@ -61,7 +67,7 @@ class TrainSection(Section):
                 onProgress=self.onProgress,
             )
             job.whenEnded(self.onEnd)
-            self.job = job
+            self.job, self._name = job, p.trainName
             self._curve = None
             showProgress(self.ui.trainProgressBar, Progress("train", 0.0))
             self.say(self.ui.trainLabel, _("Starting ..."))
@@ -70,15 +76,16 @@ class TrainSection(Section):
 
     def onProgress(self, progress: Progress) -> None:
         """Move the bar, draw the loss."""
-        showProgress(self.ui.trainProgressBar, progress)
-        figures = progress.figures
         if progress.task == "read":
             self.say(self.ui.trainLabel, _("Reading the scans ..."))
-        elif "loss" in figures:
+            return
+        showProgress(self.ui.trainProgressBar, progress)
+        figures = progress.figures
+        if "loss" in figures:
             step, loss = int(figures["step"]), figures["loss"]
             self.say(self.ui.trainLabel, _("Step {n}, loss {loss}").format(n=step, loss=f"{loss:.3f}"))
             if self._curve is None:
-                title = _("Training of {name}").format(name=self.parameter.trainName)
+                title = _("Training of {name}").format(name=self._name)
                 self._curve = mrml.LossCurve(slicer.mrmlScene, title)
                 slicer.modules.plots.logic().ShowChartInLayout(self._curve.chartNode)
             self._curve.append(step, loss)

@@ -3,12 +3,17 @@
 import json
 import os
 import sys
+from pathlib import Path
 from unittest import mock
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import numpy as np
 import SimpleITK as sitk
 import slicer
-from modulesupport import ModuleTestCase, displacements, letWork, waitFor
+import vtk
+from DRDMDeformLib import mrml
+from modulesupport import ModuleTestCase, arrayOf, displacements, letWork, waitFor
 
 
 class BatchTestCase(ModuleTestCase):
@@ -56,6 +61,61 @@ class BatchTestCase(ModuleTestCase):
         self.ui.batchSampleButton.click()
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 1)
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 1)
+        # A complete run is not begun again.
+        self.assertEqual(self.ui.batchStartButton.text, "Start")
+        self.ui.batchStartButton.click()
+        self.assertIn("complete run", self.ui.batchLabel.text)
+        self.assertIs(self.panel.batch.job, job)
+
+    def testTheSettingsAreFixedWhileItRuns(self):
+        self.chooseFolder(self.writeScans())
+        settings = (self.ui.batchOutputPath, self.ui.batchFolderPath, self.ui.batchLevelsLineEdit)
+        self.assertTrue(all(widget.enabled for widget in settings))
+        self.ui.batchStartButton.click()
+        self.assertFalse(any(widget.enabled for widget in settings))
+        # The rest of the panel goes on working.
+        self.choosePhantom()
+        self.deform()
+        self.panel.batch.job.cancel()
+        letWork(0.1)
+        self.assertTrue(all(widget.enabled for widget in settings))
+
+    def testWhatWillBeMadeIsSaid(self):
+        volume, _segmentation = self.addPhantom()
+        self.ui.batchVolumesSelector.setCheckState(volume, 2)
+        self.assertIn("4 results (volumes ticked: 1)", self.ui.batchPlanLabel.text)
+        self.ui.batchSourceComboBox.currentIndex = 1
+        self.assertIn("4 results of each scan", self.ui.batchPlanLabel.text)
+        self.ui.batchLevelsLineEdit.text = "20 40 60"
+        self.ui.batchKindComboBox.currentIndex = 1
+        self.assertEqual(self.ui.batchLevelsLineEdit.text, "40:24 56:32")
+        self.ui.batchKindComboBox.currentIndex = 0
+        self.assertEqual(self.ui.batchLevelsLineEdit.text, "20 40 60")
+        self.ui.batchLevelsLineEdit.text = "twenty"
+        self.assertIn("whole numbers", self.ui.batchPlanLabel.text)
+
+    def testThePages(self):
+        opened = sys.modules["standin"].opened_urls if "standin" in sys.modules else None
+        if opened is None:
+            self.skipTest("a browser would open")
+        self.chooseFolder(self.writeScans(count=1))
+        self.assertFalse(self.ui.batchQualityButton.enabled)
+        self.run_()
+        self.ui.batchQualityButton.click()
+        self.ui.batchFolderButton.click()
+        page, folder = (Path(url2pathname(urlparse(url).path)) for url in opened[-2:])
+        self.assertEqual(page.resolve(), (self.folder / "out" / "quality.html").resolve())
+        self.assertIn("scan0", page.read_text(encoding="utf-8"))
+        self.assertEqual(folder.resolve(), (self.folder / "out").resolve())
+
+    def testAModelThatIsNotHere(self):
+        self.chooseFolder(self.writeScans(count=1))
+        self.panel.parameter.model = "published-lung-ct-3d"
+        if self.panel.input.model().here:
+            self.skipTest("the model has been downloaded on this computer")
+        self.ui.batchStartButton.click()
+        self.assertIn("press Download", self.ui.batchLabel.text)
+        self.assertFalse((self.folder / "out").exists())
 
     def testSceneVolumesBecomePairs(self):
         volume, _segmentation = self.addPhantom("Fälle 1")
@@ -78,7 +138,45 @@ class BatchTestCase(ModuleTestCase):
         error = np.abs(sitk.GetArrayFromImage(again - fixed))[3:-3, 3:-3, 3:-3]
         self.assertLess(error.mean(), 0.01 * np.ptp(sitk.GetArrayFromImage(fixed)))
         self.ui.batchSampleButton.click()
+        fixed, moving = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[-2:]
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 4)
+        # In the scene as well the field makes the fixed image of the moving one.
+        transform = slicer.util.getNodesByClass("vtkMRMLGridTransformNode")[-1]
+        (copy,) = self.logic.apply(transform, [moving])
+        error = np.abs(arrayOf(copy).astype(float) - arrayOf(fixed))[3:-3, 3:-3, 3:-3]
+        self.assertLess(error.mean(), 0.01 * np.ptp(arrayOf(fixed)))
+        self.assertGreater(np.abs(arrayOf(moving).astype(float) - arrayOf(fixed)).max(), 10 * error.mean())
+
+    def testAResultLiesWhereItsScanLies(self):
+        # Oblique, anisotropic and off centre.
+        turn = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.4).GetMatrix()
+        scan = sitk.SmoothingRecursiveGaussian(
+            sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(12, 24, 28)).astype(np.float32)), 2.0
+        )
+        for folder, image in (("images", scan), ("labels", sitk.Cast(scan > 0, sitk.sitkUInt8))):
+            image.SetSpacing((0.8, 1.1, 2.5))
+            image.SetOrigin((-30.0, 42.0, 17.0))
+            image.SetDirection(turn)
+            (self.folder / "one" / folder).mkdir(parents=True)
+            sitk.WriteImage(image, str(self.folder / "one" / folder / "a scan.nii.gz"))
+        self.chooseFolder(self.folder / "one")
+        self.ui.batchLevelsLineEdit.text = "1"
+        self.ui.batchCopiesSpinBox.value = 1
+        self.run_()
+        self.ui.batchSampleButton.click()
+        made = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[-1]
+        original = mrml.volumeFromImage(slicer.mrmlScene, scan, "original")
+        matrices = [vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()]
+        for node, matrix in zip((made, original), matrices, strict=True):
+            node.GetIJKToRASMatrix(matrix)
+        theirs, ours = (slicer.util.arrayFromVTKMatrix(matrix) for matrix in matrices)
+        np.testing.assert_allclose(theirs, ours, atol=1e-4)
+        self.assertLess(np.abs(arrayOf(made) - arrayOf(original)).mean(), 0.1 * np.ptp(arrayOf(original)))
+        label = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[-1]
+        found = mrml.labelFromSegmentation(label, original).image
+        inside = sitk.GetArrayFromImage(found) > 0
+        # A level of 1 hardly moves anything.
+        self.assertGreater(np.mean(inside == (arrayOf(original) > 0)), 0.95)
 
     def testABadCaseIsLeftOut(self):
         scans = self.writeScans()
@@ -142,6 +240,7 @@ class BatchTestCase(ModuleTestCase):
         waitFor(lambda: not job.running)
         self.assertEqual(job.state.value, "done", job.text)
         self.assertEqual(self.logic.summary(output)["made"], 12)
+        self.assertIn("12 results", self.ui.batchLabel.text)
 
 
 class TrainTestCase(ModuleTestCase):
