@@ -6,9 +6,14 @@ Names are loaded when they are first used, so that importing the package costs n
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Apple's GPU lacks a few operators (3D grid_sample in some versions); PyTorch then does those on the CPU, if it is told
+# so before it is loaded.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 _WHERE = {
     "Deformation": "deformation",

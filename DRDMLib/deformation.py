@@ -18,6 +18,7 @@ from torch import Tensor
 from .catalogue import load_model
 from .certificate import certify_carried
 from .errors import SettingError
+from .fallback import relieved
 from .forward import CONTROL_SIZE, random_ddf
 from .geometry import (
     WorkingGrid,
@@ -58,7 +59,7 @@ class Deformation:
         reference: the image it was made from; its grid is the grid of everything produced.
         field: the displacement field as a coarse grid transform that reaches past the image and falls to zero there;
             vector image, millimetres, LPS; points from the new image to where to read in the original.
-        seed, level, steps, seconds, model: how it was made.
+        seed, level, steps, seconds, model, device: how it was made, and on what kind of device.
         repaired: what was changed to make it invertible.
         certified: whether it is proven to be; ``None``: not examined yet, see ``metrics``.
     """
@@ -70,6 +71,7 @@ class Deformation:
     steps: int = 0
     seconds: float = 0.0
     model: str = ""
+    device: str = ""
     repaired: Repair = NOT_REPAIRED
     certified: bool | None = None
     _random: Callable[[], sitk.Image] | None = dataclasses.field(default=None, repr=False)
@@ -164,14 +166,35 @@ def generate(
         images: (N, 1, *S), 0..1; the slices of a stack share one random deformation, so that they stay together.
         seed: of the random deformation.
         on_step: called with (done, total); may raise to cancel.
+
+    Warns:
+        FallbackWarning: memory was short, so that fewer slices were taken at a time, or the CPU.
     """
+
+    def compute(model: Model, batch: int) -> Generated:
+        return _generate(images, model, level, seed, steps, start, on_step, batch)
+
+    return relieved(compute, model, min(_STACK_BATCH, len(images)))
+
+
+def _generate(
+    images: Tensor,
+    model: Model,
+    level: int,
+    seed: int,
+    steps: int | None,
+    start: str,
+    on_step: Progress | None,
+    batch: int,
+) -> Generated:
     m = model.metadata
     generator = torch.Generator(model.device).manual_seed(seed)
     # An invertible map whose displacement is multiplied need not be one: the gain goes into the small steps.
     gain = (m.size / CONTROL_SIZE if m.amplitude is None else m.amplitude) / 2
-    drawn = random_ddf(m.size, m.ndim, level, generator, velocity_scale=m.velocity_scale * gain, amplitude=2.0)
+    scale = m.velocity_scale * gain
+    drawn = random_ddf(m.size, m.ndim, level, generator, velocity_scale=scale, amplitude=2.0, finest=m.finest)
     total = len(countdown(model, start, level, steps))
-    chunks = images.split(_STACK_BATCH)
+    chunks = images.split(batch)
     parts = []
     for number, chunk in enumerate(chunks):
 
@@ -248,6 +271,7 @@ def deform(
         steps=visits,
         seconds=time.perf_counter() - begin,
         model=model.metadata.name,
+        device=fields.recovered.device.type,
     )
 
 

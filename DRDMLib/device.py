@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
 import warnings
-
-# Apple's MPS lacks a few operators (3D grid_sample in some versions); torch then does those on the CPU.
-os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 import torch
 import torch.nn.functional as F

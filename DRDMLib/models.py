@@ -44,6 +44,13 @@ class Model:
         """Number of levels T."""
         return self.metadata.timesteps
 
+    def on(self, device: str | torch.device) -> Model:
+        """A copy on another device; takes no memory of this one."""
+        m = self.metadata
+        network = build_network(m.architecture, m.ndim, m.timesteps, m.options)
+        network.load_state_dict({name: tensor.cpu() for name, tensor in self.network.state_dict().items()})
+        return Model(network, m, torch.device(device))
+
     @torch.inference_mode()
     def predict(self, image: Tensor, t: int | Tensor) -> Tensor:
         """The network alone: the step that undoes the last small deformation of a level-``t`` image.

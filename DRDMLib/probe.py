@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import re
 import shutil
@@ -121,7 +120,6 @@ def works() -> dict[str, Any]:
     ``fault``: why it cannot be imported; ``cuda_fault``: why there is no CUDA although it was built with it;
     ``kernel_fault``: why a small computation on the GPU did not run.
     """
-    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")

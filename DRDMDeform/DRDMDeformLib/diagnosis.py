@@ -237,8 +237,8 @@ def explainFailure(said: str, diagnosis: Diagnosis, pinned: Iterable[str] = ()) 
         (
             r"No matching distribution|Could not find a version",
             _(
-                "No PyTorch was found that suits this computer (wanted: torch {requirement}); check the network, update "
-                "Slicer and its extension PyTorch, then press the button again."
+                "No PyTorch was found that suits this computer (wanted: torch {requirement}); check the network, "
+                "update Slicer and its extension PyTorch, then press the button again."
             ),
         ),
     )

@@ -218,12 +218,16 @@ def _versions() -> dict[str, str]:
 
 def _ensure(requirements: Path) -> None:
     """Install what is missing of a requirements file; the user has been asked, and a restart is offered later."""
-    packaging = getattr(slicer, "packaging", None)
+    try:
+        packaging = importlib.import_module("slicer.packaging")
+    except ImportError:
+        # Slicer 5.10 has none.
+        packaging = None
     if packaging is not None:
         wanted = packaging.load_requirements(requirements)
-        packaging.pip_ensure(wanted, prompt_install=False, prompt_restart=False, requester="DRDM Deform")
+        # Its window of progress would say that it failed a second time.
+        packaging.pip_ensure(wanted, prompt_install=False, prompt_restart=False, show_progress=False)
         return
-    # Slicer 5.10 has no slicer.packaging.
     missing = [line for line in requirementLines(requirements) if not _satisfied(line)]
     if missing:
         slicer.util.pip_install(missing)

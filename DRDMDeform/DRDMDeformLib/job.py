@@ -62,6 +62,7 @@ class Job:
         self.items: list[dict[str, Any]] = []
         self.onProgress: Callable[[Progress], None] = lambda progress: None
         self.onItem: Callable[[dict[str, Any]], None] = lambda item: None
+        self.onWarning: Callable[[str], None] = lambda text: None
         self._whenEnded: list[Callable[[Job], None]] = []
         self._stopAt = 0.0
 
@@ -141,6 +142,8 @@ class Job:
             self.onItem(event)
         elif kind == "message":
             self.messages.append(event["text"])
+        elif kind == "warning":
+            self.onWarning(event["text"])
         elif kind == "error":
             self.text = event["text"]
 

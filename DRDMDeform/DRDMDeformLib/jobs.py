@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import qt
 
 from .job import Job
@@ -10,9 +12,14 @@ INTERVAL_MS = 50
 
 
 class Jobs:
-    """Polls jobs with a timer while any runs."""
+    """Polls jobs with a timer while any runs.
+
+    Attributes:
+        onWarning: called with what a job does in another way than was asked for.
+    """
 
     def __init__(self) -> None:
+        self.onWarning: Callable[[str], None] = lambda text: None
         self._jobs: list[Job] = []
         self._timer = qt.QTimer()
         self._timer.interval = INTERVAL_MS
@@ -21,6 +28,7 @@ class Jobs:
     def run(self, job: Job) -> None:
         """Start a job and see it through."""
         self._jobs.append(job)
+        job.onWarning = self.onWarning
         job.start()
         self._timer.start()
 

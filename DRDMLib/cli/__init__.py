@@ -10,12 +10,13 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import Cancelled, DRDMError
-from .progress import JsonReporter, make_reporter
+from ..errors import Cancelled, DRDMError, FallbackWarning
+from .progress import JsonReporter, Reporter, make_reporter
 
 
 class _Parser(argparse.ArgumentParser):
@@ -379,6 +380,20 @@ def _stop(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _tell_fallbacks(reporter: Reporter) -> None:
+    """What is done in another way than was asked for is a message to the user, not a line of Python."""
+    usual = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, FallbackWarning):
+            reporter.warning(str(message))
+        else:
+            usual(message, category, *where, **more)
+
+    warnings.simplefilter("always", FallbackWarning)
+    warnings.showwarning = show
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = build_parser().parse_args(arguments)
@@ -397,7 +412,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from . import commands
 
-        getattr(commands, options.command)(options, reporter)
+        with warnings.catch_warnings():
+            _tell_fallbacks(reporter)
+            getattr(commands, options.command)(options, reporter)
     except DRDMError as error:
         return fail(2, str(error))
     except (KeyboardInterrupt, Cancelled):

@@ -20,6 +20,9 @@ class Reporter(Protocol):
     def message(self, text: str) -> None:
         """Something a person should know."""
 
+    def warning(self, text: str) -> None:
+        """Something is done in another way than was asked for."""
+
     def close(self) -> None:
         """Leave the terminal tidy."""
 
@@ -48,6 +51,10 @@ class JsonReporter:
         """As an event of its own."""
         self._emit("message", text=text)
 
+    def warning(self, text: str) -> None:
+        """As an event of its own."""
+        self._emit("warning", text=text)
+
     def failed(self, text: str) -> None:
         """The last event of a run that did not succeed."""
         self._emit("error", text=text)
@@ -68,6 +75,10 @@ class PlainReporter:
     def message(self, text: str) -> None:
         """On standard error, so that standard output stays for results."""
         print(text, file=sys.stderr)
+
+    def warning(self, text: str) -> None:
+        """As a message."""
+        self.message(text)
 
     def close(self) -> None:
         """Nothing to tidy."""

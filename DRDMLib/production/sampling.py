@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
+import torch
 
 from .. import output
 from ..algorithms import augment as algorithm3
@@ -152,6 +153,9 @@ def make_sample(
         record |= {"status": records.REJECTED, "reason": f"None of {limits.draws} draws keeps to the limits ({told})."}
         return Product(record, seconds=seconds)
     record |= {"status": records.DONE, "seed": seed, "attempt": number}
+    if model.device.type != "cpu" and all(one.device == "cpu" for one in made.deformations):
+        # The GPU gave up: the sample can be made again there only.
+        record["device"] = records.device_described(torch.device("cpu"))
     product = Product(record, seconds=seconds)
     made.lay_out(product, task, part)
     last = made.deformations[-1]

@@ -8,6 +8,7 @@ import math
 import os
 import pickle
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..device import choose_device
-from ..errors import SettingError
+from ..errors import FallbackWarning, SettingError
+from ..fallback import Shortage, release_memory, shortage
 from ..fields import warp
 from ..files import write_bytes
 from ..losses import LossTerms, RecoveryLoss, Residual
@@ -108,6 +110,7 @@ class Training:
         self.loss = Residual() if metadata.options.get("whole") else RecoveryLoss(config.loss)
         on_gpu = device.type == "cuda"
         self.half = on_gpu if config.half_precision is None else config.half_precision
+        self.batch = config.batch
         self.step = 0
         self.seconds = 0.0
 
@@ -128,8 +131,30 @@ class Training:
         return self.config.learning_rate * min(rise, fall)
 
     def advance(self, images: Tensor) -> LossTerms:
-        """One optimiser step on a random batch of ``images`` (M, 1, *S)."""
-        chosen = torch.randint(len(images), (self.config.batch,), generator=self.generator, device=self.device)
+        """One optimiser step on a random batch of ``images`` (M, 1, *S); a smaller one from when memory is short.
+
+        Raises:
+            SettingError: there is not even memory for one image.
+        """
+        while True:
+            try:
+                return self._advance(images)
+            except Exception as error:
+                if shortage(error, self.device) is not Shortage.MEMORY:
+                    raise
+            self.optimiser.zero_grad(set_to_none=True)
+            release_memory(self.device)
+            if self.batch == 1:
+                raise SettingError(
+                    f"The memory of '{self.device}' does not hold one image of this size; use a smaller size or model, "
+                    "or another device."
+                )
+            self.batch //= 2
+            told = f"Memory is short on '{self.device}'; training goes on with {self.batch} images a step."
+            warnings.warn(told, FallbackWarning, stacklevel=3)
+
+    def _advance(self, images: Tensor) -> LossTerms:
+        chosen = torch.randint(len(images), (self.batch,), generator=self.generator, device=self.device)
         batch = images[chosen].to(self.device).float() / 255.0
         rate = self.learning_rate()
         for group in self.optimiser.param_groups:
@@ -291,6 +316,7 @@ def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
 def _provenance(training: Training, images: int) -> dict[str, Any]:
     return asdict(training.config) | {
         "images": images,
+        "batch": training.batch,
         "steps_done": training.step,
         "minutes_done": round(training.seconds / 60, 2),
         "device": str(training.device),

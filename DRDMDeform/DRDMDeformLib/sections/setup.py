@@ -18,6 +18,7 @@ class SetupSection(Section):
         self.ui.setupButton.connect("clicked()", self.onPutRight)
         self._seen = ""
         self._examining: Job | None = None
+        self.panel.jobs.onWarning = self.warn
 
     def update(self) -> None:
         """Nothing depends on the parameter node."""
@@ -48,6 +49,11 @@ class SetupSection(Section):
         if attention != self._seen:
             self.ui.setupSection.collapsed = not attention
             self._seen = attention
+
+    def warn(self, text: str) -> None:
+        """Say that something is done in another way, such as on the processor."""
+        self.say(self.ui.setupStatusLabel, text, WARNING_STYLE)
+        self.ui.setupSection.collapsed = False
 
     def onPutRight(self) -> None:
         """Install or repair, after asking."""

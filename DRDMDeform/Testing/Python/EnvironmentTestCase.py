@@ -28,10 +28,12 @@ from DRDMDeformLib.diagnosis import (
 )
 from DRDMDeformLib.environment import Environment
 from DRDMDeformLib.installation import Installation
+from DRDMDeformLib.job import Job
 from modulesupport import ModuleTestCase, waitFor
 
 import DRDMLib
 from DRDMLib.errors import DRDMError
+from DRDMLib.probe import site_folders
 
 LIBRARY = str(Path(DRDMLib.__file__).resolve().parents[1])
 HAS_PIP = importlib.util.find_spec("pip") is not None
@@ -331,6 +333,91 @@ class ChoiceTestCase(unittest.TestCase):
         self.assertEqual(fallen.problem, "")
 
 
+WITHOUT_TORCH = """
+import sys
+sys.path[:0] = [{testing!r}, {module!r}]
+import standin
+standin.install()
+widget = standin.load_module({module!r} + "/DRDMDeform.py")
+sys.path.insert(0, {module!r} + "/Testing/Python")
+import qt, slicer
+from modulesupport import ModuleTestCase, waitFor
+class Case(ModuleTestCase):
+    def runTest(self):
+        ui, parameter = self.ui, self.panel.parameter
+        waitFor(lambda: "not installed yet" in ui.setupStatusLabel.text)
+        assert ui.setupButton.text == "Install PyTorch" and not ui.setupSection.collapsed
+        volume, segmentation = self.addPhantom()
+        ui.inputVolumeSelector.setCurrentNode(volume)
+        ui.segmentationSelector.setCurrentNode(segmentation)
+        ui.levelSlider.value = 30
+        assert parameter.level == 30 and self.panel.requireModel().here
+        assert len(self.logic.availableModels()) >= 4
+        ui.deformButton.click()
+        print("SAID", ui.statusLabel.text)
+        assert "not installed yet" in ui.statusLabel.text and "Install PyTorch" in ui.statusLabel.text
+        assert self.logic.variants(volume) == []
+        assert "torch" not in sys.modules
+case = Case()
+case.setUp()
+case.runTest()
+case.stopAll()
+assert not standin.unexpected_errors()
+print("ALL WELL")
+"""
+
+
+@unittest.skipIf(os.name == "nt" or "standin" not in sys.modules, "needs symbolic links and the stand-in")
+class WithoutTorchTestCase(SandboxTestCase):
+    def testThePanelWorksUpToTheButton(self):
+        """In an environment with all of this one's packages but PyTorch."""
+        packages = self.sandbox.folder / "packages"
+        packages.mkdir()
+        for place in site_folders():
+            for path in place.iterdir():
+                known = path.name.startswith(("torch", "functorch", "__")) or path.suffix == ".pth"
+                if not known and not (packages / path.name).exists():
+                    (packages / path.name).symlink_to(path)
+        (self.sandbox.site / "all.pth").write_text(f"{packages}\n{LIBRARY}\n", encoding="utf-8")
+        code = WITHOUT_TORCH.format(testing=str(Path(LIBRARY) / "Testing"), module=str(Path(LIBRARY) / "DRDMDeform"))
+        done = subprocess.run(
+            [str(self.sandbox.python), "-c", code],
+            env=dict(os.environ, PYTHONPATH=""),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=200,
+        )
+        self.assertIn("ALL WELL", done.stdout, done.stdout + done.stderr)
+
+
+class RestTestCase(unittest.TestCase):
+    """Packages besides PyTorch: only what is missing, by what this Slicer has."""
+
+    def setUp(self):
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.requirements = Path(temporary.name) / "requirements.txt"
+        self.requirements.write_text("# a remark\nnumpy>=1\ndrdm-is-not-there>=3\n", encoding="utf-8")
+
+    def testWithTheModuleForPackaging(self):
+        asked = []
+        with mock.patch.object(slicer.packaging, "pip_ensure", lambda wanted, **how: asked.append((wanted, how))):
+            installation._ensure(self.requirements)
+        ((wanted, how),) = asked
+        self.assertEqual([str(one) for one in wanted], ["numpy>=1", "drdm-is-not-there>=3"])
+        # The user has been asked already, and a restart is offered once, by us.
+        self.assertEqual((how["prompt_install"], how["prompt_restart"]), (False, False))
+
+    def testInSlicer510(self):
+        installed = []
+        with (
+            mock.patch.dict(sys.modules, {"slicer.packaging": None}),
+            mock.patch.object(slicer.util, "pip_install", installed.append),
+        ):
+            installation._ensure(self.requirements)
+        self.assertEqual(installed, [["drdm-is-not-there>=3"]])
+
+
 class FakeUtilities:
     """The interface of the PyTorch extension's logic, without its downloads."""
 
@@ -490,6 +577,21 @@ class AskingTestCase(unittest.TestCase):
 
 
 class SetupTestCase(ModuleTestCase):
+    def testWhatIsDoneInAnotherWayIsSaid(self):
+        class Process:
+            errors = ""
+
+            def start(self, arguments):
+                pass
+
+            def poll(self):
+                text = "The memory of the GPU (cuda) is full; the CPU is used instead."
+                return [json.dumps({"event": "warning", "text": text})], 0
+
+        self.panel.jobs.run(Job([], Process()))
+        waitFor(lambda: "CPU is used" in self.ui.setupStatusLabel.text)
+        self.assertFalse(self.ui.setupSection.collapsed)
+
     def testNothingIsInstalledInTestingMode(self):
         with (
             mock.patch.object(slicer, "app", mock.Mock(testingEnabled=lambda: True)),

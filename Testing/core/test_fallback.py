@@ -1,0 +1,190 @@
+"""When a GPU gives up: fewer images at a time, then the CPU, and it is said. There is no GPU here to fill: the faults
+are those that PyTorch raises, everything else is real."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from support import smooth_image
+
+import DRDMLib
+from DRDMLib import fallback
+from DRDMLib.cli import main
+from DRDMLib.errors import FallbackWarning, SettingError
+from DRDMLib.fallback import Shortage, relieved, shortage
+from DRDMLib.models import Model
+from DRDMLib.training.trainer import Training, TrainingConfig
+
+CUDA, MPS, CPU = torch.device("cuda"), torch.device("mps"), torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("error", "device", "lacking"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), CUDA, Shortage.MEMORY),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), CUDA, Shortage.MEMORY),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.1 GB)"), MPS, Shortage.MEMORY),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            CPU,
+            Shortage.MEMORY,
+        ),
+        (
+            NotImplementedError("'aten::grid_sampler_3d' is not currently implemented for the MPS device"),
+            MPS,
+            Shortage.OPERATOR,
+        ),
+        (RuntimeError("Conv3D is not supported on MPS"), MPS, Shortage.OPERATOR),
+        (TypeError("Cannot convert a MPS Tensor to float64 dtype"), MPS, Shortage.OPERATOR),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), MPS, Shortage.NOTHING),
+        (NotImplementedError("not yet"), CUDA, Shortage.NOTHING),
+        (ValueError("out of memory"), CUDA, Shortage.NOTHING),
+    ],
+)
+def test_what_a_device_lacks(error, device, lacking):
+    assert shortage(error, device) is lacking
+
+
+def test_a_real_allocation_that_fails_is_understood():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**55, dtype=torch.uint8)
+    assert shortage(raised.value, CPU) is Shortage.MEMORY
+
+
+def on_a_gpu(model: Model) -> Model:
+    """The model as it would be on a GPU, for what only asks where it is."""
+    copy = model.on("cpu")
+    copy.device = CUDA
+    return copy
+
+
+def test_half_the_batch_until_it_fits_then_the_cpu(tiny_model):
+    tried = []
+
+    def compute(model, batch):
+        tried.append((model.device.type, batch))
+        if model.device.type == "cuda":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return model.predict(torch.zeros(1, 1, 16, 16, 16), 3)
+
+    with pytest.warns(FallbackWarning) as said:
+        result = relieved(compute, on_a_gpu(tiny_model), 4)
+    assert tried == [("cuda", 4), ("cuda", 2), ("cuda", 1), ("cpu", 1)]
+    assert "2 images at a time" in str(said[0].message) and "CPU is used" in str(said[-1].message)
+    # The copy has the very weights.
+    assert torch.equal(result, tiny_model.predict(torch.zeros(1, 1, 16, 16, 16), 3))
+
+
+def test_a_missing_operator_goes_to_the_cpu_at_once(tiny_model):
+    tried = []
+
+    def compute(model, batch):
+        tried.append((model.device.type, batch))
+        if model.device.type == "mps":
+            raise NotImplementedError("The operator 'aten::x' is not currently implemented for the MPS device.")
+        return batch
+
+    apple = tiny_model.on("cpu")
+    apple.device = MPS
+    with pytest.warns(FallbackWarning, match="aten::x.*CPU is used"):
+        assert relieved(compute, apple, 8) == 8
+    assert tried == [("mps", 8), ("cpu", 8)]
+
+
+def test_other_faults_and_a_full_main_memory_are_not_hidden(tiny_model):
+    def wrong(model, batch):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        relieved(wrong, on_a_gpu(tiny_model), 4)
+
+    def full(model, batch):
+        torch.empty(2**55, dtype=torch.uint8)
+
+    with pytest.warns(FallbackWarning), pytest.raises(MemoryError):
+        relieved(full, tiny_model, 4)
+
+
+def short_of_memory(monkeypatch, most):
+    """Networks raise what a full GPU raises when they are given more images than ``most``."""
+    predict = Model.predict
+
+    def limited(self, image, t):
+        if len(image) > most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return predict(self, image, t)
+
+    monkeypatch.setattr(Model, "predict", limited)
+
+
+def test_a_stack_of_slices_in_smaller_portions_is_the_same(tiny_model_2d, monkeypatch):
+    stack = smooth_image((24, 20, 7), (1.0, 1.0, 5.0))
+    usual = DRDMLib.deform(stack, tiny_model_2d, level=6, seed=3)
+    short_of_memory(monkeypatch, 2)
+    with pytest.warns(FallbackWarning, match="1 images|2 images|3 images"):
+        small = DRDMLib.deform(stack, tiny_model_2d, level=6, seed=3)
+    assert small.device == "cpu"
+    difference = sitk.GetArrayFromImage(small.field) - sitk.GetArrayFromImage(usual.field)
+    assert np.abs(difference).max() < 1e-4
+
+
+def test_the_command_line_says_so(tiny_model_2d_path, tmp_path, monkeypatch, capsys):
+    image = tmp_path / "stack.nii.gz"
+    sitk.WriteImage(smooth_image((24, 20, 7), (1.0, 1.0, 5.0)), str(image))
+    short_of_memory(monkeypatch, 4)
+    arguments = ["deform", str(image), "-o", str(tmp_path / "out"), "--model", str(tiny_model_2d_path), "--level", "4"]
+    assert main([*arguments, "--device", "cpu", "--progress", "json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert any(event["event"] == "warning" and "images at a time" in event["text"] for event in events)
+
+
+def test_training_goes_on_with_a_smaller_batch(tiny_model, monkeypatch):
+    training = Training(tiny_model.metadata, TrainingConfig(steps=4, batch=4), CPU)
+    images = torch.randint(0, 255, (5, 1, *[tiny_model.size] * 3), dtype=torch.uint8)
+    real = type(training.network).forward
+
+    def limited(most):
+        def forward(self, image, *more):
+            if len(image) > most:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+            return real(self, image, *more)
+
+        return forward
+
+    monkeypatch.setattr(type(training.network), "forward", limited(1))
+    with pytest.warns(FallbackWarning, match="1 images a step"):
+        training.advance(images)
+    assert (training.batch, training.step) == (1, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        training.advance(images)
+    monkeypatch.setattr(type(training.network), "forward", limited(0))
+    with pytest.raises(SettingError, match="does not hold one image"):
+        training.advance(images)
+
+
+def test_memory_is_given_back_after_the_fault_is_gone(tiny_model, monkeypatch):
+    """The tensors of a failed attempt hang on the error's frames; they must be gone before the cache is emptied."""
+    import gc
+    import weakref
+
+    held, alive = [], []
+    monkeypatch.setattr(fallback, "release_memory", lambda device: alive.append(held[0]() is not None))
+
+    def compute(model, batch):
+        if model.device.type == "cpu":
+            return 0
+        large = torch.zeros(8)
+        held.append(weakref.ref(large))
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    gc.disable()
+    try:
+        with pytest.warns(FallbackWarning):
+            relieved(compute, on_a_gpu(tiny_model), 1)
+    finally:
+        gc.enable()
+    assert alive == [False]
