@@ -48,13 +48,22 @@ def strength(level: Tensor) -> Tensor:
 
 
 def random_dvf(
-    batch: int, ndim: int, generator: torch.Generator, *, scale: float, control_size: int = CONTROL_SIZE
+    batch: int,
+    ndim: int,
+    generator: torch.Generator,
+    *,
+    scale: float,
+    control_size: int = CONTROL_SIZE,
+    finest: int | None = None,
 ) -> Tensor:
     """One small random field on the control grid: the sum of Gaussian noise on grids of 64, 32, 16 and 8 nodes a side.
 
     Args:
-        scale: standard deviation ``v`` of the finest noise, fraction of the control grid's side; noise on an s-grid
-            has ``v * control_size / s``.
+        scale: standard deviation ``v`` of the noise on the control grid itself, fraction of that grid's side; noise on
+            an s-grid has ``v * control_size / s``.
+        finest: nodes a side of the finest grid that gets noise, by default all do, as published. The sum is then
+            brought to the control grid by doublings, which makes its smooth parts (quadratic B-splines) and leaves no
+            creases along the coarse grid's lines.
 
     Returns:
         (batch, ndim, *[control_size] * ndim).
@@ -62,10 +71,26 @@ def random_dvf(
     device = generator.device
     halvings = min(5, int(math.log2(control_size)) - 2)
     shape = (control_size,) * ndim
+    if finest is not None:
+        sides = [control_size >> k for k in reversed(range(halvings))]
+        return _smooth_dvf(batch, ndim, generator, scale, sides, finest)
     dvf = torch.zeros((batch, ndim, *shape), device=device)
     for side in (control_size >> k for k in range(halvings)):
         noise = torch.randn((batch, ndim, *[side] * ndim), generator=generator, device=device)
         dvf += resize_field(noise * (scale * control_size / side), shape)
+    return dvf
+
+
+def _smooth_dvf(
+    batch: int, ndim: int, generator: torch.Generator, scale: float, sides: list[int], finest: int
+) -> Tensor:
+    """Noise on those of the grids (coarse to fine) that are not finer than ``finest``, on the last grid."""
+    dvf = torch.zeros((batch, ndim, *[sides[0]] * ndim), device=generator.device)
+    for side in sides:
+        dvf = resize_field(dvf, (side,) * ndim)
+        if side <= finest:
+            noise = torch.randn(dvf.shape, generator=generator, device=generator.device)
+            dvf = dvf + noise * (scale * sides[-1] / side)
     return dvf
 
 
@@ -79,6 +104,7 @@ def diffuse(
     velocity_scale: float = VELOCITY_SCALE,
     amplitude: float | None = None,
     control_size: int = CONTROL_SIZE,
+    finest: int | None = None,
 ) -> Diffusion:
     """Draw a random deformation of ``level`` and its last step (paper, section 3.1, equations of the forward process).
 
@@ -92,9 +118,10 @@ def diffuse(
         amplitude: what field values are multiplied by when the central half of the control grid becomes the image;
             by default ``size / control_size``, as published. 2 keeps the shape of the deformation exactly.
         control_size: nodes of the control grid per axis.
+        finest: see :func:`random_dvf`.
     """
     whole, last = composition_counts(_levels(level, batch))
-    dvf, noisy_dvf = _draw(len(whole), ndim, generator, velocity_scale, control_size)
+    dvf, noisy_dvf = _draw(len(whole), ndim, generator, velocity_scale, control_size, finest)
     gain = size / control_size if amplitude is None else amplitude
     ddf, step = self_compose(noisy_dvf, whole), self_compose(dvf, last)
     return Diffusion(_central_half(ddf, size) * gain, _central_half(step, size) * gain)
@@ -110,10 +137,11 @@ def random_ddf(
     velocity_scale: float = VELOCITY_SCALE,
     amplitude: float | None = None,
     control_size: int = CONTROL_SIZE,
+    finest: int | None = None,
 ) -> Tensor:
     """A random deformation of ``level``: (N, d, *S), fraction of the side. Arguments as in :func:`diffuse`."""
     whole, _ = composition_counts(_levels(level, batch))
-    _, noisy_dvf = _draw(len(whole), ndim, generator, velocity_scale, control_size)
+    _, noisy_dvf = _draw(len(whole), ndim, generator, velocity_scale, control_size, finest)
     gain = size / control_size if amplitude is None else amplitude
     return _central_half(self_compose(noisy_dvf, whole), size) * gain
 
@@ -123,10 +151,12 @@ def _levels(level: Tensor | int, batch: int | None) -> Tensor:
     return levels.expand(batch if batch is not None else levels.shape[0])
 
 
-def _draw(count: int, ndim: int, generator: torch.Generator, scale: float, control_size: int) -> tuple[Tensor, Tensor]:
+def _draw(
+    count: int, ndim: int, generator: torch.Generator, scale: float, control_size: int, finest: int | None
+) -> tuple[Tensor, Tensor]:
     """DVF and DVF': the small field, and the same with a little noise that follows it."""
-    dvf = random_dvf(count, ndim, generator, scale=scale, control_size=control_size)
-    noise = random_dvf(count, ndim, generator, scale=scale * NOISE_RATIO, control_size=control_size)
+    dvf = random_dvf(count, ndim, generator, scale=scale, control_size=control_size, finest=finest)
+    noise = random_dvf(count, ndim, generator, scale=scale * NOISE_RATIO, control_size=control_size, finest=finest)
     return dvf, dvf + warp(noise, dvf)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,8 @@ def training_picture(model: Model, images: Tensor, path: Path) -> Path:
     m = model.metadata
     for row, level in zip(grid, PREVIEW_LEVELS, strict=True):
         generator = torch.Generator(model.device).manual_seed(level)
-        drawn = random_ddf(m.size, m.ndim, level, generator, velocity_scale=m.velocity_scale, amplitude=m.amplitude)
+        draw = partial(random_ddf, velocity_scale=m.velocity_scale, amplitude=m.amplitude, finest=m.finest)
+        drawn = draw(m.size, m.ndim, level, generator)
         recovered = recover(model, image, drawn, level=level)
         pictures = [image, warp(image, drawn, padding="zeros"), warp(image, recovered, padding="zeros")]
         titles = [

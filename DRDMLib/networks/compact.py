@@ -58,10 +58,23 @@ class CompactNet(nn.Module):
         width: channels on the half grid; the quarter has twice, the eighth four times as many.
         depth: residual blocks on the eighth grid.
         whole: predict all that is left to undo, as a velocity field, instead of the last step.
+        coarse: predict on the quarter grid, from which quadratic B-splines lead on: what the network does not know for
+            sure then never shows as a field that is rough.
     """
 
-    def __init__(self, ndim: int, timesteps: int = 80, width: int = 16, depth: int = 2, whole: bool = False) -> None:
+    usual_steps = 12
+
+    def __init__(
+        self,
+        ndim: int,
+        timesteps: int = 80,
+        width: int = 16,
+        depth: int = 2,
+        whole: bool = False,
+        coarse: bool = False,
+    ) -> None:
         super().__init__()
+        self.coarse = coarse
         self.ndim = ndim
         self.whole = whole
         conv = nn.Conv2d if ndim == 2 else Conv3d
@@ -77,9 +90,10 @@ class CompactNet(nn.Module):
         self.middle = nn.ModuleList(FilmBlock(ndim, 4 * width, 4 * width, hidden) for _ in range(depth))
         self.merge2 = conv(4 * width, 2 * width, 1)
         self.dec2 = FilmBlock(ndim, 4 * width, 2 * width, hidden)
-        self.merge1 = conv(2 * width, width, 1)
-        self.dec1 = FilmBlock(ndim, 2 * width, width, hidden)
-        self.out = conv(width, ndim, 3, padding=1)
+        if not coarse:
+            self.merge1 = conv(2 * width, width, 1)
+            self.dec1 = FilmBlock(ndim, 2 * width, width, hidden)
+        self.out = conv(2 * width if coarse else width, ndim, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         assert self.out.bias is not None
         nn.init.zeros_(self.out.bias)
@@ -117,5 +131,7 @@ class CompactNet(nn.Module):
         for block in self.middle:
             out = block(out, time)
         out = self.dec2(torch.cat([quarter, double(self.merge2(out))], 1), time)
+        if self.coarse:
+            return double(self.out(out))
         out = self.dec1(torch.cat([half, double(self.merge1(out))], 1), time)
         return self.out(out)

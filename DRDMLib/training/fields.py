@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -44,7 +46,8 @@ class FieldSource:
     def _fresh(self, count: int) -> tuple[Tensor, Diffusion]:
         m = self.model
         levels = torch.randint(m.timesteps, (count,), generator=self.generator, device=self.generator.device)
-        fields = diffuse(m.size, m.ndim, levels, self.generator, velocity_scale=m.velocity_scale, amplitude=m.amplitude)
+        draw = partial(diffuse, velocity_scale=m.velocity_scale, amplitude=m.amplitude, finest=m.finest)
+        fields = draw(m.size, m.ndim, levels, self.generator)
         return levels, fields
 
     def _add(self, batch: int) -> tuple[Tensor, Diffusion]:

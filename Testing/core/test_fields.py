@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from DRDMLib.fields import compose, resize_field, self_compose, warp
 from DRDMLib.forward import composition_counts, diffuse, random_ddf, random_dvf
+from DRDMLib.metrics import roughness
 
 
 def looped(dvf: torch.Tensor, times: int) -> torch.Tensor:
@@ -96,6 +97,23 @@ def test_noise_has_the_published_strength(ndim, size):
     ddf = random_ddf(size, ndim, 48, torch.Generator().manual_seed(0))
     gain = random_ddf(size, ndim, 48, torch.Generator().manual_seed(0), amplitude=1.0)
     assert torch.allclose(ddf, gain * size / 64, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_without_fine_noise_a_field_is_as_large_and_smoother(ndim):
+    """Almost all of the displacement is in the coarsest noise; quadratic B-splines have no creases."""
+
+    def drawn(finest):
+        fields = [random_ddf(32, ndim, 32, torch.Generator().manual_seed(s), finest=finest) for s in range(6)]
+        return torch.cat(fields)
+
+    published, coarse, coarsest = drawn(None), drawn(16), drawn(8)
+    assert 0.6 < float(coarsest.norm(dim=1).mean() / published.norm(dim=1).mean()) < 1.1
+    assert roughness(coarsest).mean() < 0.7 * roughness(coarse).mean()
+    assert roughness(coarse).mean() < 0.6 * roughness(published).mean()
+    # Linear interpolation would bend only in its creases, there by as much as it rises from node to node.
+    small = random_dvf(4, ndim, torch.Generator().manual_seed(0), scale=4e-5, finest=8)
+    assert small.diff(n=2, dim=2).abs().max() < 0.4 * small.diff(dim=2).abs().max()
 
 
 def test_levels_grow_and_the_step_is_the_end_of_the_deformation():
