@@ -192,7 +192,7 @@ def _generate(
     # An invertible map whose displacement is multiplied need not be one: the gain goes into the small steps.
     gain = (m.size / CONTROL_SIZE if m.amplitude is None else m.amplitude) / 2
     scale = m.velocity_scale * gain
-    drawn = random_ddf(m.size, m.ndim, level, generator, velocity_scale=scale, amplitude=2.0, finest=m.finest)
+    drawn = random_ddf(m.size, m.ndim, level, generator, velocity_scale=scale, amplitude=2.0, noise_grids=m.noise_grids)
     total = len(countdown(model, start, level, steps))
     chunks = images.split(batch)
     parts = []

@@ -6,6 +6,8 @@ Everything runs on the device of the generator that is handed in.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -54,26 +56,22 @@ def random_dvf(
     *,
     scale: float,
     control_size: int = CONTROL_SIZE,
-    finest: int | None = None,
+    noise_grids: Sequence[int] | None = None,
 ) -> Tensor:
     """One small random field on the control grid: the sum of Gaussian noise on grids of 64, 32, 16 and 8 nodes a side.
 
     Args:
         scale: standard deviation ``v`` of the noise on the control grid itself, fraction of that grid's side; noise on
             an s-grid has ``v * control_size / s``.
-        finest: nodes a side of the finest grid that gets noise, by default all do, as published. The sum is then
+        noise_grids: nodes a side of the grids that get noise, by default those four, as published. The sum is then
             brought to the control grid by doublings, which makes its smooth parts (quadratic B-splines) and leaves no
-            creases along the coarse grid's lines.
-
-    Returns:
-        (batch, ndim, *[control_size] * ndim).
+            creases along a coarse grid's lines.
     """
     device = generator.device
     halvings = min(5, int(math.log2(control_size)) - 2)
     shape = (control_size,) * ndim
-    if finest is not None:
-        sides = [control_size >> k for k in reversed(range(halvings))]
-        return _smooth_dvf(batch, ndim, generator, scale, sides, finest)
+    if noise_grids is not None:
+        return _smooth_dvf(batch, ndim, generator, scale, control_size, noise_grids)
     dvf = torch.zeros((batch, ndim, *shape), device=device)
     for side in (control_size >> k for k in range(halvings)):
         noise = torch.randn((batch, ndim, *[side] * ndim), generator=generator, device=device)
@@ -82,16 +80,18 @@ def random_dvf(
 
 
 def _smooth_dvf(
-    batch: int, ndim: int, generator: torch.Generator, scale: float, sides: list[int], finest: int
+    batch: int, ndim: int, generator: torch.Generator, scale: float, control_size: int, noise_grids: Sequence[int]
 ) -> Tensor:
-    """Noise on those of the grids (coarse to fine) that are not finer than ``finest``, on the last grid."""
-    dvf = torch.zeros((batch, ndim, *[sides[0]] * ndim), device=generator.device)
-    for side in sides:
-        dvf = resize_field(dvf, (side,) * ndim)
-        if side <= finest:
+    side = min(noise_grids)
+    dvf = torch.zeros((batch, ndim, *[side] * ndim), device=generator.device)
+    while True:
+        if side in noise_grids:
             noise = torch.randn(dvf.shape, generator=generator, device=generator.device)
-            dvf = dvf + noise * (scale * sides[-1] / side)
-    return dvf
+            dvf = dvf + noise * (scale * control_size / side)
+        if side == control_size:
+            return dvf
+        side *= 2
+        dvf = resize_field(dvf, (side,) * ndim)
 
 
 def diffuse(
@@ -104,7 +104,7 @@ def diffuse(
     velocity_scale: float = VELOCITY_SCALE,
     amplitude: float | None = None,
     control_size: int = CONTROL_SIZE,
-    finest: int | None = None,
+    noise_grids: Sequence[int] | None = None,
 ) -> Diffusion:
     """Draw a random deformation of ``level`` and its last step (paper, section 3.1, equations of the forward process).
 
@@ -118,10 +118,10 @@ def diffuse(
         amplitude: what field values are multiplied by when the central half of the control grid becomes the image;
             by default ``size / control_size``, as published. 2 keeps the shape of the deformation exactly.
         control_size: nodes of the control grid per axis.
-        finest: see :func:`random_dvf`.
+        noise_grids: see :func:`random_dvf`.
     """
     whole, last = composition_counts(_levels(level, batch))
-    dvf, noisy_dvf = _draw(len(whole), ndim, generator, velocity_scale, control_size, finest)
+    dvf, noisy_dvf = _draw(len(whole), ndim, generator, velocity_scale, control_size, noise_grids)
     gain = size / control_size if amplitude is None else amplitude
     ddf, step = self_compose(noisy_dvf, whole), self_compose(dvf, last)
     return Diffusion(_central_half(ddf, size) * gain, _central_half(step, size) * gain)
@@ -137,11 +137,11 @@ def random_ddf(
     velocity_scale: float = VELOCITY_SCALE,
     amplitude: float | None = None,
     control_size: int = CONTROL_SIZE,
-    finest: int | None = None,
+    noise_grids: Sequence[int] | None = None,
 ) -> Tensor:
     """A random deformation of ``level``: (N, d, *S), fraction of the side. Arguments as in :func:`diffuse`."""
     whole, _ = composition_counts(_levels(level, batch))
-    _, noisy_dvf = _draw(len(whole), ndim, generator, velocity_scale, control_size, finest)
+    _, noisy_dvf = _draw(len(whole), ndim, generator, velocity_scale, control_size, noise_grids)
     gain = size / control_size if amplitude is None else amplitude
     return _central_half(self_compose(noisy_dvf, whole), size) * gain
 
@@ -152,11 +152,16 @@ def _levels(level: Tensor | int, batch: int | None) -> Tensor:
 
 
 def _draw(
-    count: int, ndim: int, generator: torch.Generator, scale: float, control_size: int, finest: int | None
+    count: int,
+    ndim: int,
+    generator: torch.Generator,
+    scale: float,
+    control_size: int,
+    noise_grids: Sequence[int] | None,
 ) -> tuple[Tensor, Tensor]:
     """DVF and DVF': the small field, and the same with a little noise that follows it."""
-    dvf = random_dvf(count, ndim, generator, scale=scale, control_size=control_size, finest=finest)
-    noise = random_dvf(count, ndim, generator, scale=scale * NOISE_RATIO, control_size=control_size, finest=finest)
+    draw = partial(random_dvf, count, ndim, generator, control_size=control_size, noise_grids=noise_grids)
+    dvf, noise = draw(scale=scale), draw(scale=scale * NOISE_RATIO)
     return dvf, dvf + warp(noise, dvf)
 
 

@@ -34,7 +34,7 @@ class ModelMetadata:
         name: catalogue name, or the file's stem.
         architecture, options: network and its options, see ``DRDMLib.networks``.
         ndim, size, timesteps: dimension, voxels a side, number of levels T.
-        velocity_scale, amplitude, finest: the random deformation it was trained on, see ``DRDMLib.forward``.
+        velocity_scale, amplitude, noise_grids: the random deformation it was trained on, see ``DRDMLib.forward``.
         intensity: ``"percentile"`` or ``"minmax"``; how images become 0..1.
         geometry: ``"isotropic"`` or ``"stretch"``; how images are fitted to the cube.
         orientation: ``"LPS"`` (axes permuted and flipped to the patient's) or ``"native"`` (as stored).
@@ -50,7 +50,7 @@ class ModelMetadata:
     options: dict[str, Any] = field(default_factory=dict)
     velocity_scale: float = VELOCITY_SCALE
     amplitude: float | None = None
-    finest: int | None = None
+    noise_grids: list[int] | None = None
     intensity: str = "percentile"
     geometry: str = "isotropic"
     orientation: str = "LPS"

@@ -46,7 +46,7 @@ class FieldSource:
     def _fresh(self, count: int) -> tuple[Tensor, Diffusion]:
         m = self.model
         levels = torch.randint(m.timesteps, (count,), generator=self.generator, device=self.generator.device)
-        draw = partial(diffuse, velocity_scale=m.velocity_scale, amplitude=m.amplitude, finest=m.finest)
+        draw = partial(diffuse, velocity_scale=m.velocity_scale, amplitude=m.amplitude, noise_grids=m.noise_grids)
         fields = draw(m.size, m.ndim, levels, self.generator)
         return levels, fields
 

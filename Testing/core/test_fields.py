@@ -103,16 +103,17 @@ def test_noise_has_the_published_strength(ndim, size):
 def test_without_fine_noise_a_field_is_as_large_and_smoother(ndim):
     """Almost all of the displacement is in the coarsest noise; quadratic B-splines have no creases."""
 
-    def drawn(finest):
-        fields = [random_ddf(32, ndim, 32, torch.Generator().manual_seed(s), finest=finest) for s in range(6)]
+    def drawn(noise_grids):
+        fields = [random_ddf(32, ndim, 32, torch.Generator().manual_seed(s), noise_grids=noise_grids) for s in range(6)]
         return torch.cat(fields)
 
-    published, coarse, coarsest = drawn(None), drawn(16), drawn(8)
+    published, coarse, coarsest = drawn(None), drawn([16, 8]), drawn([8])
     assert 0.6 < float(coarsest.norm(dim=1).mean() / published.norm(dim=1).mean()) < 1.1
     assert roughness(coarsest).mean() < 0.7 * roughness(coarse).mean()
     assert roughness(coarse).mean() < 0.6 * roughness(published).mean()
+    assert drawn([16, 8, 4]).norm(dim=1).mean() > 1.5 * coarse.norm(dim=1).mean()
     # Linear interpolation would bend only in its creases, there by as much as it rises from node to node.
-    small = random_dvf(4, ndim, torch.Generator().manual_seed(0), scale=4e-5, finest=8)
+    small = random_dvf(4, ndim, torch.Generator().manual_seed(0), scale=4e-5, noise_grids=[8])
     assert small.diff(n=2, dim=2).abs().max() < 0.4 * small.diff(dim=2).abs().max()
 
 
