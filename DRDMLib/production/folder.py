@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -18,7 +18,11 @@ from ..files import output_error, write_text
 from .plan import Plan
 
 RUN = "run.json"
-_LOCK = ".drdm.lock"
+_LOCK, _LOCK_OF, _LOCKS = ".drdm.lock", ".drdm-", ".drdm*.lock"
+# How the names begin of what a run leaves that is killed before it has begun.
+BEGINNINGS = (".drdm", f".{RUN}")
+
+T = TypeVar("T")
 
 
 def configuration_digest(run: dict[str, Any]) -> str:
@@ -58,8 +62,7 @@ def earlier_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
             raise SettingError(f"'{folder}' holds a run already; add --resume to go on, or name a new folder.")
         output.read_report(folder)
         raise OutputError(f"The run in '{folder}' was made by another version and has no '{RUN}'; name a new folder.")
-    # A run that was killed before it had begun has left a lock and nothing else.
-    output.check_folder(folder, besides=(".drdm",))
+    output.check_folder(folder, besides=BEGINNINGS)
     return None
 
 
@@ -78,24 +81,71 @@ def require_same(run: dict[str, Any], plan: Plan, device: str, version: str, fol
 
 
 @contextlib.contextmanager
-def opening(folder: Path, place: Place) -> Iterator[None]:
-    """One process at a time, where several work together."""
-    if place.world == 1:
-        yield
-        return
-    with _lock(folder, _LOCK, wait=True):
+def alone(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """One process at a time: while a run is opened, and while it is closed.
+
+    Raises:
+        SettingError: another one is at it, and is not waited for.
+    """
+    with _lock(folder, _LOCK, wait=wait):
         yield
 
 
 @contextlib.contextmanager
-def holding(folder: Path, place: Place) -> Iterator[None]:
-    """Keeps a second process from doing the same share at the same time.
+def share_of_folder(folder: Path, place: Place, opening: Callable[[], T]) -> Iterator[T]:
+    """Opens a run and keeps every process out that would do the same work at the same time.
+
+    Args:
+        opening: called while no other process opens or closes the run; its result is handed on.
 
     Raises:
-        SettingError: one is at work.
+        SettingError: a process is at work on this share, or on a share by another number of processes.
+        OutputError: the folder cannot be written to.
     """
-    with _lock(folder, f".drdm-{place.rank + 1}-of-{place.world}.lock", wait=False):
-        yield
+    made, there = not folder.exists(), set(folder.glob(_LOCKS))
+    with contextlib.ExitStack() as kept:
+        try:
+            with alone(folder, wait=place.world > 1):
+                if at_work(folder, besides=place.world):
+                    raise _busy(folder)
+                kept.enter_context(_lock(folder, f"{_LOCK_OF}{place.rank + 1}-of-{place.world}.lock", wait=False))
+                opened = opening()
+        except BaseException:
+            kept.close()
+            _withdraw(folder, made, there)
+            raise
+        yield opened
+
+
+def at_work(folder: Path, *, besides: int = 0) -> bool:
+    """Whether any process works in the folder, apart from those that share the work among ``besides``."""
+    for path in folder.glob(f"{_LOCK_OF}*.lock"):
+        if path.stem.rpartition("-")[2] == str(besides):
+            continue
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):
+            continue
+        lock.release()
+    return False
+
+
+def _busy(folder: Path) -> SettingError:
+    return SettingError(f"Another run is writing into '{folder}' now; wait until it has ended, or stop it.")
+
+
+def _withdraw(folder: Path, made: bool, there: set[Path]) -> None:
+    """A run that could not begin leaves nothing behind."""
+    if at_work(folder):
+        return
+    with contextlib.suppress(OSError):
+        for path in set(folder.glob(_LOCKS)) - there:
+            path.unlink()
+        if made:
+            folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -106,9 +156,7 @@ def _lock(folder: Path, name: str, *, wait: bool) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout as error:
-        raise SettingError(f"Another run is writing into '{folder}' now; wait until it has ended, or stop it.") from (
-            error
-        )
+        raise _busy(folder) from error
     except OSError as error:
         raise output_error(path, error) from error
     except NotImplementedError:
@@ -120,11 +168,26 @@ def _lock(folder: Path, name: str, *, wait: bool) -> Iterator[None]:
         lock.release()
 
 
-def remove_locks(folder: Path) -> None:
-    """When all is done."""
-    for path in folder.glob(".drdm*.lock"):
+def tidy(folder: Path) -> None:
+    """When all is done: what killed processes have left half-written goes, and the locks, unless others still work."""
+    if at_work(folder):
+        return
+    for path in [*folder.glob(_LOCKS), *folder.glob(".*.partial"), *folder.glob("*/.*.partial")]:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def make_folders(folder: Path, names: list[str]) -> None:
+    """Make folders within the run's folder.
+
+    Raises:
+        OutputError: they cannot be made.
+    """
+    for name in names:
+        try:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_error(folder / name, error) from error
 
 
 def write_run(folder: Path, run: dict[str, Any]) -> None:

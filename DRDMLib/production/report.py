@@ -1,0 +1,106 @@
+"""What a run says of itself while it works: the times of its samples, and ``report.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from typing import Any
+
+from .. import output
+from ..errors import DRDMError
+from . import records
+from .sampling import Product
+from .state import LOGS, Run
+
+# The report of a long run is large: writing it must not take more than this share of the time.
+_REPORT_SHARE = 0.02
+
+
+def item_of(run: Run, record: dict[str, Any]) -> dict[str, Any]:
+    """The entry of a sample in ``report.json``."""
+    files = {kind: path for kind, path in record["files"].items() if kind != "thumbnail"}
+    item = record["item"]
+    return {
+        "name": record["name"],
+        "source": record["case"],
+        **({"levels": item["levels"]} if "levels" in item else {}),
+        "image": files.pop("image"),
+        "label": files.pop("label", None),
+        "ddf": files.pop("ddf", None),
+        **files,
+        **{key: item[key] for key in ("seed", "level", "steps")},
+        "seconds": run.seconds.get(record["name"]),
+        "metrics": item["metrics"],
+        "repair": item["repair"],
+    }
+
+
+def log_times(run: Run, product: Product) -> None:
+    """Times are no part of the result: they are kept apart, a line for each sample."""
+    seconds = sum(v for k, v in product.seconds.items() if k != "write")
+    run.seconds[product.record["name"]] = round(seconds, 3)
+    line = {"name": product.record["name"], "seconds": round(seconds, 3)}
+    line |= {part: round(value, 4) for part, value in product.seconds.items()}
+    path = run.folder / LOGS / f"{run.place.rank + 1:03d}-of-{run.place.world:03d}.jsonl"
+    with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
+def read_times(run: Run) -> None:
+    """The times of all samples, whichever process made them."""
+    for path in sorted((run.folder / LOGS).glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            # A line that was being written when the run was killed is no line.
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                entry = json.loads(line)
+                run.seconds[entry["name"]] = entry["seconds"]
+
+
+def write_report(run: Run) -> None:
+    """Write ``report.json``: settings, what could not be used, what was drawn again, and every sample.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written to.
+    """
+    done = [run.done[number] for number in sorted(run.done)]
+    draws = [draw["reason"] for record in done for draw in record.get("redrawn", [])]
+    output.write_report(
+        run.folder,
+        run.model.metadata.name,
+        [item_of(run, r) for r in done if r["status"] == records.DONE and r["levels"]],
+        settings=run.plan.settings.to_dict() | {"cases": [case.name for case in run.plan.cases]},
+        failures=run.failures(),
+        redrawn={
+            "draws": len(draws),
+            "samples": sum(bool(record.get("redrawn")) for record in done),
+            "given_up": sum(record["status"] == records.REJECTED for record in done),
+            "reasons": {reason: draws.count(reason) for reason in sorted(set(draws))},
+        },
+    )
+
+
+class ReportKeeper:
+    """Keeps ``report.json`` up to date as samples come, as often as its length allows; one process alone does it."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._written = 0.0
+        self._cost = 0.0
+
+    def update(self) -> None:
+        """After each sample."""
+        now = time.monotonic()
+        if self.run.place.world > 1 or self._cost > _REPORT_SHARE * (now - self._written):
+            return
+        write_report(self.run)
+        self._written = time.monotonic()
+        self._cost = self._written - now
+
+
+def interrupted(run: Run) -> None:
+    """Write what is known so far, if it can be written."""
+    with contextlib.suppress(DRDMError, OSError):
+        if run.place.world == 1:
+            read_times(run)
+            write_report(run)

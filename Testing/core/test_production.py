@@ -1,0 +1,236 @@
+"""What a run over a dataset leaves: records that make a sample again, limits, splits, the quality page."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from command_helpers import array_of, boxes, scene, write
+from production_helpers import make, records_of, report_of, write_cases
+
+from DRDMLib import __version__
+from DRDMLib.catalogue import digest_of
+from DRDMLib.errors import ImageError, ModelError, OutputError
+from DRDMLib.production.limits import Limits
+from DRDMLib.production.plan import AUGMENT, SYNTHESIZE
+from DRDMLib.production.quality import outlier_scores
+from DRDMLib.production.regenerate import regenerate
+from DRDMLib.production.subjects import folds, split_subjects
+
+
+@pytest.mark.parametrize(("command", "ndim"), [(AUGMENT, 3), (SYNTHESIZE, 3), (SYNTHESIZE, 2)])
+def test_every_sample_is_made_again_to_the_bit_from_its_record(command, ndim, tmp_path, tiny_models):
+    data = write_cases(tmp_path / "Bilder und Größen", size=(22, 20, 18)[:ndim])
+    folder = tmp_path / "out"
+    make(data, folder, tiny_models[ndim], command, voxel_fields=True)
+    written = records_of(folder)
+    assert len(written) == (6 if command == AUGMENT else 2)
+    for name, record in written.items():
+        assert record["software"]["drdm"] == __version__
+        assert record["model"] == {"name": tiny_models[ndim].stem, "digest": digest_of(tiny_models[ndim], "sha256")}
+        again = regenerate(
+            folder / "records" / f"{name}.json", tmp_path / f"again {name}", model=str(tiny_models[ndim])
+        )
+        assert not again.differing and not again.elsewhere
+        assert {k: p.read_bytes() for k, p in again.files.items()} == {
+            k: (folder / f).read_bytes() for k, f in record["files"].items()
+        }
+        kinds = {"image", "label"} if not record["levels"] else {"image", "label", "thumbnail"}
+        kinds |= {"ddf", "voxel_ddf", "moving", "moving_label"} if command == SYNTHESIZE else set()
+        assert set(again.files) == kinds
+
+
+def test_a_sample_that_differs_is_told(tmp_path, tiny_models):
+    data, folder = write_cases(tmp_path / "data", ("a",)), tmp_path / "out"
+    make(data, folder, tiny_models[3])
+    path = folder / "records" / "a_t40_000.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["run_seed"] += 1
+    record["software"]["torch"] = "0.0"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    again = regenerate(path, tmp_path / "again", model=str(tiny_models[3]))
+    assert set(again.differing) == {"image", "label", "thumbnail"}
+    assert len(again.elsewhere) == 1 and "torch" in again.elsewhere[0]
+
+
+def test_making_a_sample_again_refuses_other_sources(tmp_path, tiny_models, tiny_model_2d_path):
+    data, folder = write_cases(tmp_path / "data"), tmp_path / "out"
+    make(data, folder, tiny_models[3])
+    record = folder / "records" / "a_t40_000.json"
+    moved = tmp_path / "moved.nii.gz"
+    image = (data / "images" / "a.nii.gz").replace(moved)
+    with pytest.raises(ImageError, match="not there any more"):
+        regenerate(record, tmp_path / "1", model=str(tiny_models[3]))
+    with pytest.raises(ImageError, match="not the file"):
+        regenerate(record, tmp_path / "2", model=str(tiny_models[3]), image=str(data / "images" / "b.nii.gz"))
+    with pytest.raises(ModelError, match="not the one"):
+        regenerate(record, tmp_path / "3", model=str(tiny_model_2d_path), image=str(image))
+    with pytest.raises(OutputError, match="not the record"):
+        regenerate(folder / "report.json", tmp_path / "4")
+    assert not regenerate(record, tmp_path / "5", model=str(tiny_models[3]), image=str(image)).differing
+
+
+def test_samples_beyond_the_limits_are_drawn_again_and_counted(tmp_path, tiny_models):
+    data = write_cases(tmp_path / "data")
+    free = tmp_path / "free"
+    make(data, free, tiny_models[3], copies=4, levels=((40,),))
+    reached = sorted(item["metrics"]["max_mm"] for item in report_of(free)["items"])
+    limit = (reached[3] + reached[4]) / 2
+    kept = tmp_path / "kept"
+    make(data, kept, tiny_models[3], copies=4, levels=((40,),), limits=Limits(most_mm=limit, draws=50))
+    report = report_of(kept)
+    assert len(report["items"]) == 8
+    assert all(item["metrics"]["max_mm"] <= limit for item in report["items"])
+    told = report["redrawn"]
+    assert told["samples"] == 4 and told["draws"] >= 4 and told["given_up"] == 0
+    assert told["reasons"] == {"too much": told["draws"]}
+    redrawn = {name: r for name, r in records_of(kept).items() if r.get("redrawn")}
+    before = {item["name"]: item["seed"] for item in report_of(free)["items"]}
+    for name, record in redrawn.items():
+        # The first draw is the one that was made without limits; the one that counts has another seed.
+        assert record["redrawn"][0] == {"attempt": 0, "seed": before[name], "reason": "too much"}
+        assert record["attempt"] == len(record["redrawn"]) and record["seed"] != before[name]
+        assert not regenerate(kept / "records" / f"{name}.json", tmp_path / name, model=str(tiny_models[3])).differing
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(folded=None, most_mm=1e-6, draws=2), "too much 2 times"),
+        (Limits(folded=None, least_mm=1e6, draws=2), "too little 2 times"),
+    ],
+)
+def test_samples_that_never_keep_to_the_limits_are_given_up(limits, reason, tmp_path, tiny_models):
+    data, folder = write_cases(tmp_path / "data"), tmp_path / "out"
+    with pytest.raises(ImageError, match=reason):
+        make(data, folder, tiny_models[3], levels=((40,),), limits=limits)
+    assert not list((folder / "imagesTr").glob("*_t40_*"))
+    report = report_of(folder)
+    assert report["redrawn"] | {"reasons": None} == {"draws": 4, "samples": 2, "given_up": 2, "reasons": None}
+    assert [text.split(":")[0] for text in report["failures"]] == ["a_t40_000", "b_t40_000"]
+
+
+def test_a_label_that_leaves_the_image_is_not_taken(tmp_path, tiny_models):
+    """One voxel layer at the border: some draws push it out."""
+    image = scene((22, 20, 18))
+    array = np.zeros(image.GetSize()[::-1], np.uint8)
+    array[:, :, :1], array[8:12, 8:12, 8:12] = 2, 1
+    label = sitk.GetImageFromArray(array)
+    label.CopyInformation(image)
+    write(image, tmp_path / "data" / "images" / "a.nii.gz")
+    write(label, tmp_path / "data" / "labels" / "a.nii.gz")
+    folder = tmp_path / "out"
+    limits = Limits(folded=None, inside=0.75, draws=8)
+    make(tmp_path / "data", folder, tiny_models[3], levels=((60,),), copies=3, limits=limits)
+    told = report_of(folder)["redrawn"]
+    assert told["reasons"].get("label left", 0) == told["draws"] > 0
+    for record in records_of(folder).values():
+        if record["status"] == "done":
+            assert set(np.unique(array_of(folder / record["files"]["label"]))) == {0, 1, 2}
+
+
+def test_splits_keep_subjects_together(tmp_path, tiny_models):
+    names = [f"sub-{k}_visit-{v}" for k in range(1, 6) for v in (1, 2)]
+    data = write_cases(tmp_path / "data", names, size=(14, 13, 12))
+    folder = tmp_path / "pairs"
+    make(data, folder, tiny_models[3], SYNTHESIZE, quality=False, split=(0.6, 0.2, 0.2))
+    splits = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
+    dataset = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    subjects = [set(splits[part]["subjects"]) for part in ("train", "validation", "test")]
+    assert [len(s) for s in subjects] == [3, 1, 1] and len(set.union(*subjects)) == 5
+    keys = ("training_paired_images", "registration_val", "registration_test")
+    for part, key, held in zip(splits.values(), keys, subjects, strict=True):
+        assert {name.split("_")[0].removeprefix("sub-") for name in part["samples"]} == {
+            s.removeprefix("sub-") for s in held
+        }
+        assert len(dataset[key]) == len(part["samples"]) == 2 * len(held)
+        for pair in dataset[key]:
+            assert all((folder / file).is_file() for file in pair.values())
+            assert ("imagesTs" in pair["fixed"]) == (key == "registration_test")
+
+
+def test_cross_validation_judges_real_images_of_other_subjects(tmp_path, tiny_models):
+    data = write_cases(tmp_path / "data", ("p1a", "p1b", "p2a", "p3a"), size=(14, 13, 12))
+    folder = tmp_path / "out"
+    make(data, folder, tiny_models[3], subject="p\\d", quality=False)
+    splits = json.loads((folder / "splits_final.json").read_text(encoding="utf-8"))
+    assert len(splits) == 3
+    assert sorted(name for fold in splits for name in fold["val"]) == ["p1a", "p1b", "p2a", "p3a"]
+    for fold in splits:
+        assert not {name[:2] for name in fold["train"]} & {name[:2] for name in fold["val"]}
+        assert len(fold["train"]) == 3 * (4 - len(fold["val"]))
+
+
+def test_splits_depend_on_names_and_seed_alone():
+    names = [f"s{k}" for k in range(40)]
+    parts = split_subjects(names, (0.8, 0.1, 0.1), 0)
+    assert parts == split_subjects(names[::-1] * 2, (0.8, 0.1, 0.1), 0) != split_subjects(names, (0.8, 0.1, 0.1), 1)
+    assert [list(parts.values()).count(p) for p in ("train", "validation", "test")] == [32, 4, 4]
+    assert set(split_subjects(["a"], (0.8, 0.1, 0.1), 0).values()) == {"train"}
+    assert set.union(*folds(names, 0)) == set(names) and len(folds(names, 0)) == 5 and folds(["a"], 0) == []
+
+
+class _Page(HTMLParser):
+    """What a page refers to, and its elements by id."""
+
+    def __init__(self):
+        super().__init__()
+        self.ids, self.links, self._script, self.data = {}, [], False, ""
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.links += [found[k] for k in ("src", "href") if k in found]
+        self._script = tag == "script" and found.get("id") == "data"
+        if "id" in found:
+            self.ids[found["id"]] = tag
+
+    def handle_data(self, data):
+        if self._script:
+            self.data += data
+
+    def handle_endtag(self, tag):
+        self._script = False
+
+
+def test_the_quality_page_needs_no_other_file_and_shows_outliers_first(tmp_path, tiny_models):
+    data = write_cases(tmp_path / "data", ("a", "</script><b>"[2:8], "c"))
+    folder = tmp_path / "a <b> & c"
+    make(data, folder, tiny_models[3], copies=3, levels=((30,),))
+    text = (folder / "quality.html").read_text(encoding="utf-8")
+    page = _Page()
+    page.feed(text)
+    assert page.ids["subject"] == page.ids["order"] == "select"
+    assert not page.links and "http" not in re.sub(r'"http://www.w3.org/2000/svg"', "", text)
+    told = json.loads(page.data)
+    assert told["title"] == folder.name and "<b>" not in text.split("<body>")[0]
+    assert {s["subject"] for s in told["samples"]} == {"a", "script", "c"} and len(told["samples"]) == 9
+    scores = [s["score"] for s in told["samples"]]
+    assert scores == sorted(scores, reverse=True) and scores[0] > scores[-1]
+    for sample in told["samples"]:
+        picture = base64.b64decode(sample["picture"].removeprefix("data:image/png;base64,"))
+        assert picture == (folder / "quality" / f"{sample['name']}.png").read_bytes()
+        assert sum(sample["jacobian"]) == sum(sample["displacement_percent"]) > 0
+
+
+def test_thumbnails_show_grid_and_contours(tmp_path, tiny_models):
+    image = scene((40, 36, 18))
+    write(image, tmp_path / "data" / "images" / "a.nii.gz")
+    write(boxes(image), tmp_path / "data" / "labels" / "a.nii.gz")
+    make(tmp_path / "data", tmp_path / "out", tiny_models[3], SYNTHESIZE)
+    picture = array_of(tmp_path / "out" / "quality" / "a_t40-20_000.png").astype(int)
+    # Moving and fixed side by side; blue lines over the fixed image only, contours on both.
+    assert picture.shape == (144, 288, 3)
+    blue = picture[..., 2] - picture[..., 0] > 30
+    assert not blue[:, :144].any() and blue[:, 144:].mean() > 0.05
+    yellow = (picture == [255, 202, 40]).all(axis=2)
+    assert yellow[:, :144].any() and yellow[:, 144:].any()
+
+
+def test_an_outlier_is_what_lies_far_from_the_median():
+    rows = [{"a": float(v), "b": 0.0} for v in (1, 2, 3, 4, 5, 60)]
+    scores = outlier_scores(rows)
+    assert scores[-1] == max(scores) > 20 and max(scores[:-1]) < 3
+    assert outlier_scores([]) == [] and outlier_scores(rows[:1]) == [0.0]

@@ -1,0 +1,264 @@
+"""Runs that are killed anywhere, lose their disk, or are shared: the same files in the end, and one configuration."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from command_helpers import environment, run_process, scene, write
+from production_helpers import make, records_of, report_of, result, settings_for, write_cases
+
+from DRDMLib.datasets import Case
+from DRDMLib.distributed import Place, place_here
+from DRDMLib.errors import OutputError, SettingError
+from DRDMLib.production.plan import AUGMENT, SYNTHESIZE, make_plan
+
+# The process kills itself at its N-th change of a file: opened for writing, renamed, removed, or a folder made.
+KILLED = """
+import os, signal, sys
+folder, left = sys.argv.pop(1), int(sys.argv.pop(1))
+def watch(event, arguments):
+    global left
+    opened = event == "open" and arguments[1] not in ("r", "rb")
+    if (opened or event in ("os.rename", "os.mkdir", "os.remove")) and str(arguments[0]).startswith(folder):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+from DRDMLib import cli
+sys.addaudithook(watch)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "kills"), [("augment", "40", (1, 3, 25, 40)), ("synthesize", "40:20", (7, 31))]
+)
+def test_a_run_killed_again_and_again_ends_with_the_same_bytes(name, levels, kills, tmp_path, tiny_models):
+    data = write_cases(tmp_path / "Daten ä", size=(18, 16, 14))
+    whole, broken = tmp_path / "whole" / "set", tmp_path / "broken" / "set"
+    options = ["--levels", levels, "--steps", "1", "--max-folded", "1", "--model", tiny_models[3], "--device", "cpu"]
+    assert run_process(name, data, "-o", whole, *options).returncode == 0
+    for changes in kills:
+        killed = run_process(broken, changes, name, data, "-o", broken, *options, "--resume", code=KILLED)
+        assert killed.returncode != 0 and "fault" not in killed.stderr, killed.stderr
+        for path in broken.rglob("*.nii.gz"):
+            # What has a final name is whole.
+            assert path.name.startswith(".") or path.read_bytes() == (whole / path.relative_to(broken)).read_bytes()
+    ended = run_process(name, data, "-o", broken, *options, "--resume")
+    assert ended.returncode == 0, ended.stderr
+    assert result(broken) == result(whole)
+    assert not [p.name for p in broken.rglob(".*")]
+
+
+@pytest.mark.parametrize("command_name", [AUGMENT, SYNTHESIZE])
+def test_any_number_of_processes_makes_the_same_files(command_name, tmp_path, tiny_models):
+    data = write_cases(tmp_path / "data", ("a", "b", "c"), size=(18, 16, 14))
+    (data / "images" / "c.nii.gz").write_text("no image")
+    make(data, tmp_path / "1" / "set", tiny_models[3], command_name, copies=2)
+    for world in (2, 5):
+        folder = tmp_path / str(world) / "set"
+        complete = []
+        # The last one first: no order is needed.
+        for rank in reversed(range(world)):
+            run, _ = make(data, folder, tiny_models[3], command_name, copies=2, place=Place(rank, world))
+            complete.append(run.complete)
+        assert complete == [False] * (world - 1) + [True]
+        assert result(folder) == result(tmp_path / "1" / "set")
+
+
+def test_torchrun_shares_the_work(tmp_path, tiny_models):
+    """Two processes at the same time, one folder, nobody told which share is whose."""
+    data = write_cases(tmp_path / "data", size=(18, 16, 14))
+    options = [
+        "--levels",
+        "40",
+        "12",
+        "--steps",
+        "1",
+        "--max-folded",
+        "1",
+        "--model",
+        tiny_models[3],
+        "--device",
+        "cpu",
+    ]
+    arguments = ["augment", data, "-o"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "DRDMLib"]
+    together = tmp_path / "together" / "set"
+    done = subprocess.run(
+        [*torchrun, *map(str, [*arguments, together, *options])],
+        capture_output=True,
+        encoding="utf-8",
+        env=environment(),
+        timeout=180,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert run_process("augment", data, "-o", tmp_path / "alone" / "set", *options).returncode == 0
+    assert result(together) == result(tmp_path / "alone" / "set")
+    assert sorted(p.name for p in (together / "logs").iterdir()) == ["001-of-002.jsonl", "002-of-002.jsonl"]
+
+
+def test_shares_cost_alike_and_leave_nothing_out():
+    cases = [Case(f"case{k}", None) for k in range(30)]
+    plan = make_plan(settings_for(AUGMENT, levels=((79,), (5,)), copies=2, steps=None), cases)
+    shares = [plan.share(Place(rank, 8)) for rank in range(8)]
+    assert sorted(task.number for share in shares for task in share) == [task.number for task in plan.tasks]
+    costs = [sum(level + 1 for task in share for level in task.levels) for share in shares]
+    assert max(costs) < 1.15 * min(costs)
+    fewer = make_plan(settings_for(AUGMENT, levels=((79,), (5,)), copies=2, steps=None), cases[7:8])
+    assert {t.name: plan.seed(t, 0) for t in plan.samples if t.case == 7} == {
+        t.name: fewer.seed(t, 0) for t in fewer.samples
+    }
+    assert len({plan.seed(task, attempt) for task in plan.samples for attempt in (0, 1)}) == 2 * len(plan.samples)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "TORCHELASTIC_RESTART_COUNT": "2"}, Place(3, 4, 1, 2)),
+        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}, Place(5, 8, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Place()),
+        ({}, Place()),
+    ],
+)
+def test_the_place_among_others_is_read_from_the_environment(variables, expected, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert place_here() == expected
+    assert place_here((2, 3)) == Place(1, 3)
+
+
+def test_an_environment_that_makes_no_sense_is_named(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(SettingError, match="process 2 of 2"):
+        place_here()
+    monkeypatch.setenv("RANK", "one")
+    with pytest.raises(SettingError, match="whole numbers"):
+        place_here()
+
+
+def test_a_folder_at_work_is_left_alone(tmp_path, tiny_models):
+    """While a run is going on, the same share, and shares by another number of processes, are refused."""
+    data, folder = write_cases(tmp_path / "data", size=(18, 16, 14)), tmp_path / "out"
+    refused = []
+
+    from production_helpers import Heard
+
+    from DRDMLib.production.run import produce
+
+    class Intruder(Heard):
+        def item(self, **values):
+            for place in (Place(), Place(0, 2)):
+                with pytest.raises(SettingError, match="Another run is writing") as told:
+                    make(data, folder, tiny_models[3], place=place, resume=True)
+                refused.append(str(told.value))
+
+    produce(data, folder, settings_for(AUGMENT), Intruder(), model=str(tiny_models[3]), device="cpu")
+    assert len(refused) == 8
+    assert report_of(folder)["failures"] == []
+
+
+def test_a_source_that_has_changed_is_not_mixed_in(tmp_path, tiny_models):
+    data, folder = write_cases(tmp_path / "data", size=(18, 16, 14)), tmp_path / "out"
+    make(data, folder, tiny_models[3])
+    before = result(folder)
+    (folder / "records" / "a_t40_000.json").unlink()
+    kept = (data / "images" / "a.nii.gz").read_bytes()
+    write(scene((18, 16, 15)), data / "images" / "a.nii.gz")
+    run, _ = make(data, folder, tiny_models[3], resume=True)
+    assert len(run.failures()) == 1 and "changed since the run began" in run.failures()[0]
+    (data / "images" / "a.nii.gz").write_bytes(kept)
+    # A case that failed is tried again.
+    run, _ = make(data, folder, tiny_models[3], resume=True)
+    assert not run.failures() and result(folder) == before
+
+
+def test_a_file_that_has_gone_is_made_again(tmp_path, tiny_models):
+    data, folder = write_cases(tmp_path / "data", size=(18, 16, 14)), tmp_path / "out"
+    make(data, folder, tiny_models[3])
+    before = result(folder)
+    (folder / "labelsTr" / "a_t40_000.nii.gz").unlink()
+    (folder / "records" / "b_t12_000.json").write_text('{"name": "b_t12', encoding="utf-8")
+    (folder / "dataset.json").unlink()
+    _, heard = make(data, folder, tiny_models[3], resume=True)
+    assert sorted(item["name"] for item in heard.items) == ["a_t40_000", "b_t12_000"]
+    assert result(folder) == before
+
+
+def test_another_configuration_is_refused(tmp_path, tiny_models, tiny_model_2d_path):
+    data, folder = write_cases(tmp_path / "data", size=(18, 16, 14)), tmp_path / "out"
+    make(data, folder, tiny_models[3])
+    before = result(folder)
+    others = [{"seed": 1}, {"steps": 2}, {"levels": ((40,),)}, {"quality": False}, {"command": SYNTHESIZE}]
+    for change in others:
+        with pytest.raises(SettingError, match="made with other"):
+            make(data, folder, tiny_models[3], **change, resume=True)
+    with pytest.raises(SettingError, match="holds a run"):
+        make(data, folder, tiny_models[3])
+    write_cases(data, ("c",), size=(18, 16, 14))
+    with pytest.raises(SettingError, match="cases"):
+        make(data, folder, tiny_models[3], resume=True)
+    with pytest.raises(SettingError, match="cases"):
+        # Processes join a run without being asked to, but only their own.
+        make(data, folder, tiny_models[3], place=Place(0, 2))
+    assert result(folder) == before and not list(folder.glob(".drdm*"))
+
+
+# Files may grow to a number of bytes only, as if the disk were full.
+FULL_DISK = """
+import resource, signal, sys
+from DRDMLib import cli
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
+def test_a_run_that_lost_its_disk_goes_on(tmp_path, tiny_models):
+    data = write_cases(tmp_path / "data", size=(18, 16, 14))
+    folder = tmp_path / "broken" / "set"
+    options = ["--levels", "40:20", "--steps", "1", "--max-folded", "1", "--model", tiny_models[3], "--device", "cpu"]
+    arguments = ["synthesize", data, "-o", folder, *options]
+    full = run_process(20000, *arguments, code=FULL_DISK)
+    assert full.returncode == 2 and "disk is full" in full.stderr and len(full.stderr.splitlines()) == 1
+    assert not list(folder.rglob("*.partial"))
+    assert all(record["status"] == "done" for record in records_of(folder).values())
+    assert run_process(*arguments, "--resume").returncode == 0
+    arguments[3] = tmp_path / "whole" / "set"
+    assert run_process(*arguments).returncode == 0
+    assert result(folder) == result(tmp_path / "whole" / "set")
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="needs a folder that cannot be written to")
+def test_a_folder_that_cannot_be_written_to_any_more(tmp_path, tiny_models):
+    data, folder = write_cases(tmp_path / "data", size=(18, 16, 14)), tmp_path / "out"
+    make(data, folder, tiny_models[3])
+    (folder / "records" / "a_t40_000.json").unlink()
+    (folder / "records").chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match="cannot be written"):
+            make(data, folder, tiny_models[3], resume=True)
+    finally:
+        (folder / "records").chmod(0o700)
+    make(data, folder, tiny_models[3], resume=True)
+
+
+def test_records_cannot_be_written_where_a_file_is_in_the_way(tmp_path, tiny_models):
+    data, folder = write_cases(tmp_path / "data", size=(18, 16, 14)), tmp_path / "out"
+    make(data, folder, tiny_models[3])
+    before = result(folder)
+    path = folder / "records" / "a_t40_000.json"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        make(data, folder, tiny_models[3], resume=True)
+    path.rmdir()
+    make(data, folder, tiny_models[3], resume=True)
+    assert result(folder) == before
