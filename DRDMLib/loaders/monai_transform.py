@@ -1,0 +1,104 @@
+"""DRDM's deformations as a dictionary transform of MONAI."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import SettingError
+from .bank import case_name
+from .world import FieldSource, displacement_on, warped
+
+try:
+    from monai.config import KeysCollection
+    from monai.data import MetaTensor
+    from monai.transforms import MapTransform, RandomizableTransform
+    from monai.utils import ensure_tuple_rep
+except ImportError as missing:
+    raise ImportError("RandDRDMDeformationd needs MONAI; install it: pip install monai") from missing
+
+
+class RandDRDMDeformationd(MapTransform, RandomizableTransform):
+    """Deforms the images of several keys by one field.
+
+    Images are channel first. Fields lie in the world and are found by the affine of MONAI's ``MetaTensor``, so images
+    may have been reoriented, cropped, flipped or resampled before by transforms that keep it up to date.
+
+    Example:
+        >>> bank = FieldBank("bank")
+        >>> deform = RandDRDMDeformationd(["image", "label"], bank, mode=("bilinear", "nearest"), prob=0.8)
+
+    Args:
+        keys: the first is the image that fields are generated on.
+        source: :class:`FieldBank` or :class:`FieldGenerator`.
+        mode: ``"bilinear"`` or ``"nearest"`` for each key.
+        name: key that holds the name of the case; by default the name of the first image's file.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        source: FieldSource,
+        *,
+        mode: str | Sequence[str] = "bilinear",
+        prob: float = 1.0,
+        name: str = "name",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob)
+        self.source, self.entry = source, name
+        self.mode = ensure_tuple_rep(mode, len(self.keys))
+        if not set(self.mode) <= {"bilinear", "nearest"}:
+            raise SettingError(f"There is no mode '{mode}'; use bilinear for images and nearest for labels.")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Called by MONAI.
+
+        Raises:
+            SettingError: it is not known which case the data are.
+        """
+        done = dict(data)
+        self.randomize(None)
+        if not self._do_transform:
+            return done
+        seed = int(self.R.randint(2**31 - 1))
+        field = None
+        grids: dict[Any, Any] = {}
+        for key, mode in self.key_iterator(done, self.mode):
+            image = done[key]
+            affine = _affine(image)
+            volume = torch.as_tensor(image)
+            flat = volume.ndim == 3
+            # A picture is a volume of one layer.
+            volume = (volume[..., None] if flat else volume).as_subclass(torch.Tensor)
+            if field is None:
+                field = self.source.draw(self._case(done, image), volume, affine, seed)
+            grid = (tuple(volume.shape[1:]), affine.tobytes())
+            if grid not in grids:
+                grids[grid] = displacement_on(field, affine, grid[0])
+            new = warped(volume, grids[grid], label=mode == "nearest")
+            new = new[..., 0] if flat else new
+            done[key] = MetaTensor(new).copy_meta_from(image) if isinstance(image, MetaTensor) else new
+        return done
+
+    def _case(self, data: Mapping[Hashable, Any], image: Any) -> str:
+        if self.entry in data:
+            return str(data[self.entry])
+        file = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
+        if not file:
+            raise SettingError(f"Which case is it? Give the data an entry '{self.entry}' with its name.")
+        return case_name(file)
+
+
+def _affine(image: Any) -> np.ndarray:
+    """(4, 4); voxels of 1 mm where nothing is known."""
+    affine = np.eye(4)
+    if isinstance(image, MetaTensor):
+        known = np.asarray(image.affine, np.float64)
+        d = len(known) - 1
+        affine[:d, :d], affine[:d, 3] = known[:d, :d], known[:d, d]
+    return affine

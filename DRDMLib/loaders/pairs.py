@@ -1,0 +1,131 @@
+"""Registration pairs as tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import OutputError, SettingError
+from ..images import read_field, read_image, read_label
+
+_KEYS = {"train": "training_paired_images", "validation": "registration_val", "test": "registration_test"}
+_UNITS = ("voxels", "fraction", "millimetres")
+
+
+class PairDataset(Dataset[dict[str, Any]]):
+    """The pairs that ``drdm synthesize`` has made, as tensors with spatial axes (X, Y[, Z]).
+
+    An item has ``name``, ``moving`` and ``fixed`` (1, *S) float32, ``ddf`` (d, *S) float32 with
+    ``fixed(x) = moving(x + ddf(x))``, ``spacing`` (d,) in millimetres, and, where there are labels, ``moving_label``
+    and ``fixed_label`` (1, *S) int64.
+
+    Example:
+        >>> pairs = PairDataset("pairs", "train", unit="fraction")
+        >>> batch = next(iter(torch.utils.data.DataLoader(pairs, batch_size=2, shuffle=True)))
+        >>> again = DRDMLib.fields.warp(batch["moving"], batch["ddf"])
+
+    Args:
+        folder: that of the run.
+        part: ``"train"``, ``"validation"`` or ``"test"``; no subject is in two of them.
+        unit: of ``ddf``: ``"voxels"`` along each axis, ``"fraction"`` of the image's side (as
+            :func:`DRDMLib.fields.warp` takes it), or ``"millimetres"`` (RAS world coordinates).
+        labels: whether to load labels; by default if all pairs of the part have them, so that batches can be made.
+        scale: take 0.5 % of the moving image's voxels to 0 and below and 0.5 % to 1 and above, and the fixed one alike.
+        transform: applied to each item.
+
+    Raises:
+        OutputError: the folder holds no such dataset, or a run that has not been finished.
+        SettingError: an unknown part or unit, or labels that are not there.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        part: str = "train",
+        *,
+        unit: str = "voxels",
+        labels: bool | None = None,
+        scale: bool = True,
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        if part not in _KEYS:
+            raise SettingError(f"There is no part '{part}'; use train, validation or test.")
+        if unit not in _UNITS:
+            raise SettingError(f"There is no unit '{unit}'; use voxels, fraction or millimetres.")
+        self.folder, self.unit, self.scale, self.transform = Path(folder), unit, scale, transform
+        self.pairs = _pairs(self.folder, _KEYS[part])
+        with_labels = all("fixed_label" in pair for pair in self.pairs)
+        if labels and not with_labels:
+            raise SettingError(f"Not all pairs of '{folder}' have labels; leave them out with labels=False.")
+        self.labels = with_labels if labels is None else labels
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One pair.
+
+        Raises:
+            ImageError: a file is missing or damaged.
+        """
+        files = {key: self.folder / file for key, file in self.pairs[index].items()}
+        fixed, moving = read_image(files["fixed"]), read_image(files["moving"])
+        images = [_tensor(image).float() for image in (moving, fixed)]
+        item: dict[str, Any] = {
+            "name": files["displacement"].name.removesuffix(".nii.gz"),
+            "moving": images[0],
+            "fixed": images[1],
+            "ddf": self._field(read_field(files["displacement"])),
+            "spacing": torch.tensor(fixed.GetSpacing(), dtype=torch.float32),
+        }
+        if self.scale:
+            low, high = np.percentile(images[0].numpy(), [0.5, 99.5])
+            for key in ("moving", "fixed"):
+                # Nothing is cut off: the field would no longer lead from one to the other exactly.
+                item[key] = (item[key] - float(low)) / max(float(high - low), 1e-6)
+        if self.labels:
+            for key, image in (("moving_label", moving), ("fixed_label", fixed)):
+                item[key] = _tensor(read_label(files[key], image)).long()
+        return item if self.transform is None else self.transform(item)
+
+    def _field(self, field: sitk.Image) -> Tensor:
+        """(d, *S) in the unit that is wished."""
+        d = field.GetDimension()
+        vectors = torch.from_numpy(np.ascontiguousarray(sitk.GetArrayFromImage(field).T, np.float32))
+        if self.unit == "millimetres":
+            vectors[:2] *= -1
+            return vectors
+        matrix = np.asarray(field.GetDirection()).reshape(d, d) * np.asarray(field.GetSpacing())
+        to_voxels = torch.as_tensor(np.linalg.inv(matrix), dtype=torch.float32)
+        voxels = (to_voxels @ vectors.flatten(1)).view_as(vectors)
+        if self.unit == "voxels":
+            return voxels
+        return voxels / torch.as_tensor(vectors.shape[1:], dtype=torch.float32).view(-1, *[1] * d)
+
+
+def _tensor(image: sitk.Image) -> Tensor:
+    """(1, X, Y[, Z]); types that torch lacks become wider ones."""
+    array = sitk.GetArrayFromImage(image).T[None]
+    wider = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64, np.dtype(np.uint64): np.int64}
+    return torch.from_numpy(np.ascontiguousarray(array, wider.get(array.dtype)))
+
+
+def _pairs(folder: Path, key: str) -> list[dict[str, str]]:
+    path = folder / "dataset.json"
+    try:
+        pairs: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))[key]
+        if any(not {"fixed", "moving", "displacement"} <= set(pair) for pair in pairs):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f"'{folder}' holds no finished dataset of 'drdm synthesize'; name its folder, or finish it with --resume."
+        ) from error
+    return pairs

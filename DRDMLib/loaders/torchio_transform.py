@@ -1,0 +1,59 @@
+"""DRDM's deformations as a transform of TorchIO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import SettingError
+from .bank import case_name, random_seed
+from .world import FieldSource, displacement_on, warped
+
+try:
+    import torchio as tio
+    from torchio.transforms import SpatialTransform
+    from torchio.transforms.augmentation import RandomTransform
+except ImportError as missing:
+    raise ImportError("RandomDRDMDeformation needs TorchIO; install it: pip install torchio") from missing
+
+
+class RandomDRDMDeformation(RandomTransform, SpatialTransform):
+    """Deforms all images of a subject by one field: intensities linear, label maps by their nearest voxel.
+
+    Fields lie in the world, so the subject may have been cropped, flipped or resampled before; a transform that moves
+    the anatomy without changing the affine (``RandomAffine``) has to come after.
+
+    Example:
+        >>> bank = FieldBank("bank")
+        >>> transform = tio.Compose([RandomDRDMDeformation(bank, p=0.8), tio.RandomNoise()])
+
+    Args:
+        source: :class:`FieldBank` or :class:`FieldGenerator`.
+        name: entry of the subject that holds the name of its case; by default the name of its first image's file.
+    """
+
+    def __init__(self, source: FieldSource, *, name: str = "name", **more: Any) -> None:
+        super().__init__(**more)
+        self.source, self.entry = source, name
+
+    def apply_transform(self, subject: tio.Subject) -> tio.Subject:
+        """Called by TorchIO.
+
+        Raises:
+            SettingError: it is not known which case the subject is.
+        """
+        first = next(iter(subject.get_images(intensity_only=True)), None) or subject.get_first_image()
+        field = self.source.draw(self._case(subject, first), first.data, first.affine, random_seed())
+        grids: dict[Any, Any] = {}
+        for image in self.get_images(subject):
+            grid = (image.spatial_shape, image.affine.tobytes())
+            if grid not in grids:
+                grids[grid] = displacement_on(field, image.affine, image.spatial_shape)
+            image.set_data(warped(image.data, grids[grid], label=isinstance(image, tio.LabelMap)))
+        return subject
+
+    def _case(self, subject: tio.Subject, image: tio.Image) -> str:
+        if self.entry in subject:
+            return str(subject[self.entry])
+        if image.path is None:
+            raise SettingError(f"Which case is it? Give the subject an entry '{self.entry}' with its name.")
+        return case_name(str(image.path))

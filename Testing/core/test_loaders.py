@@ -1,0 +1,349 @@
+"""Pairs as tensors, banks of fields, and the transforms for TorchIO and MONAI: the same warp as DRDM's own."""
+
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from command_helpers import boxes, environment, scene, write
+from production_helpers import make, write_cases
+from support import rotation, smooth_image
+from torch.utils.data import DataLoader
+
+from DRDMLib.deformation import deform
+from DRDMLib.distributed import Place
+from DRDMLib.errors import ImageError, OutputError, SettingError
+from DRDMLib.fields import warp
+from DRDMLib.loaders import FieldBank, FieldGenerator, PairDataset, make_bank
+from DRDMLib.loaders.bank import case_name
+from DRDMLib.loaders.world import displacement_on, image_of, ras_affine, warped, world_field
+from DRDMLib.production.plan import SYNTHESIZE
+
+
+def tensor_of(image):
+    """(1, X, Y, Z) as TorchIO and MONAI hold it."""
+    array = sitk.GetArrayFromImage(image).T
+    return torch.from_numpy(np.ascontiguousarray(array.reshape(*array.shape, *[1] * (3 - array.ndim))))[None]
+
+
+def oblique(size=(28, 24, 20)):
+    return smooth_image(size, (1.0, 1.3, 1.9), rotation(15, -10, 25), (5.0, -40.0, 12.0), sitk.sitkFloat32)
+
+
+def reads_inside(voxels):
+    """(1, *S): where a displacement in voxels (d, *S) stays in the image; outside, ITK takes the nearest voxel."""
+    index = torch.stack(torch.meshgrid(*[torch.arange(n) for n in voxels.shape[1:]], indexing="ij")) + voxels
+    last = torch.tensor(voxels.shape[1:]).view(-1, *[1] * (voxels.ndim - 1)) - 1
+    inside = ((index > 0.01) & (index < last - 0.01)) | (last == 0)
+    assert 0.5 < float(inside.all(dim=0).float().mean()) < 1
+    return inside.all(dim=0)[None]
+
+
+# Fields in the world.
+
+
+def test_a_field_in_the_world_warps_as_the_deformation_itself(tiny_model):
+    image = oblique()
+    label = boxes(image)
+    made = deform(image, tiny_model, 40, 0, 1)
+    field = world_field(made.field, image)
+    assert field.vectors.shape[0] == 3 and field.vectors[0].numel() < made.field.GetNumberOfPixels()
+    displacement = displacement_on(field, ras_affine(image), image.GetSize())
+    expected, got = tensor_of(made.warp(image)), warped(tensor_of(image), displacement)
+    inside = reads_inside(displacement)
+    assert float((got - expected)[inside].abs().max()) < 1e-3 * float(expected.max() - expected.min())
+    assert float((tensor_of(image) - expected).abs().max()) > 0.1 * float(expected.max() - expected.min())
+    names = warped(tensor_of(label), displacement, label=True)
+    assert names.dtype == torch.uint8
+    assert float((names == tensor_of(made.warp_label(label))).float().mean()) > 0.999
+
+
+def test_a_field_finds_its_place_on_any_grid_of_the_same_world(tiny_model):
+    """Flipped, cropped and with axes in another order: the same picture, flipped, cropped and in that order."""
+    image = oblique()
+    made = deform(image, tiny_model, 40, 0, 1)
+    field, affine = world_field(made.field, image), ras_affine(image)
+    whole = warped(tensor_of(image), displacement_on(field, affine, image.GetSize()))
+    other = tensor_of(image)[:, 3:, :, :].flip(2).permute(0, 3, 1, 2)
+    move = np.eye(4)
+    # New axes (z, x, y): x starts at 3, y runs backwards.
+    move[:3, :3] = np.asarray([[0, 1, 0], [0, 0, -1], [1, 0, 0]])
+    move[:3, 3] = [3, image.GetSize()[1] - 1, 0]
+    got = warped(other, displacement_on(field, affine @ move, tuple(other.shape[1:])))
+    expected = whole[:, 3:, :, :].flip(2).permute(0, 3, 1, 2)
+    inside = (slice(None), slice(3, -3), slice(6, -3), slice(3, -3))
+    assert float((got - expected)[inside].abs().max()) < 1e-2 * float(expected.max() - expected.min())
+
+
+def test_flat_images_are_volumes_of_one_layer(tiny_model_2d):
+    image = scene((40, 32), sitk.sitkFloat32)
+    made = deform(image, tiny_model_2d, 40, 0, 1)
+    displacement = displacement_on(world_field(made.field, image), ras_affine(image), (40, 32, 1))
+    expected, got = tensor_of(made.warp(image)), warped(tensor_of(image), displacement)
+    assert got.shape == (1, 40, 32, 1)
+    assert float((got - expected)[reads_inside(displacement)].abs().max()) < 1e-3 * float(
+        expected.max() - expected.min()
+    )
+
+
+def test_images_in_space_and_back():
+    image = oblique()
+    again = image_of(tensor_of(image)[0], ras_affine(image))
+    assert np.array_equal(sitk.GetArrayFromImage(again), sitk.GetArrayFromImage(image))
+    for get in ("GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(again, get)() == pytest.approx(getattr(image, get)(), abs=1e-9)
+    sheared = np.eye(4)
+    sheared[0, 1] = 0.3
+    with pytest.raises(ImageError, match="shears"):
+        image_of(tensor_of(image)[0], sheared)
+
+
+# Pairs.
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory, tiny_model_path):
+    """Pairs of four subjects; all have labels, on oblique grids."""
+    root = tmp_path_factory.mktemp("pairs")
+    image = oblique()
+    for k in range(4):
+        write(image + 10 * k, root / "data" / "images" / f"s{k}.nii.gz")
+        write(boxes(image), root / "data" / "labels" / f"s{k}.nii.gz")
+    make(root / "data", root / "out", tiny_model_path, SYNTHESIZE, split=(0.5, 0.25, 0.25), quality=False)
+    return root / "out"
+
+
+@pytest.mark.parametrize("unit", ["voxels", "fraction", "millimetres"])
+def test_pairs_come_with_the_field_between_them(pairs, unit):
+    data = PairDataset(pairs, unit=unit)
+    item = data[0]
+    assert len(data) == 2 and item["ddf"].shape == (3, 28, 24, 20) and item["moving"].shape == (1, 28, 24, 20)
+    sides = torch.tensor(item["ddf"].shape[1:]).view(3, 1, 1, 1)
+    assert torch.allclose(item["spacing"], torch.tensor([1.0, 1.3, 1.9]), atol=1e-5)
+    if unit == "millimetres":
+        affine = ras_affine(sitk.ReadImage(str(pairs / data.pairs[0]["fixed"])))
+        voxels = (torch.tensor(np.linalg.inv(affine[:3, :3]), dtype=torch.float32) @ item["ddf"].flatten(1)).view_as(
+            item["ddf"]
+        )
+    else:
+        voxels = item["ddf"] * (sides if unit == "fraction" else 1)
+    again = warp(item["moving"][None], (voxels / sides)[None])[0]
+    inside = reads_inside(voxels)
+    assert float((again - item["fixed"])[inside].abs().max()) < 1e-3
+    assert float((item["moving"] - item["fixed"]).abs().max()) > 0.1
+    assert item["fixed_label"].dtype == torch.int64 and set(item["fixed_label"].unique().tolist()) == {0, 1, 3}
+    moved = warp(item["moving_label"][None].float(), (voxels / sides)[None], mode="nearest")[0]
+    assert float((moved == item["fixed_label"]).float().mean()) > 0.995
+
+
+def test_parts_have_different_subjects_and_batches_can_be_made(pairs):
+    parts = {part: PairDataset(pairs, part) for part in ("train", "validation", "test")}
+    assert [len(part) for part in parts.values()] == [2, 1, 1]
+    names = [item["name"].split("_")[0] for part in parts.values() for item in part]
+    assert sorted(names) == ["s0", "s1", "s2", "s3"]
+    (batch,) = DataLoader(parts["train"], batch_size=2, num_workers=1)
+    assert batch["ddf"].shape == (2, 3, 28, 24, 20) and batch["fixed_label"].shape == (2, 1, 28, 24, 20)
+    seen = PairDataset(pairs, transform=lambda item: item["name"])[1]
+    assert isinstance(seen, str)
+
+
+def test_what_is_no_dataset_of_pairs_is_named(pairs, tmp_path, tiny_models):
+    with pytest.raises(OutputError, match="no finished dataset"):
+        PairDataset(tmp_path)
+    with pytest.raises(SettingError, match="no part"):
+        PairDataset(pairs, "valid")
+    with pytest.raises(SettingError, match="no unit"):
+        PairDataset(pairs, unit="inches")
+    make(write_cases(tmp_path / "d", labels=False), tmp_path / "o", tiny_models[3], SYNTHESIZE, quality=False)
+    assert "fixed_label" not in PairDataset(tmp_path / "o")[0]
+    with pytest.raises(SettingError, match="labels"):
+        PairDataset(tmp_path / "o", labels=True)
+
+
+# Banks.
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory, tiny_model_path):
+    """Dataset and bank of two oblique images."""
+    root = tmp_path_factory.mktemp("bänk")
+    for k in range(2):
+        image = oblique((28 + k, 24, 20))
+        write(image, root / "data" / "images" / f"case_{k}.nii.gz")
+        write(boxes(image), root / "data" / "labels" / f"case_{k}.nii.gz")
+    make_bank(root / "data", root / "bank", model=str(tiny_model_path), levels=(40, 12), copies=2, steps=1)
+    return root
+
+
+def test_a_bank_holds_what_deform_gives(bank, tiny_model):
+    fields = FieldBank(bank / "bank")
+    assert fields.names == ["case_0", "case_1"] and fields.count("case_0") == 4
+    image = sitk.ReadImage(str(bank / "data" / "images" / "case_1.nii.gz"))
+    got = fields.field("case_1", 0)
+    from DRDMLib.production.plan import seed_of
+
+    made = deform(image, tiny_model, 40, seed_of(0, "case_1", (40,), 0, 0), 1)
+    assert torch.equal(got.vectors, world_field(made.field, image).vectors)
+    drawn = {float(fields.draw("case_0", torch.empty(0), np.eye(4), seed).vectors.sum()) for seed in range(20)}
+    assert len(drawn) == 4
+    # Workers of a DataLoader get a copy.
+    assert pickle.loads(pickle.dumps(fields)).count("case_1") == 4
+
+
+def test_a_bank_is_gone_on_with_and_never_mixed(bank, tmp_path, tiny_models):
+    how = dict(model=str(tiny_models[3]), levels=(40, 12), copies=2, steps=1)
+    whole = {p.name: p.read_bytes() for p in (bank / "bank").iterdir()}
+    for rank in (1, 0):
+        shared = make_bank(bank / "data", tmp_path / "bank", **how, place=Place(rank, 2))
+    assert {p.name: p.read_bytes() for p in shared.folder.iterdir()} == whole
+    (shared.folder / "case_0.safetensors").unlink()
+    make_bank(bank / "data", shared.folder, **how)
+    assert {p.name: p.read_bytes() for p in shared.folder.iterdir()} == whole
+    with pytest.raises(SettingError, match="made with other copies"):
+        make_bank(bank / "data", shared.folder, **(how | {"copies": 3}))
+    (shared.folder / "case_0.safetensors").write_bytes(whole["case_0.safetensors"][:50])
+    with pytest.raises(OutputError, match="damaged"):
+        FieldBank(shared.folder).count("case_0")
+
+
+def test_a_case_that_the_bank_does_not_know_is_named(bank, tmp_path):
+    with pytest.raises(SettingError, match="no fields for 'x'"):
+        FieldBank(bank / "bank").field("x", 0)
+    with pytest.raises(SettingError, match="There are no fields"):
+        FieldBank(tmp_path)
+    assert case_name("a/b/liver_12_0000.nii.gz") == "liver_12" and case_name("liver_12.nii") == "liver_12"
+
+
+# TorchIO.
+
+
+def test_torchio_deforms_image_and_label_by_one_field(bank):
+    tio = pytest.importorskip("torchio")
+    from DRDMLib.loaders import RandomDRDMDeformation
+
+    fields = FieldBank(bank / "bank")
+    image, label = (bank / "data" / kind / "case_1.nii.gz" for kind in ("images", "labels"))
+    subject = tio.Subject(scan=tio.ScalarImage(image), organs=tio.LabelMap(label), age=3)
+    torch.manual_seed(4)
+    done = RandomDRDMDeformation(fields)(subject)
+    torch.manual_seed(4)
+    again = RandomDRDMDeformation(fields)(subject)
+    assert torch.equal(done["scan"].data, again["scan"].data) and done["age"] == 3
+    candidates = [displacement_on(fields.field("case_1", k), subject["scan"].affine, (29, 24, 20)) for k in range(4)]
+    images = [warped(subject["scan"].data, u) for u in candidates]
+    (k,) = [k for k, one in enumerate(images) if torch.equal(one, done["scan"].data)]
+    assert torch.equal(done["organs"].data, warped(subject["organs"].data, candidates[k], label=True))
+    assert set(done["organs"].data.unique().tolist()) <= {0, 1, 3}
+    # TorchIO's affine is the one of SimpleITK's geometry.
+    assert np.allclose(subject["scan"].affine, ras_affine(sitk.ReadImage(str(image))), atol=1e-4)
+    # After a flip and a crop, which TorchIO notes in the affine, the same anatomy comes out.
+    before = tio.Compose([tio.ToOrientation("LAS"), tio.Crop(2)])
+    torch.manual_seed(4)
+    turned = RandomDRDMDeformation(fields)(before(subject))
+    expected, got = before(done)["scan"].data, turned["scan"].data
+    inside = (slice(None), *[slice(4, -4)] * 3)
+    assert float((expected - got)[inside].abs().max()) < 0.02 * float(expected.max() - expected.min())
+
+
+def test_torchio_needs_to_know_the_case(bank):
+    tio = pytest.importorskip("torchio")
+    from DRDMLib.loaders import RandomDRDMDeformation
+
+    transform = RandomDRDMDeformation(FieldBank(bank / "bank"))
+    nameless = tio.Subject(scan=tio.ScalarImage(tensor=torch.rand(1, 28, 24, 20)))
+    with pytest.raises(SettingError, match="Which case"):
+        transform(nameless)
+    named = tio.Subject(scan=tio.ScalarImage(tensor=torch.rand(1, 28, 24, 20)), name="case_0")
+    assert transform(named)["scan"].data.shape == (1, 28, 24, 20)
+
+
+def test_torchio_generates_on_the_fly(bank, tiny_model, tiny_model_2d):
+    tio = pytest.importorskip("torchio")
+    from DRDMLib.loaders import RandomDRDMDeformation
+
+    subject = tio.Subject(scan=tio.ScalarImage(bank / "data" / "images" / "case_0.nii.gz"))
+    transform = RandomDRDMDeformation(FieldGenerator(tiny_model, levels=(40,), steps=1))
+    torch.manual_seed(0)
+    first, second = transform(subject)["scan"].data, transform(subject)["scan"].data
+    assert not torch.equal(first, second) and not torch.equal(first, subject["scan"].data)
+    flat = tio.Subject(scan=tio.ScalarImage(tensor=torch.rand(1, 30, 26, 1)))
+    made = RandomDRDMDeformation(FieldGenerator(tiny_model_2d, levels=(40,), steps=1), name="none")
+    flat.add_image(tio.ScalarImage(tensor=torch.rand(1, 30, 26, 1)), "other")
+    flat["none"] = "any"
+    assert made(flat)["scan"].data.shape == (1, 30, 26, 1)
+
+
+# MONAI.
+
+
+def test_monai_deforms_image_and_label_by_one_field(bank):
+    pytest.importorskip("monai")
+    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
+
+    from DRDMLib.loaders import RandDRDMDeformationd
+
+    fields = FieldBank(bank / "bank")
+    files = {k: str(bank / "data" / f"{k}s" / "case_1.nii.gz") for k in ("image", "label")}
+    load = Compose([LoadImaged(["image", "label"]), EnsureChannelFirstd(["image", "label"])])
+    transform = RandDRDMDeformationd(["image", "label"], fields, mode=("bilinear", "nearest"))
+    data = load(files)
+    done = transform.set_random_state(2)(data)
+    again = RandDRDMDeformationd(["image", "label"], fields, mode=("bilinear", "nearest")).set_random_state(2)(data)
+    assert torch.equal(done["image"], again["image"]) and done["image"].affine.equal(data["image"].affine)
+    affine = np.asarray(data["image"].affine)
+    candidates = [displacement_on(fields.field("case_1", k), affine, (29, 24, 20)) for k in range(4)]
+    plain = data["image"].as_tensor()
+    (k,) = [k for k, u in enumerate(candidates) if torch.equal(warped(plain, u), done["image"].as_tensor())]
+    assert torch.equal(done["label"].as_tensor(), warped(data["label"].as_tensor(), candidates[k], label=True))
+    # MONAI keeps the affine up to date when it reorients.
+    turned = transform.set_random_state(2)(Orientationd(["image", "label"], "PLI", labels=None)(data))
+    expected = Orientationd(["image"], "PLI", labels=None)({"image": done["image"]})["image"]
+    inside = (slice(None), *[slice(4, -4)] * 3)
+    assert float((expected - turned["image"])[inside].abs().max()) < 0.02 * float(expected.max() - expected.min())
+    never = RandDRDMDeformationd(["image"], fields, prob=0.0)
+    assert torch.equal(never(data)["image"], data["image"])
+
+
+def test_monai_with_plain_tensors_and_flat_images(tiny_model_2d, bank):
+    pytest.importorskip("monai")
+    from DRDMLib.loaders import RandDRDMDeformationd
+
+    source = FieldGenerator(tiny_model_2d, levels=(40,), steps=1)
+    transform = RandDRDMDeformationd(["a", "b"], source, mode=["bilinear", "nearest"]).set_random_state(0)
+    picture = torch.rand(1, 30, 26)
+    done = transform({"a": picture, "b": (picture > 0.5).long(), "name": "any"})
+    assert done["a"].shape == (1, 30, 26) and not torch.equal(done["a"], picture)
+    assert done["b"].dtype == torch.int64 and set(done["b"].unique().tolist()) == {0, 1}
+    with pytest.raises(SettingError, match="Which case"):
+        transform({"a": picture, "b": picture})
+    with pytest.raises(SettingError, match="no mode"):
+        RandDRDMDeformationd(["a"], source, mode="cubic")
+
+
+def test_without_the_frameworks_one_sentence_says_what_to_install(tmp_path):
+    code = """
+import json, sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torchio", "monai"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Hidden())
+import DRDMLib.loaders as loaders
+loaders.PairDataset, loaders.FieldBank
+told = []
+for name in ("RandomDRDMDeformation", "RandDRDMDeformationd"):
+    try:
+        getattr(loaders, name)
+    except ImportError as error:
+        told.append(str(error))
+print(json.dumps(told))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment(), check=True, cwd=tmp_path
+    )
+    told = json.loads(done.stdout)
+    assert len(told) == 2 and "pip install torchio" in told[0] and "pip install monai" in told[1]
