@@ -6,6 +6,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
-# Installed, DRDMLib lies beside the module; in the source tree one folder above it.
-if importlib.util.find_spec("DRDMLib") is None:
-    sys.path.append(str(Path(__file__).resolve().parents[2]))
+# The library that came with the module, not another version that may have been installed by pip: installed, it lies
+# beside the module; in the source tree one folder above it.
+for _folder in Path(__file__).resolve().parents[1:3]:
+    _library = _folder / "DRDMLib" / "__init__.py"
+    if _library.is_file() and "DRDMLib" not in sys.modules:
+        _found = importlib.util.find_spec("DRDMLib")
+        if _found is None or _found.origin is None or not _library.samefile(_found.origin):
+            sys.path.insert(0, str(_folder))
+            importlib.invalidate_caches()
+        break
