@@ -165,11 +165,13 @@ def generate(
     Args:
         images: (N, 1, *S), 0..1; the slices of a stack share one random deformation, so that they stay together.
         seed: of the random deformation.
+        steps: as for :func:`deform`.
         on_step: called with (done, total); may raise to cancel.
 
     Warns:
         FallbackWarning: memory was short, so that fewer slices were taken at a time, or the CPU.
     """
+    steps = model.usual_steps if steps is None else steps
 
     def compute(model: Model, batch: int) -> Generated:
         return _generate(images, model, level, seed, steps, start, on_step, batch)
@@ -237,7 +239,8 @@ def deform(
         model: a loaded model, a catalogue name, a path, or ``None`` for the best shipped one of the image's dimension.
         level: T', 0 (nothing) to T-1 (strongest).
         seed: the same seed gives the same result, on the same device to the bit.
-        steps: recovery steps; by default one for each level.
+        steps: recovery steps; by default as many as do what a step for each level does (12 for the shipped models). As
+            many as the model has levels, or more: one for each.
         device: where to compute, if ``model`` is not loaded yet.
         plane: for a 2D model on a volume: ``"axial"``, ``"coronal"``, ``"sagittal"`` or ``"auto"``.
         start: ``"level"`` as in the paper, ``"full"`` as in the authors' script.
@@ -255,7 +258,7 @@ def deform(
         model = model_for(image, model, device)
     check_level(model, level)
     grid, tensor = prepare(image, model, plane)
-    visits = len(countdown(model, start, level, steps))
+    steps = model.usual_steps if steps is None else steps
     fields = generate(tensor, model, level, seed, steps=steps, start=start, on_step=on_step)
     refine = needs_refinement(image, grid)
     carried = carried_field(fields.recovered, grid, refine=refine)
@@ -268,7 +271,7 @@ def deform(
         _random=lambda: field_image(fields.random, grid, refine=refine),
         seed=seed,
         level=level,
-        steps=visits,
+        steps=len(countdown(model, start, level, steps)),
         seconds=time.perf_counter() - begin,
         model=model.metadata.name,
         device=fields.recovered.device.type,

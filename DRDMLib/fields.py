@@ -114,8 +114,8 @@ def self_compose(dvf: Tensor, times: Tensor | int) -> Tensor:
     return result
 
 
-def steepness(ddf: Tensor) -> float:
-    """Largest sum over the axes of a component's one-sided differences, voxels a voxel: (N, d, *S) -> one number.
+def steepness(ddf: Tensor) -> Tensor:
+    """Largest sum over the axes of a component's one-sided differences, voxels a voxel: (N, d, *S) -> (N,).
 
     Each axis contributes its largest anywhere, so this bounds the field's Lipschitz constant (largest-component norm),
     also between the nodes and where the border's values are continued. Below 1, ``x + u(x)`` is invertible.
@@ -125,21 +125,25 @@ def steepness(ddf: Tensor) -> float:
     for axis in range(2, ddf.ndim):
         low, high = ddf.diff(dim=axis).flatten(2).aminmax(dim=2)
         total += torch.maximum(high, -low)
-    return float((total * sides).max())
+    return (total * sides).amax(dim=1)
 
 
 def invertible_step(ddf: Tensor, bound: float = STEP_BOUND) -> Tensor:
     """``ddf``, or where it is too steep to be surely invertible, a smoother one whose steepness is at most ``bound``.
 
-    Means over three voxels never make a field steeper; what is left after some of them is scaled down. A field within
-    the bound is returned as it is.
+    Means over three voxels never make a field steeper; what is left after some of them is scaled down. Each field of
+    the batch is treated alone, and one within the bound is returned as it is.
     """
     pool = F.avg_pool2d if ddf.shape[1] == 2 else F.avg_pool3d
+    one_each = (-1, *[1] * (ddf.ndim - 1))
     for _ in range(_SMOOTHINGS):
-        if steepness(ddf) <= bound:
+        steep = steepness(ddf) > bound
+        # An accelerator would have to finish all its work before it could be asked.
+        if ddf.device.type == "cpu" and not steep.any():
             return ddf
-        ddf = pool(F.pad(ddf, [1] * 2 * ddf.shape[1], mode="replicate"), 3, 1)
-    return ddf * min(1.0, bound / max(steepness(ddf), 1e-12))
+        smoother = pool(F.pad(ddf, [1] * 2 * ddf.shape[1], mode="replicate"), 3, 1)
+        ddf = torch.where(steep.view(one_each), smoother, ddf)
+    return ddf * (bound / steepness(ddf).clamp(min=1e-12)).clamp(max=1.0).view(one_each)
 
 
 def resize_field(ddf: Tensor, shape: tuple[int, ...]) -> Tensor:

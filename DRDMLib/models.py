@@ -18,7 +18,7 @@ from .device import choose_device
 from .errors import ModelError
 from .files import write_bytes
 from .metadata import METADATA_KEY, ModelMetadata
-from .networks import build_network
+from .networks import RecResACNet, build_network
 
 
 class Model:
@@ -28,6 +28,11 @@ class Model:
         self.network = network.to(device).eval()
         self.metadata = metadata
         self.device = device
+        # Channels beside each other fill a processor's vector units, except in large 3D networks of odd widths.
+        compact = metadata.architecture == "compact"
+        if device.type == "cpu" and (compact or metadata.ndim == 2):
+            layout = torch.channels_last if metadata.ndim == 2 else torch.channels_last_3d
+            self.network.to(memory_format=layout)  # type: ignore[call-overload]
 
     @property
     def ndim(self) -> int:
@@ -51,19 +56,26 @@ class Model:
         network.load_state_dict({name: tensor.cpu() for name, tensor in self.network.state_dict().items()})
         return Model(network, m, torch.device(device))
 
+    @property
+    def usual_steps(self) -> int:
+        """Recovery steps that give what a step for every level gives, or nearly."""
+        return int(getattr(self.network, "usual_steps", self.timesteps))
+
     @torch.inference_mode()
-    def predict(self, image: Tensor, t: int | Tensor) -> Tensor:
+    def predict(self, image: Tensor, t: int | Tensor, *, once: bool = False) -> Tensor:
         """The network alone: the step that undoes the last small deformation of a level-``t`` image.
 
         Args:
             image: (N, 1, *S), 0..1.
             t: 0..T-1; one for all, or (N,).
+            once: let a network that looks at the image twice look only once.
 
         Returns:
             (N, d, *S), fraction of the side.
         """
         levels = torch.as_tensor(t, device=self.device).expand(image.shape[0])
-        return self.network(image.to(self.device), levels)
+        passes = {"passes": 1} if once and isinstance(self.network, RecResACNet) else {}
+        return self.network(image.to(self.device), levels, **passes)
 
     @property
     def knows_targets(self) -> bool:

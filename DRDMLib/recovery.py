@@ -83,7 +83,11 @@ def recover(
     at = model.timesteps - 1 if start == "full" or level is None else level
     for done, (t, times) in enumerate(visits, start=1):
         warped = warp(image, phi, padding=how.image_padding, mode=how.image_interpolation)
-        psi = model.predict_to(warped, at, at - times) if model.knows_targets else model.predict(warped, t)
+        if model.knows_targets:
+            psi = model.predict_to(warped, at, at - times)
+        else:
+            # A second look refines one step; it is not worth its time where a step stands for several.
+            psi = model.predict(warped, t, once=times > 1 and not exact)
         at -= times
         if not exact:
             psi = invertible_step(psi)

@@ -102,7 +102,12 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=_whole(0, 2**31 - 1), default=0, metavar="S", help="start of the random numbers (default: 0)"
     )
-    parser.add_argument("--steps", type=_whole(1), metavar="K", help="recovery steps (default: one for each level)")
+    parser.add_argument(
+        "--steps",
+        type=_whole(1),
+        metavar="K",
+        help="recovery steps (default: as many as are needed; 80: one for each level)",
+    )
     parser.add_argument(
         "--plane",
         choices=["auto", "axial", "coronal", "sagittal"],

@@ -1,4 +1,8 @@
-"""Recovery networks by name. Each maps (image (N, 1, *S), t (N,)) to a step (N, d, *S) in fractions of the side."""
+"""Recovery networks by name. Each maps (image (N, 1, *S), t (N,)) to a step (N, d, *S) in fractions of the side.
+
+``usual_steps`` of each is how many visits of recovery do what visiting every level does, or nearly: measured by
+``Testing/benchmarks/benchmark_steps.py``.
+"""
 
 from __future__ import annotations
 
