@@ -60,6 +60,8 @@ class CompactNet(nn.Module):
         whole: predict all that is left to undo, as a velocity field, instead of the last step.
         coarse: predict on the quarter grid, from which quadratic B-splines lead on: what the network does not know for
             sure then never shows as a field that is rough.
+        places: tell the network where each voxel lies in the image; convolutions alone hardly see that a whole subject
+            has moved.
     """
 
     usual_steps = 12
@@ -72,6 +74,7 @@ class CompactNet(nn.Module):
         depth: int = 2,
         whole: bool = False,
         coarse: bool = False,
+        places: bool = False,
     ) -> None:
         super().__init__()
         self.coarse = coarse
@@ -83,6 +86,7 @@ class CompactNet(nn.Module):
         self.register_buffer("table", sinusoidal_table(timesteps, TIME_CHANNELS), persistent=False)
         self.time = nn.Sequential(nn.Linear(TIME_CHANNELS, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.stem = conv(1, width, 4, 2, 1)
+        self.places = conv(ndim, width, 1) if places else None
         self.enc1 = FilmBlock(ndim, width, width, hidden)
         self.down1 = conv(width, 2 * width, 2, 2)
         self.enc2 = FilmBlock(ndim, 2 * width, 2 * width, hidden)
@@ -125,7 +129,10 @@ class CompactNet(nn.Module):
         def double(x: Tensor) -> Tensor:
             return nn.functional.interpolate(x, scale_factor=2, mode=mode, align_corners=False)
 
-        half = self.enc1(self.stem(image), time)
+        seen = self.stem(image)
+        if self.places is not None:
+            seen = seen + self.places(_coordinates(seen))
+        half = self.enc1(seen, time)
         quarter = self.enc2(self.down1(half), time)
         out = self.down2(quarter)
         for block in self.middle:
@@ -135,3 +142,9 @@ class CompactNet(nn.Module):
             return double(self.out(out))
         out = self.dec1(torch.cat([half, double(self.merge1(out))], 1), time)
         return self.out(out)
+
+
+def _coordinates(image: Tensor) -> Tensor:
+    """(1, d, *S): where the voxels of ``image`` (N, C, *S) lie, -1 to 1 along each axis."""
+    axes = [torch.linspace(-1, 1, side, device=image.device, dtype=image.dtype) for side in image.shape[2:]]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]

@@ -103,7 +103,7 @@ def test_nothing_is_left_of_a_deformation_after_its_inverse():
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_a_whole_correction_can_be_taken_in_parts(ndim, coarse):
     """The shares of the steps from 40 to 20 and of 20 to nothing make up the whole; each is invertible."""
-    network = build_network("compact", ndim, 80, {"width": 8, "whole": True, "coarse": coarse})
+    network = build_network("compact", ndim, 80, {"width": 8, "whole": True, "coarse": coarse, "places": coarse})
     torch.nn.init.normal_(network.out.weight, std=0.02, generator=torch.Generator().manual_seed(0))
     image = torch.rand(1, 1, *[16] * ndim, generator=torch.Generator().manual_seed(1))
 
