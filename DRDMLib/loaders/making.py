@@ -22,6 +22,7 @@ from ..files import output_error, write_bytes
 from ..models import Model
 from ..production.plan import seed_of
 from ..production.sources import Source, read_source
+from ..production.threads import one_thread_each
 from .bank import SUFFIX, TOLD, FieldBank
 from .world import WorldField, world_field
 
@@ -78,7 +79,8 @@ def make_bank(
         }
         path = folder / f"{case.name}{SUFFIX}"
         if not _is_there(path, told):
-            fields = _fields(case, source, used, levels, copies, seed, steps, plane)
+            with one_thread_each(used.device):
+                fields = _fields(case, source, used, levels, copies, seed, steps, plane)
             told["affine"] = fields[0].affine.tolist()
             # In one entry: safetensors keeps no order of several, and the same fields are to be the same bytes.
             write_bytes(path, save({"fields": torch.stack([f.vectors for f in fields])}, {TOLD: json.dumps(told)}))

@@ -16,6 +16,7 @@ from .limits import Limits
 from .plan import Settings, Task, make_plan
 from .sampling import Product, keep_original, make_sample
 from .sources import Source, read_source
+from .threads import one_thread_each
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def regenerate(
         elsewhere += _differences(record["device"], records.device_described(loaded.device))
         part = "test" if record["files"]["image"].startswith("imagesTs") else "train"
         attempt = record["attempt"]
-        product = make_sample(plan, task, source, loaded, context, part=part, attempt=attempt, on_step=on_step)
+        with one_thread_each(loaded.device):
+            product = make_sample(plan, task, source, loaded, context, part=part, attempt=attempt, on_step=on_step)
         product.record["redrawn"] = record["redrawn"]
     return _written(product, record, output.prepare_folder(folder), elsewhere)
 

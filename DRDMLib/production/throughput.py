@@ -10,27 +10,32 @@ from collections.abc import Iterator
 
 import torch
 
-# The main thread is held up by another part when it waits for it this share of the time.
+# The threads are held up by another part when they wait for it this share of the time.
 _WAITING = 0.1
 _GPU_EVERY = 1.0
 
 
 class Clock:
-    """Adds up where the main thread's time goes: generate, warp, check, wait for reading, wait for writing."""
+    """Adds up where the time of the threads that make samples goes: generate, warp, check, waits.
+
+    Attributes:
+        workers: how many such threads there are.
+    """
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
         self.seconds: dict[str, float] = defaultdict(float)
         self.samples = 0
+        self.workers = 1
 
     @contextlib.contextmanager
-    def measuring(self, part: str) -> Iterator[None]:
-        """Time spent in here belongs to ``part``."""
+    def measuring(self, part: str, idle: float = 1.0) -> Iterator[None]:
+        """Time spent in here belongs to ``part`` for the given share of the threads."""
         begin = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[part] += time.perf_counter() - begin
+            self.seconds[part] += idle * self.workers * (time.perf_counter() - begin)
 
     def add(self, seconds: dict[str, float]) -> None:
         """One more sample, with the times of its parts."""
@@ -39,31 +44,32 @@ class Clock:
             self.seconds[part] += value
 
     def figures(self) -> dict[str, float]:
-        """Samples an hour, share of generating and warping, and what the rest is spent on."""
+        """Samples an hour, what the threads spend beyond generating and warping, and on what."""
         elapsed = max(1e-9, time.perf_counter() - self.began)
         work = self.seconds["generate"] + self.seconds["warp"]
         return {
             "samples": self.samples,
             "seconds": round(elapsed, 2),
+            "workers": self.workers,
             "samples_per_hour": round(3600 * self.samples / elapsed, 1),
-            "overhead": round(elapsed / work - 1, 3) if work else 0.0,
+            "overhead": round(elapsed * self.workers / work - 1, 3) if work else 0.0,
             **{f"{part}_seconds": round(value, 2) for part, value in sorted(self.seconds.items())},
         }
 
     def sentence(self, gpu_busy: float | None) -> str:
         """For a person."""
         f = self.figures()
-        elapsed = f["seconds"] or 1e-9
+        spent = f["seconds"] * self.workers or 1e-9
         waits = {
-            "reading the images": self.seconds["wait for reading"] / elapsed,
-            "compressing and writing": self.seconds["wait for writing"] / elapsed,
+            "reading the images": self.seconds["wait for reading"] / spent,
+            "compressing and writing": self.seconds["wait for writing"] / spent,
         }
         worst, share = max(waits.items(), key=lambda entry: entry[1])
         bound = worst if share > _WAITING else "generating and warping"
         busy = "" if gpu_busy is None else f" The GPU was busy {gpu_busy:.0%} of the time."
         return (
             f"{f['samples_per_hour']:.0f} samples an hour, bound by {bound} "
-            f"({f['overhead']:.0%} beyond generating and warping).{busy}"
+            f"({max(0.0, f['overhead']):.0%} beyond generating and warping).{busy}"
         )
 
 

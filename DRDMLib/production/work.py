@@ -1,4 +1,4 @@
-"""The work of one process: reading the next case, making a sample and compressing the last ones go on side by side.
+"""The work of one process: reading the next case, making samples and compressing the last ones go on side by side.
 
 None of them changes what the others give. A sample's record is written after its files, so that whatever stops the
 run, a task is either done or not.
@@ -6,11 +6,16 @@ run, a task is either done or not.
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
 
-from ..errors import DRDMError, ImageError, OutputError
+import torch
+
+from ..errors import Cancelled, DRDMError, ImageError, OutputError
 from . import records
 from .opening import read_case
 from .plan import Task
@@ -18,11 +23,23 @@ from .report import ReportKeeper, item_of, log_times
 from .sampling import Product, failure, keep_original, make_sample
 from .sources import Source
 from .state import Run
+from .threads import at_once, one_thread_each
 from .throughput import GpuWatch
 
 _WRITERS = 2
-# Samples that may wait to be compressed; one at a time when an image is so large that memory matters.
-_WAITING, _LARGE_VOXELS = 4, 2**25
+# Samples that may wait to be compressed.
+_WAITING = 4
+_SHOW_EVERY = 0.2
+
+
+@dataclass
+class _Job:
+    """A task that is being made, then written."""
+
+    task: Task
+    voxels: int
+    making: Future[Product]
+    writing: Future[None] | None = None
 
 
 class Work:
@@ -32,9 +49,11 @@ class Work:
         self.run = run
         self.tasks = run.plan.share(run.place)
         self._report = ReportKeeper(run)
-        self._waiting: deque[tuple[Task, Product, Future[None]]] = deque()
+        self._jobs: list[_Job] = []
         self._total = sum(not task.original for task in self.tasks)
         self._finished = 0
+        self._begun: dict[int, float] = {}
+        self._stopped = threading.Event()
 
     def do(self) -> None:
         """All of it that has not been done before.
@@ -52,24 +71,27 @@ class Work:
                 self.run.done[task.number] = record
                 self._finished += not task.original
         self._show()
-        with (
-            GpuWatch(self.run.model.device) as watch,
-            ThreadPoolExecutor(1, "read") as reader,
-            ThreadPoolExecutor(_WRITERS, "write") as writers,
-        ):
-            try:
-                for number, source in self._read(list(left), reader):
-                    large = isinstance(source, Source) and source.image.GetNumberOfPixels() > _LARGE_VOXELS
-                    for task in left[number]:
-                        product = self._make(task, source)
-                        writing = writers.submit(product.write, self.run.folder)
-                        self._waiting.append((task, product, writing))
-                        self._collect(0 if large else _WAITING)
-                self._collect(0)
-            finally:
-                reader.shutdown(cancel_futures=True)
-                for _, _, future in self._waiting:
-                    future.cancel()
+        device = self.run.model.device
+        with GpuWatch(device) as watch, one_thread_each(device) as workers:
+            self._workers = self.run.clock.workers = workers
+            # Threads begin with as many of torch's own as there are cores.
+            alone = (torch.set_num_threads, (1,)) if device.type == "cpu" else (None, ())
+            with (
+                ThreadPoolExecutor(1, "read") as reader,
+                ThreadPoolExecutor(_WRITERS, "write") as writers,
+                ThreadPoolExecutor(workers, "make", *alone) as makers,
+            ):
+                try:
+                    for number, source in self._read(list(left), reader):
+                        voxels = source.image.GetNumberOfPixels() if isinstance(source, Source) else 0
+                        for task in left[number]:
+                            self._collect(writers, voxels)
+                            self._jobs.append(_Job(task, voxels, makers.submit(self._make, task, source)))
+                    self._collect(writers, None)
+                finally:
+                    self._stopped.set()
+                    for pool in (reader, makers):
+                        pool.shutdown(wait=False, cancel_futures=True)
         self.run.gpu_busy = watch.busy
 
     def _read(self, cases: list[int], reader: ThreadPoolExecutor) -> Iterator[tuple[int, Source | DRDMError]]:
@@ -101,18 +123,24 @@ class Work:
                 )
 
     def _waited(self, number: int, future: Future[Source | DRDMError]) -> tuple[int, Source | DRDMError]:
-        with self.run.clock.measuring("wait for reading"):
+        with self.run.clock.measuring("wait for reading", self._idle()):
             return number, future.result()
 
     def _make(self, task: Task, source: Source | DRDMError) -> Product:
         run = self.run
+
+        def on_step(done: int, total: int) -> None:
+            if self._stopped.is_set():
+                raise Cancelled
+            self._begun[task.number] = done / total
+
         try:
             if isinstance(source, DRDMError):
                 raise source
             if task.original:
                 return keep_original(run.plan, task, source, run.context)
             part = run.parts.get(run.plan.cases[task.case].subject, "train")
-            return make_sample(run.plan, task, source, run.model, run.context, part=part, on_step=self._on_step)
+            return make_sample(run.plan, task, source, run.model, run.context, part=part, on_step=on_step)
         except OutputError:
             raise
         except DRDMError as error:
@@ -120,26 +148,51 @@ class Work:
                 raise
             return failure(run.plan, task, run.context, error)
 
-    def _collect(self, most: int) -> None:
-        """Note what has been written, and wait until no more than ``most`` are being written."""
-        while self._waiting and (len(self._waiting) > most or self._waiting[0][2].done()):
-            task, product, future = self._waiting.popleft()
-            with self.run.clock.measuring("wait for writing"):
-                future.result()
-            self.run.done[task.number] = product.record
-            if task.original:
-                continue
-            self._finished += 1
-            if product.record["status"] == records.DONE:
-                self.run.clock.add({k: v for k, v in product.seconds.items() if k != "write"})
-                log_times(self.run, product)
-                self._report.update()
-                self.run.listener.item(**item_of(self.run, product.record))
+    def _collect(self, writers: ThreadPoolExecutor, voxels: int | None) -> None:
+        """Hand on what is made, note what is written, and wait until an image of so many voxels may be begun.
+
+        Args:
+            voxels: ``None`` waits for everything.
+        """
+        while True:
+            for job in self._jobs:
+                if job.writing is None and job.making.done():
+                    job.writing = writers.submit(job.making.result().write, self.run.folder)
+            for job in [job for job in self._jobs if job.writing is not None and job.writing.done()]:
+                job.writing.result()  # type: ignore[union-attr]
+                self._jobs.remove(job)
+                self._note(job.task, job.making.result())
+            making = [job for job in self._jobs if job.writing is None]
+            if not self._jobs if voxels is None else self._has_room(making, voxels):
+                return
+            waited_for: list[Future[Any]] = [job.writing or job.making for job in self._jobs]
+            with self.run.clock.measuring("wait for writing", self._idle() if voxels is not None else 0):
+                wait(waited_for, timeout=_SHOW_EVERY, return_when=FIRST_COMPLETED)
             self._show()
 
-    def _on_step(self, done: int, total: int) -> None:
-        now = round(min(self._finished + done / total, self._total), 3)
-        self.run.listener.progress(self.run.plan.settings.command, now, self._total)
+    def _has_room(self, making: list[_Job], voxels: int) -> bool:
+        largest = max([voxels, *(job.voxels for job in making)])
+        allowed = at_once(self._workers, largest)
+        return len(making) < allowed and len(self._jobs) - len(making) < (_WAITING if allowed == self._workers else 1)
+
+    def _idle(self) -> float:
+        """Share of the threads that have nothing to do."""
+        return 1 - min(1.0, sum(not job.making.done() for job in self._jobs) / self._workers)
+
+    def _note(self, task: Task, product: Product) -> None:
+        self.run.done[task.number] = product.record
+        self._begun.pop(task.number, None)
+        if task.original:
+            return
+        self._finished += 1
+        if product.record["status"] == records.DONE:
+            self.run.clock.add({k: v for k, v in product.seconds.items() if k != "write"})
+            log_times(self.run, product)
+            self._report.update()
+            self.run.listener.item(**item_of(self.run, product.record))
+        self._show()
 
     def _show(self) -> None:
-        self.run.listener.progress(self.run.plan.settings.command, self._finished, self._total)
+        now = min(self._finished + sum(list(self._begun.values())), self._total)
+        whole = now == int(now)
+        self.run.listener.progress(self.run.plan.settings.command, int(now) if whole else round(now, 3), self._total)
