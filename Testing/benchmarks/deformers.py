@@ -1,8 +1,8 @@
 """Random deformations of one image by name, as displacement fields in millimetres: ours and those we compare with.
 
-A method is ``torchio``, ``monai``, or ``MODEL`` (recovered) and ``MODEL:random`` (the same random field, not
+A method is ``torchio``, ``monai``, ``affine``, ``MODEL`` (recovered) or ``MODEL:random`` (the same random field, not
 recovered), where ``MODEL`` is a catalogue name or a path. ``level`` is that of the model; the elastic ones have
-settings of their own.
+settings of their own. ``torchio`` and the models know 2D images too.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from DRDMLib.resampling import field_on_grid
 STEPS = 12
 # TorchIO's own number of control points; its largest displacement, mm.
 TORCHIO_MAX_MM = 4.0
+# Of random affine maps: degrees, natural logarithm of the scale along each axis, share of the side.
+AFFINE_TURN, AFFINE_SCALE, AFFINE_SHIFT = 8.0, 0.1, 0.05
 MONAI_SIGMA, MONAI_MAGNITUDE = (5, 7), (50, 150)
 
 Deformer = Callable[[sitk.Image, int, int], np.ndarray]
@@ -31,15 +33,16 @@ def torchio_field(image: sitk.Image, seed: int, level: int = 0) -> np.ndarray:
     import torchio
 
     torch.manual_seed(seed)
+    flat = image.GetDimension() == 2
     array = sitk.GetArrayFromImage(image).astype(np.float32).T
-    subject = torchio.Subject(image=torchio.ScalarImage(tensor=array[None]))
+    subject = torchio.Subject(image=torchio.ScalarImage(tensor=array[None, ..., None] if flat else array[None]))
     warped = torchio.RandomElasticDeformation(max_displacement=TORCHIO_MAX_MM)(subject)
     grid = torchio.data.io.nib_to_sitk(warped.image.data, warped.image.affine, force_3d=True)
     filled = sitk.TransformToDisplacementFieldFilter()
     filled.SetReferenceImage(grid)
     field = sitk.GetArrayFromImage(filled.Execute(warped.history[-1].get_bspline_transform(grid)))
     # Its grid has unit spacing and axes of its own; a random field has no preferred axis.
-    return field * np.asarray(image.GetSpacing())
+    return (field[0, ..., :2] if flat else field) * np.asarray(image.GetSpacing())
 
 
 def monai_field(image: sitk.Image, seed: int, level: int = 0) -> np.ndarray:
@@ -52,6 +55,20 @@ def monai_field(image: sitk.Image, seed: int, level: int = 0) -> np.ndarray:
     smooth = GaussianFilter(3, transform.sigma, 3.0)(torch.as_tensor(transform.rand_offset[None]))
     offset = smooth[0].numpy() * transform.magnitude
     return np.moveaxis(offset, 0, -1) * np.asarray(image.GetSpacing())
+
+
+def affine_field(image: sitk.Image, seed: int, level: int = 0) -> np.ndarray:
+    """A random turn, scale and shift about the image's middle, as a displacement field in mm: what no elasticity is."""
+    rng = np.random.default_rng(seed)
+    extent = np.asarray(image.GetSize()) * np.asarray(image.GetSpacing())
+    transform = sitk.Euler3DTransform()
+    transform.SetRotation(*np.radians(rng.normal(0, AFFINE_TURN, 3)).tolist())
+    turn = np.asarray(transform.GetMatrix()).reshape(3, 3)
+    matrix = turn @ np.diag(np.exp(rng.normal(0, AFFINE_SCALE, 3)))
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+    x, y, z = axes
+    places = np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], axis=-1)
+    return places @ (matrix - np.eye(3)).T + rng.normal(0, AFFINE_SHIFT, 3) * extent
 
 
 def model_deformer(name: str) -> Deformer:
@@ -72,12 +89,13 @@ def model_deformer(name: str) -> Deformer:
 
 def deformer(name: str) -> Deformer:
     """The method of that name."""
-    return {"torchio": torchio_field, "monai": monai_field}.get(name) or model_deformer(name)
+    known = {"torchio": torchio_field, "monai": monai_field, "affine": affine_field}
+    return known.get(name) or model_deformer(name)
 
 
 def is_elastic(name: str) -> bool:
     """Whether it knows no levels."""
-    return name in ("torchio", "monai")
+    return name in ("torchio", "monai", "affine")
 
 
 def as_transform(field: np.ndarray, image: sitk.Image) -> sitk.DisplacementFieldTransform:
