@@ -1,10 +1,11 @@
-"""Few-shot segmentation in 3D: how much do deformed copies of few labelled subjects help a small U-Net?
+"""Few-shot segmentation: how much do deformed copies of few labelled subjects help a small U-Net?
 
 ``python Testing/benchmarks/benchmark_fewshot.py DATASET --methods none torchio MODEL all [--shots 5 20] [--seeds 3]``
 
-Test subjects are those that ``drdm train`` leaves out (every K-th), which no model has seen. ``all`` trains on every
-other subject, undeformed: the ceiling. Every arm gets the same number of iterations, the deformed arms as many
-copies. Nothing is tuned on the test subjects. All arms turn and shift the images a little.
+In 3D, or on the middle slices of stacks in 2D (hearts: both phases of a patient stay together). Test subjects are those
+that ``drdm train`` leaves out (every K-th), which no model has seen. ``all`` trains on every other subject, undeformed:
+the ceiling. Every arm gets the same number of iterations, the deformed arms as many copies. Nothing is tuned on the
+test subjects. All arms turn and shift the images a little.
 """
 
 from __future__ import annotations
@@ -17,64 +18,60 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
-from benchmark_realism import Pair, resample
-from deformers import deformer
+from benchmark_realism import resample
+from deformers import Deformer, deformer
+from slices import Pair, by_person, central, load_pairs
 from torch import Tensor, nn
 
 from DRDMLib.datasets import find_cases
-from DRDMLib.images import read_image, read_label
-from DRDMLib.training.data import split
 
 LEVELS = (16, 32, 48)
-WINDOW = (40, 52, 40)
+WINDOWS = {3: (40, 52, 40), 2: (96, 96)}
+WIDTH = {3: 8, 2: 16}
+BATCH = {3: 2, 2: 8}
 
 
 class UNet(nn.Module):
     """A vanilla U-Net with three scales."""
 
-    def __init__(self, classes: int, width: int = 8) -> None:
+    def __init__(self, ndim: int, classes: int) -> None:
         super().__init__()
+        width = WIDTH[ndim]
+        conv, norm = (nn.Conv3d, nn.InstanceNorm3d) if ndim == 3 else (nn.Conv2d, nn.InstanceNorm2d)
+        self.pool = F.max_pool3d if ndim == 3 else F.max_pool2d
+
+        def layer(a: int, b: int) -> list[nn.Module]:
+            return [conv(a, b, 3, padding=1), norm(b, affine=True), nn.LeakyReLU(0.01)]
 
         def block(a: int, b: int) -> nn.Sequential:
-            return nn.Sequential(
-                nn.Conv3d(a, b, 3, padding=1),
-                nn.InstanceNorm3d(b, affine=True),
-                nn.LeakyReLU(0.01),
-                nn.Conv3d(b, b, 3, padding=1),
-                nn.InstanceNorm3d(b, affine=True),
-                nn.LeakyReLU(0.01),
-            )
+            return nn.Sequential(*layer(a, b), *layer(b, b))
 
         self.a, self.b, self.c = block(1, width), block(width, 2 * width), block(2 * width, 4 * width)
         self.d, self.e = block(6 * width, 2 * width), block(3 * width, width)
-        self.out = nn.Conv3d(width, classes, 1)
+        self.out = conv(width, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 1, *S) -> scores (N, classes, *S)."""
         a = self.a(x)
-        b = self.b(F.max_pool3d(a, 2))
-        c = self.c(F.max_pool3d(b, 2))
+        b = self.b(self.pool(a, 2))
+        c = self.c(self.pool(b, 2))
         d = self.d(torch.cat([b, F.interpolate(c, scale_factor=2)], 1))
         return self.out(self.e(torch.cat([a, F.interpolate(d, scale_factor=2)], 1)))
 
 
 def example(image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Image in units of its spread and label, in a window about the middle."""
-    arrays = [((image - image.mean()) / (image.std() + 1e-6)).astype(np.float32), label.astype(np.int64)]
-    for axis, side in enumerate(WINDOW):
-        lack = max(0, side - arrays[0].shape[axis])
-        pad = [(0, 0)] * 3
-        pad[axis] = (lack // 2, lack - lack // 2)
-        start = max(0, (arrays[0].shape[axis] - side) // 2)
-        arrays = [np.take(np.pad(a, pad), range(start, start + side), axis=axis) for a in arrays]
-    return torch.from_numpy(arrays[0])[None], torch.from_numpy(arrays[1])
+    """Image in units of its spread (1, *WINDOW) and label (*WINDOW), about the middle."""
+    scaled = ((image - image.mean()) / (image.std() + 1e-6)).astype(np.float32)
+    window = WINDOWS[image.ndim]
+    picture, truth = (torch.from_numpy(x)[None] for x in (scaled, label.astype(np.int64)))
+    return central(picture, window), central(truth, window)[0]
 
 
 def overlap_loss(scores: Tensor, label: Tensor) -> Tensor:
     """Cross-entropy and soft Dice."""
     share = scores.softmax(1)
     truth = F.one_hot(label, scores.shape[1]).movedim(-1, 1).float()
-    dims = (0, 2, 3, 4)
+    dims = (0, *range(2, truth.ndim))
     dice = (2 * (share * truth).sum(dims) + 1) / (share.sum(dims) + truth.sum(dims) + 1)
     return F.cross_entropy(scores, label) + 1 - dice[1:].mean()
 
@@ -82,17 +79,20 @@ def overlap_loss(scores: Tensor, label: Tensor) -> Tensor:
 def fit(train: list[tuple[Tensor, Tensor]], classes: int, seed: int, iterations: int) -> UNet:
     """A network trained on what is given."""
     torch.manual_seed(seed)
-    network = UNet(classes)
+    ndim = train[0][1].ndim
+    network = UNet(ndim, classes)
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
+    ones = (BATCH[ndim], *[1] * (ndim + 1))
     for step in range(iterations):
         for group in optimiser.param_groups:
             group["lr"] = 2e-3 * (1 - step / iterations) ** 0.9
-        chosen = torch.randint(len(train), (2,)).tolist()
+        chosen = torch.randint(len(train), (BATCH[ndim],)).tolist()
         image = torch.stack([train[i][0] for i in chosen])
         label = torch.stack([train[i][1] for i in chosen])
-        shifts = torch.randint(-3, 4, (3,)).tolist()
-        image, label = torch.roll(image, shifts, (2, 3, 4)), torch.roll(label, shifts, (1, 2, 3))
-        image = image * (1 + 0.1 * torch.randn(2, 1, 1, 1, 1)) + 0.1 * torch.randn(2, 1, 1, 1, 1)
+        shifts = torch.randint(-3, 4, (ndim,)).tolist()
+        axes = list(range(1, ndim + 1))
+        image, label = torch.roll(image, shifts, [k + 1 for k in axes]), torch.roll(label, shifts, axes)
+        image = image * (1 + 0.1 * torch.randn(ones)) + 0.1 * torch.randn(ones)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             scores = network(image)
         loss = overlap_loss(scores.float(), label)
@@ -103,15 +103,16 @@ def fit(train: list[tuple[Tensor, Tensor]], classes: int, seed: int, iterations:
 
 
 @torch.no_grad()
-def mean_dice(network: UNet, test: list[tuple[Tensor, Tensor]], classes: int) -> float:
-    """Over subjects and structures."""
-    found = []
+def mean_dice(network: UNet, test: list[tuple[Tensor, Tensor]], classes: int) -> list[float]:
+    """Of each structure, over the subjects or slices that show it."""
+    found: list[list[float]] = [[] for _ in range(1, classes)]
     for image, label in test:
         answer = network(image[None]).argmax(1)[0]
         for c in range(1, classes):
-            both = float(((answer == c) & (label == c)).sum())
-            found.append(2 * both / max(1.0, float((answer == c).sum() + (label == c).sum())))
-    return float(np.mean(found))
+            if bool((label == c).any()):
+                both = float(((answer == c) & (label == c)).sum())
+                found[c - 1].append(2 * both / float((answer == c).sum() + (label == c).sum()))
+    return [float(np.mean(values)) for values in found]
 
 
 def main() -> None:
@@ -122,19 +123,20 @@ def main() -> None:
     parser.add_argument("--hold-out", type=int, default=8)
     parser.add_argument("--shots", type=int, nargs="+", default=[5])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--copies", type=int, default=18, help="deformed copies of each subject")
+    parser.add_argument("--copies", type=int, default=90, help="deformed copies of all subjects together")
     parser.add_argument("--iterations", type=int, default=250)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    def load(case: object) -> Pair:
-        image = read_image(case.image)  # type: ignore[attr-defined]
-        return sitk.Cast(image, sitk.sitkFloat32), read_label(case.label, image)  # type: ignore[attr-defined]
-
-    kept, left_out = split([case for case in find_cases(options.dataset) if case.label], options.hold_out)
-    pool = [load(case) for case in kept]
-    test = [example(*(sitk.GetArrayFromImage(x) for x in load(case))) for case in left_out]
+    people = by_person([case for case in find_cases(options.dataset) if case.label])
+    pool = [
+        [pair for case in person for pair in load_pairs(case)]
+        for i, person in enumerate(people)
+        if i % options.hold_out
+    ]
+    left_out = [pair for person in people[:: options.hold_out] for case in person for pair in load_pairs(case)]
+    test = [example(*(sitk.GetArrayFromImage(x) for x in pair)) for pair in left_out]
     classes = 1 + max(int(label.max()) for _, label in test)
     makers = {name: deformer(name) for name in options.methods if name not in ("none", "all")}
     rows: list[dict[str, object]] = []
@@ -144,22 +146,31 @@ def main() -> None:
             for name in options.methods:
                 if name == "all" and shots != options.shots[0]:
                     continue
-                rng = np.random.default_rng(seed)
-                subjects = pool if name == "all" else [pool[i] for i in few]
-                train = [
-                    example(*resample(pair, rng, None)) for pair in subjects for _ in range(1 if name == "all" else 6)
-                ]
-                if name in makers:
-                    for k, pair in enumerate(subjects):
-                        for copy in range(options.copies):
-                            field = makers[name](pair[0], 1000 * k + copy, LEVELS[copy % len(LEVELS)])
-                            train.append(example(*resample(pair, rng, field)))
-                dice = mean_dice(fit(train, classes, seed, options.iterations), test, classes)
-                rows.append({"method": name, "shots": 0 if name == "all" else shots, "seed": seed, "dice": dice})
+                train = training_set(pool if name == "all" else [pool[i] for i in few], makers.get(name), options, seed)
+                scores = mean_dice(fit(train, classes, seed, options.iterations), test, classes)
+                row = {"method": name, "shots": 0 if name == "all" else shots, "seed": seed}
+                rows.append(row | {"dice": float(np.mean(scores)), "structures": scores})
                 print(rows[-1], flush=True)
                 if options.json:
                     facts = {"test": len(test), "iterations": options.iterations, "copies": options.copies}
                     options.json.write_text(json.dumps({**facts, "rows": rows}, indent=2), encoding="utf-8")
+
+
+def training_set(
+    subjects: list[list[Pair]], maker: Deformer | None, options: argparse.Namespace, seed: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Every image several times, each time turned a little, and the deformed copies, which go round the images."""
+    rng = np.random.default_rng(seed)
+    images = [pair for subject in subjects for pair in subject]
+    repeats = max(1, 30 // len(images))
+    train = [example(*resample(pair, rng, None)) for pair in images for _ in range(repeats)]
+    if maker is None:
+        return train
+    for k in range(options.copies):
+        pair = images[k % len(images)]
+        field = maker(pair[0], 1000 * seed + k, LEVELS[k // len(images) % len(LEVELS)])
+        train.append(example(*resample(pair, rng, field)))
+    return train
 
 
 if __name__ == "__main__":

@@ -48,20 +48,25 @@ def beyond_affine(field: np.ndarray, inside: np.ndarray) -> float:
     return float(np.linalg.norm(vectors - explained, axis=-1).mean())
 
 
-def rigid(image: sitk.Image, rng: np.random.Generator) -> sitk.Euler3DTransform:
+def rigid(image: sitk.Image, rng: np.random.Generator) -> sitk.Transform:
     """Turns by up to 4 degrees, shifts by up to half a voxel."""
-    transform = sitk.Euler3DTransform()
+    ndim = image.GetDimension()
+    angles = np.radians(rng.uniform(-4, 4, 3 if ndim == 3 else 1)).tolist()
+    transform = sitk.Euler3DTransform() if ndim == 3 else sitk.Euler2DTransform()
     middle = [(n - 1) / 2 for n in image.GetSize()]
     transform.SetCenter(image.TransformContinuousIndexToPhysicalPoint(middle))
-    transform.SetRotation(*np.radians(rng.uniform(-4, 4, 3)).tolist())
-    transform.SetTranslation((rng.uniform(-0.5, 0.5, 3) * image.GetSpacing()).tolist())
+    if ndim == 3:
+        transform.SetRotation(*angles)
+    else:
+        transform.SetAngle(*angles)
+    transform.SetTranslation((rng.uniform(-0.5, 0.5, ndim) * image.GetSpacing()).tolist())
     return transform
 
 
 def resample(pair: Pair, rng: np.random.Generator, field: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Image and label after the field, if there is one, and a small rigid motion, in one resampling."""
     image, label = pair
-    motion: sitk.Transform = rigid(image, rng)
+    motion = rigid(image, rng)
     if field is not None:
         motion = sitk.CompositeTransform([as_transform(field, image), motion])
     made = []

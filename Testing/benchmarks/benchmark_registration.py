@@ -18,15 +18,14 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
-from benchmark_realism import LEVELS, Pair, length
+from benchmark_realism import LEVELS, length
 from deformers import Deformer, as_transform, deformer, is_elastic
-from slices import central, load_pairs, two_phases
+from slices import Pair, by_person, central, load_pairs
 from torch import Tensor, nn
 
 from DRDMLib.datasets import find_cases
 from DRDMLib.fields import resize_field, self_compose, warp
 from DRDMLib.metrics import folded_fraction
-from DRDMLib.training.data import split
 
 WINDOWS = {3: (40, 56, 40), 2: (96, 96)}
 # Mean displacement of a pair's second field, as shares of the one asked for; the first field has the middle one.
@@ -211,25 +210,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
-    cases = [case for case in find_cases(options.dataset) if case.label]
-    if two_phases(cases):
-        patients = sorted({case.name.rsplit("_", 1)[0] for case in cases})
-        kept = [case for case in cases if patients.index(case.name.rsplit("_", 1)[0]) % options.hold_out]
-        left_out = [case for case in cases if case not in kept]
-        pool = [load_pairs(case) for case in kept]
-        hearts = {case.name: load_pairs(case) for case in left_out}
-        tests = [
-            pair
-            for name in sorted(hearts)
-            if name.endswith("_ED")
-            for pair in zip(hearts[name], hearts[name[:-3] + "_ES"], strict=False)
-        ]
+    people = by_person([case for case in find_cases(options.dataset) if case.label])
+    loaded = [[load_pairs(case) for case in person] for person in people]
+    pool = [person for i, person in enumerate(loaded) if i % options.hold_out]
+    left_out = loaded[:: options.hold_out]
+    if len(people[0]) == 2:
+        tests = [pair for diastole, systole in left_out for pair in zip(diastole, systole, strict=True)]
     else:
-        kept, left_out = split(cases, options.hold_out)
-        pool = [load_pairs(case) for case in kept]
-        people = [load_pairs(case)[0] for case in left_out]
-        count = len(people)
-        tests = [(people[i], people[(i + d) % count]) for d in (1, 5, 9, 13) for i in range(count)]
+        alone, count = [person[0][0] for person in left_out], len(left_out)
+        tests = [(alone[i], alone[(i + d) % count]) for d in (1, 5, 9, 13) for i in range(count)]
     tests = tests[: options.tests]
     classes = 1 + max(int(sitk.GetArrayViewFromImage(p[1]).max()) for pair in tests for p in pair)
     rows: list[dict[str, object]] = [{"method": "unregistered", **judge(None, tests, classes)}]
@@ -237,7 +226,7 @@ def main() -> None:
     makers: dict[str, Maker] = {}
     for seed in range(options.seeds):
         chosen = np.random.default_rng(seed).permutation(len(pool))[: options.subjects]
-        images = [image for i in chosen for image, _ in pool[i]]
+        images = [image for i in chosen for case in pool[i] for image, _ in case]
         order = np.random.default_rng(seed).permutation(len(images))
         images = [images[i] for i in order]
         for name in options.methods:

@@ -19,8 +19,8 @@ from DRDMLib.geometry import field_image
 from DRDMLib.resampling import field_on_grid
 
 STEPS = 12
-# TorchIO's own number of control points; its largest displacement, mm.
-TORCHIO_MAX_MM = 4.0
+# TorchIO's own number of control points; largest displacement in voxels: its own in 2D, less in small 3D crops.
+TORCHIO_MAX = {2: 7.5, 3: 4.0}
 # Of random affine maps: degrees, natural logarithm of the scale along each axis, share of the side.
 AFFINE_TURN, AFFINE_SCALE, AFFINE_SHIFT = 8.0, 0.1, 0.05
 MONAI_SIGMA, MONAI_MAGNITUDE = (5, 7), (50, 150)
@@ -36,7 +36,7 @@ def torchio_field(image: sitk.Image, seed: int, level: int = 0) -> np.ndarray:
     flat = image.GetDimension() == 2
     array = sitk.GetArrayFromImage(image).astype(np.float32).T
     subject = torchio.Subject(image=torchio.ScalarImage(tensor=array[None, ..., None] if flat else array[None]))
-    warped = torchio.RandomElasticDeformation(max_displacement=TORCHIO_MAX_MM)(subject)
+    warped = torchio.RandomElasticDeformation(max_displacement=TORCHIO_MAX[image.GetDimension()])(subject)
     grid = torchio.data.io.nib_to_sitk(warped.image.data, warped.image.affine, force_3d=True)
     filled = sitk.TransformToDisplacementFieldFilter()
     filled.SetReferenceImage(grid)

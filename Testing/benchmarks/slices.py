@@ -21,6 +21,16 @@ def two_phases(cases: list[Case]) -> bool:
     return bool(cases) and all(case.name.endswith(("_ED", "_ES")) for case in cases)
 
 
+def by_person(cases: list[Case]) -> list[list[Case]]:
+    """Cases of one person together: both phases of a heart, else each case alone."""
+    if not two_phases(cases):
+        return [[case] for case in cases]
+    people: dict[str, list[Case]] = {}
+    for case in cases:
+        people.setdefault(case.name.rsplit("_", 1)[0], []).append(case)
+    return [people[name] for name in sorted(people)]
+
+
 def load_pairs(case: Case) -> list[Pair]:
     """Image (32-bit) and label; of a stack of slices, its middle ones as 2D images."""
     image = read_image(case.image)
