@@ -123,8 +123,7 @@ def steepness(ddf: Tensor) -> Tensor:
     sides = torch.tensor(ddf.shape[2:], device=ddf.device, dtype=ddf.dtype)
     total = torch.zeros(ddf.shape[0], ddf.shape[1], device=ddf.device, dtype=ddf.dtype)
     for axis in range(2, ddf.ndim):
-        low, high = ddf.diff(dim=axis).flatten(2).aminmax(dim=2)
-        total += torch.maximum(high, -low)
+        total += ddf.diff(dim=axis).flatten(2).abs_().amax(dim=2)
     return (total * sides).amax(dim=1)
 
 
@@ -134,16 +133,28 @@ def invertible_step(ddf: Tensor, bound: float = STEP_BOUND) -> Tensor:
     Means over three voxels never make a field steeper; what is left after some of them is scaled down. Each field of
     the batch is treated alone, and one within the bound is returned as it is.
     """
-    pool = F.avg_pool2d if ddf.shape[1] == 2 else F.avg_pool3d
+    ddf = ddf.contiguous()
     one_each = (-1, *[1] * (ddf.ndim - 1))
     for _ in range(_SMOOTHINGS):
         steep = steepness(ddf) > bound
         # An accelerator would have to finish all its work before it could be asked.
         if ddf.device.type == "cpu" and not steep.any():
             return ddf
-        smoother = pool(F.pad(ddf, [1] * 2 * ddf.shape[1], mode="replicate"), 3, 1)
-        ddf = torch.where(steep.view(one_each), smoother, ddf)
+        ddf = torch.where(steep.view(one_each), _smoothed(ddf), ddf)
     return ddf * (bound / steepness(ddf).clamp(min=1e-12)).clamp(max=1.0).view(one_each)
+
+
+def _smoothed(ddf: Tensor) -> Tensor:
+    """Means over three voxels along each axis; the border's values go on beyond it."""
+    for axis in range(2, ddf.ndim):
+        last = ddf.shape[axis] - 1
+        total = ddf.clone()
+        total.narrow(axis, 1, last).add_(ddf.narrow(axis, 0, last))
+        total.narrow(axis, 0, last).add_(ddf.narrow(axis, 1, last))
+        for end in (0, last):
+            total.narrow(axis, end, 1).add_(ddf.narrow(axis, end, 1))
+        ddf = total.mul_(1 / 3)
+    return ddf
 
 
 def resize_field(ddf: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from benchmark_deform import monai_field, phantom
+from contenders import monai_field, phantom
 from scipy import ndimage
 
 from DRDMLib.catalogue import load_model
