@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from .catalogue import load_model
 from .certificate import certify_carried
 from .errors import SettingError
 from .fallback import relieved
-from .forward import CONTROL_SIZE, random_ddf
+from .forward import random_ddf
 from .geometry import (
     WorkingGrid,
     carried_field,
@@ -192,9 +192,10 @@ def _generate(
     m = model.metadata
     generator = torch.Generator(model.device).manual_seed(seed)
     # An invertible map whose displacement is multiplied need not be one: the gain goes into the small steps.
-    gain = (m.size / CONTROL_SIZE if m.amplitude is None else m.amplitude) / 2
+    gain = (m.size / m.control_size if m.amplitude is None else m.amplitude) / 2
     scale = m.velocity_scale * gain
-    drawn = random_ddf(m.size, m.ndim, level, generator, velocity_scale=scale, amplitude=2.0, noise_grids=m.noise_grids)
+    draw = partial(random_ddf, control_size=m.control_size, noise_grids=m.noise_grids)
+    drawn = draw(m.size, m.ndim, level, generator, velocity_scale=scale, amplitude=2.0)
     total = len(countdown(model, start, level, steps))
     chunks = images.split(batch)
     parts = []

@@ -34,7 +34,8 @@ class ModelMetadata:
         name: catalogue name, or the file's stem.
         architecture, options: network and its options, see ``DRDMLib.networks``.
         ndim, size, timesteps: dimension, voxels a side, number of levels T.
-        velocity_scale, amplitude, noise_grids: the random deformation it was trained on, see ``DRDMLib.forward``.
+        velocity_scale, amplitude, noise_grids, control_size: the random deformation it was trained on, see
+            ``DRDMLib.forward``.
         intensity: ``"percentile"`` or ``"minmax"``; how images become 0..1.
         geometry: ``"isotropic"`` or ``"stretch"``; how images are fitted to the cube.
         orientation: ``"LPS"`` (axes permuted and flipped to the patient's) or ``"native"`` (as stored).
@@ -51,6 +52,7 @@ class ModelMetadata:
     velocity_scale: float = VELOCITY_SCALE
     amplitude: float | None = None
     noise_grids: list[int] | None = None
+    control_size: int = 64
     intensity: str = "percentile"
     geometry: str = "isotropic"
     orientation: str = "LPS"

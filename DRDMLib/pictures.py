@@ -163,8 +163,9 @@ def training_picture(model: Model, images: Tensor, path: Path) -> Path:
     m = model.metadata
     for row, level in zip(grid, PREVIEW_LEVELS, strict=True):
         generator = torch.Generator(model.device).manual_seed(level)
-        draw = partial(random_ddf, velocity_scale=m.velocity_scale, amplitude=m.amplitude, noise_grids=m.noise_grids)
-        drawn = draw(m.size, m.ndim, level, generator)
+        draw = partial(random_ddf, control_size=m.control_size, noise_grids=m.noise_grids)
+        scale = m.velocity_scale
+        drawn = draw(m.size, m.ndim, level, generator, velocity_scale=scale, amplitude=m.amplitude)
         recovered = recover(model, image, drawn, level=level)
         pictures = [image, warp(image, drawn, padding="zeros"), warp(image, recovered, padding="zeros")]
         titles = [

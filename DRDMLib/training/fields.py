@@ -46,8 +46,8 @@ class FieldSource:
     def _fresh(self, count: int) -> tuple[Tensor, Diffusion]:
         m = self.model
         levels = torch.randint(m.timesteps, (count,), generator=self.generator, device=self.generator.device)
-        draw = partial(diffuse, velocity_scale=m.velocity_scale, amplitude=m.amplitude, noise_grids=m.noise_grids)
-        fields = draw(m.size, m.ndim, levels, self.generator)
+        draw = partial(diffuse, control_size=m.control_size, noise_grids=m.noise_grids)
+        fields = draw(m.size, m.ndim, levels, self.generator, velocity_scale=m.velocity_scale, amplitude=m.amplitude)
         return levels, fields
 
     def _add(self, batch: int) -> tuple[Tensor, Diffusion]:
