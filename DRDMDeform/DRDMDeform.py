@@ -40,17 +40,22 @@ class DRDMDeform(ScriptedLoadableModule):
 
 def registerSampleData() -> None:
     """The shipped sample in the Sample Data module."""
+    import hashlib
+
     import SampleData
 
     from DRDMLib.resources import resource
 
+    paths = [resource("Sample", name) for name in ("sample.nii.gz", "sample_label.nii.gz")]
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
         category="DRDM",
         sampleName="DRDMPhantom",
         thumbnailFileName=str(Path(__file__).parent / "Resources" / "Icons" / "DRDMDeform.png"),
-        uris=[resource("Sample", name).as_uri() for name in ("sample.nii.gz", "sample_label.nii.gz")],
+        uris=[path.as_uri() for path in paths],
         fileNames=["DRDMPhantom.nii.gz", "DRDMPhantomSegmentation.nii.gz"],
         nodeNames=["DRDMPhantom", "DRDMPhantomSegmentation"],
+        # Slicer keeps a copy of what it has loaded once, and looks here whether it is still the same.
+        checksums=[f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths],
         loadFileType=["VolumeFile", "SegmentationFile"],
     )
 
@@ -74,8 +79,9 @@ class DRDMDeformWidget(ScriptedLoadableModuleWidget):
         self.panel = Panel(widget, self.logic)
 
     def enter(self) -> None:
-        """The module is shown: a volume may have been loaded meanwhile."""
-        self.panel.update()
+        """The module is shown."""
+        if self.panel is not None:
+            self.panel.enter()
 
     def cleanup(self) -> None:
         """The module goes: stop what runs."""

@@ -57,6 +57,11 @@ class BatchLogic:
         Raises:
             SceneError: the source cannot be used.
             DRDMError: it did not succeed.
+
+        Usage example:
+        >>> job = logic.augment([volume], out, levels=[20], copies=2)
+        >>> logic.summary(out)["made"]
+        2
         """
         return self._batch("augment", source, outputFolder, [str(n) for n in levels], copies, wait, **settings)
 
@@ -74,6 +79,11 @@ class BatchLogic:
 
         Args:
             levels: pairs of strengths, original to moving and moving to fixed; the rest as in ``augment``.
+
+        Usage example:
+        >>> job = logic.generateRegistrationPairs(scans, out, levels=[(40, 24)], copies=1, seed=5)
+        >>> logic.summary(out)["made"]
+        2
         """
         pairs = [f"{a}:{b}" for a, b in levels]
         return self._batch("synthesize", source, outputFolder, pairs, copies, wait, **settings)
@@ -181,6 +191,11 @@ class BatchLogic:
 
         Raises:
             SceneError: there is none, or its files cannot be read.
+
+        Usage example:
+        >>> job = logic.generateRegistrationPairs(scans, out, levels=[(16, 8)], copies=1)
+        >>> fixed, fixedLabel, moving, movingLabel, transform = logic.loadSample(out)
+        >>> logic.preview(transform, [moving])
         """
         items = self.summary(outputFolder)["items"]
         if not items:
@@ -233,6 +248,11 @@ class BatchLogic:
 
         Raises:
             DRDMError: it did not succeed.
+
+        Usage example:
+        >>> job = logic.train(scans, out, "my-scans", size=16, minutes=0.05)
+        >>> "my-scans" in [model.name for model in logic.availableModels()]
+        True
         """
         arguments: list[object] = ["train", folder, "-o", outputFolder, "--name", name]
         arguments += ["--ndim", dimension, "--size", size]

@@ -28,26 +28,47 @@ DEFAULT_LEVEL = 48
 class Logic(BatchLogic):
     """Deforms volumes of a scene, applies the result, makes training data and trains models.
 
+    In the examples below ``volume`` and ``segmentation`` are nodes of the scene, ``transform`` is what ``deform`` has
+    made of the volume, ``scans`` a folder with ``images`` and ``labels``, ``out`` a folder that is not there yet. They
+    run as tests.
+
     Usage example:
     >>> logic = slicer.util.getModuleLogic("DRDMDeform")
     >>> transform = logic.deform(volume, level=48, seed=1)
     >>> newVolume, newSegmentation = logic.apply(transform, [volume, segmentation])
-    >>> logic.figures(transform)[0]["metrics"]["max_mm"]
+    >>> logic.figures(transform)[0]["metrics"]["certified_invertible"]
+    True
     """
 
     # Models
 
     def availableModels(self) -> list[ModelInfo]:
-        """Every model that is here or can be downloaded; shipped ones first."""
+        """Every model that is here or can be downloaded; shipped ones first.
+
+        Usage example:
+        >>> [model.name for model in logic.availableModels() if model.here and model.ndim == 2]
+        ['cardiac-mr-2d']
+        """
         return listModels()
 
     def bestModel(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> ModelInfo | None:
-        """The model that is taken for a volume when none is named."""
+        """The model that is taken for a volume when none is named.
+
+        Usage example:
+        >>> logic.bestModel(volume).name
+        'hippocampus-mr-3d'
+        """
         dimension, extent = mrml.imageDimension(volumeNode)
         return bestModel(dimension, max(extent))
 
     def fitWarnings(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, model: str) -> list[str]:
-        """Sentences on what does not fit between a volume and a model; empty if all seems well."""
+        """Sentences on what does not fit between a volume and a model; empty if all seems well.
+
+        Usage example:
+        >>> warning = logic.fitWarnings(volume, "brain-t1-3d")[0]
+        >>> warning[:74]
+        "'Phantom' is 52 mm long, but brain-t1-3d is meant for images 150 to 290 mm"
+        """
         return mrml.fitWarnings(volumeNode, modelInfo(model).mapping())
 
     def downloadModel(self, name: str) -> Job:
@@ -81,6 +102,11 @@ class Logic(BatchLogic):
         Raises:
             SceneError: the volume cannot be used.
             DRDMError: model, level, steps or device cannot be used.
+
+        Usage example:
+        >>> transform = logic.deform(volume, level=20, seed=7)
+        >>> transform.GetName()
+        'Phantom deformation 2 (level 20, seed 7)'
         """
         from DRDMLib import deform, load_model
 
@@ -122,6 +148,13 @@ class Logic(BatchLogic):
 
         Raises:
             SceneError, DRDMError: the volume or the model cannot be used.
+
+        Usage example:
+        >>> job = logic.startDeform(volume, count=3, onMade=lambda made: print(made[0].GetName()))
+        >>> job.start()
+        >>> job.wait(slicer.app.processEvents)
+        Phantom deformations browser
+        <JobState.DONE: 'done'>
         """
         image = mrml.imageFromVolume(volumeNode)
         name = model or self._best(volumeNode)
@@ -174,11 +207,33 @@ class Logic(BatchLogic):
     # What was made
 
     def deformations(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> list[slicer.vtkMRMLTransformNode]:
-        """The transform nodes that were made for a volume."""
+        """The transform nodes that were made for a volume.
+
+        Usage example:
+        >>> logic.deformations(volume) == [transform]
+        True
+        """
         return mrml.variantTransforms(self.mrmlScene(), volumeNode)
 
+    def volumeOf(self, deformations: Deformations) -> slicer.vtkMRMLScalarVolumeNode | None:
+        """The volume that a transform or sequence browser was made for, if it is still there.
+
+        Usage example:
+        >>> logic.volumeOf(transform) is volume
+        True
+        """
+        return mrml.volumeOf(deformations)
+
     def figures(self, deformations: Deformations) -> list[dict[str, Any]]:
-        """Seed, level, model and metrics of each variant of a transform or of a sequence browser."""
+        """Seed, level, model and metrics of each variant of a transform or of a sequence browser.
+
+        Usage example:
+        >>> record = logic.figures(transform)[0]
+        >>> record["level"], record["seed"], record["model"]
+        (48, 1, 'hippocampus-mr-3d')
+        >>> sorted(record["metrics"])[:4]
+        ['certified_invertible', 'folded_fraction', 'max_mm', 'max_percent']
+        """
         return mrml.records(deformations)
 
     def transformOf(self, deformations: Deformations) -> slicer.vtkMRMLTransformNode:
@@ -188,7 +243,12 @@ class Logic(BatchLogic):
         return deformations
 
     def variants(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> list[tuple[Deformations, int, dict[str, Any]]]:
-        """Every variant that was made for a volume: its transform or sequence browser, its place there, its record."""
+        """Every variant that was made for a volume: its transform or sequence browser, its place there, its record.
+
+        Usage example:
+        >>> [record["seed"] for _node, _index, record in logic.variants(volume)]
+        [1]
+        """
         return mrml.variantsOf(self.mrmlScene(), volumeNode)
 
     def shownVariant(self, deformations: Deformations) -> int:
@@ -197,7 +257,17 @@ class Logic(BatchLogic):
         return deformations.GetSelectedItemNumber() if browser else 0
 
     def showVariant(self, browserNode: slicer.vtkMRMLSequenceBrowserNode, index: int) -> None:
-        """Scroll a sequence of variants."""
+        """Scroll a sequence of variants.
+
+        Usage example:
+        >>> job = logic.startDeform(volume, count=2)
+        >>> job.start()
+        >>> state = job.wait(slicer.app.processEvents)
+        >>> browser = logic.variants(volume)[-1][0]
+        >>> logic.showVariant(browser, 1)
+        >>> logic.figures(logic.transformOf(browser))[0]["seed"]
+        1
+        """
         mrml.selectVariant(browserNode, index)
 
     def preview(self, transformNode: slicer.vtkMRMLTransformNode, nodes: Iterable[Any], on: bool = True) -> None:
@@ -205,6 +275,12 @@ class Logic(BatchLogic):
 
         Raises:
             SceneError: a node lies under another transform than the volume.
+
+        Usage example:
+        >>> logic.preview(transform, [volume, segmentation])
+        >>> segmentation.GetParentTransformNode() is transform
+        True
+        >>> logic.preview(transform, [volume, segmentation], on=False)
         """
         (mrml.follow if on else mrml.original)(transformNode, list(nodes))
 
@@ -226,6 +302,10 @@ class Logic(BatchLogic):
 
         Raises:
             SceneError: a node cannot be deformed; nothing is changed then.
+
+        Usage example:
+        >>> [node.GetName() for node in logic.apply(transform, [volume, segmentation])]
+        ['Phantom deformed', 'Phantom segmentation deformed']
         """
         return mrml.apply(transformNode, list(nodes), copies=copies, originalGrid=originalGrid)
 
@@ -249,6 +329,12 @@ class Logic(BatchLogic):
 
         Raises:
             SceneError: there is no variant, or a node cannot be deformed; nothing is changed then.
+
+        Usage example:
+        >>> another = logic.deform(volume, level=48, seed=2)
+        >>> versions = logic.applyAll(volume)
+        >>> [node.GetName() for node in versions[1]]
+        ['Phantom deformed 2', 'Phantom segmentation deformed 2']
         """
         if nodes is None:
             drawn = None if volumeNode is None else links.segmentationOf(self.mrmlScene(), volumeNode)
@@ -260,15 +346,32 @@ class Logic(BatchLogic):
 
         Raises:
             SceneError: there is no such variant.
+
+        Usage example:
+        >>> logic.removeVariant(transform)
+        >>> logic.variants(volume)
+        []
         """
         mrml.removeVariant(deformations, index)
 
     def showDeformation(self, transformNode: slicer.vtkMRMLTransformNode, mode: str | None) -> None:
-        """Draw the deformation in the views: ``"grid"``, ``"glyph"``, ``"contour"`` or ``None``."""
+        """Draw the deformation in the views: ``"grid"``, ``"glyph"``, ``"contour"`` or ``None``.
+
+        Usage example:
+        >>> logic.showDeformation(transform, "grid")
+        >>> bool(transform.GetDisplayNode().GetVisibility())
+        True
+        """
         mrml.showDeformation(transformNode, mode)
 
     def jacobian(
         self, transformNode: slicer.vtkMRMLTransformNode, volumeNode: slicer.vtkMRMLScalarVolumeNode
     ) -> slicer.vtkMRMLScalarVolumeNode:
-        """The Jacobian determinant as a volume: above 1 the new version is smaller there, below 1 larger, 0 folds."""
+        """The Jacobian determinant as a volume: above 1 the new version is smaller there, below 1 larger, 0 folds.
+
+        Usage example:
+        >>> determinant = slicer.util.arrayFromVolume(logic.jacobian(transform, volume))
+        >>> bool(determinant.min() > 0)
+        True
+        """
         return mrml.jacobianVolume(self.mrmlScene(), transformNode, volumeNode)

@@ -37,7 +37,9 @@ class Panel(slicer.util.VTKObservationMixin):
         self.parameter: Any = None
         self._guiTag: Any = None
         self._updating = False
-        self._followed: tuple[Any, list[Any]] | None = None
+        # Transform, what follows it, and the transform that it is under itself.
+        self._followed: tuple[Any, list[Any], Any] | None = None
+        self._browser: Any = None
         self._wanted: tuple[Any, ...] = ()
         self.setup = SetupSection(self)
         self.input = InputSection(self)
@@ -62,11 +64,18 @@ class Panel(slicer.util.VTKObservationMixin):
         self.detach()
         node = self.logic.getParameterNode()
         self.parameter = DRDMDeformParameterNode(node)  # type: ignore[call-arg]
-        if self.parameter.inputVolume is None:
-            self.parameter.inputVolume = _shownVolume()
         self._guiTag = self.parameter.connectGui(self.widget)
         self.input.restore()
         self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.onModified)
+        self.enter()
+
+    def enter(self) -> None:
+        """The panel comes into view: models may have come, and a volume may have been loaded meanwhile."""
+        if self.parameter is None:
+            return
+        self.input.forget()
+        if self.parameter.inputVolume is None:
+            self.parameter.inputVolume = _shownVolume()
         self.update()
 
     def detach(self) -> None:
@@ -75,6 +84,7 @@ class Panel(slicer.util.VTKObservationMixin):
             return
         self.parameter.disconnectGui(self._guiTag)
         self.removeObserver(self.parameter.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onModified)
+        self._watch(None)
         self.parameter = None
         self._followed, self._wanted = None, ()
 
@@ -109,6 +119,10 @@ class Panel(slicer.util.VTKObservationMixin):
             return
         self._updating = True
         try:
+            self.input.chooseSegmentation()
+            if not self._belongs(self.parameter.deformations):
+                self.parameter.deformations = None
+            self._watch(self.parameter.deformations)
             self._follow()
             for section in self.sections:
                 section.update()
@@ -125,22 +139,32 @@ class Panel(slicer.util.VTKObservationMixin):
         """The volume and what moves along with it."""
         return self.input.movingNodes()
 
+    def _belongs(self, deformations: Any) -> bool:
+        """Whether what is shown is a deformation of the chosen volume; with another volume it goes."""
+        return deformations is None or self.logic.volumeOf(deformations) is self.parameter.inputVolume
+
+    def _watch(self, deformations: Any) -> None:
+        """A sequence can also be scrolled through with Slicer's own tool bar."""
+        browser = deformations if deformations is not None and deformations.IsA("vtkMRMLSequenceBrowserNode") else None
+        if browser is self._browser:
+            return
+        if self._browser is not None:
+            self.removeObserver(self._browser, vtk.vtkCommand.ModifiedEvent, self.onModified)
+        self._browser = browser
+        if browser is not None:
+            self.addObserver(browser, vtk.vtkCommand.ModifiedEvent, self.onModified)
+
     def _follow(self) -> None:
         """Put what moves under the shown deformation, and nothing else."""
         p = self.parameter
-        transform = None if p.deformations is None else self.logic.transformOf(p.deformations)
+        transform: Any = None if p.deformations is None else self.logic.transformOf(p.deformations)
         nodes = self.movingNodes() if p.preview and transform is not None else []
         wanted = (transform and transform.GetID(), *(node.GetID() for node in nodes))
         if wanted == self._wanted:
             return
         self._wanted = wanted
         if self._followed is not None:
-            old, followers = self._followed
-            self._followed = None
-            if slicer.mrmlScene.IsNodePresent(old):
-                left = [n for n in followers if slicer.mrmlScene.IsNodePresent(n) and n not in nodes]
-                here = [n for n in followers if n in nodes and old is not transform]
-                self.logic.preview(old, [n for n in left + here if n.GetParentTransformNode() is old], on=False)
+            self._release(transform, nodes)
         if not nodes:
             return
         followers, refused = [], []
@@ -150,9 +174,24 @@ class Panel(slicer.util.VTKObservationMixin):
                 followers.append(node)
             except SceneError as error:
                 refused.append(str(error))
-        self._followed = (transform, followers)
+        self._followed = (transform, followers, transform.GetParentTransformNode())
         if refused:
             self.deform.say(self.ui.statusLabel, " ".join(refused), ERROR_STYLE)
+
+    def _release(self, transform: Any, nodes: list[Any]) -> None:
+        """Bring back what followed another deformation, or follows no more."""
+        assert self._followed is not None
+        old, followers, parent = self._followed
+        self._followed = None
+        followers = [node for node in followers if slicer.mrmlScene.IsNodePresent(node)]
+        if slicer.mrmlScene.IsNodePresent(old):
+            gone = [node for node in followers if node not in nodes or old is not transform]
+            self.logic.preview(old, [node for node in gone if node.GetParentTransformNode() is old], on=False)
+        elif parent is not None and slicer.mrmlScene.IsNodePresent(parent):
+            # The transform was deleted in the scene, and what was under it fell out of its parent as well.
+            for node in followers:
+                if node.GetParentTransformNode() is None:
+                    node.SetAndObserveTransformNodeID(parent.GetID())
 
     # What a run needs
 
@@ -187,6 +226,7 @@ class Panel(slicer.util.VTKObservationMixin):
             section.cleanup()
         self.jobs.cleanup()
         self.removeObservers()
+        self._browser = None
         if self.parameter is not None:
             self.parameter.disconnectGui(self._guiTag)
             self.parameter = None
@@ -196,4 +236,5 @@ def _shownVolume() -> Any:
     """The volume in the background of the slice views, if it can be deformed at all."""
     selection = slicer.app.applicationLogic().GetSelectionNode()
     node = slicer.mrmlScene.GetNodeByID(selection.GetActiveVolumeID() or "")
-    return node if node is not None and node.IsA("vtkMRMLScalarVolumeNode") else None
+    # Label maps and colour images are scalar volumes by inheritance.
+    return node if node is not None and node.GetClassName() == "vtkMRMLScalarVolumeNode" else None

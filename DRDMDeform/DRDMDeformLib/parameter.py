@@ -124,7 +124,7 @@ class DRDMDeformParameterNode:
 
     inputVolume, inputSegmentation - the scan, and what is drawn on it.
     model - catalogue name, or path of a model file; empty takes the best one for the scan.
-    device, steps, plane - how to compute; 0 steps means one for each level.
+    device, steps, plane - how to compute; 0 steps means the usual number of the model.
     level, seed, variants, asSequence - how to deform.
     deformations - transform or sequence browser that is shown.
     preview, display - whether the nodes follow it, and how it is drawn itself.

@@ -103,8 +103,8 @@ class qSlicerSequencesModule(qSlicerLoadableModule):
 
     @invokable("vtkMRMLSequenceBrowserNode*")
     def showSequenceBrowser(self, browser: Any) -> bool:
-        self.active_browser = browser
-        self._visible = self._visible or self._auto
+        if self._auto:
+            self.active_browser, self._visible = browser, True
         return True
 
 

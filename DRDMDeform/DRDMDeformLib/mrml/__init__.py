@@ -9,7 +9,7 @@ from .errors import SceneError
 from .fits import fitWarnings
 from .hardening import apply
 from .hierarchy import folderOf, removeNode
-from .marks import isDeformation, trueParent
+from .marks import isDeformation, trueParent, volumeOf
 from .plots import LossCurve
 from .segmentations import SegmentLabel, labelFromSegmentation
 from .transforms import createTransform, fieldFromTransform, follow, original
@@ -47,4 +47,5 @@ __all__ = [
     "variantTransforms",
     "variantsOf",
     "volumeFromImage",
+    "volumeOf",
 ]

@@ -23,6 +23,12 @@ def segmentationOf(scene: Any, volumeNode: Any) -> Any:
     return found
 
 
+def isDrawnOnAnother(node: Any, volumeNode: Any) -> bool:
+    """Whether a segmentation refers to another volume than this one; one that refers to none fits any."""
+    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    return node.GetNodeReferenceID(role) not in (None, volumeNode.GetID())
+
+
 def labelOf(node: Any, volumeNode: Any) -> sitk.Image:
     """A segmentation or a label map volume as a label image of a volume, world space, LPS.
 

@@ -15,6 +15,11 @@ def isDeformation(node: Any) -> bool:
     return node is not None and node.IsA("vtkMRMLTransformNode") and node.GetAttribute(RECORD) is not None
 
 
+def volumeOf(node: Any) -> Any:
+    """The volume that a transform or sequence browser of this module was made for, or ``None``."""
+    return node.GetNodeReference(VOLUME)
+
+
 def trueParent(node: Any) -> Any:
     """The parent transform of a node, the deformations of this module (its preview) left aside; or ``None``."""
     parent = node.GetParentTransformNode()

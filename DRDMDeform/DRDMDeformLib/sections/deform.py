@@ -34,7 +34,7 @@ class DeformSection(Section):
         self.job: Job | None = None
         self._filling = False
         self._rows: list[tuple[Any, int]] = []
-        self._display: tuple[str, Display] | None = None
+        self._display: tuple[Any, int, Display] | None = None
         ui = self.ui
         ui.diceButton.connect("clicked()", self.onDice)
         ui.deformButton.connect("clicked()", self.onDeform)
@@ -86,12 +86,12 @@ class DeformSection(Section):
 
     def onDeform(self) -> None:
         """Start."""
-        p = self.parameter
+        p, volume = self.parameter, self.parameter.inputVolume
         with self.acting(self.ui.statusLabel):
             self.panel.requireTorch()
             model = self.panel.requireModel()
             job = self.logic.startDeform(
-                p.inputVolume,
+                volume,
                 model.name,
                 p.level,
                 p.seed,
@@ -100,7 +100,7 @@ class DeformSection(Section):
                 steps=p.steps or None,
                 device=p.device.value,
                 plane=p.plane.value,
-                onMade=self.onMade,
+                onMade=lambda made: self.onMade(volume, made),
             )
             job.whenEnded(self.onEnd)
             job.onProgress = self.onProgress
@@ -121,11 +121,17 @@ class DeformSection(Section):
         if self.job is not None:
             self.job.cancel()
 
-    def onMade(self, made: list[Any]) -> None:
+    def onMade(self, volume: Any, made: list[Any]) -> None:
         """Show the first of the new variants."""
+        if volume is not self.parameter.inputVolume:
+            text = _("The new versions of '{name}' are ready; choose it in Input to see them.")
+            self.say(self.ui.statusLabel, text.format(name=volume.GetName()))
+            return
         self.say(self.ui.statusLabel, "")
         self.parameter.preview = True
         self.panel.show(made[0])
+        if made[0].IsA("vtkMRMLSequenceBrowserNode"):
+            slicer.modules.sequences.showSequenceBrowser(made[0])
 
     def onEnd(self, job: Job) -> None:
         """Say how it went."""
@@ -209,17 +215,18 @@ class DeformSection(Section):
                 self.ui.variantsTable.selectRow(min(row, len(self._rows) - 1))
 
     def showDisplay(self) -> None:
-        """Draw the deformation as chosen."""
-        shown = self.parameter.deformations
-        if shown is None:
-            self._display = None
+        """Draw the shown deformation as chosen, and no other one."""
+        shown, display = self.parameter.deformations, self.parameter.display
+        transform = None if shown is None else self.logic.transformOf(shown)
+        wanted = None if transform is None else (transform, self.logic.shownVariant(shown), display)
+        if wanted == self._display:
             return
-        transform = self.logic.transformOf(shown)
-        wanted = (transform.GetID(), self.parameter.display)
-        if wanted != self._display:
-            display = self.parameter.display
+        drawn = self._display[0] if self._display is not None else None
+        self._display = wanted
+        if drawn is not None and drawn is not transform and slicer.mrmlScene.IsNodePresent(drawn):
+            self.logic.showDeformation(drawn, None)
+        if transform is not None:
             self.logic.showDeformation(transform, None if display is Display.NONE else display.value)
-            self._display = wanted
 
     def onJacobian(self) -> None:
         """The Jacobian determinant over the scan."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import qt
@@ -12,7 +13,7 @@ from DRDMLib.errors import DRDMError
 
 from ..job import Job, JobState
 from ..models import ModelInfo, modelInfo
-from ..mrml import SceneError
+from ..mrml import SceneError, links
 from .section import ERROR_STYLE, WARNING_STYLE, Section
 
 # Node references of the parameter node: models and markups that move along.
@@ -26,6 +27,8 @@ class InputSection(Section):
         """Connect the widgets that the parameter node does not bind."""
         self._filling = False
         self._models: list[str] = []
+        self._seen: tuple[Any, ...] = ()
+        self._volumeID = ""
         self.ui.alsoSelector.connect("checkedNodesChanged()", self.onAlsoChanged)
         self.ui.modelComboBox.connect("currentIndexChanged(int)", self.onModelChosen)
         self.ui.downloadButton.connect("clicked()", self.onDownload)
@@ -33,25 +36,50 @@ class InputSection(Section):
 
     def update(self) -> None:
         """Show model, its description, and warnings."""
+        p, volume = self.parameter, self.parameter.inputVolume
+        downloading = self._download is not None and self._download.running
+        # Reading what models there are takes a moment, and a slider that is moved asks often.
+        seen = (p.model, volume and volume.GetID(), volume and volume.GetMTime(), downloading)
+        if seen == self._seen:
+            return
+        self._seen = seen
         self.fillModels()
         model = self.model()
-        volume = self.parameter.inputVolume
         self.ui.downloadButton.visible = model is not None and not model.here
-        self.ui.downloadButton.enabled = self._download is None or not self._download.running
-        if volume is None and not self.parameter.model:
+        self.ui.downloadButton.enabled = not downloading
+        if volume is None and not p.model:
             self.say(self.ui.modelInfoLabel, "")
         elif model is None:
             self.say(self.ui.modelInfoLabel, _("No model is here for such images; choose one to download."))
         else:
-            trained = _("Trained on {data}.").format(data=model.trainedOn) if model.trainedOn else ""
-            kind = _("{n}D: {about}.").format(n=model.ndim, about=model.about)
-            self.say(self.ui.modelInfoLabel, f"{kind} {trained}".strip())
-        if self._download is not None and self._download.running:
+            self.say(self.ui.modelInfoLabel, self._about(model))
+        if downloading:
             return
         with self.saying(self.ui.fitLabel):
             if volume is not None and model is not None:
                 warnings = self.logic.fitWarnings(volume, model.name)
                 self.say(self.ui.fitLabel, " ".join(warnings), WARNING_STYLE)
+
+    def forget(self) -> None:
+        """Look at everything anew at the next update: models may have come or gone."""
+        self._seen = ()
+
+    def _about(self, model: ModelInfo) -> str:
+        # The list itself says only "best".
+        name = "" if self.parameter.model else f"{model.label}, "
+        kind = _("{name}{n}D: {about}.").format(name=name, n=model.ndim, about=model.about)
+        trained = _("Trained on {data}.").format(data=model.trainedOn) if model.trainedOn else ""
+        return f"{kind} {trained}".strip()
+
+    def chooseSegmentation(self) -> None:
+        """With another volume goes the segmentation that was drawn on it, not one that was drawn on the last one."""
+        p, volume = self.parameter, self.parameter.inputVolume
+        if volume is None or volume.GetID() == self._volumeID:
+            return
+        self._volumeID = volume.GetID()
+        chosen = p.inputSegmentation
+        if chosen is None or links.isDrawnOnAnother(chosen, volume):
+            p.inputSegmentation = links.segmentationOf(slicer.mrmlScene, volume)
 
     def model(self) -> ModelInfo | None:
         """The model in use: the chosen one, or the best one for the volume."""
@@ -70,6 +98,9 @@ class InputSection(Section):
 
     def restore(self) -> None:
         """Tick what a scene says that moves along; the selector itself remembers nothing."""
+        volume = self.parameter.inputVolume
+        # What goes with it has been chosen, or left out, before.
+        self._volumeID = volume.GetID() if volume is not None else ""
         node = self.parameter.parameterNode
         wanted = {node.GetNthNodeReferenceID(ALSO, n) for n in range(node.GetNumberOfNodeReferences(ALSO))}
         self._filling = True
@@ -95,7 +126,7 @@ class InputSection(Section):
         chosen = self.parameter.model
         entries = [("", _("Best for the volume")), *((m.name, m.label) for m in self.logic.availableModels())]
         if chosen and chosen not in [name for name, _label in entries]:
-            entries.append((chosen, chosen))
+            entries.append((chosen, Path(chosen).stem))
         names = [name for name, _label in entries]
         self._filling = True
         try:
@@ -124,7 +155,13 @@ class InputSection(Section):
             with self.saying(self.ui.fitLabel):
                 modelInfo(path)
                 self.parameter.model = path
+                return
+        # Back to the model that was chosen before.
+        said = self.ui.fitLabel.text
+        self.forget()
         self.update()
+        if said:
+            self.say(self.ui.fitLabel, said, ERROR_STYLE)
 
     def onDownload(self) -> None:
         """Fetch the chosen model in the background."""
@@ -142,6 +179,7 @@ class InputSection(Section):
 
     def onDownloaded(self, job: Job) -> None:
         """Say how it went."""
+        self.forget()
         self.panel.update()
         if job.state is JobState.FAILED:
             self.say(self.ui.fitLabel, job.text, ERROR_STYLE)

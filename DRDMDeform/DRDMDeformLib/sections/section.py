@@ -30,6 +30,7 @@ class PanelProtocol(Protocol):
     jobs: Jobs
     environment: EnvironmentProtocol
     parameter: Any
+    input: Any
 
     def update(self) -> None:
         """Show everything as it is now."""

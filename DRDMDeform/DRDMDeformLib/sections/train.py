@@ -104,6 +104,7 @@ class TrainSection(Section):
     def onEnd(self, job: Job) -> None:
         """Say how it went; choose the new model."""
         showProgress(self.ui.trainProgressBar, None)
+        self.panel.input.forget()
         self.panel.update()
         if job.state is JobState.FAILED:
             self.say(self.ui.trainLabel, job.text, ERROR_STYLE)

@@ -232,7 +232,7 @@ class DeformTestCase(ModuleTestCase):
         # At once, whatever the network is in the middle of.
         self.assertTrue(self.ui.deformButton.enabled)
         self.assertFalse(self.ui.cancelButton.enabled)
-        waitFor(lambda: process.poll()[1] is not None, 5.0)
+        waitFor(lambda: process.poll()[1] is not None)
         self.assertEqual(sceneContent(), before)
         self.assertIn("Cancelled", self.ui.statusLabel.text)
 
@@ -346,23 +346,23 @@ class ApplyTestCase(ModuleTestCase):
         self.assertIsNot(made, volume)
         self.assertIsNone(made.GetParentTransformNode())
 
-    def testTenVersionsInOneClick(self):
+    def testEveryVersionInOneClick(self):
         volume, segmentation = self.choosePhantom(steps=1)
-        self.ui.variantsSpinBox.value = 10
+        self.ui.variantsSpinBox.value = 3
         self.deform()
         self.ui.versionsComboBox.currentIndex = 1
         self.assertIs(self.panel.parameter.versions.value, "all")
         self.ui.applyButton.click()
-        self.assertIn("10 versions", self.ui.applyLabel.text)
+        self.assertIn("3 versions", self.ui.applyLabel.text)
         self.assertIn("Phantom versions", self.ui.applyLabel.text)
         volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
         names = [node.GetName() for node in volumes if node is not volume]
-        self.assertEqual(names, [f"Phantom deformed {n:02d}" for n in range(1, 11)])
+        self.assertEqual(names, [f"Phantom deformed {n}" for n in (1, 2, 3)])
         copies = [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node is not segmentation]
-        self.assertEqual(len(copies), 10)
+        self.assertEqual(len(copies), 3)
         role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
         self.assertEqual([copy.GetNodeReferenceID(role) for copy in copies], [node.GetID() for node in volumes[1:]])
-        self.assertEqual(len({arrayOf(node).tobytes() for node in volumes}), 11)
+        self.assertEqual(len({arrayOf(node).tobytes() for node in volumes}), 4)
         # The original is seen; one click lets it follow the shown version again.
         self.assertIsNone(volume.GetParentTransformNode())
         self.assertFalse(self.ui.previewCheckBox.checked)
@@ -373,11 +373,11 @@ class ApplyTestCase(ModuleTestCase):
         self.assertFalse(self.ui.versionsComboBox.enabled)
         self.ui.applyButton.click()
         self.assertIn("Changed for good: Phantom, Phantom segmentation", self.ui.applyLabel.text)
-        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 11)
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 4)
 
-    def testTenVersionsCancelled(self):
+    def testEveryVersionCancelled(self):
         volume, _segmentation = self.choosePhantom(steps=1)
-        self.ui.variantsSpinBox.value = 4
+        self.ui.variantsSpinBox.value = 2
         self.deform()
         transform = volume.GetParentTransformNode()
         self.ui.versionsComboBox.currentIndex = 1

@@ -1,4 +1,4 @@
-"""Batch and training from the panel: started, stopped, resumed; the scene saved, restored, closed; a reload."""
+"""Batch and training from the panel: started, stopped, resumed, shown."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from DRDMDeformLib import mrml
-from modulesupport import ModuleTestCase, arrayOf, displacements, letWork, waitFor
+from modulesupport import ModuleTestCase, arrayOf, letWork, waitFor
 
 
 class BatchTestCase(ModuleTestCase):
@@ -28,7 +28,7 @@ class BatchTestCase(ModuleTestCase):
         self.ui.batchFolderPath.currentPath = str(scans)
         self.ui.batchOutputPath.currentPath = str(self.folder / "out")
 
-    def run_(self, seconds=180.0):
+    def run_(self, seconds=400.0):
         self.ui.batchStartButton.click()
         job = self.panel.batch.job
         self.assertIsNotNone(job, self.ui.batchLabel.text)
@@ -47,7 +47,7 @@ class BatchTestCase(ModuleTestCase):
         waitFor(lambda: len(job.items) >= 2)
         self.assertTrue(self.ui.batchStopButton.enabled)
         self.ui.batchStopButton.click()
-        waitFor(lambda: not job.running, 25.0)
+        waitFor(lambda: not job.running)
         letWork(0.1)
         self.assertIn("Stopped", self.ui.batchLabel.text)
         stopped = len(self.report()["items"])
@@ -265,7 +265,7 @@ class TrainTestCase(ModuleTestCase):
         self.assertIn("tiny", chart.GetName())
         self.assertGreater(table.GetNumberOfRows(), 0)
         self.ui.trainStopButton.click()
-        waitFor(lambda: not job.running, 25.0)
+        waitFor(lambda: not job.running)
         self.assertIn("Stopped", self.ui.trainLabel.text)
         self.assertTrue((self.folder / "run" / "checkpoint.pt").is_file())
         self.assertEqual(self.ui.trainStartButton.text, "Go on")
@@ -286,61 +286,3 @@ class TrainTestCase(ModuleTestCase):
         self.ui.trainStartButton.click()
         self.assertIn("multiple of 8", self.ui.trainLabel.text)
         self.assertIsNone(self.panel.train.job)
-
-
-class SceneTestCase(ModuleTestCase):
-    def testSaveAndRestore(self):
-        volume, _segmentation = self.choosePhantom()
-        self.addMarkups()
-        self.ui.alsoSelector.setCheckState(slicer.util.getNode("Landmarks"), 2)
-        self.ui.levelSlider.value = 33
-        self.ui.variantsSpinBox.value = 2
-        self.deform()
-        self.ui.variantsTable.selectRow(1)
-        field = displacements(volume.GetParentTransformNode())
-        path = self.folder / "scene.mrb"
-        self.assertTrue(slicer.util.saveScene(str(path)))
-        slicer.mrmlScene.Clear(0)
-        self.assertEqual(self.ui.variantsTable.rowCount, 0)
-        slicer.util.loadScene(str(path))
-        letWork(0.1)
-        volume = slicer.util.getNode("Phantom")
-        self.assertIs(self.panel.parameter.inputVolume, volume)
-        self.assertEqual(self.ui.levelSlider.value, 33)
-        markups = slicer.util.getNode("Landmarks")
-        self.assertEqual([node.GetID() for node in self.ui.alsoSelector.checkedNodes()], [markups.GetID()])
-        self.assertEqual(self.ui.variantsTable.rowCount, 2)
-        self.assertEqual(self.ui.variantsTable.item(1, 2).text(), "1")
-        transform = volume.GetParentTransformNode()
-        np.testing.assert_allclose(displacements(transform), field, atol=1e-3)
-        self.assertIs(markups.GetParentTransformNode(), transform)
-        self.ui.previewCheckBox.checked = False
-        self.assertIsNone(volume.GetParentTransformNode())
-        self.assertIsNone(markups.GetParentTransformNode())
-
-    def testReload(self):
-        self.choosePhantom(steps=0)
-        self.ui.deformButton.click()
-        job = self.panel.deform.job
-        before = sys.modules["DRDMDeformLib.panel"]
-        self.widget.onReload()
-        self.assertFalse(job.running)
-        self.assertIsNot(sys.modules["DRDMDeformLib.panel"], before)
-        self.widget = slicer.util.getModuleWidget("DRDMDeform")
-        self.panel, self.ui, self.logic = self.widget.panel, self.widget.panel.ui, self.widget.logic
-        self.assertEqual(self.ui.inputVolumeSelector.currentNode().GetName(), "Phantom")
-        self.ui.stepsSpinBox.value = 2
-        self.deform()
-
-    def testClosingAgainAndAgain(self):
-        scene = slicer.mrmlScene
-        self.choosePhantom()
-        slicer.mrmlScene.Clear(0)
-        observers = [scene.HasObserver(event) for event in (scene.StartCloseEvent, scene.EndCloseEvent)]
-        for _ in range(20):
-            self.choosePhantom()
-            scene.Clear(0)
-        self.assertEqual(
-            [scene.HasObserver(event) for event in (scene.StartCloseEvent, scene.EndCloseEvent)], observers
-        )
-        self.assertEqual(scene.GetNumberOfNodesByClass("vtkMRMLScriptedModuleNode"), 1)

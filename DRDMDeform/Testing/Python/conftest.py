@@ -17,6 +17,7 @@ def pytest_configure():
 
         standin.install()
         standin.load_module(ROOT / "DRDMDeform" / "DRDMDeform.py")
+        standin.finish_startup()
 
 
 @pytest.fixture(autouse=True)

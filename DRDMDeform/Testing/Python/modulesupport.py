@@ -18,7 +18,7 @@ from DRDMLib.resources import resource
 MODEL = "hippocampus-mr-3d"
 
 
-def waitFor(condition, seconds=120.0):
+def waitFor(condition, seconds=400.0):
     """Let the application work until ``condition()``; the seconds that it took.
 
     Raises:
@@ -81,7 +81,7 @@ class ModuleTestCase(unittest.TestCase):
         self.ui.stepsSpinBox.value = steps
         return volume, segmentation
 
-    def deform(self, seconds=120.0):
+    def deform(self, seconds=400.0):
         """Press Deform and wait for the end."""
         self.ui.deformButton.click()
         self.assertTrue(self.panel.deform.job is not None and self.panel.deform.job.running, self.ui.statusLabel.text)
