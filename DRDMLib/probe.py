@@ -42,8 +42,12 @@ class Card:
 
 def torch_version() -> str:
     """Version of PyTorch by its package's record, without importing it; empty if there is none."""
+    return _version("torch")
+
+
+def _version(package: str) -> str:
     try:
-        return importlib.metadata.version("torch") or ""
+        return importlib.metadata.version(package) or ""
     except importlib.metadata.PackageNotFoundError:
         return ""
 
@@ -104,6 +108,7 @@ def installed() -> dict[str, Any]:
         "system": platform.system(),
         "machine": platform.machine().lower(),
         "python": platform.python_version(),
+        "numpy": _version("numpy"),
         "torch": torch_version(),
         "found": importlib.util.find_spec("torch") is not None,
         "leftovers": sorted({path.name for path in torch_leftovers(folders)}),

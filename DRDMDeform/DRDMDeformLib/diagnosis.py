@@ -37,6 +37,7 @@ class Condition(enum.Enum):
     PACKAGES = "other packages are missing"
     CPU_BUILD = "PyTorch for the CPU beside an NVIDIA GPU"
     WRONG_BUILD = "the GPU does not run this build"
+    OTHER_NUMPY = "PyTorch was built for another NumPy"
     OLD_DRIVER = "the driver is too old for any build"
 
 
@@ -108,6 +109,14 @@ def diagnose(facts: Mapping[str, Any]) -> Diagnosis:
         )
     if not facts.get("examined"):
         return Diagnosis(Condition.UNKNOWN)
+    if not facts.get("numpy_bridge", True):
+        numpy = facts.get("numpy", "")
+        if isIntelMac(facts):
+            said = _("There is no PyTorch for Intel Macs that works with NumPy {numpy}, which this Slicer has.")
+            return Diagnosis(Condition.OTHER_NUMPY, said.format(numpy=numpy))
+        said = _("PyTorch {version} does not work with NumPy {numpy}, which this Slicer has.")
+        said = said.format(version=torch, numpy=numpy)
+        return finding(Condition.OTHER_NUMPY, said, Remedy.REPLACE, _("Update PyTorch"))
     return _gpuDiagnosis(facts, backend, finding)
 
 
@@ -138,8 +147,12 @@ def _gpuDiagnosis(facts: Mapping[str, Any], backend: str, finding: Any) -> Diagn
 
 def oldestTorch(facts: Mapping[str, Any]) -> str:
     """The oldest PyTorch that will do on this computer."""
-    intelMac = facts.get("system") == "Darwin" and facts.get("machine") == "x86_64"
-    return INTEL_MAC_TORCH if intelMac else OLDEST_TORCH
+    return INTEL_MAC_TORCH if isIntelMac(facts) else OLDEST_TORCH
+
+
+def isIntelMac(facts: Mapping[str, Any]) -> bool:
+    """Whether it is a Mac for which PyTorch is made no longer."""
+    return facts.get("system") == "Darwin" and facts.get("machine") == "x86_64"
 
 
 def bestBackend(facts: Mapping[str, Any]) -> str:

@@ -134,7 +134,7 @@ def run_drdm(words, folder):
 
 def run(arguments):
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    done = subprocess.run(arguments, env=environment, capture_output=True, encoding="utf-8", timeout=300)
+    done = subprocess.run(arguments, env=environment, capture_output=True, encoding="utf-8", timeout=900)
     assert done.returncode == 0, " ".join(map(str, arguments)) + "\n" + done.stdout + done.stderr
     return done.stdout
 
@@ -181,7 +181,7 @@ def test_snippets_for_slicer_run(name, there):
     code = IN_SLICER.format(module=str(ROOT / "DRDMDeform" / "DRDMDeform.py")) + "\n".join(snippets)
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT / "Testing"), str(ROOT)]))
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", timeout=300
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", timeout=900
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

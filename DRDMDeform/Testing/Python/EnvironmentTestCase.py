@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -107,7 +108,7 @@ class Sandbox:
         """What ``DRDMLib.probe`` finds out here."""
         environment = dict(os.environ, PYTHONPATH=LIBRARY, PATH=os.pathsep.join([str(self.tools), os.environ["PATH"]]))
         run = [str(self.python), "-m", "DRDMLib.probe"]
-        done = subprocess.run(run, env=environment, capture_output=True, encoding="utf-8", timeout=60)
+        done = subprocess.run(run, env=environment, capture_output=True, encoding="utf-8", timeout=600)
         return json.loads(done.stdout.splitlines()[-1])
 
     def pip(self, *arguments):
@@ -116,7 +117,7 @@ class Sandbox:
         clean = {k: v for k, v in os.environ.items() if not k.upper().startswith("PIP_")} | {
             "PIP_CONFIG_FILE": os.devnull
         }
-        done = subprocess.run(run, env=clean, capture_output=True, encoding="utf-8", timeout=120)
+        done = subprocess.run(run, env=clean, capture_output=True, encoding="utf-8", timeout=600)
         return done.returncode, done.stdout + done.stderr
 
 
@@ -223,6 +224,38 @@ class StatesTestCase(SandboxTestCase):
         facts = self.sandbox.probe()
         self.assertTrue(facts["examined"])
         self.assertEqual((facts.get("fault", ""), facts["kernel_fault"]), ("", ""))
+        self.assertTrue(facts["numpy_bridge"])
+        if not facts["cuda_build"]:
+            self.sandbox.addCard()
+            found = self.found()
+            self.assertIs(found.condition, Condition.CPU_BUILD)
+            self.assertIn("RTX 5090", found.advice)
+
+    @unittest.skipIf(os.name == "nt", "needs symbolic links")
+    def testTheRealOneWithALibraryMissing(self):
+        """As an interrupted installation leaves it."""
+        real = Path(importlib.util.find_spec("torch").origin).parent
+        packages = real.parent
+        for path in packages.iterdir():
+            if path.name != "torch" and path.suffix != ".pth" and not (self.sandbox.site / path.name).exists():
+                (self.sandbox.site / path.name).symlink_to(path)
+        broken = self.sandbox.site / "torch"
+        (broken / "lib").mkdir(parents=True)
+        for path in real.iterdir():
+            if path.name not in ("lib", "__pycache__"):
+                (broken / path.name).symlink_to(path)
+        for path in (real / "lib").iterdir():
+            if not path.name.startswith(("libtorch_cpu", "libtorch_python")):
+                (broken / "lib" / path.name).symlink_to(path)
+        # Its extension finds libraries beside the real one, unless it is here itself.
+        for path in broken.glob("_C*.so"):
+            target = path.resolve()
+            path.unlink()
+            shutil.copyfile(target, path)
+        found = self.found()
+        self.assertIs(found.condition, Condition.BROKEN)
+        self.assertIn("libtorch", found.problem)
+        self.assertEqual(found.label, "Repair PyTorch")
 
     def addPackage(self, name, requirement):
         folder = self.sandbox.site / f"{name}-1.0.dist-info"
@@ -325,6 +358,17 @@ class ChoiceTestCase(unittest.TestCase):
         facts |= {"torch": "2.2.2", "found": True, "examined": True, "device": "cpu"}
         self.assertIs(diagnose(facts).condition, Condition.READY)
 
+    def testBuiltForAnotherNumpy(self):
+        facts = {"torch": "2.4.0", "numpy": "2.4.1", "found": True, "examined": True, "device": "cpu"}
+        self.assertIs(diagnose(facts).condition, Condition.READY)
+        found = diagnose(facts | {"numpy_bridge": False, "system": "Linux"})
+        self.assertIs(found.condition, Condition.OTHER_NUMPY)
+        self.assertIs(found.remedy, Remedy.REPLACE)
+        self.assertIn("2.4.1", found.problem)
+        # No newer one is made for these.
+        found = diagnose(facts | {"numpy_bridge": False, "system": "Darwin", "machine": "x86_64"})
+        self.assertEqual((found.remedy, found.label), (Remedy.NOTHING, ""))
+
     def testAppleGpu(self):
         facts = {"system": "Darwin", "machine": "arm64", "torch": "2.9", "found": True, "examined": True}
         self.assertIs(diagnose(facts | {"device": "mps"}).condition, Condition.READY)
@@ -385,7 +429,7 @@ class WithoutTorchTestCase(SandboxTestCase):
             env=dict(os.environ, PYTHONPATH=""),
             capture_output=True,
             encoding="utf-8",
-            timeout=200,
+            timeout=600,
         )
         self.assertIn("ALL WELL", done.stdout, done.stdout + done.stderr)
 
