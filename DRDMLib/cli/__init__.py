@@ -301,7 +301,16 @@ def _add_train(command: Any) -> None:
     train.add_argument(
         "--iterations", type=_whole(1), metavar="N", help="number of training steps instead of a time budget"
     )
-    train.add_argument("--batch", type=_whole(1, 1024), default=4, metavar="N", help="images per step (default: 4)")
+    train.add_argument(
+        "--batch", type=_whole(1, 1024), default=4, metavar="N", help="images per step, of all processes (default: 4)"
+    )
+    train.add_argument(
+        "--accumulate",
+        type=_whole(1, 1024),
+        default=1,
+        metavar="N",
+        help="work on each process's images of a step in N portions, for less memory (default: 1)",
+    )
     train.add_argument(
         "--learning-rate", type=_positive, default=1e-3, metavar="R", help="peak learning rate (default: 0.001)"
     )

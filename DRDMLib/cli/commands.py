@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..catalogue import available_models, fetch, model_metadata
 from ..deformation import Deformation, check_level, model_for, prepare
 from ..deformation import deform as deform_image
 from ..device import choose_device
+from ..distributed import place_here
 from ..errors import SettingError
 from ..images import image_stem, read_field, read_image, read_label
 from ..metrics import measure_ddf
@@ -115,25 +117,30 @@ def models(options: argparse.Namespace, reporter: Reporter) -> None:
 def train(options: argparse.Namespace, reporter: Reporter) -> None:
     """``drdm train``."""
     from ..training import train as run_training
+    from ..training.checkpoint import portions_of
     from ..training.data import load_training_images, split
     from ..training.recipe import config_from, metadata_from
 
-    run = Path(options.output)
+    run, place = Path(options.output), place_here()
     checkpoint = run / "checkpoint.pt"
-    if checkpoint.is_file() and not options.resume:
+    # Processes that the engine has started again after a failure go on from their last checkpoint.
+    resume = options.resume or place.restarts > 0
+    if place.first and checkpoint.is_file() and not resume:
         raise SettingError(f"'{run}' holds a run already; add --resume to go on with it, or name a new folder.")
-    if not options.resume:
+    if place.first and not resume:
         output.check_folder(run)
     choose_device(options.device)
     metadata, config = metadata_from(options, run), config_from(options)
+    earlier = portions_of(run) if resume else None
+    portions = earlier if earlier and earlier % place.world == 0 else options.accumulate * place.world
+    config = replace(config, portions=portions)
     build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
     cases = datasets.find_cases(options.dataset)
     kept, left_out = split(cases, options.hold_out)
-    images = load_training_images(
-        kept, metadata, plane=options.plane, on_case=lambda d, n: reporter.progress("read", d, n)
-    )
+    on_case = (lambda d, n: reporter.progress("read", d, n)) if place.first else None
+    images = load_training_images(kept, metadata, plane=options.plane, on_case=on_case)
     held_out = load_training_images(left_out, metadata, plane=options.plane)
-    if not options.resume:
+    if place.first and not resume:
         output.prepare_folder(run)
 
     def on_checkpoint(folder: Path, model: Model) -> None:
@@ -151,10 +158,12 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
             config,
             run,
             device=options.device,
-            resume=options.resume,
+            place=place,
+            resume=resume,
             on_step=lambda step, share, figures: reporter.progress("train", round(share, 4), 1.0, step=step, **figures),
             on_checkpoint=on_checkpoint,
         )
     except OSError as error:
         raise output.output_error(run, error) from error
-    reporter.message(f"The model is '{path}'; try it: drdm deform IMAGE -o OUT --model {path}")
+    if place.first:
+        reporter.message(f"The model is '{path}'; try it: drdm deform IMAGE -o OUT --model {path}")

@@ -1,0 +1,173 @@
+"""Several processes train one model: the same losses and weights as one, checkpoints, restarts after a failure."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+import SimpleITK as sitk
+import torch
+from command_helpers import environment, run_process, scene, write
+
+from DRDMLib.distributed import Place
+from DRDMLib.errors import SettingError
+from DRDMLib.models import ModelMetadata, load_model_file
+from DRDMLib.training import TrainingConfig, train
+from DRDMLib.training.state import Training
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("Bilder ä")
+    for k in range(5):
+        write(scene((24 + k, 22, 20), sitk.sitkFloat32), folder / "images" / f"{k}.nii.gz")
+    return folder
+
+
+def options(data, run, *more):
+    sizes = [
+        "--ndim",
+        2,
+        "--size",
+        16,
+        "--width",
+        8,
+        "--batch",
+        4,
+        "--iterations",
+        12,
+        "--hold-out",
+        3,
+        "--device",
+        "cpu",
+    ]
+    return [*map(str, ["train", data, "-o", run, *sizes, *more])]
+
+
+def train_together(data, run, *more, restarts=0, code=None, env=None):
+    start = ["-m", "DRDMLib"] if code is None else [str(code)]
+    return subprocess.run(
+        [*TORCHRUN, "--max-restarts", str(restarts), *start, *options(data, run, *more)],
+        capture_output=True,
+        encoding="utf-8",
+        env=environment() | {"OMP_NUM_THREADS": "1"} | (env or {}),
+        timeout=240,
+        check=False,
+    )
+
+
+def log_of(run):
+    return list(csv.DictReader((run / "log.csv").open(encoding="utf-8")))
+
+
+def weights(run):
+    return load_model_file(run / "model.safetensors", "cpu").network.state_dict()
+
+
+def away(one, other):
+    """Largest difference between the weights of two runs."""
+    theirs = weights(other)
+    return max(float((value - theirs[name]).abs().max()) for name, value in weights(one).items())
+
+
+@pytest.mark.parametrize("target", ["whole", "step"])
+def test_two_processes_train_as_one_with_the_same_batch(data, tmp_path, target):
+    done = train_together(data, tmp_path / "two", "--target", target)
+    assert done.returncode == 0, done.stderr
+    one = run_process(*options(data, tmp_path / "one", "--target", target, "--accumulate", 2))
+    assert one.returncode == 0, one.stderr
+    # What would come out if the second process did not count.
+    half = run_process(*options(data, tmp_path / "half", "--target", target, "--batch", 2))
+    assert half.returncode == 0
+    (one_log,), (two_log,), (half_log,) = (log_of(tmp_path / name) for name in ("one", "two", "half"))
+    for key in ("loss", "distance", "validation"):
+        # Gradients are added up in another order: float32 rounding, a few times 1e-7 in each of 12 steps.
+        assert float(one_log[key]) == pytest.approx(float(two_log[key]), rel=1e-4), key
+    assert float(one_log["loss"]) != pytest.approx(float(half_log["loss"]), rel=1e-3)
+    # Adam divides by the gradient's own size, so that rounding counts where a gradient is next to nothing.
+    assert away(tmp_path / "one", tmp_path / "two") < 0.1 * away(tmp_path / "one", tmp_path / "half")
+    told = load_model_file(tmp_path / "two" / "model.safetensors", "cpu").metadata.training
+    assert (told["processes"], told["portions"], told["batch"], told["steps_done"]) == (2, 2, 4, 12)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(data, tmp_path):
+    """6 steps by two processes, then to the 12th by one: as if nothing had happened."""
+    first = train_together(data, tmp_path / "run", "--iterations", 6, "--accumulate", 1, "--checkpoint-minutes", 0.0001)
+    assert first.returncode == 0, first.stderr
+    assert [p.name for p in (tmp_path / "run" / "streams").iterdir()] == ["000000006-001.pt"]
+    rest = run_process(*options(data, tmp_path / "run", "--resume"))
+    assert rest.returncode == 0, rest.stderr
+    assert not (tmp_path / "run" / "streams").exists()
+    whole = run_process(*options(data, tmp_path / "one", "--accumulate", 2))
+    assert whole.returncode == 0
+    assert float(log_of(tmp_path / "run")[-1]["validation"]) == pytest.approx(
+        float(log_of(tmp_path / "one")[-1]["validation"]), rel=0.05
+    )
+    assert log_of(tmp_path / "run")[-1]["step"] == "12"
+
+
+# The second process kills itself at its 5th step, once.
+FAILING = """
+import os, signal, sys
+from DRDMLib import cli
+from DRDMLib.training.state import Training
+advance = Training.advance
+def stumble(self, images):
+    if self.step == 5 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+    return advance(self, images)
+Training.advance = stumble
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun's restarts need a POSIX system")
+def test_after_a_failure_all_go_on_from_the_last_checkpoint(data, tmp_path):
+    code = tmp_path / "failing.py"
+    code.write_text(FAILING, encoding="utf-8")
+    often = ["--checkpoint-minutes", "0.0000001"]
+    done = train_together(data, tmp_path / "run", *often, restarts=1, code=code)
+    assert done.returncode == 0, done.stderr
+    steps = [int(row["step"]) for row in log_of(tmp_path / "run")]
+    assert steps[:5] == [1, 2, 3, 4, 5] and steps[-1] == 12
+    straight = train_together(data, tmp_path / "straight", *often)
+    assert straight.returncode == 0, straight.stderr
+    a, b = weights(tmp_path / "run"), weights(tmp_path / "straight")
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def metadata():
+    return ModelMetadata("t", "compact", 2, 16, options={"width": 8}, amplitude=2.0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "portions", "world", "says"), [(4, 3, 1, "equal portions"), (6, 3, 2, "cannot be shared by 2")]
+)
+def test_a_batch_that_cannot_be_shared_equally_is_named(batch, portions, world, says):
+    config = TrainingConfig(steps=1, batch=batch, portions=portions)
+    with pytest.raises(SettingError, match=says):
+        Training(metadata(), config, torch.device("cpu"), Place(0, world))
+
+
+def test_resuming_with_other_portions_is_refused(tmp_path):
+    images = torch.randint(0, 255, (4, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    train(images, images[:0], metadata(), TrainingConfig(steps=1, batch=4, portions=2), tmp_path, device="cpu")
+    with pytest.raises(SettingError, match="2 portions"):
+        train(images, images[:0], metadata(), TrainingConfig(steps=2, batch=4), tmp_path, device="cpu", resume=True)
+
+
+def test_portions_add_up_to_the_gradient_of_the_whole_batch():
+    """The same images, fields and levels, at once and in two portions."""
+    images = torch.randint(0, 255, (4, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    config = TrainingConfig(steps=1, batch=4, portions=2, clip=0.0)
+    training = Training(metadata(), config, torch.device("cpu"))
+    again = Training(metadata(), config, torch.device("cpu"))
+    terms = training.advance(images)
+    total = [again._portion(images, stream) for stream in again.streams]
+    loss = sum(part.total for part in total) / 2
+    loss.backward()
+    assert float(terms.total) == pytest.approx(float(loss.detach()), rel=1e-6)
+    for a, b in zip(training.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-7)
