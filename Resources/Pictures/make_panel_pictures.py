@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import standin
+from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
@@ -32,7 +33,10 @@ def main() -> None:
                 widget.visible = section in sections
                 widget.collapsed = False
             letWork(0.2)
-            standin.screenshot(self.widget.parent, FOLDER / f"{name}.png", width=WIDTH)
+            path = FOLDER / f"{name}.png"
+            standin.screenshot(self.widget.parent, path, width=WIDTH)
+            # A panel has few colours.
+            Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
             for section in SECTIONS:
                 getattr(self.ui, section).visible = True
 
@@ -52,7 +56,10 @@ def main() -> None:
         session.deform(seconds=600)
         ui.variantsTable.selectRow(1)
         ui.displayComboBox.currentIndex = 1
-        session.take("panel_deform", "inputSection", "deformSection", "applySection")
+        session.take("panel_deform", "inputSection", "deformSection")
+        ui.versionsComboBox.currentIndex = 1
+        ui.applyButton.click()
+        session.take("panel_apply", "applySection")
 
         ui.stepsSpinBox.value = 4
         # Short paths in the pictures.
@@ -61,10 +68,12 @@ def main() -> None:
         ui.batchSourceComboBox.currentIndex = 1
         ui.batchFolderPath.currentPath = "scans"
         ui.batchOutputPath.currentPath = "training set"
+        ui.batchCopiesSpinBox.value = 2
         ui.batchStartButton.click()
         waitFor(lambda: len(panel.batch.job.items) >= 9)
+        session.take("panel_batch_running", "batchSection")
+        waitFor(lambda: not panel.batch.job.running)
         session.take("panel_batch", "batchSection")
-        panel.batch.cleanup()
 
         ui.trainFolderPath.currentPath = "scans"
         ui.trainOutputPath.currentPath = "training run"

@@ -13,6 +13,7 @@ from DRDMLib.jacobian import jacobian_determinant
 from .errors import SceneError, requireInScene
 from .grids import FLIP, Grid
 from .hierarchy import placeUnder
+from .i18n import tr as _
 from .marks import VOLUME
 from .transforms import ensureLinear, fieldFromTransform
 from .volumes import requireVoxels, volumeFromImage, worldGrid
@@ -42,7 +43,11 @@ def showDeformation(transformNode: Any, mode: str | None) -> None:
             display.SetVisibility(False)
         return
     if mode not in MODES:
-        raise SceneError(f"A deformation is shown as {', '.join(MODES)} or not at all, not as '{mode}'.")
+        raise SceneError(
+            _("A deformation is shown as {modes} or not at all, not as '{mode}'.").format(
+                modes=", ".join(MODES), mode=mode
+            )
+        )
     ensureLinear(transformNode)
     transformNode.CreateDefaultDisplayNodes()
     display = transformNode.GetDisplayNode()

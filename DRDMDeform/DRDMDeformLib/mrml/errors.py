@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .i18n import tr as _
+
 
 class SceneError(ValueError):
     """A mistake that the user can put right; the message is one clear sentence that says what to do."""
@@ -17,6 +19,8 @@ def nameOf(node: Any) -> str:
 def requireInScene(node: Any, what: str) -> None:
     """Raises SceneError when ``node`` is ``None`` or no longer part of a scene."""
     if node is None:
-        raise SceneError(f"There is no {what}; choose one first.")
+        raise SceneError(_("There is no {what}; choose one first.").format(what=what))
     if node.GetScene() is None:
-        raise SceneError(f"The {what} '{nameOf(node)}' has been deleted; choose another one.")
+        raise SceneError(
+            _("The {what} '{name}' has been deleted; choose another one.").format(what=what, name=nameOf(node))
+        )

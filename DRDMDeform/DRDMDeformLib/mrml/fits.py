@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import nameOf
+from .i18n import tr as _
 from .volumes import imageDimension
 
 
@@ -25,9 +26,17 @@ def fitWarnings(volumeNode: Any, model: Mapping[str, Any]) -> list[str]:
     ndim = int(model.get("ndim") or 3)
     warnings = []
     if ndim == 3 and dimension == 2:
-        warnings.append(f"'{volume}' is a single slice, and {name} is for volumes; choose a 2D model.")
+        warnings.append(
+            _("'{volume}' is a single slice, and {name} is for volumes; choose a 2D model.").format(
+                volume=volume, name=name
+            )
+        )
     if ndim == 2 and dimension == 3:
-        warnings.append(f"{name} is for slices; '{volume}' will be deformed within its slices, all of them alike.")
+        warnings.append(
+            _("{name} is for slices; '{volume}' will be deformed within its slices, all of them alike.").format(
+                name=name, volume=volume
+            )
+        )
     limits = model.get("extent_mm")
     if limits is None:
         return warnings
@@ -37,7 +46,12 @@ def fitWarnings(volumeNode: Any, model: Mapping[str, Any]) -> list[str]:
     longest = max(sides)
     if not low <= longest <= high:
         subject = " ".join(str(model[key]) for key in ("anatomy", "modality") if model.get(key))
-        meant = f"images {low:.0f} to {high:.0f} mm long" + (f" ({subject})" if subject else "")
-        advice = "crop it to the region first" if longest > high else "choose another model"
-        warnings.append(f"'{volume}' is {longest:.0f} mm long, but {name} is meant for {meant}; {advice}.")
+        meant = _("images {low} to {high} mm long").format(low=f"{low:.0f}", high=f"{high:.0f}")
+        meant += f" ({subject})" if subject else ""
+        advice = _("crop it to the region first") if longest > high else _("choose another model")
+        warnings.append(
+            _("'{volume}' is {longest} mm long, but {name} is meant for {meant}; {advice}.").format(
+                volume=volume, longest=f"{longest:.0f}", name=name, meant=meant, advice=advice
+            )
+        )
     return warnings

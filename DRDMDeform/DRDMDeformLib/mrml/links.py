@@ -8,6 +8,7 @@ import SimpleITK as sitk
 import slicer
 
 from .errors import SceneError, nameOf
+from .i18n import tr as _
 from .segmentations import labelFromSegmentation
 from .volumes import imageFromVolume, labelMapFromImage
 
@@ -39,7 +40,7 @@ def labelOf(node: Any, volumeNode: Any) -> sitk.Image:
         return labelFromSegmentation(node, volumeNode).image
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
         return imageFromVolume(node)
-    raise SceneError(f"'{nameOf(node)}' is neither a segmentation nor a label map; choose one.")
+    raise SceneError(_("'{name}' is neither a segmentation nor a label map; choose one.").format(name=nameOf(node)))
 
 
 def segmentationFromImage(scene: Any, label: sitk.Image, name: str, volumeNode: Any) -> Any:
@@ -55,7 +56,7 @@ def segmentationFromImage(scene: Any, label: sitk.Image, name: str, volumeNode: 
         node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
         logic = slicer.vtkSlicerSegmentationsModuleLogic
         if not logic.ImportLabelmapToSegmentationNode(labelNode, node):
-            raise SceneError(f"The label image '{name}' holds no label.")
+            raise SceneError(_("The label image '{name}' holds no label.").format(name=name))
     except BaseException:
         scene.RemoveNode(node)
         raise

@@ -14,6 +14,7 @@ from DRDMLib.resampling import warp_label
 
 from .errors import SceneError, nameOf, requireInScene
 from .grids import Grid, arrayOf, imageData, mapped, numpyMatrix, vtkMatrix
+from .i18n import tr as _
 from .volumes import parentFromWorld, requireVoxels, reslice, worldGrid
 
 
@@ -74,11 +75,17 @@ def labelFromSegmentation(
     requireInScene(segmentationNode, "segmentation")
     requireVoxels(volumeNode)
     if not segmentationNode.IsA("vtkMRMLSegmentationNode"):
-        raise SceneError(f"'{nameOf(segmentationNode)}' is not a segmentation; choose a segmentation.")
+        raise SceneError(
+            _("'{name}' is not a segmentation; choose a segmentation.").format(name=nameOf(segmentationNode))
+        )
     segmentation = segmentationNode.GetSegmentation()
     ids = list(segmentIds) if segmentIds is not None else segmentIdsOf(segmentation)
     if not ids:
-        raise SceneError(f"The segmentation '{nameOf(segmentationNode)}' has no segments; add one or leave it out.")
+        raise SceneError(
+            _("The segmentation '{name}' has no segments; add one or leave it out.").format(
+                name=nameOf(segmentationNode)
+            )
+        )
     grid = worldGrid(volumeNode)
     fromWorld = parentFromWorld(segmentationNode)
     label = np.zeros(grid.size[::-1], np.uint8 if len(ids) < 256 else np.uint16)
@@ -87,15 +94,21 @@ def labelFromSegmentation(
     for value, segmentId in enumerate(ids, start=1):
         segment = segmentation.GetSegment(segmentId)
         if segment is None:
-            raise SceneError(f"The segmentation '{nameOf(segmentationNode)}' has no segment '{segmentId}'.")
+            raise SceneError(
+                _("The segmentation '{name}' has no segment '{segmentId}'.").format(
+                    name=nameOf(segmentationNode), segmentId=segmentId
+                )
+            )
         mask = _segmentMask(segmentation, segment, fromWorld, grid)
         covered.update(np.unique(label[mask]).tolist())
         label[mask] = value
         segments[value] = (segmentId, segment.GetName())
     if not label.any():
         raise SceneError(
-            f"The segmentation '{nameOf(segmentationNode)}' has no voxel inside the volume '{nameOf(volumeNode)}'; "
-            "choose the segmentation that belongs to the volume."
+            _(
+                "The segmentation '{name}' has no voxel inside the volume '{volume}'; "
+                "choose the segmentation that belongs to the volume."
+            ).format(name=nameOf(segmentationNode), volume=nameOf(volumeNode))
         )
     names = [segments[value][1] for value in sorted(covered - {0})]
     return SegmentLabel(grid.place(sitk.GetImageFromArray(label)), segments, names)
@@ -149,7 +162,11 @@ def _converted(segment: Any, fromWorld: Any, grid: Grid, source: str) -> tuple[A
     aside.AddSegment(copy, "segment")
     aside.SetConversionParameter(converter.GetReferenceImageGeometryParameterName(), geometry)
     if not aside.CreateRepresentation(binaryName()):
-        raise SceneError(f"The segment '{segment.GetName()}' cannot be converted to voxels; check it in Segmentations.")
+        raise SceneError(
+            _("The segment '{name}' cannot be converted to voxels; check it in Segmentations.").format(
+                name=segment.GetName()
+            )
+        )
     return aside.GetSegment("segment").GetRepresentation(binaryName()), rest
 
 
@@ -281,7 +298,9 @@ def _gridOf(labelmap: Any, name: str) -> Grid:
     extent = np.asarray(labelmap.GetExtent())
     grid = _latticeGrid(_matrixOf(labelmap), extent[::2], extent[1::2])
     if grid is None:
-        raise SceneError(f"The axes of the segmentation '{name}' are not at right angles; resample it first.")
+        raise SceneError(
+            _("The axes of the segmentation '{name}' are not at right angles; resample it first.").format(name=name)
+        )
     return grid
 
 

@@ -21,6 +21,7 @@ import vtk
 
 from .errors import SceneError, nameOf, requireInScene
 from .grids import FLIP, Grid, arrayOf, chain, imageData, mapped, numpyMatrix, vtkMatrix
+from .i18n import tr as _
 from .volumes import fittedGrid, parentMatrix
 
 # A sampled map may miss the exact one by this much between its nodes (999 of 1000 places looked at), millimetres.
@@ -47,7 +48,7 @@ def createTransform(scene: Any, field: sitk.Image, name: str, parent: Any = None
         SceneError: not a displacement field, or the parent has been deleted.
     """
     if field.GetNumberOfComponentsPerPixel() != field.GetDimension():
-        raise SceneError("The displacement field needs as many values per voxel as it has dimensions.")
+        raise SceneError(_("The displacement field needs as many values per voxel as it has dimensions."))
     if parent is not None:
         requireInScene(parent, "parent transform")
     if field.GetDimension() == 2:
@@ -150,10 +151,16 @@ def gridOf(transformNode: Any) -> Any:
         if transform.GetNumberOfConcatenatedTransforms() == 1:
             transform = transform.GetConcatenatedTransform(0)
     if transform is None or not transform.IsA("vtkOrientedGridTransform"):
-        raise SceneError(f"'{nameOf(transformNode)}' is not a deformation of this module; choose one that it has made.")
+        raise SceneError(
+            _("'{name}' is not a deformation of this module; choose one that it has made.").format(
+                name=nameOf(transformNode)
+            )
+        )
     transform.Update()
     if transform.GetInverseFlag() or transform.GetDisplacementGrid() is None:
-        raise SceneError(f"The transform '{nameOf(transformNode)}' is inverted; invert it again before use.")
+        raise SceneError(
+            _("The transform '{name}' is inverted; invert it again before use.").format(name=nameOf(transformNode))
+        )
     return transform
 
 
@@ -190,7 +197,9 @@ def fieldFromTransform(transformNode: Any, world: bool = True) -> sitk.Image:
     parent = transformNode.GetParentTransformNode()
     grid = Grid.ofMatrix(data.GetDimensions(), matrix)
     if grid is None:
-        raise SceneError(f"The grid of '{nameOf(transformNode)}' is sheared; it was not made by this module.")
+        raise SceneError(
+            _("The grid of '{name}' is sheared; it was not made by this module.").format(name=nameOf(transformNode))
+        )
     if world and parent is not None:
         toWorld = parentMatrix(parent)
         carried = None if toWorld is None else Grid.ofMatrix(data.GetDimensions(), toWorld @ matrix)
@@ -251,11 +260,23 @@ def requireMovable(transformNode: Any, node: Any) -> None:
     """Raises SceneError unless ``node`` is, or was before the preview, right under the transform's parent."""
     requireInScene(node, "node")
     if node is transformNode or not node.IsA("vtkMRMLTransformableNode"):
-        raise SceneError(f"'{nameOf(node)}' cannot be deformed; choose volumes, segmentations, models or markups.")
+        raise SceneError(
+            _("'{name}' cannot be deformed; choose volumes, segmentations, models or markups.").format(
+                name=nameOf(node)
+            )
+        )
     if not node.CanApplyNonLinearTransforms():
-        raise SceneError(f"'{nameOf(node)}' can only be moved as a whole, not deformed; leave it out.")
+        raise SceneError(
+            _("'{name}' can only be moved as a whole, not deformed; leave it out.").format(name=nameOf(node))
+        )
     now, parent = node.GetParentTransformNode(), transformNode.GetParentTransformNode()
     if now is not parent and now is not transformNode:
-        where = f"under the transform '{nameOf(now)}'" if now is not None else "under no transform"
-        wanted = f"under '{nameOf(parent)}'" if parent is not None else "under none"
-        raise SceneError(f"'{nameOf(node)}' is {where}, the deformed volume {wanted}; bring both under the same one.")
+        where = (
+            _("under the transform '{name}'").format(name=nameOf(now)) if now is not None else _("under no transform")
+        )
+        wanted = _("under '{name}'").format(name=nameOf(parent)) if parent is not None else _("under none")
+        raise SceneError(
+            _("'{name}' is {where}, the deformed volume {wanted}; bring both under the same one.").format(
+                name=nameOf(node), where=where, wanted=wanted
+            )
+        )

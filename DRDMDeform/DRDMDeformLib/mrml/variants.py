@@ -15,6 +15,7 @@ import slicer
 
 from .errors import SceneError, nameOf, requireInScene
 from .hierarchy import placeUnder, removeNode
+from .i18n import tr as _
 from .marks import RECORD, VOLUME, isDeformation, trueParent
 from .transforms import createTransform, ensureLinear, release
 
@@ -43,7 +44,11 @@ def addVariants(
     """
     requireInScene(volumeNode, "volume")
     if not fields or len(fields) != len(records):
-        raise SceneError(f"{len(fields)} deformations came with {len(records)} records; give one record for each.")
+        raise SceneError(
+            _("{fields} deformations came with {records} records; give one record for each.").format(
+                fields=len(fields), records=len(records)
+            )
+        )
     made: list[Any] = []
     try:
         if asSequence:
@@ -80,7 +85,9 @@ def records(node: Any) -> list[dict[str, Any]]:
         nodes = [sequence.GetNthDataNode(n) for n in range(count)]
     texts = [n.GetAttribute(RECORD) for n in nodes]
     if not texts or None in texts:
-        raise SceneError(f"'{nameOf(node)}' is not a deformation of this module; choose one that it has made.")
+        raise SceneError(
+            _("'{name}' is not a deformation of this module; choose one that it has made.").format(name=nameOf(node))
+        )
     return [json.loads(text) for text in texts]
 
 
@@ -103,7 +110,11 @@ def selectVariant(browserNode: Any, index: int) -> None:
     requireInScene(browserNode, "sequence")
     count = browserNode.GetNumberOfItems()
     if not 0 <= index < count:
-        raise SceneError(f"There is no variant {index + 1}; '{nameOf(browserNode)}' has {count}.")
+        raise SceneError(
+            _("There is no variant {n}; '{name}' has {count}.").format(
+                n=index + 1, name=nameOf(browserNode), count=count
+            )
+        )
     browserNode.SetSelectedItemNumber(index)
     sequence = browserNode.GetMasterSequenceNode()
     proxy, wanted = browserNode.GetProxyNode(sequence), sequence.GetNthDataNode(index)
@@ -126,13 +137,17 @@ def removeVariant(node: Any, index: int = 0) -> None:
     requireInScene(node, "deformation")
     if not node.IsA("vtkMRMLSequenceBrowserNode"):
         if index:
-            raise SceneError(f"There is no variant {index + 1}; '{nameOf(node)}' is a single one.")
+            raise SceneError(
+                _("There is no variant {n}; '{name}' is a single one.").format(n=index + 1, name=nameOf(node))
+            )
         release(node)
         removeNode(node)
         return
     sequence, count = node.GetMasterSequenceNode(), node.GetNumberOfItems()
     if not 0 <= index < count:
-        raise SceneError(f"There is no variant {index + 1}; '{nameOf(node)}' has {count}.")
+        raise SceneError(
+            _("There is no variant {n}; '{name}' has {count}.").format(n=index + 1, name=nameOf(node), count=count)
+        )
     if count > 1:
         shown = node.GetSelectedItemNumber()
         sequence.RemoveDataNodeAtValue(sequence.GetNthIndexValue(index))

@@ -9,6 +9,7 @@ from typing import Any
 from .errors import SceneError, nameOf, requireInScene
 from .hardening import apply
 from .hierarchy import createFolder, placeIn, removeItem, removeNode
+from .i18n import tr as _
 from .marks import RECORD, isDeformation, trueParent
 from .transforms import follow
 from .variants import browserOf, records, selectVariant, variantTransforms
@@ -52,9 +53,9 @@ def applyVariants(
     requireInScene(volumeNode, "volume")
     variants = variantsOf(scene, volumeNode)
     if not variants:
-        raise SceneError(f"There is no deformation of '{nameOf(volumeNode)}' yet; make one first.")
+        raise SceneError(_("There is no deformation of '{name}' yet; make one first.").format(name=nameOf(volumeNode)))
     previews = _leavePreviews(nodes)
-    browsers = {node.GetID(): node for node, _, _ in variants if node.IsA("vtkMRMLSequenceBrowserNode")}
+    browsers = {node.GetID(): node for node, _index, _record in variants if node.IsA("vtkMRMLSequenceBrowserNode")}
     shown = {name: browser.GetSelectedItemNumber() for name, browser in browsers.items()}
     folder = createFolder(volumeNode, f"{volumeNode.GetName()} versions")
     made: list[list[Any]] = []

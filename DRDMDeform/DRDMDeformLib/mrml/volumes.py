@@ -10,6 +10,7 @@ import vtk
 
 from .errors import SceneError, nameOf, requireInScene
 from .grids import Grid, arrayOf, chain, imageData, mapped, numpyMatrix, vtkMatrix
+from .i18n import tr as _
 from .marks import trueParent
 
 
@@ -47,14 +48,20 @@ def requireVoxels(volumeNode: Any) -> None:
     """Raises SceneError unless the node is a volume with one number per voxel."""
     requireInScene(volumeNode, "volume")
     if not volumeNode.IsA("vtkMRMLVolumeNode"):
-        raise SceneError(f"'{nameOf(volumeNode)}' is not a volume; choose a volume.")
+        raise SceneError(_("'{name}' is not a volume; choose a volume.").format(name=nameOf(volumeNode)))
     image = volumeNode.GetImageData()
     if image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
-        raise SceneError(f"The volume '{nameOf(volumeNode)}' has no image data; load it again or choose another one.")
+        raise SceneError(
+            _("The volume '{name}' has no image data; load it again or choose another one.").format(
+                name=nameOf(volumeNode)
+            )
+        )
     if image.GetNumberOfScalarComponents() != 1:
         raise SceneError(
-            f"The volume '{nameOf(volumeNode)}' has {image.GetNumberOfScalarComponents()} values per voxel "
-            "(colour or vectors); convert it to a scalar volume first (module Vector to Scalar Volume)."
+            _(
+                "The volume '{name}' has {n} values per voxel (colour or vectors); convert it to a scalar volume first "
+                "(module Vector to Scalar Volume)."
+            ).format(name=nameOf(volumeNode), n=image.GetNumberOfScalarComponents())
         )
 
 
@@ -91,8 +98,10 @@ def localGrid(volumeNode: Any) -> Grid:
     grid = Grid.ofMatrix(volumeNode.GetImageData().GetDimensions(), localMatrix(volumeNode))
     if grid is None:
         raise SceneError(
-            f"The axes of volume '{nameOf(volumeNode)}' are not at right angles; "
-            "resample it first (module Resample Scalar Volume)."
+            _(
+                "The axes of volume '{name}' are not at right angles; resample it first "
+                "(module Resample Scalar Volume)."
+            ).format(name=nameOf(volumeNode))
         )
     return grid
 
@@ -204,7 +213,9 @@ def _supported(volumeNode: Any) -> np.ndarray:
     image = volumeNode.GetImageData()
     if image.GetScalarType() == vtk.VTK_BIT:
         raise SceneError(
-            f"The volume '{nameOf(volumeNode)}' has one bit per voxel; convert it with Cast Scalar Volume."
+            _("The volume '{name}' has one bit per voxel; convert it with Cast Scalar Volume.").format(
+                name=nameOf(volumeNode)
+            )
         )
     return arrayOf(image)
 

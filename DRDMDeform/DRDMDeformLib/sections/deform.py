@@ -42,18 +42,20 @@ class DeformSection(Section):
         ui.jacobianButton.connect("clicked()", self.onJacobian)
         ui.removeButton.connect("clicked()", self.onRemove)
         ui.variantsTable.connect("itemSelectionChanged()", self.onVariantChosen)
-        self.columns = [
-            _("Variant"),
-            _("Level"),
-            _("Seed"),
-            _("Mean, mm"),
-            _("Largest, mm"),
-            _("Folded"),
-            _("Invertible"),
-        ]
+        self.columns = {
+            _("Variant"): _("Number; its copies are named after it."),
+            _("Level"): _("Strength, T'."),
+            _("Seed"): _("The same seed, level and model give the same version."),
+            _("Mean, mm"): _("How far the tissue has moved on average."),
+            _("Largest, mm"): _("How far the tissue has moved at most."),
+            _("Folded"): _("Voxels where the deformation turns over and is no deformation of tissue any more."),
+            _("Invertible"): _("Whether every point has exactly one counterpart, by a proof for the whole field."),
+        }
         table = ui.variantsTable
         table.columnCount = len(self.columns)
-        table.setHorizontalHeaderLabels(self.columns)
+        table.setHorizontalHeaderLabels(list(self.columns))
+        for column, meaning in enumerate(self.columns.values()):
+            table.horizontalHeaderItem(column).setToolTip(meaning)
         table.selectionBehavior = qt.QAbstractItemView.SelectRows
         table.selectionMode = qt.QAbstractItemView.SingleSelection
         table.editTriggers = qt.QAbstractItemView.NoEditTriggers
