@@ -612,7 +612,7 @@ class AskingTestCase(unittest.TestCase):
             self.answers = [True, True]
             with (
                 mock.patch.dict(sys.modules, {"PyTorchUtils": module}),
-                mock.patch.object(slicer, "app", mock.Mock(extensionsManagerModel=Manager)),
+                mock.patch.object(slicer, "app", mock.Mock(wraps=slicer.app, extensionsManagerModel=Manager)),
                 self.assertRaisesRegex(DRDMError, "Restart Slicer"),
             ):
                 fresh.run(self.found)
@@ -638,7 +638,7 @@ class SetupTestCase(ModuleTestCase):
 
     def testNothingIsInstalledInTestingMode(self):
         with (
-            mock.patch.object(slicer, "app", mock.Mock(testingEnabled=lambda: True)),
+            mock.patch.object(slicer, "app", mock.Mock(wraps=slicer.app, testingEnabled=lambda: True)),
             self.assertRaisesRegex(DRDMError, "testing mode"),
         ):
             Environment().putRight()
