@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import io
 import os
@@ -65,6 +66,10 @@ class Installation:
                         forceComputationBackend=found.backend or None,
                         torchVersionRequirement=found.requirement,
                     )
+                importlib.invalidate_caches()
+                # light-the-torch ends well even if pip did not.
+                if importlib.util.find_spec("torch") is None:
+                    raise RuntimeError(_("PyTorch is still not there"))
             _ensure(self._requirements)
         self._noticeReplaced(before)
 

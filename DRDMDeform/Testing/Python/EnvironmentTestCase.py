@@ -573,6 +573,17 @@ class AskingTestCase(unittest.TestCase):
         with self.assertRaisesRegex(DRDMError, "disk is full"):
             self.installation.run(self.found)
 
+    def testAFailureThatIsKeptQuiet(self):
+        """The program that installs says why on its way, and ends as if all were well."""
+        said = "Retrying after connection broken by 'NewConnectionError(... Name or service not known)'"
+        self.utilities.then = lambda: print(said)
+        self.answers = [True]
+        with (
+            mock.patch.object(importlib.util, "find_spec", lambda name: None),
+            self.assertRaisesRegex(DRDMError, "cannot be reached"),
+        ):
+            self.installation.run(self.found)
+
     def testAFullDiskIsSeenBefore(self):
         large = Diagnosis(Condition.MISSING, "Missing.", "", Remedy.INSTALL, gigabytes=1e9)
         with self.assertRaisesRegex(DRDMError, "are free"):
