@@ -80,8 +80,7 @@ def write_ddf(path: Path, deformation: Deformation) -> Path:
     reference = deformation.reference
     d = reference.GetDimension()
     pieces = itertools.chain.from_iterable(field_component(deformation.field, k, reference) for k in range(d))
-    # Compressing interpolated floats harder saves little and takes much longer.
-    return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, level=1)
+    return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, noisy=True)
 
 
 def write_voxel_ddf(path: Path, deformation: Deformation) -> Path:
@@ -102,7 +101,7 @@ def write_voxel_ddf(path: Path, deformation: Deformation) -> Path:
                 block = field_on_grid(deformation.field, reference, start, stop)
                 yield (block @ to_voxels[k].astype(np.float32)).astype(np.float32)
 
-    return write_nifti(path, reference, pieces(), sitk.sitkFloat32, frames=d, level=1)
+    return write_nifti(path, reference, pieces(), sitk.sitkFloat32, frames=d, noisy=True)
 
 
 def write_field(path: Path, deformation: Deformation) -> Path:
@@ -110,7 +109,7 @@ def write_field(path: Path, deformation: Deformation) -> Path:
     field = deformation.field
     view = sitk.GetArrayViewFromImage(field)
     pieces = (view[..., k].astype(np.float32) for k in range(view.shape[-1]))
-    return write_nifti(path, field, pieces, sitk.sitkVectorFloat32, components=view.shape[-1], level=1)
+    return write_nifti(path, field, pieces, sitk.sitkVectorFloat32, components=view.shape[-1], noisy=True)
 
 
 def write_inverse(path: Path, deformation: Deformation) -> Path:
@@ -124,7 +123,7 @@ def write_inverse(path: Path, deformation: Deformation) -> Path:
     inverse = deformation.inverse_ddf
     whole = sitk.GetArrayViewFromImage(inverse)
     pieces = (whole[start:stop, ..., k] for k in range(d) for start, stop in slabs(reference.GetSize()))
-    return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, level=1)
+    return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, noisy=True)
 
 
 def item_of(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:

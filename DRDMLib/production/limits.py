@@ -31,18 +31,22 @@ class Limits:
     inside: float | None = None
     draws: int = 10
 
-    def broken(self, deformation: Deformation, label: sitk.Image | None, warped: sitk.Image | None) -> str:
+    def broken(
+        self, deformation: Deformation, label: sitk.Image | None, warped: sitk.Image | None, *, final: bool = True
+    ) -> str:
         """Which bound a deformation breaks (``folded``, ``too little``, ``too much``, ``label left``), or nothing.
 
         Args:
             label, warped: the label before and after.
+            final: the field is written with its figures.
         """
-        m = deformation.metrics
-        if self.folded is not None and m.folded_fraction > self.folded:
+        # Measuring costs time: a field that is not written, and proven to be invertible, is not looked at for folds.
+        look = final or not deformation.certified
+        if self.folded is not None and look and deformation.metrics.folded_fraction > self.folded:
             return "folded"
-        if self.least_mm is not None and m.mean_mm < self.least_mm:
+        if self.least_mm is not None and deformation.metrics.mean_mm < self.least_mm:
             return "too little"
-        if self.most_mm is not None and m.max_mm > self.most_mm:
+        if self.most_mm is not None and deformation.metrics.max_mm > self.most_mm:
             return "too much"
         if self.inside is not None and label is not None and warped is not None:
             kept = set(label_values(warped))

@@ -20,6 +20,7 @@ from ..errors import DRDMError, OutputError
 from ..files import complete_or_absent
 from ..models import Model
 from . import records
+from .limits import Limits
 from .plan import AUGMENT, Plan, Task
 from .sources import Source, digest_of_files
 from .thumbnails import histograms, thumbnail, write_png
@@ -139,8 +140,7 @@ def make_sample(
         seconds["generate"] += generated
         checking = time.perf_counter()
         seconds["warp"] += checking - begin - generated
-        stages = zip(made.deformations, made.labels[:-1], made.labels[1:], strict=True)
-        reason = "" if attempt is not None else next(filter(None, (limits.broken(*stage) for stage in stages)), "")
+        reason = "" if attempt is not None else _broken(limits, made)
         made.deformations[-1].metrics  # noqa: B018 (computed here, in its turn)
         seconds["check"] += time.perf_counter() - checking
         if not reason:
@@ -170,6 +170,14 @@ def make_sample(
         product.writers["thumbnail"] = functools.partial(_write_thumbnail, pictures, last)
         product.finish = functools.partial(_add_histograms, last)
     return product
+
+
+def _broken(limits: Limits, made: _Made) -> str:
+    """Which limit any stage of a sample breaks, or nothing."""
+    last = made.deformations[-1]
+    stages = zip(made.deformations, made.labels[:-1], made.labels[1:], strict=True)
+    reasons = (limits.broken(one, before, after, final=one is last) for one, before, after in stages)
+    return next(filter(None, reasons), "")
 
 
 def _unique(turned_down: list[dict[str, Any]]) -> list[str]:

@@ -63,7 +63,7 @@ def main() -> None:
             loss.backward()
             optimiser.step()
             step += 1
-            running += 0.1 * (float(loss) - running)
+            running += 0.1 * (loss.item() - running)
             if step % 20 == 0 or step == arguments.steps:
                 print(
                     f"step {step:4d}   training {running:.3f}   left out {validate(network, parts['validation']):.3f}"

@@ -74,7 +74,7 @@ def main() -> None:
             loss.backward()
             optimiser.step()
             step += 1
-            running = float(loss) if running is None else running + 0.1 * (float(loss) - running)
+            running = loss.item() if running is None else running + 0.1 * (loss.item() - running)
             if step % 20 == 0 or step == arguments.steps:
                 print(f"step {step:4d}   loss {running:.3f}   Dice left out {validate(network, held_out):.3f}")
             if step == arguments.steps:

@@ -75,7 +75,7 @@ def main() -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        running = float(loss) if running is None else running + 0.1 * (float(loss) - running)
+        running = loss.item() if running is None else running + 0.1 * (loss.item() - running)
         if step % 20 == 0 or step == arguments.steps:
             print(f"step {step:4d}   loss {running:.3f}   Dice left out {validate(network, left_out, fit):.3f}")
 
