@@ -78,9 +78,9 @@ def main() -> None:
         ui.trainFolderPath.currentPath = "scans"
         ui.trainOutputPath.currentPath = "training run"
         ui.trainSizeSpinBox.value = 16
-        ui.trainMinutesSpinBox.value = 1.0
+        ui.trainMinutesSpinBox.value = 2.0
         ui.trainStartButton.click()
-        waitFor(lambda: "Step" in ui.trainLabel.text and ui.trainProgressBar.value > 300)
+        waitFor(lambda: "Step" in ui.trainLabel.text and ui.trainProgressBar.value > 300, 1800)
         session.take("panel_train", "trainSection")
         panel.train.cleanup()
     finally:

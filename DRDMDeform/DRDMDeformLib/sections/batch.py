@@ -28,6 +28,7 @@ class BatchSection(Section):
         # Where the running or last job writes; the scene, and the parameter node with it, may be closed meanwhile.
         self._output = Path()
         self._shown = 0
+        self._known: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         ui = self.ui
         ui.batchStartButton.connect("clicked()", self.onStart)
         ui.batchStopButton.connect("clicked()", self.onStop)
@@ -57,7 +58,7 @@ class BatchSection(Section):
         ui.batchStopButton.enabled = running and self.job is not None and self.job.state is JobState.RUNNING
         ui.batchProgressBar.visible = running
         folder = p.batchOutput if isSet(p.batchOutput) else None
-        summary = self.logic.summary(folder) if folder is not None else {}
+        summary = self._summary(folder) if folder is not None else {}
         unfinished = folder is not None and self.logic.canResume(folder) and not _finished(summary)
         ui.batchStartButton.text = _("Go on") if unfinished and not running else _("Start")
         ui.batchSampleButton.enabled = bool(summary.get("made"))
@@ -65,6 +66,14 @@ class BatchSection(Section):
         ui.batchFolderButton.enabled = folder is not None and folder.is_dir()
         if not running:
             self.say(ui.batchPlanLabel, self._plan())
+
+    def _summary(self, folder: Path) -> dict[str, Any]:
+        """The logic's summary, read anew only when the folder has changed: a report may be long."""
+        files = [folder / name for name in ("report.json", "run.json", "dataset.json", "quality.html")]
+        state = (folder, *(_lastChange(path) for path in files))
+        if state != self._known[0]:
+            self._known = (state, self.logic.summary(folder))
+        return self._known[1]
 
     def _plan(self) -> str:
         """What will be made, and with which settings of the sections above."""
@@ -117,6 +126,8 @@ class BatchSection(Section):
                 job = self.logic.generateRegistrationPairs(self._source(), p.batchOutput, self._pairs(), **settings)
             job.whenEnded(self.onEnd)
             job.onProgress = self.onProgress
+            # The first result can be looked at while the others are made.
+            job.onItem = lambda item: self.panel.update()
             self.job, self._output = job, p.batchOutput
             showProgress(self.ui.batchProgressBar, Progress("batch", 0.0))
             self.say(self.ui.batchLabel, _("Starting ..."))
@@ -213,6 +224,14 @@ def isSet(path: Path) -> bool:
 def _finished(summary: dict[str, Any]) -> bool:
     """Whether nothing is left to do; what could not be used may have been mended."""
     return bool(summary.get("complete")) and not summary["failures"]
+
+
+def _lastChange(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)
+    return (found.st_mtime_ns, found.st_size)
 
 
 def _open(path: Path) -> None:

@@ -77,7 +77,9 @@ class TrainSection(Section):
     def onProgress(self, progress: Progress) -> None:
         """Move the bar, draw the loss."""
         if progress.task == "read":
-            self.say(self.ui.trainLabel, _("Reading the scans ..."))
+            # What comes next, before the first step, takes a while too.
+            text = _("Reading the scans ...") if progress.share < 1 else _("Preparing the first deformations ...")
+            self.say(self.ui.trainLabel, text)
             return
         showProgress(self.ui.trainProgressBar, progress)
         figures = progress.figures

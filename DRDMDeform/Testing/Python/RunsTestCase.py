@@ -46,6 +46,7 @@ class BatchTestCase(ModuleTestCase):
         job = self.panel.batch.job
         waitFor(lambda: len(job.items) >= 2)
         self.assertTrue(self.ui.batchStopButton.enabled)
+        waitFor(lambda: self.ui.batchSampleButton.enabled or not job.running)
         self.ui.batchStopButton.click()
         waitFor(lambda: not job.running)
         letWork(0.1)
