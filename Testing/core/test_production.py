@@ -234,3 +234,25 @@ def test_an_outlier_is_what_lies_far_from_the_median():
     scores = outlier_scores(rows)
     assert scores[-1] == max(scores) > 20 and max(scores[:-1]) < 3
     assert outlier_scores([]) == [] and outlier_scores(rows[:1]) == [0.0]
+
+
+def test_the_number_of_threads_changes_nothing(tmp_path):
+    """With a network large enough for torch to share its sums among threads."""
+    import torch
+    from production_helpers import result
+
+    from DRDMLib.resources import resource
+
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            folder = tmp_path / str(number) / "set"
+            how = {"levels": ((10, 5),), "copies": 2, "quality": False}
+            make(resource("Sample", "sample.nii.gz"), folder, "hippocampus-mr-3d", SYNTHESIZE, **how)
+            assert torch.get_num_threads() == number
+            found.append(result(folder))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1]
