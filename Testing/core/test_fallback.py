@@ -112,10 +112,10 @@ def short_of_memory(monkeypatch, most):
     """Networks raise what a full GPU raises when they are given more images than ``most``."""
     predict = Model.predict
 
-    def limited(self, image, t):
+    def limited(self, image, *more, **how):
         if len(image) > most:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return predict(self, image, t)
+        return predict(self, image, *more, **how)
 
     monkeypatch.setattr(Model, "predict", limited)
 
