@@ -1,5 +1,6 @@
 """What the tests of the module share; they run inside Slicer and on the stand-in."""
 
+import importlib.util
 import shutil
 import tempfile
 import time
@@ -16,6 +17,8 @@ from DRDMDeformLib.mrml import links
 from DRDMLib.resources import resource
 
 MODEL = "hippocampus-mr-3d"
+# Where extensions are built for the Extensions Manager there is none, and in testing mode none is installed.
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def waitFor(condition, seconds=400.0):
@@ -42,9 +45,17 @@ def letWork(seconds):
 
 
 class ModuleTestCase(unittest.TestCase):
-    """A fresh scene with the phantom, its segmentation, a temporary folder, and the panel."""
+    """A fresh scene with the phantom, its segmentation, a temporary folder, and the panel.
+
+    Attributes:
+        needsTorch: whether its tests need PyTorch; they are skipped where it is not installed.
+    """
+
+    needsTorch = True
 
     def setUp(self):
+        if self.needsTorch and not HAS_TORCH:
+            self.skipTest("PyTorch is not installed")
         slicer.mrmlScene.Clear(0)
         self.folder = Path(tempfile.mkdtemp(prefix="drdm tést "))
         self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
