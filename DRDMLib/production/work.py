@@ -23,7 +23,7 @@ from .report import ReportKeeper, item_of, log_times
 from .sampling import Product, failure, keep_original, make_sample
 from .sources import Source
 from .state import Run
-from .threads import at_once, one_thread_each
+from .threads import at_once, one_thread_each, share_threads
 from .throughput import GpuWatch
 
 _WRITERS = 2
@@ -84,6 +84,7 @@ class Work:
                 try:
                     for number, source in self._read(list(left), reader):
                         voxels = source.image.GetNumberOfPixels() if isinstance(source, Source) else 0
+                        share_threads(workers, voxels)
                         for task in left[number]:
                             self._collect(writers, voxels)
                             self._jobs.append(_Job(task, voxels, makers.submit(self._make, task, source)))

@@ -34,7 +34,9 @@ from DRDMLib.datasets import find_cases  # noqa: E402
 BARE = """
 import json, sys, time
 import torch
+import SimpleITK
 torch.set_num_threads(1)
+SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 from DRDMLib import algorithms, catalogue, datasets
 from DRDMLib.images import read_image, read_label
 from DRDMLib.production.plan import make_plan, Settings
@@ -67,14 +69,15 @@ def first_cases(dataset: Path, count: int, work: Path) -> Path:
 
 def timed(command: list[str], cores: set[int] | None = None) -> tuple[float, list[str]]:
     """Seconds from the first progress of the work itself to the end, and the messages."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, encoding="utf-8")
     if cores:
         os.sched_setaffinity(process.pid, cores)
     begin, messages = None, []
     assert process.stdout is not None
     for line in process.stdout:
-        event = json.loads(line[line.index("{") :]) if "{" in line else {}
+        # torchrun passes on the lines of two processes; some come together.
+        event = json.JSONDecoder().raw_decode(line, line.index("{"))[0] if "{" in line else {}
         if event.get("task") in ("augment", "synthesize") and begin is None:
             begin = time.perf_counter()
         if event.get("event") == "message":
