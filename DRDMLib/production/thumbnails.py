@@ -110,16 +110,29 @@ def _tile(image: sitk.Image, label: sitk.Image | None, layer: int, grid: np.ndar
     if label is not None:
         names = ndimage.zoom(_cut(label, layer), scale, order=0)
         edge = np.zeros(names.shape, bool)
-        edge[:, 1:] |= names[:, 1:] != names[:, :-1]
-        edge[1:] |= names[1:] != names[:-1]
+        across, down = names[:, 1:] != names[:, :-1], names[1:] != names[:-1]
+        for part in (edge[:, 1:], edge[:, :-1]):
+            part |= across
+        for part in (edge[1:], edge[:-1]):
+            part |= down
         edge &= names != 0
         rgb[edge] = _COLOURS[(names[edge].astype(np.int64) - 1) % len(_COLOURS)]
     square = np.full((SIDE, SIDE, 3), 16, np.uint8)
     rows, columns = min(SIDE, rgb.shape[0]), min(SIDE, rgb.shape[1])
     top, left = (SIDE - rows) // 2, (SIDE - columns) // 2
     square[top : top + rows, left : left + columns] = rgb[:rows, :columns]
-    flipped = image.GetDimension() == 3 and image.GetDirection()[4] < 0
-    return square[::-1] if flipped else square
+    return _upright(square, image)
+
+
+def _upright(picture: np.ndarray, image: sitk.Image) -> np.ndarray:
+    """Head or front up, the patient's right or front on the left, as radiologists look at layers."""
+    if image.GetDimension() != 3:
+        return picture
+    direction = np.asarray(image.GetDirection()).reshape(3, 3)
+    # LPS: rows go down, that is to the back or to the feet.
+    (down, sign), (across, side) = ((int(np.abs(c).argmax()), c[np.abs(c).argmax()]) for c in direction[:, 1::-1].T)
+    picture = picture[::-1] if (sign > 0) == (down == 2) else picture
+    return picture[:, ::-1] if side < 0 and across != 2 else picture
 
 
 def _grid_lines(image: sitk.Image, field: sitk.Image, layer: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from DRDMLib.production.plan import AUGMENT, SYNTHESIZE
 from DRDMLib.production.quality import outlier_scores
 from DRDMLib.production.regenerate import regenerate
 from DRDMLib.production.subjects import folds, split_subjects
+from DRDMLib.production.thumbnails import SIDE, thumbnail
 
 
 @pytest.mark.parametrize(("command", "ndim"), [(AUGMENT, 3), (SYNTHESIZE, 3), (SYNTHESIZE, 2)])
@@ -256,3 +257,43 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("axes", "up", "left"),
+    [
+        ("LPS", "A", "R"),
+        ("RAS", "A", "R"),
+        ("RPI", "A", "R"),
+        # Sagittal and coronal layers: head up, front or right on the left.
+        ("PSR", "S", "A"),
+        ("AIL", "S", "A"),
+        ("LSA", "S", "R"),
+        ("RIP", "S", "R"),
+    ],
+)
+def test_thumbnails_are_upright(axes, up, left):
+    """One corner of the layer is bright: the one at the top left of the picture."""
+    vectors = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
+    array = np.zeros((3, 8, 8), np.float32)
+    row = slice(0, 4) if axes[1] != up else slice(4, 8)
+    column = slice(0, 4) if axes[0] != left else slice(4, 8)
+    array[:, row, column] = 1
+    image = sitk.GetImageFromArray(array)
+    image.SetDirection(np.stack([vectors[axis] for axis in axes], axis=1).ravel().tolist())
+    field = sitk.Image([4, 4, 4], sitk.sitkVectorFloat64)
+    field.SetSpacing([8.0] * 3)
+    field.SetOrigin([-12.0] * 3)
+    picture = thumbnail([(image, None), (image, None)], field)[:, :SIDE]
+    assert picture[10, 10, 0] == 255 and picture[-10, 10, 0] == picture[10, -10, 0] == picture[-10, -10, 0] == 0
+
+
+def test_contours_are_closed():
+    image = sitk.Cast(sitk.GetImageFromArray(np.pad(np.ones((10, 10), np.float32), 4)), sitk.sitkUInt8)
+    picture = thumbnail([(image, image), (image, image)], sitk.Image([18, 18], sitk.sitkVectorFloat64))[:, :SIDE]
+    coloured = (picture == [255, 202, 40]).all(axis=2)
+    inside = (picture == 255).all(axis=2)
+    # Every row and column through the square is crossed twice.
+    for lines in (coloured, coloured.T):
+        assert all(line[:72].any() and line[72:].any() for line in lines[40:100])
+    assert inside.any()
