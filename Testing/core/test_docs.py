@@ -26,7 +26,7 @@ NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 # Added to a command so that it takes a second; none of them changes what it is about.
 QUICK = {
     "demo": ["--steps", "1", "-o", "drdm-demo"],
-    "deform": ["--steps", "1"],
+    "deform": ["--steps", "1", "--count", "1"],
     "augment": ["--steps", "1", "--copies", "1"],
     "synthesize": ["--steps", "1", "--copies", "1"],
     "train": ["--size", "16", "--iterations", "2", "--batch", "2", "--width", "8", "--depth", "1"],
