@@ -187,7 +187,8 @@ def test_a_bank_holds_what_deform_gives(bank, tiny_model):
     from DRDMLib.production.plan import seed_of
 
     made = deform(image, tiny_model, 40, seed_of(0, "case_1", (40,), 0, 0), 1)
-    assert torch.equal(got.vectors, world_field(made.field, image).vectors)
+    # A bank is computed by one thread, this deformation by as many as there are cores.
+    assert torch.allclose(got.vectors, world_field(made.field, image).vectors, atol=1e-3)
     drawn = {float(fields.draw("case_0", torch.empty(0), np.eye(4), seed).vectors.sum()) for seed in range(20)}
     assert len(drawn) == 4
     # Workers of a DataLoader get a copy.
