@@ -52,7 +52,8 @@ def train_together(data, run, *more, restarts=0, code=None, env=None):
         [*TORCHRUN, "--max-restarts", str(restarts), *start, *options(data, run, *more)],
         capture_output=True,
         encoding="utf-8",
-        env=environment() | {"OMP_NUM_THREADS": "1"} | (env or {}),
+        # Without it PyTorch keeps its store, and with it the addresses of processes that are dead, over a restart.
+        env=environment() | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | (env or {}),
         timeout=240,
         check=False,
     )
