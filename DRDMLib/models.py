@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
 import warnings
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 
 import safetensors
@@ -28,11 +30,17 @@ class Model:
         self.network = network.to(device).eval()
         self.metadata = metadata
         self.device = device
-        # Channels beside each other fill a processor's vector units, except in large 3D networks of odd widths.
-        compact = metadata.architecture == "compact"
-        if device.type == "cpu" and (compact or metadata.ndim == 2):
-            layout = torch.channels_last if metadata.ndim == 2 else torch.channels_last_3d
-            self.network.to(memory_format=layout)  # type: ignore[call-overload]
+
+    @cached_property
+    def quick_network(self) -> nn.Module:
+        """The network with its channels beside each other, which fills a processor's vector units.
+
+        Sums are taken in another order, so that the last bits differ. (Large 3D networks of odd widths gain nothing.)
+        """
+        if self.device.type != "cpu" or (self.ndim == 3 and self.metadata.architecture != "compact"):
+            return self.network
+        layout = torch.channels_last if self.ndim == 2 else torch.channels_last_3d
+        return copy.deepcopy(self.network).to(memory_format=layout)  # type: ignore[call-overload]
 
     @property
     def ndim(self) -> int:
@@ -62,20 +70,22 @@ class Model:
         return int(getattr(self.network, "usual_steps", self.timesteps))
 
     @torch.inference_mode()
-    def predict(self, image: Tensor, t: int | Tensor, *, once: bool = False) -> Tensor:
+    def predict(self, image: Tensor, t: int | Tensor, *, quick: bool = False, once: bool = False) -> Tensor:
         """The network alone: the step that undoes the last small deformation of a level-``t`` image.
 
         Args:
             image: (N, 1, *S), 0..1.
             t: 0..T-1; one for all, or (N,).
-            once: let a network that looks at the image twice look only once.
+            quick: by :attr:`quick_network`.
+            once: let a network that looks at the image twice look once.
 
         Returns:
             (N, d, *S), fraction of the side.
         """
         levels = torch.as_tensor(t, device=self.device).expand(image.shape[0])
-        passes = {"passes": 1} if once and isinstance(self.network, RecResACNet) else {}
-        return self.network(image.to(self.device), levels, **passes)
+        network = self.quick_network if quick else self.network
+        passes = {"passes": 1} if once and isinstance(network, RecResACNet) else {}
+        return network(image.to(self.device), levels, **passes)
 
     @property
     def knows_targets(self) -> bool:
@@ -90,7 +100,7 @@ class Model:
         """
         count = image.shape[0]
         levels = [torch.full((count,), level, device=self.device) for level in (t, to)]
-        return self.network(image.to(self.device), *levels)
+        return self.quick_network(image.to(self.device), *levels)
 
 
 def save_model(

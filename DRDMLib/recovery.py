@@ -87,7 +87,7 @@ def recover(
             psi = model.predict_to(warped, at, at - times)
         else:
             # A second look refines one step; it is not worth its time where a step stands for several.
-            psi = model.predict(warped, t, once=times > 1 and not exact)
+            psi = model.predict(warped, t, quick=not exact, once=times > 1 and not exact)
         at -= times
         if not exact:
             psi = invertible_step(psi)

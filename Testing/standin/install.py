@@ -110,7 +110,9 @@ def _python_parts(slicer: Any) -> None:
     if source:
         folder = Path(source) / "Base" / "Python" / "slicer"
         for name in ("i18n", "packaging", "ScriptedLoadableModule", "parameterNodeWrapper"):
-            _load_genuine(slicer, name, folder)
+            # Slicer 5.10 has no slicer.packaging.
+            if (folder / name).is_dir() or (folder / f"{name}.py").is_file():
+                _load_genuine(slicer, name, folder)
         return
     from . import i18n, packaging
 
