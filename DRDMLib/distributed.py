@@ -84,5 +84,7 @@ def process_group(place: Place, device: torch.device) -> Iterator[None]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield
+        # Nobody leaves while another still talks to it.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
