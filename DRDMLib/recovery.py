@@ -89,10 +89,10 @@ def recover(
             # A second look refines one step; it is not worth its time where a step stands for several.
             psi = model.predict(warped, t, quick=not exact, once=times > 1 and not exact)
         at -= times
-        if not exact:
-            psi = invertible_step(psi)
         if times > 1 and not model.knows_targets:
             psi = self_compose(psi, times)
+        if not exact:
+            psi = invertible_step(psi)
         phi = compose(phi, psi, padding=padding)
         if on_step is not None:
             on_step(done, len(visits), phi)
