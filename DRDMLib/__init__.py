@@ -18,6 +18,7 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 _WHERE = {
     "Deformation": "deformation",
     "deform": "deformation",
+    "deform_all": "deformation",
     "load_model": "catalogue",
     "available_models": "catalogue",
     "Model": "models",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .catalogue import load_model as load_model
     from .deformation import Deformation as Deformation
     from .deformation import deform as deform
+    from .deformation import deform_all as deform_all
     from .errors import DRDMError as DRDMError
     from .forward import random_ddf as random_ddf
     from .images import read_image as read_image

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -154,7 +154,7 @@ def generate(
     images: Tensor,
     model: Model,
     level: int,
-    seed: int,
+    seed: int | Sequence[int],
     *,
     steps: int | None = None,
     start: str = "level",
@@ -164,7 +164,7 @@ def generate(
 
     Args:
         images: (N, 1, *S), 0..1; the slices of a stack share one random deformation, so that they stay together.
-        seed: of the random deformation.
+        seed: of the random deformation; or of several, (K,), of a single image, which are computed together.
         steps: as for :func:`deform`.
         on_step: called with (done, total); may raise to cancel.
 
@@ -172,9 +172,12 @@ def generate(
         FallbackWarning: memory was short, so that fewer slices were taken at a time, or the CPU.
     """
     steps = model.usual_steps if steps is None else steps
+    seeds = (seed,) if isinstance(seed, int) else tuple(seed)
+    if len(seeds) > 1:
+        images = images.expand(len(seeds), *images.shape[1:])
 
     def compute(model: Model, batch: int) -> Generated:
-        return _generate(images, model, level, seed, steps, start, on_step, batch)
+        return _generate(images, model, level, seeds, steps, start, on_step, batch)
 
     return relieved(compute, model, min(_STACK_BATCH, len(images)))
 
@@ -183,19 +186,20 @@ def _generate(
     images: Tensor,
     model: Model,
     level: int,
-    seed: int,
+    seeds: tuple[int, ...],
     steps: int | None,
     start: str,
     on_step: Progress | None,
     batch: int,
 ) -> Generated:
     m = model.metadata
-    generator = torch.Generator(model.device).manual_seed(seed)
     # An invertible map whose displacement is multiplied need not be one: the gain goes into the small steps.
     gain = (m.size / m.control_size if m.amplitude is None else m.amplitude) / 2
     scale = m.velocity_scale * gain
     draw = partial(random_ddf, control_size=m.control_size, noise_grids=m.noise_grids)
-    drawn = draw(m.size, m.ndim, level, generator, velocity_scale=scale, amplitude=2.0)
+    draw = partial(draw, m.size, m.ndim, level, velocity_scale=scale, amplitude=2.0)
+    drawn = torch.cat([draw(torch.Generator(model.device).manual_seed(seed)) for seed in seeds])
+    drawn = drawn.expand(len(images), *drawn.shape[1:])
     total = len(countdown(model, start, level, steps))
     chunks = images.split(batch)
     parts = []
@@ -205,8 +209,10 @@ def _generate(
             if on_step is not None:
                 on_step(number * total + done, len(chunks) * total)
 
-        parts.append(recover(model, chunk, drawn, start, level, steps, on_step=report))
-    return Generated(drawn.expand(len(images), *drawn.shape[1:]), torch.cat(parts))
+        first = number * batch
+        some = drawn[first : first + len(chunk)]
+        parts.append(recover(model, chunk, some, start, level, steps, on_step=report))
+    return Generated(drawn, torch.cat(parts))
 
 
 def check_level(model: Model, level: int) -> None:
@@ -253,6 +259,29 @@ def deform(
         SettingError: level, steps or device out of range.
         DRDMError: the deformation cannot be made invertible.
     """
+    one = deform_all(image, model, level, (seed,), steps, device, plane=plane, start=start, on_step=on_step)
+    return next(one)
+
+
+def deform_all(
+    image: sitk.Image,
+    model: Model | str | os.PathLike[str] | None = None,
+    level: int = DEFAULT_LEVEL,
+    seeds: Sequence[int] = (0,),
+    steps: int | None = None,
+    device: str | torch.device = "auto",
+    *,
+    plane: str = "auto",
+    start: str = "level",
+    on_step: Progress | None = None,
+) -> Iterator[Deformation]:
+    """A version of ``image`` for each seed; an accelerator computes all of them together.
+
+    Sums over a batch may be taken in another order: the versions are those of :func:`deform` but for rounding. On a
+    CPU, where a batch gains nothing, they are made one after the other, and are the same to the bit.
+
+    Args and exceptions as for :func:`deform`.
+    """
     begin = time.perf_counter()
     image = require_scalar_image(image)
     if not isinstance(model, Model):
@@ -260,23 +289,29 @@ def deform(
     check_level(model, level)
     grid, tensor = prepare(image, model, plane)
     steps = model.usual_steps if steps is None else steps
-    fields = generate(tensor, model, level, seed, steps=steps, start=start, on_step=on_step)
     refine = needs_refinement(image, grid)
-    carried = carried_field(fields.recovered, grid, refine=refine)
-    repaired = repair(carried, image)
-    return Deformation(
-        reference=image,
-        field=carried.image(),
-        repaired=repaired,
-        certified=True,
-        _random=lambda: field_image(fields.random, grid, refine=refine),
-        seed=seed,
-        level=level,
-        steps=len(countdown(model, start, level, steps)),
-        seconds=time.perf_counter() - begin,
-        model=model.metadata.name,
-        device=fields.recovered.device.type,
-    )
+    together = model.device.type != "cpu" and len(tensor) == 1
+    for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
+        fields = generate(tensor, model, level, group, steps=steps, start=start, on_step=on_step)
+        for number, seed in enumerate(group):
+            own = slice(number, number + 1) if len(group) > 1 else slice(None)
+            recovered, random = fields.recovered[own], fields.random[own]
+            carried = carried_field(recovered, grid, refine=refine)
+            repaired = repair(carried, image)
+            yield Deformation(
+                reference=image,
+                field=carried.image(),
+                repaired=repaired,
+                certified=True,
+                _random=partial(field_image, random, grid, refine=refine),
+                seed=seed,
+                level=level,
+                steps=len(countdown(model, start, level, steps)),
+                seconds=time.perf_counter() - begin,
+                model=model.metadata.name,
+                device=recovered.device.type,
+            )
+            begin = time.perf_counter()
 
 
 def model_for(

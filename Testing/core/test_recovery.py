@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
+from support import smooth_image
 
+from DRDMLib.deformation import deform, deform_all, generate
 from DRDMLib.errors import SettingError
 from DRDMLib.fields import compose, warp
 from DRDMLib.forward import random_ddf
@@ -61,3 +65,21 @@ def test_cancel_leaves_at_once(tiny_model):
     with pytest.raises(KeyboardInterrupt):
         recover(tiny_model, image, start, level=20, on_step=on_step)
     assert steps == [1, 2, 3]
+
+
+def test_seeds_together_are_the_seeds_alone(tiny_model):
+    """A batch differs from its members by rounding only; on a processor versions are made one by one."""
+    image = torch.rand(1, 1, 24, 24, 24, generator=torch.Generator().manual_seed(0))
+    together = generate(image, tiny_model, 20, (3, 4, 5))
+    for number, seed in enumerate((3, 4, 5)):
+        alone = generate(image, tiny_model, 20, seed)
+        assert torch.equal(together.random[number : number + 1], alone.random)
+        assert torch.allclose(together.recovered[number : number + 1], alone.recovered, atol=1e-5)
+    assert not torch.allclose(together.recovered[0], together.recovered[1], atol=1e-3)
+    volume = smooth_image((20, 22, 18))
+    versions = list(deform_all(volume, tiny_model, 20, (3, 4)))
+    assert [version.seed for version in versions] == [3, 4]
+    for version in versions:
+        alone = deform(volume, tiny_model, 20, version.seed)
+        assert np.array_equal(sitk.GetArrayFromImage(version.ddf), sitk.GetArrayFromImage(alone.ddf))
+        assert np.array_equal(sitk.GetArrayFromImage(version.random_field), sitk.GetArrayFromImage(alone.random_field))
