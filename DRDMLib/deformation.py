@@ -172,7 +172,7 @@ def generate(
         FallbackWarning: memory was short, so that fewer slices were taken at a time, or the CPU.
     """
     steps = model.usual_steps if steps is None else steps
-    seeds = (seed,) if isinstance(seed, int) else tuple(seed)
+    seeds = tuple(seed) if isinstance(seed, Sequence) else (seed,)
     if len(seeds) > 1:
         images = images.expand(len(seeds), *images.shape[1:])
 

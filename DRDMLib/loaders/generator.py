@@ -23,7 +23,7 @@ class FieldGenerator:
     Args:
         model: loaded, or a name or path; by default the best one for the first image.
         levels: T', one of which is drawn each time.
-        steps: recovery steps; by default one for each level.
+        steps: recovery steps; by default as many as are needed, see :func:`DRDMLib.deform`.
         device: where the network runs; with DataLoader's workers use ``"cpu"``.
     """
 

@@ -70,8 +70,6 @@ def main() -> None:
         ui.batchOutputPath.currentPath = "training set"
         ui.batchCopiesSpinBox.value = 2
         ui.batchStartButton.click()
-        waitFor(lambda: len(panel.batch.job.items) >= 9)
-        session.take("panel_batch_running", "batchSection")
         waitFor(lambda: not panel.batch.job.running)
         session.take("panel_batch", "batchSection")
 

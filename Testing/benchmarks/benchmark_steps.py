@@ -19,14 +19,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from evaluate_model import figures
+from evaluate_model import figures, prepared_subjects
 
 from DRDMLib.catalogue import load_model
-from DRDMLib.datasets import find_cases
-from DRDMLib.deformation import generate, prepare
-from DRDMLib.images import read_image
+from DRDMLib.deformation import generate
 from DRDMLib.models import Model
-from DRDMLib.training.data import split
 
 STEPS = (80, 24, 16, 12, 8, 6, 4, 2)
 _HEADS = {
@@ -76,11 +73,7 @@ def main() -> None:
     options = parser.parse_args()
 
     model = load_model(options.model, "cpu")
-    cases = find_cases(options.dataset)
-    cases = (cases if options.hold_out == 1 else split(cases, options.hold_out)[1])[: options.subjects]
-    tensors = [prepare(read_image(case.image), model)[1] for case in cases]
-    # Of a stack of slices, the middle one.
-    subjects = [t[len(t) // 2 : len(t) // 2 + 1] for t in tensors]
+    _, subjects = prepared_subjects(options.dataset, options.hold_out, options.subjects, model)
     row(model, subjects[:1], options.level, 2, 0)
     rows: list[dict[str, Any]] = []
     every: torch.Tensor | None = None

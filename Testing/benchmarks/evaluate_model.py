@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from DRDMLib.catalogue import load_model
-from DRDMLib.datasets import find_cases
+from DRDMLib.datasets import Case, find_cases
 from DRDMLib.deformation import deform, generate, prepare
 from DRDMLib.images import read_image, read_label
 from DRDMLib.metrics import folded_fraction, roughness, tensor_jacobian
@@ -73,6 +73,14 @@ def markdown(rows: list[dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def prepared_subjects(dataset: str, hold_out: int, most: int, model: Model) -> tuple[list[Case], list[torch.Tensor]]:
+    """The first subjects that training left out, and each on the model's grid; of a stack of slices, the middle one."""
+    cases = find_cases(dataset)
+    cases = (cases if hold_out == 1 else split(cases, hold_out)[1])[:most]
+    tensors = [prepare(read_image(case.image), model)[1] for case in cases]
+    return cases, [t[len(t) // 2 : len(t) // 2 + 1] for t in tensors]
+
+
 def main() -> None:
     """Run as a script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -89,12 +97,8 @@ def main() -> None:
     options = parser.parse_args()
 
     model = load_model(options.model, options.device)
-    cases = find_cases(options.dataset)
-    left_out = (cases if options.hold_out == 1 else split(cases, options.hold_out)[1])[: options.subjects]
-    images = [read_image(case.image) for case in left_out]
-    tensors = [prepare(image, model)[1] for image in images]
-    # Of a stack of slices, the middle one.
-    rows = table_rows(model, [t[len(t) // 2 : len(t) // 2 + 1] for t in tensors], tuple(options.levels))
+    left_out, subjects = prepared_subjects(options.dataset, options.hold_out, options.subjects, model)
+    rows = table_rows(model, subjects, tuple(options.levels))
     print(f"{len(left_out)} subjects, two samples each, model {model.metadata.name}\n\n{markdown(rows)}")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2), encoding="utf-8")
@@ -102,7 +106,8 @@ def main() -> None:
         from DRDMLib.pictures import deformation_picture
 
         options.pictures.mkdir(parents=True, exist_ok=True)
-        for case, image in list(zip(left_out, images, strict=True))[:4]:
+        for case in left_out[:4]:
+            image = read_image(case.image)
             label = read_label(case.label, image) if case.label else None
             for level in PICTURE_LEVELS:
                 result = deform(image, model, level, seed=level)
