@@ -15,7 +15,7 @@ from ..catalogue import available_models, fetch, model_metadata
 from ..deformation import Deformation, check_level, model_for, prepare
 from ..deformation import deform as deform_image
 from ..device import choose_device
-from ..distributed import place_here
+from ..distributed import leave, place_here
 from ..errors import SettingError
 from ..images import image_stem, read_field, read_image, read_label
 from ..metrics import measure_ddf
@@ -167,3 +167,6 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
         raise output.output_error(run, error) from error
     if place.first:
         reporter.message(f"The model is '{path}'; try it: drdm deform IMAGE -o OUT --model {path}")
+    if place.world > 1:
+        reporter.close()
+        leave()
