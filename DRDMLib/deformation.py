@@ -223,8 +223,9 @@ def check_level(model: Model, level: int) -> None:
 
 def prepare(image: sitk.Image, model: Model, plane: str = "auto") -> tuple[WorkingGrid, Tensor]:
     """The model's grid on ``image``, and the image on it: (N, 1, *S), 0..1."""
-    grid = working_grid(image, model.metadata, plane=plane)
-    return grid, sample_image(image, grid, model.metadata.intensity)
+    how = model.metadata
+    grid = working_grid(image, how, plane=plane)
+    return grid, sample_image(image, grid, how.intensity, how.image_padding)
 
 
 def deform(

@@ -182,11 +182,12 @@ def _shrink(image: sitk.Image, grid: WorkingGrid) -> sitk.Image:
     return sitk.BinShrink(image, factors) if max(factors) > 1 else image
 
 
-def sample_image(image: sitk.Image, grid: WorkingGrid, intensity: str = "percentile") -> Tensor:
-    """``image`` on the working grid with intensities in 0..1 and zeros outside: (N, 1, *S).
+def sample_image(image: sitk.Image, grid: WorkingGrid, intensity: str = "percentile", padding: str = "zeros") -> Tensor:
+    """``image`` on the working grid with intensities in 0..1: (N, 1, *S).
 
     Args:
         intensity: ``"percentile"`` maps the 0.5th and 99.5th percentile to 0 and 1, ``"minmax"`` the extremes.
+        padding: what lies outside of the image: ``"zeros"``, or its ``"border"`` continued.
 
     Raises:
         ImageError: the image has no contrast on this grid.
@@ -209,6 +210,9 @@ def sample_image(image: sitk.Image, grid: WorkingGrid, intensity: str = "percent
             low, high = lower, upper
     if not high > low:
         raise ImageError("The image has no contrast (all its voxels are equal); choose another image.")
+    if padding == "border":
+        resampler.SetUseNearestNeighborExtrapolator(True)
+        array, inside = sitk.GetArrayFromImage(resampler.Execute(small)), np.ones_like(inside)
     array = np.where(inside, (array - low) / (high - low), 0.0).clip(0.0, 1.0)
     return grid.to_tensor(array)
 

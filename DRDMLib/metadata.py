@@ -40,7 +40,9 @@ class ModelMetadata:
         geometry: ``"isotropic"`` or ``"stretch"``; how images are fitted to the cube.
         orientation: ``"LPS"`` (axes permuted and flipped to the patient's) or ``"native"`` (as stored).
         axes: ``"kji"`` or ``"ijk"``, order of the tensor's axes.
-        composition_padding, image_padding, image_interpolation: what ``recover`` uses when it warps.
+        composition_padding, image_padding, image_interpolation: what ``recover`` uses when it warps. An image that was
+            cut out of a larger one is best continued by its ``"border"``: with zeros outside, the network sees the
+            edges of the cut and aligns those instead of the anatomy.
     """
 
     name: str

@@ -33,6 +33,7 @@ def augment_images(
     shift: float = 0.25,
     contrast: float = 0.1,
     tones: bool = False,
+    padding: str = "zeros",
 ) -> Tensor:
     """Each image (N, 1, *S) turned, shifted, cropped to a share of its side, and changed in contrast.
 
@@ -43,6 +44,7 @@ def augment_images(
         contrast: standard deviation of the factor and of the offset on intensities.
         tones: change the curve of grey values too, and turn half of the images into their negative, so that nothing
             is learnt of what is bright and what is dark.
+        padding: what lies outside of the image, ``"zeros"`` or its ``"border"`` continued.
     """
     batch, ndim = images.shape[0], images.ndim - 2
     device = generator.device
@@ -55,7 +57,7 @@ def augment_images(
     shifts = uniform(-1.0, 1.0, ndim, 1) * (1 - zooms).clamp(min=0) + uniform(-shift, shift, ndim, 1)
     affine = torch.cat([random_rotations(batch, ndim, rotation, generator) * zooms, shifts], dim=2)
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
-    turned = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    turned = F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
     ones = [1] * (ndim + 1)
     if tones:
         turned = turned.clamp(0, 1) ** torch.exp(uniform(-0.7, 0.7, *ones))

@@ -42,7 +42,8 @@ def load_training_images(
         image = read_image(case.image, case.series)
         if metadata.ndim == 3 and effective_dimension(image) == 2:
             raise ModelError(f"'{case.image}' is a single slice; train a 2D model with --ndim 2.")
-        tensor = sample_image(image, working_grid(image, metadata, plane=plane), metadata.intensity)
+        grid = working_grid(image, metadata, plane=plane)
+        tensor = sample_image(image, grid, metadata.intensity, metadata.image_padding)
         if len(tensor) > 1:
             brightness = tensor.flatten(1).mean(dim=1)
             tensor = tensor[brightness > _EMPTY_SLICE * brightness.max()]

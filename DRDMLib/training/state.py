@@ -83,8 +83,10 @@ class Training:
         self.seconds = 0.0
 
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        c = self.config
-        return augment_images(images, generator, rotation=c.rotation, zoom=c.zoom, shift=c.shift, tones=c.tones)
+        c, padding = self.config, self.metadata.image_padding
+        return augment_images(
+            images, generator, rotation=c.rotation, zoom=c.zoom, shift=c.shift, tones=c.tones, padding=padding
+        )
 
     def progress(self) -> float:
         """0 at the start, 1 at the end of the run."""

@@ -5,7 +5,8 @@
 In 3D, or on the middle slices of stacks in 2D (hearts: both phases of a patient stay together). Test subjects are those
 that ``drdm train`` leaves out (every K-th), which no model has seen. ``all`` trains on every other subject, undeformed:
 the ceiling. Every arm gets the same number of iterations, the deformed arms as many copies. Nothing is tuned on the
-test subjects. All arms turn and shift the images a little.
+test subjects: settings are chosen with ``--choose N``, on N subjects that are neither trained nor tested on. All arms
+turn and shift the images a little.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from benchmark_realism import resample
 from deformers import Deformer, deformer
-from slices import Pair, by_person, central, load_pairs
+from slices import Pair, View, by_person, load_pairs, seen, view_of
 from torch import Tensor, nn
 
 from DRDMLib.datasets import find_cases
@@ -59,12 +60,11 @@ class UNet(nn.Module):
         return self.out(self.e(torch.cat([a, F.interpolate(d, scale_factor=2)], 1)))
 
 
-def example(image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Image in units of its spread (1, *WINDOW) and label (*WINDOW), about the middle."""
+def example(image: np.ndarray, label: np.ndarray, view: View) -> tuple[Tensor, Tensor]:
+    """Image in units of its spread (1, *window) and label (*window)."""
     scaled = ((image - image.mean()) / (image.std() + 1e-6)).astype(np.float32)
-    window = WINDOWS[image.ndim]
     picture, truth = (torch.from_numpy(x)[None] for x in (scaled, label.astype(np.int64)))
-    return central(picture, window), central(truth, window)[0]
+    return seen(picture, view), seen(truth, view)[0]
 
 
 def overlap_loss(scores: Tensor, label: Tensor) -> Tensor:
@@ -125,6 +125,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--copies", type=int, default=90, help="deformed copies of all subjects together")
     parser.add_argument("--iterations", type=int, default=250)
+    parser.add_argument("--levels", type=int, nargs="+", default=list(LEVELS), help="of the models, in turn")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--choose", type=int, metavar="N", help="judge on N subjects of the pool: to choose settings")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -135,12 +138,16 @@ def main() -> None:
         for i, person in enumerate(people)
         if i % options.hold_out
     ]
-    left_out = [pair for person in people[:: options.hold_out] for case in person for pair in load_pairs(case)]
-    test = [example(*(sitk.GetArrayFromImage(x) for x in pair)) for pair in left_out]
+    if options.choose:
+        left_out = [pair for person in pool[-options.choose :] for pair in person]
+        pool = pool[: -options.choose]
+    else:
+        left_out = [pair for person in people[:: options.hold_out] for case in person for pair in load_pairs(case)]
+    test = [example(*(sitk.GetArrayFromImage(x) for x in pair), view_of(pair[1], WINDOWS)) for pair in left_out]
     classes = 1 + max(int(label.max()) for _, label in test)
     makers = {name: deformer(name) for name in options.methods if name not in ("none", "all")}
     rows: list[dict[str, object]] = []
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for shots in options.shots:
             few = np.random.default_rng(seed).permutation(len(pool))[:shots]
             for name in options.methods:
@@ -152,7 +159,12 @@ def main() -> None:
                 rows.append(row | {"dice": float(np.mean(scores)), "structures": scores})
                 print(rows[-1], flush=True)
                 if options.json:
-                    facts = {"test": len(test), "iterations": options.iterations, "copies": options.copies}
+                    facts = {
+                        "test": len(test),
+                        "iterations": options.iterations,
+                        "copies": options.copies,
+                        "levels": options.levels,
+                    }
                     options.json.write_text(json.dumps({**facts, "rows": rows}, indent=2), encoding="utf-8")
 
 
@@ -163,13 +175,18 @@ def training_set(
     rng = np.random.default_rng(seed)
     images = [pair for subject in subjects for pair in subject]
     repeats = max(1, 30 // len(images))
-    train = [example(*resample(pair, rng, None)) for pair in images for _ in range(repeats)]
+    views = [view_of(label, WINDOWS) for _, label in images]
+    train = [
+        example(*resample(pair, rng, None), view)
+        for pair, view in zip(images, views, strict=True)
+        for _ in range(repeats)
+    ]
     if maker is None:
         return train
     for k in range(options.copies):
         pair = images[k % len(images)]
-        field = maker(pair[0], 1000 * seed + k, LEVELS[k // len(images) % len(LEVELS)])
-        train.append(example(*resample(pair, rng, field)))
+        field = maker(pair[0], 1000 * seed + k, options.levels[k // len(images) % len(options.levels)])
+        train.append(example(*resample(pair, rng, field), views[k % len(images)]))
     return train
 
 

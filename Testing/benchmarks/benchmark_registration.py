@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from benchmark_realism import LEVELS, length
 from deformers import Deformer, as_transform, deformer, is_elastic
-from slices import Pair, by_person, central, load_pairs
+from slices import Pair, View, by_person, load_pairs, seen, view_of
 from torch import Tensor, nn
 
 from DRDMLib.datasets import find_cases
@@ -74,22 +74,21 @@ def _twice(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def picture(image: sitk.Image) -> Tensor:
-    """(1, *WINDOW), about 0 to 1."""
+def picture(image: sitk.Image, view: View) -> Tensor:
+    """(1, *window), about 0 to 1."""
     array = sitk.GetArrayFromImage(image).astype(np.float32)
     low, high = np.percentile(array, (1, 99))
     scaled = torch.from_numpy((array - low) / max(float(high - low), 1e-6)).float()
-    return central(scaled[None], WINDOWS[array.ndim])
+    return seen(scaled[None], view)
 
 
-def in_window(field: np.ndarray, image: sitk.Image) -> Tensor:
-    """A field in millimetres on the image's grid -> (d, *WINDOW), fraction of the window."""
+def in_window(field: np.ndarray, image: sitk.Image, view: View) -> Tensor:
+    """A field in millimetres on the image's grid -> (d, *window), fraction of the window."""
     ndim = image.GetDimension()
     direction = np.asarray(image.GetDirection()).reshape(ndim, ndim)
     voxels = (field @ direction) / np.asarray(image.GetSpacing())
-    window = WINDOWS[ndim]
     tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(voxels[..., ::-1], -1, 0))).float()
-    return central(tensor, window) / torch.tensor(window).view(-1, *[1] * ndim)
+    return seen(tensor, view) / torch.tensor(view.window).view(-1, *[1] * ndim)
 
 
 def moved(image: sitk.Image, field: np.ndarray) -> sitk.Image:
@@ -120,14 +119,15 @@ class Maker:
         return self.field(image, seed, level) * factor
 
 
-def make_pairs(maker: Maker, images: list[sitk.Image], count: int, seed: int) -> list[Example]:
+def make_pairs(maker: Maker, subjects: list[Pair], count: int, seed: int) -> list[Example]:
     """Algorithm 4: ``count`` times moving, fixed, and the field between them, subject after subject."""
     made = []
     for k in range(count):
-        image = images[k % len(images)]
+        image, label = subjects[k % len(subjects)]
+        view = view_of(label, WINDOWS)
         moving = moved(image, maker(image, 10_000 * seed + 2 * k, 1))
         field = maker(moving, 10_000 * seed + 2 * k + 1, k % len(STRENGTHS))
-        made.append((picture(moving), picture(moved(moving, field)), in_window(field, image)))
+        made.append((picture(moving, view), picture(moved(moving, field), view), in_window(field, image, view)))
     return made
 
 
@@ -138,7 +138,7 @@ def fit(pairs: list[Example], seed: int, iterations: int, batch: int = 4) -> Reg
     network = Registration(ndim)
     optimiser = torch.optim.Adam(network.parameters(), lr=PEAK_RATE)
     axes = list(range(2, ndim + 2))
-    sides = torch.tensor(WINDOWS[ndim]).view(-1, *[1] * ndim)
+    sides = torch.tensor(pairs[0][2].shape[1:]).view(-1, *[1] * ndim)
     far = torch.stack([(u * sides).square().mean() for _, _, u in pairs]).mean()
     unlike = torch.stack([(a - b).square().mean() for a, b, _ in pairs]).mean()
     for step in range(iterations):
@@ -175,14 +175,14 @@ def judge(network: Registration | None, tests: list[tuple[Pair, Pair]], classes:
     """Mean overlap, worst tenth and folds; without a network, of the images as they lie."""
     found, folds = [], []
     for moving, fixed in tests:
-        window = WINDOWS[moving[0].GetDimension()]
+        views = [view_of(p[1], WINDOWS) for p in (moving, fixed)]
         labels = [
-            central(torch.from_numpy(sitk.GetArrayFromImage(p[1]).astype(np.int16))[None], window)
-            for p in (moving, fixed)
+            seen(torch.from_numpy(sitk.GetArrayFromImage(p[1]).astype(np.int16))[None], view)
+            for p, view in zip((moving, fixed), views, strict=True)
         ]
         result = labels[0]
         if network is not None:
-            u = network(picture(moving[0])[None], picture(fixed[0])[None])
+            u = network(*(picture(p[0], view)[None] for p, view in zip((moving, fixed), views, strict=True)))
             result = warp(labels[0][None].float(), u, mode="nearest")[0].round().to(torch.int16)
             folds.append(float(folded_fraction(u).mean()))
         found.append(float(np.mean(dice(result, labels[1], classes))))
@@ -226,13 +226,13 @@ def main() -> None:
     makers: dict[str, Maker] = {}
     for seed in range(options.seeds):
         chosen = np.random.default_rng(seed).permutation(len(pool))[: options.subjects]
-        images = [image for i in chosen for case in pool[i] for image, _ in case]
-        order = np.random.default_rng(seed).permutation(len(images))
-        images = [images[i] for i in order]
+        few = [pair for i in chosen for case in pool[i] for pair in case]
+        order = np.random.default_rng(seed).permutation(len(few))
+        few = [few[i] for i in order]
         for name in options.methods:
             if name not in makers:
-                makers[name] = Maker(name, images, options.displacement)
-            pairs = make_pairs(makers[name], images, options.pairs, seed)
+                makers[name] = Maker(name, [image for image, _ in few], options.displacement)
+            pairs = make_pairs(makers[name], few, options.pairs, seed)
             network = fit(pairs, seed, options.iterations)
             rows.append({"method": name, "seed": seed, **judge(network, tests, classes)})
             print(rows[-1], flush=True)

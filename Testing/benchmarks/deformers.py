@@ -1,13 +1,14 @@
 """Random deformations of one image by name, as displacement fields in millimetres: ours and those we compare with.
 
-A method is ``torchio``, ``monai``, ``affine``, ``MODEL`` (recovered) or ``MODEL:random`` (the same random field, not
-recovered), where ``MODEL`` is a catalogue name or a path. ``level`` is that of the model; the elastic ones have
-settings of their own. ``torchio`` and the models know 2D images too.
+A method is ``torchio``, ``torchio@VOXELS`` (largest displacement), ``monai``, ``affine``, ``MODEL`` (recovered) or
+``MODEL:random`` (the same random field, not recovered), where ``MODEL`` is a catalogue name or a path. ``level`` is
+that of the model; the elastic ones have settings of their own. ``torchio`` and the models know 2D images too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import SimpleITK as sitk
@@ -28,15 +29,16 @@ MONAI_SIGMA, MONAI_MAGNITUDE = (5, 7), (50, 150)
 Deformer = Callable[[sitk.Image, int, int], np.ndarray]
 
 
-def torchio_field(image: sitk.Image, seed: int, level: int = 0) -> np.ndarray:
-    """TorchIO's ``RandomElasticDeformation``, (*S reversed, d) mm."""
+def torchio_field(image: sitk.Image, seed: int, level: int = 0, most: float = 0.0) -> np.ndarray:
+    """TorchIO's ``RandomElasticDeformation``, its control points moving by ``most`` at most: (*S reversed, d) mm."""
     import torchio
 
     torch.manual_seed(seed)
     flat = image.GetDimension() == 2
     array = sitk.GetArrayFromImage(image).astype(np.float32).T
     subject = torchio.Subject(image=torchio.ScalarImage(tensor=array[None, ..., None] if flat else array[None]))
-    warped = torchio.RandomElasticDeformation(max_displacement=TORCHIO_MAX[image.GetDimension()])(subject)
+    most = most or TORCHIO_MAX[image.GetDimension()]
+    warped = torchio.RandomElasticDeformation(max_displacement=most)(subject)
     grid = torchio.data.io.nib_to_sitk(warped.image.data, warped.image.affine, force_3d=True)
     filled = sitk.TransformToDisplacementFieldFilter()
     filled.SetReferenceImage(grid)
@@ -89,13 +91,16 @@ def model_deformer(name: str) -> Deformer:
 
 def deformer(name: str) -> Deformer:
     """The method of that name."""
+    name, _, most = name.partition("@") if name.startswith("torchio@") else (name, "", "")
+    if most:
+        return partial(torchio_field, most=float(most))
     known = {"torchio": torchio_field, "monai": monai_field, "affine": affine_field}
     return known.get(name) or model_deformer(name)
 
 
 def is_elastic(name: str) -> bool:
     """Whether it knows no levels."""
-    return name in ("torchio", "monai", "affine")
+    return name.partition("@")[0] in ("torchio", "monai", "affine")
 
 
 def as_transform(field: np.ndarray, image: sitk.Image) -> sitk.DisplacementFieldTransform:

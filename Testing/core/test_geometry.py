@@ -170,6 +170,23 @@ def test_shrinking_averages_instead_of_picking():
     assert float(tensor[0, 0, 2:-2, 2:-2, 2:-2].std()) < 0.01
 
 
+def test_a_cut_out_image_is_continued_by_its_border():
+    """Inside as with zeros outside; outside as SimpleITK's own extrapolation to the nearest voxel."""
+    image = smooth_image((40, 24, 16), direction=OBLIQUE) + 1000.0
+    cut_out = ModelMetadata("m", "compact", 3, 40, image_padding="border")
+    grid = working_grid(image, cut_out)
+    dark, continued = (sample_image(image, grid, padding=p)[0, 0].numpy() for p in ("zeros", "border"))
+    outside = dark == 0
+    assert 0.5 < outside.mean() < 0.9
+    assert np.array_equal(dark[~outside], continued[~outside])
+    assert (continued[outside] > 0).mean() > 0.9
+    resampler = grid.resampler()
+    resampler.SetUseNearestNeighborExtrapolator(True)
+    expected = sitk.GetArrayFromImage(resampler.Execute(image))
+    rank = np.corrcoef(expected[outside], continued[outside])[0, 1]
+    assert rank > 0.999
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_field_falls_smoothly_to_zero_outside(seed, tiny_model):
     image = smooth_image((40, 30, 36), direction=OBLIQUE)

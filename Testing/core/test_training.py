@@ -165,6 +165,15 @@ def test_negatives_keep_what_lies_outside_dark(ndim):
     assert 2 < int(turned.sum()) < 14
 
 
+@pytest.mark.parametrize("padding", ["zeros", "border"])
+def test_an_image_seen_from_further_away_has_zeros_or_its_border_around_it(padding):
+    images = torch.full((4, 1, 16, 16), 0.8)
+    still = {"rotation": 0, "zoom": (1.5, 1.5), "shift": 0, "contrast": 0}
+    made = augment_images(images, torch.Generator().manual_seed(0), padding=padding, **still)
+    assert torch.allclose(made[:, :, 8, 8], images[:, :, 8, 8])
+    assert torch.allclose(made[:, :, 0], torch.full((4, 1, 16), 0.8 if padding == "border" else 0.0))
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_drawn_shapes_are_bodies_with_parts_that_differ_from_one_another(ndim):
     drawn = draw_shapes(4, ndim, 32, torch.Generator().manual_seed(0))

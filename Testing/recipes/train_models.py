@@ -103,6 +103,7 @@ RECIPES = {
             # As coarse as the differences between real subjects are, and no finer; see docs/results.md.
             noise_grids=[16, 8, 4],
             control_size=32,
+            image_padding="border",
             options={"width": 16, "depth": 2, "whole": True, "coarse": True, "places": True},
         ),
         # The crops lie alike: a network that has to bear large turns and zooms takes none of them back.
