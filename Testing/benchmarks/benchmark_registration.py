@@ -3,9 +3,10 @@
 ``python Testing/benchmarks/benchmark_registration.py DATASET --methods torchio MODEL [--seeds 3] [--json OUT.json]``
 
 Pairs are made as in Algorithm 4 of the paper: a moving image from a subject, a fixed one from the moving, and the exact
-field between them. All methods have the same subjects, number of pairs, network and iterations, and the same mean
-displacements. Tested on subjects that neither a model nor a network has seen, by the overlap of their labels: in 3D
-between subjects (volumes as they are, centres of the crops together), in 2D between the two phases of each heart.
+field between them. All methods have the same subjects, number of pairs, network and iterations, and their fields move
+the labelled structures as far on average. Tested on subjects that neither a model nor a network has seen, by the
+overlap of their labels: in 3D between subjects (volumes as they are, centres of the crops together; of heads the deep
+structures, their centres together), in 2D between the two phases of each heart.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
-from benchmark_realism import LEVELS, length
+from benchmark_realism import CALIBRATION, LEVELS, length, structures
 from deformers import Deformer, as_transform, deformer, is_elastic
 from slices import Pair, View, by_person, load_pairs, seen, view_of
 from torch import Tensor, nn
@@ -101,13 +102,14 @@ def moved(image: sitk.Image, field: np.ndarray) -> sitk.Image:
 
 
 class Maker:
-    """Fields of one method with a mean displacement that is asked for."""
+    """Fields of one method with a mean displacement of the structures that is asked for."""
 
-    def __init__(self, name: str, images: list[sitk.Image], target: float) -> None:
+    def __init__(self, name: str, subjects: list[Pair], target: float) -> None:
         self.field: Deformer = deformer(name)
         self.elastic = is_elastic(name)
         levels = (0,) if self.elastic else LEVELS[::3]
-        sizes = [np.mean([length(self.field(im, 77 + k, v)) for k, im in enumerate(images[:4])]) for v in levels]
+        some = [(k, image, structures(label)) for k, (image, label) in enumerate(subjects[:CALIBRATION])]
+        sizes = [np.mean([length(self.field(im, 77 + k, v), where) for k, im, where in some]) for v in levels]
         self.choices: list[tuple[int, float]] = []
         for share in STRENGTHS:
             best = int(np.argmin([abs(np.log(size / (share * target))) for size in sizes]))
@@ -202,10 +204,12 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=20, help="whose images pairs are made of")
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--tests", type=int, default=46, help="pairs of real images")
-    parser.add_argument("--displacement", type=float, default=1.5, help="mean displacement of the fields, mm")
+    parser.add_argument("--displacement", type=float, default=1.5, help="mean displacement of the structures, mm")
     parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--hold-out", type=int, default=8)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--choose", type=int, metavar="N", help="test on N subjects of the pool: to choose settings")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -214,6 +218,8 @@ def main() -> None:
     loaded = [[load_pairs(case) for case in person] for person in people]
     pool = [person for i, person in enumerate(loaded) if i % options.hold_out]
     left_out = loaded[:: options.hold_out]
+    if options.choose:
+        pool, left_out = pool[: -options.choose], pool[-options.choose :]
     if len(people[0]) == 2:
         tests = [pair for diastole, systole in left_out for pair in zip(diastole, systole, strict=True)]
     else:
@@ -224,14 +230,14 @@ def main() -> None:
     rows: list[dict[str, object]] = [{"method": "unregistered", **judge(None, tests, classes)}]
     print(rows[0], flush=True)
     makers: dict[str, Maker] = {}
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         chosen = np.random.default_rng(seed).permutation(len(pool))[: options.subjects]
         few = [pair for i in chosen for case in pool[i] for pair in case]
         order = np.random.default_rng(seed).permutation(len(few))
         few = [few[i] for i in order]
         for name in options.methods:
             if name not in makers:
-                makers[name] = Maker(name, [image for image, _ in few], options.displacement)
+                makers[name] = Maker(name, few, options.displacement)
             pairs = make_pairs(makers[name], few, options.pairs, seed)
             network = fit(pairs, seed, options.iterations)
             rows.append({"method": name, "seed": seed, **judge(network, tests, classes)})
