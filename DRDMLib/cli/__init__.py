@@ -330,6 +330,18 @@ def _add_train(command: Any) -> None:
         help="what the compact network predicts: all that is left to undo, or the last step (default: whole)",
     )
     train.add_argument(
+        "--field",
+        choices=["published", "coarse"],
+        default="published",
+        help="random deformations: published ones, or coarser and stronger ones as between people (default: published)",
+    )
+    train.add_argument(
+        "--outside",
+        choices=["zeros", "border"],
+        default="zeros",
+        help="what is seen outside of an image; 'border' for images cut out of larger ones (default: zeros)",
+    )
+    train.add_argument(
         "--loss",
         choices=["energy", "published"],
         default="published",

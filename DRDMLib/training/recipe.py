@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .. import __version__
 from ..errors import SettingError
@@ -17,6 +18,10 @@ _DESCRIBED = ("anatomy", "modality", "training_data", "licence")
 # In 3D the published rule (side / 64) gives 2 at its own side of 128: the deformation is then the same at every side.
 AMPLITUDE = 2.0
 FIELD_BANK = 256
+# As coarse as the differences between people are, far stronger, and with a network that knows where it looks: see
+# "A coarser random field" in docs/results.md.
+COARSE_FIELD: dict[str, Any] = {"noise_grids": [16, 8, 4], "control_size": 32, "velocity_scale": 6e-5}
+COARSE_NETWORK = {"coarse": True, "places": True}
 
 
 def metadata_from(options: argparse.Namespace, run: Path) -> ModelMetadata:
@@ -40,19 +45,23 @@ def metadata_from(options: argparse.Namespace, run: Path) -> ModelMetadata:
         size=options.size,
         options=_network_options(options),
         amplitude=AMPLITUDE,
+        image_padding=options.outside,
         citation=CITATION,
         version=__version__,
         **described,
     )
     if options.published:
-        metadata = replace(metadata, architecture="recresacnet", options={}, amplitude=None)
+        metadata = replace(metadata, architecture="recresacnet", options={}, amplitude=None, image_padding="zeros")
+    elif options.field == "coarse":
+        metadata = replace(metadata, **COARSE_FIELD)
     return metadata
 
 
 def _network_options(options: argparse.Namespace) -> dict[str, int | bool]:
     if options.architecture != "compact":
         return {}
-    return {"width": options.width, "depth": options.depth, "whole": options.target == "whole"}
+    chosen = {"width": options.width, "depth": options.depth, "whole": options.target == "whole"}
+    return chosen | COARSE_NETWORK if options.field == "coarse" else chosen
 
 
 def config_from(options: argparse.Namespace) -> TrainingConfig:

@@ -15,12 +15,13 @@ import torch
 from support import smooth_image
 
 from DRDMLib.cli import build_parser, main
+from DRDMLib.deformation import deform, generate, prepare
 from DRDMLib.errors import SettingError
 from DRDMLib.fields import warp
 from DRDMLib.forward import Diffusion, random_ddf, strength
 from DRDMLib.losses import Angle, EnergyDistance, RecoveryLoss, Regularity, RelativeDistance, Residual
 from DRDMLib.metrics import folded_fraction, roughness
-from DRDMLib.models import ModelMetadata, load_model_file
+from DRDMLib.models import Model, ModelMetadata, load_model_file
 from DRDMLib.networks import build_network
 from DRDMLib.recovery import recover
 from DRDMLib.training import TrainingConfig, train
@@ -318,3 +319,33 @@ def test_training_on_a_gpu_uses_mixed_precision(tmp_path):
     config = TrainingConfig(steps=4, batch=2)
     path = train(images_of(), images_of(count=1), metadata(), config, tmp_path, device="cuda")
     assert load_model_file(path, "cuda").metadata.training["device"].startswith("cuda")
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_model_with_coarse_fields_is_trained_and_deforms_crops(ndim, tmp_path):
+    """As said on the command line, it is in the file; its fields are smoother and stronger than the published ones."""
+    folder = tmp_path / "data" / "images"
+    folder.mkdir(parents=True)
+    images = [smooth_image((24, 20, 16)[:ndim], seed=s) for s in range(3)]
+    for k, image in enumerate(images):
+        sitk.WriteImage(image, str(folder / f"{k}.nii.gz"))
+    run = tmp_path / "run"
+    given = [str(tmp_path / "data"), "-o", str(run), "--ndim", str(ndim), "--size", "16", "--width", "8"]
+    given += ["--batch", "2", "--iterations", "3", "--field", "coarse", "--outside", "border"]
+    assert main(["train", *given]) == 0
+    model = load_model_file(run / "model.safetensors", "cpu")
+    described = model.metadata
+    assert described.noise_grids == [16, 8, 4] and described.image_padding == "border"
+    assert described.options["coarse"] and described.options["places"]
+    _, seen = prepare(images[0], model)
+    assert float((seen == 0).float().mean()) < 0.1
+    fields = [generate(seen, m, 60, seed=1, steps=3).random for m in (model, _with_published_fields(model))]
+    (smooth, rough), (far, near) = ([float(f(u)) for u in fields] for f in (roughness, lambda u: u.norm(dim=1).mean()))
+    assert smooth / far < 0.5 * rough / near and far > near
+    made = deform(images[0], model, level=60, seed=1, steps=3)
+    assert made.certified
+
+
+def _with_published_fields(model):
+    described = dataclasses.replace(model.metadata, noise_grids=None, control_size=64, velocity_scale=4e-5)
+    return Model(model.network, described, model.device)
