@@ -45,18 +45,18 @@ def test_shipped_models_say_what_they_are(entry):
     assert entry.path.with_suffix(".md").is_file()
 
 
-@pytest.mark.parametrize("level", [16, 48, 79])
-def test_hippocampus_recovers_subjects_it_has_not_seen(shared, level):
-    """Smoother, no more folds, and still not the original; two seeds differ."""
+@pytest.mark.parametrize(("level", "rough", "far"), [(16, 0.97, 1.0), (48, 0.9, 0.8), (79, 0.8, 0.7)])
+def test_hippocampus_recovers_subjects_it_has_not_seen(shared, level, rough, far):
+    """Smoother and less far off, no more folds, and still not the original; two seeds differ."""
     model = load_model("hippocampus-mr-3d", "cpu")
     left_out = split(find_cases(shared / "data" / "hippocampus"), 8)[1][:2]
     tensors = [prepare(read_image(case.image), model)[1] for case in left_out]
     made = [generate(t, model, level, seed) for seed, t in enumerate(tensors)]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
-    assert bool((roughness(after) < (0.97 if level < 20 else 0.7) * roughness(before)).all())
+    assert bool((roughness(after) < rough * roughness(before)).all())
     assert bool((folded_fraction(after) <= folded_fraction(before)).all())
     lengths = [f.norm(dim=1).mean() for f in (before, after)]
-    assert 0.2 * lengths[0] < lengths[1] < 1.05 * lengths[0]
+    assert 0.2 * lengths[0] < lengths[1] < far * lengths[0]
     assert (after[0] - after[1]).norm(dim=0).mean() > 0.3 * lengths[1]
 
 
