@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.ndimage import map_coordinates
 
 _SLAB_VOXELS = 2**23
 
@@ -119,7 +118,7 @@ def _restore_thin(
         return
     points = _to_points(voxels[:, ::-1], label)
     origins, found = _inverse(points, transform, 0.5 * min(label.GetSpacing()))
-    targets = np.rint(_to_index(origins, reference)).astype(np.int64)[:, ::-1]
+    targets = _from_points(origins, reference)[:, ::-1]
     inside = found & ((targets >= 0) & (targets < np.asarray(warped.shape))).all(axis=1)
     values = source[tuple(voxels[inside].T)]
     targets = targets[inside]
@@ -136,26 +135,10 @@ def _to_points(index: np.ndarray, image: sitk.Image) -> np.ndarray:
     return index @ matrix.T + np.asarray(image.GetOrigin())
 
 
-def _to_index(points: np.ndarray, image: sitk.Image) -> np.ndarray:
+def _from_points(points: np.ndarray, image: sitk.Image) -> np.ndarray:
     d = image.GetDimension()
     matrix = np.asarray(image.GetDirection()).reshape(d, d) * np.asarray(image.GetSpacing())
-    return (points - np.asarray(image.GetOrigin())) @ np.linalg.inv(matrix).T
-
-
-def _arrival(points: np.ndarray, transform: sitk.Transform) -> np.ndarray:
-    """Where the transform takes ``points`` (K, d): all at once for a displacement field, else one by one."""
-    plain = transform.Downcast()
-    if not isinstance(plain, sitk.DisplacementFieldTransform):
-        return np.asarray([transform.TransformPoint(p) for p in points.tolist()])
-    field = plain.GetDisplacementField()
-    vectors = sitk.GetArrayViewFromImage(field)
-    places = _to_index(points, field)[:, ::-1]
-    # As SimpleITK: linear between nodes, the outermost node's value half a node further, nothing beyond.
-    sides = np.asarray(vectors.shape[:-1])
-    inside = ((places >= -0.5) & (places < sides - 0.5)).all(axis=1)
-    places = places.T
-    moved = [map_coordinates(vectors[..., k], places, order=1, mode="nearest") for k in range(points.shape[1])]
-    return points + np.where(inside, moved, 0.0).T
+    return np.rint((points - np.asarray(image.GetOrigin())) @ np.linalg.inv(matrix).T).astype(np.int64)
 
 
 def _inverse(
@@ -171,7 +154,7 @@ def _inverse(
         left = np.flatnonzero(~found)
         if len(left) == 0:
             break
-        arrived = _arrival(guess[left], transform)
+        arrived = np.asarray([transform.TransformPoint(p) for p in guess[left].tolist()])
         missed = points[left] - arrived
         found[left] = np.linalg.norm(missed, axis=1) < tolerance
         guess[left] += 0.5 * missed

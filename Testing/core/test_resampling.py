@@ -75,25 +75,6 @@ def test_a_thick_label_is_the_nearest_neighbour_one():
     assert (ours != sitk.GetArrayFromImage(plain))[inside].mean() < 2e-4
 
 
-@pytest.mark.parametrize("ndim", [2, 3])
-def test_many_points_at_once_arrive_where_simpleitk_takes_each(ndim):
-    """Inside, beyond the outermost nodes, and outside; a transform that is no field is asked one by one."""
-    rng = np.random.default_rng(0)
-    field = sitk.GetImageFromArray(rng.normal(0, 3, (*range(6, 6 + ndim), ndim)), isVector=True)
-    field.SetSpacing([1.5, 0.7, 2.0][:ndim])
-    field.SetOrigin([5.0, -3.0, 8.0][:ndim])
-    turned = rotation(30, -20, 70) if ndim == 3 else rotation(0, 0, 70)[:2, :2]
-    field.SetDirection(turned.ravel().tolist())
-    extent = np.asarray(field.GetSize())
-    places = rng.uniform(-0.3, 1.3, (500, ndim)) * extent
-    points = np.asarray([field.TransformContinuousIndexToPhysicalPoint(p.tolist()) for p in places])
-    transform = sitk.DisplacementFieldTransform(field)
-    for asked in (transform, sitk.CompositeTransform([transform])):
-        expected = np.asarray([asked.TransformPoint(p.tolist()) for p in points])
-        assert np.allclose(resampling._arrival(points, asked), expected, atol=1e-9)
-    assert (np.abs(expected - points).max(axis=1) == 0).any() and (np.abs(expected - points).max(axis=1) > 3).any()
-
-
 @pytest.mark.parametrize("pixel", [sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkFloat32, sitk.sitkFloat64])
 def test_slabs_make_no_seams(pixel, monkeypatch):
     image = smooth_image((30, 28, 26), (1.0, 1.2, 0.9), rotation(10, 0, 30), pixel=pixel)
