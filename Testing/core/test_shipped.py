@@ -47,8 +47,10 @@ def test_shipped_models_say_what_they_are(entry):
     assert entry.path.with_suffix(".md").is_file()
 
 
-@pytest.mark.parametrize(("level", "rough", "far"), [(16, 0.97, 1.0), (48, 0.9, 0.8), (79, 0.8, 0.7)])
-def test_hippocampus_recovers_subjects_it_has_not_seen(shared, level, rough, far):
+@pytest.mark.parametrize(
+    ("level", "rough", "far", "bent"), [(16, 0.97, 1.0, 0.076), (48, 0.9, 0.8, 0.160), (79, 0.8, 0.7, 0.217)]
+)
+def test_hippocampus_recovers_subjects_it_has_not_seen(shared, level, rough, far, bent):
     """Smoother and less far off, no more folds, and still not the original; two seeds differ."""
     model = load_model("hippocampus-mr-3d", "cpu")
     left_out = split(find_cases(shared / "data" / "hippocampus"), 8)[1][:2]
@@ -60,8 +62,8 @@ def test_hippocampus_recovers_subjects_it_has_not_seen(shared, level, rough, far
     lengths = [f.norm(dim=1).mean() for f in (before, after)]
     assert 0.2 * lengths[0] < lengths[1] < far * lengths[0]
     assert (after[0] - after[1]).norm(dim=0).mean() > 0.3 * lengths[1]
-    # On a grid of 48 nodes the same bend is 32 / 48 as large; no wrinkles, as a random field of 48 nodes has at 0.5.
-    assert bool((roughness(after) * model.size / 48 < 0.16).all())
+    # No wrinkles: half of what the model of 48 nodes a side left that was shipped before; the unit is its voxel.
+    assert bool((roughness(after) * model.size / 48 < bent).all())
 
 
 @pytest.mark.parametrize(("level", "left"), [(32, 0.7), (48, 0.5), (79, 0.4)])
