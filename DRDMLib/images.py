@@ -101,16 +101,20 @@ def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:
     if image.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
         raise ImageError(f"'{name}' has complex voxels; save its magnitude first.")
     statistics = sitk.MinimumMaximumImageFilter()
-    view = sitk.GetArrayViewFromImage(image)
-    if view.dtype.kind == "f":
+    if has_fractions(image):
         # Slab by slab: a mask of a whole CT would be large.
-        bad = sum(int(np.count_nonzero(~np.isfinite(slab))) for slab in view)
+        bad = sum(int(np.count_nonzero(~np.isfinite(slab))) for slab in sitk.GetArrayViewFromImage(image))
         if bad:
             raise ImageError(f"'{name}' has {bad} NaN or infinite voxels; replace them by numbers first.")
     statistics.Execute(image)
     if not statistics.GetMaximum() > statistics.GetMinimum():
         raise ImageError(f"'{name}' has no contrast (all its voxels are equal); choose another image.")
     return image
+
+
+def has_fractions(image: sitk.Image) -> bool:
+    """Whether its voxels are floating-point numbers."""
+    return image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64)
 
 
 def _drop_single_time_point(image: sitk.Image, name: str) -> sitk.Image:
@@ -167,8 +171,8 @@ def fit_label(label: sitk.Image, image: sitk.Image, name: str = "label") -> sitk
             f"The label '{name}' is {label.GetDimension()}D but the image is {image.GetDimension()}D; "
             "choose the label that belongs to the image."
         )
-    view = sitk.GetArrayViewFromImage(label)
-    if view.dtype.kind == "f":
+    if has_fractions(label):
+        view = sitk.GetArrayViewFromImage(label)
         if not all(np.array_equal(slab, np.rint(slab)) for slab in view):
             raise ImageError(f"The label '{name}' has fractional or NaN values; save it as a label map of integers.")
         lowest, highest = float(view.min()), float(view.max())

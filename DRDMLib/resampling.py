@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import numpy as np
 import SimpleITK as sitk
+from scipy.ndimage import map_coordinates
 
 _SLAB_VOXELS = 2**23
 
@@ -34,7 +36,7 @@ def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Trans
 
     Outside the image its nearest voxel is read: what enters the field of view looks like its surroundings.
     """
-    dtype = sitk.GetArrayViewFromImage(image).dtype
+    dtype = numpy_type(image.GetPixelID())
     for start, stop in slabs(reference.GetSize()):
         resampler = slab_resampler(reference, start, stop)
         resampler.SetTransform(transform)
@@ -43,6 +45,12 @@ def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Trans
         resampler.SetOutputPixelType(sitk.sitkFloat64 if dtype.itemsize > 4 else sitk.sitkFloat32)
         values = sitk.GetArrayFromImage(resampler.Execute(image))
         yield np.rint(values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype)
+
+
+@lru_cache
+def numpy_type(pixel_id: int) -> np.dtype:
+    """What NumPy calls a SimpleITK pixel type of scalars."""
+    return sitk.GetArrayFromImage(sitk.Image([1, 1], pixel_id)).dtype
 
 
 def warp_image(image: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> sitk.Image:
@@ -56,6 +64,9 @@ def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
     No value appears that was not there. Structures one or two voxels thick would fall between the samples where space
     is compressed: each of their voxels that left no trace nearby is put where it belongs.
     """
+    # Several threads may warp one label. To look at an image's voxels, SimpleITK first moves them if a filter is
+    # reading that image, and what another thread was looking at is freed: each must have an image of its own.
+    label = sitk.Image(label)
     parts = []
     for start, stop in slabs(reference.GetSize()):
         resampler = slab_resampler(reference, start, stop)
@@ -69,8 +80,7 @@ def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
 
 
 def _assembled(pieces: Iterator[np.ndarray], reference: sitk.Image, like: sitk.Image) -> sitk.Image:
-    view = sitk.GetArrayViewFromImage(like)
-    whole = np.empty(reference.GetSize()[::-1], view.dtype)
+    whole = np.empty(reference.GetSize()[::-1], numpy_type(like.GetPixelID()))
     at = 0
     for piece in pieces:
         whole[at : at + len(piece)] = piece
@@ -118,7 +128,7 @@ def _restore_thin(
         return
     points = _to_points(voxels[:, ::-1], label)
     origins, found = _inverse(points, transform, 0.5 * min(label.GetSpacing()))
-    targets = _from_points(origins, reference)[:, ::-1]
+    targets = np.rint(_to_index(origins, reference)).astype(np.int64)[:, ::-1]
     inside = found & ((targets >= 0) & (targets < np.asarray(warped.shape))).all(axis=1)
     values = source[tuple(voxels[inside].T)]
     targets = targets[inside]
@@ -135,10 +145,29 @@ def _to_points(index: np.ndarray, image: sitk.Image) -> np.ndarray:
     return index @ matrix.T + np.asarray(image.GetOrigin())
 
 
-def _from_points(points: np.ndarray, image: sitk.Image) -> np.ndarray:
+def _to_index(points: np.ndarray, image: sitk.Image) -> np.ndarray:
     d = image.GetDimension()
     matrix = np.asarray(image.GetDirection()).reshape(d, d) * np.asarray(image.GetSpacing())
-    return np.rint((points - np.asarray(image.GetOrigin())) @ np.linalg.inv(matrix).T).astype(np.int64)
+    return (points - np.asarray(image.GetOrigin())) @ np.linalg.inv(matrix).T
+
+
+def _mapping(transform: sitk.Transform) -> Callable[[np.ndarray], np.ndarray]:
+    """What takes points (K, d) where the transform takes them: all at once for a displacement field."""
+    plain = transform.Downcast()
+    if not isinstance(plain, sitk.DisplacementFieldTransform):
+        return lambda points: np.asarray([transform.TransformPoint(p) for p in points.tolist()])
+    field = plain.GetDisplacementField()
+    vectors = sitk.GetArrayViewFromImage(field)
+    sides = np.asarray(vectors.shape[:-1])
+
+    def moved(points: np.ndarray) -> np.ndarray:
+        places = _to_index(points, field)[:, ::-1]
+        # As SimpleITK: linear between nodes, the outermost node's value half a node further, nothing beyond.
+        inside = ((places >= -0.5) & (places < sides - 0.5)).all(axis=1)
+        parts = [map_coordinates(vectors[..., k], places.T, order=1, mode="nearest") for k in range(points.shape[1])]
+        return points + np.where(inside, parts, 0.0).T
+
+    return moved
 
 
 def _inverse(
@@ -148,14 +177,13 @@ def _inverse(
 
     Damped fixed-point iteration: it converges where space is stretched up to fourfold.
     """
-    guess = points.copy()
+    moved, guess = _mapping(transform), points.copy()
     found = np.zeros(len(points), bool)
     for _ in range(rounds):
         left = np.flatnonzero(~found)
         if len(left) == 0:
             break
-        arrived = np.asarray([transform.TransformPoint(p) for p in guess[left].tolist()])
-        missed = points[left] - arrived
+        missed = points[left] - moved(guess[left])
         found[left] = np.linalg.norm(missed, axis=1) < tolerance
         guess[left] += 0.5 * missed
     return guess, found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -29,6 +29,14 @@ class Source:
     channels: tuple[sitk.Image, ...]
     digests: dict[str, str]
     files: dict[str, str]
+
+    def apart(self) -> Source:
+        """The same with images of its own, for one thread; voxels are copied when they are looked at.
+
+        SimpleITK moves an image's voxels when one thread looks at them while a filter reads them in another.
+        """
+        label = None if self.label is None else sitk.Image(self.label)
+        return replace(self, image=sitk.Image(self.image), label=label, channels=tuple(map(sitk.Image, self.channels)))
 
 
 def digest_of_files(paths: list[Path]) -> str:

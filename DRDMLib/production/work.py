@@ -138,6 +138,7 @@ class Work:
         try:
             if isinstance(source, DRDMError):
                 raise source
+            source = source.apart()
             if task.original:
                 return keep_original(run.plan, task, source, run.context)
             part = run.parts.get(run.plan.cases[task.case].subject, "train")

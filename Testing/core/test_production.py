@@ -13,11 +13,13 @@ from production_helpers import make, records_of, report_of, write_cases
 
 from DRDMLib import __version__
 from DRDMLib.catalogue import digest_of
+from DRDMLib.datasets import find_cases
 from DRDMLib.errors import ImageError, ModelError, OutputError
 from DRDMLib.production.limits import Limits
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE
 from DRDMLib.production.quality import outlier_scores
 from DRDMLib.production.regenerate import regenerate
+from DRDMLib.production.sources import read_source
 from DRDMLib.production.subjects import folds, split_subjects
 from DRDMLib.production.thumbnails import SIDE, thumbnail
 
@@ -297,3 +299,12 @@ def test_contours_are_closed():
     for lines in (coloured, coloured.T):
         assert all(line[:72].any() and line[72:].any() for line in lines[40:100])
     assert inside.any()
+
+
+def test_samples_of_one_case_do_not_share_images(tmp_path):
+    source = read_source(find_cases(write_cases(tmp_path, ("a",)))[0], need_label=True)
+    apart = source.apart()
+    for own, shared in ((apart.image, source.image), (apart.label, source.label)):
+        assert own is not shared
+        own.SetPixel([0] * own.GetDimension(), 7)
+        assert shared.GetPixel([0] * own.GetDimension()) != 7

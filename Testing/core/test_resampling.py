@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -135,3 +138,46 @@ def test_jacobian_of_a_known_map(direction):
     )
     determinant = jacobian_determinant(points @ matrix.T, image.GetSpacing(), direction)
     assert np.allclose(determinant, np.linalg.det(np.eye(3) + matrix))
+
+
+_THREADS = """
+import threading
+
+import numpy as np
+import SimpleITK as sitk
+
+from DRDMLib.resampling import warp_image, warp_label
+
+array = np.zeros((52, 56), np.uint8)
+array[10:30, 10:30], array[35:37, 5:50] = 1, 3
+label = sitk.GetImageFromArray(array)
+image = sitk.Cast(label, sitk.sitkFloat32)
+wrong = []
+
+
+def work(seed):
+    field = sitk.GetImageFromArray(np.random.default_rng(seed).normal(0, 1, (52, 56, 2)), isVector=True)
+    transform = sitk.DisplacementFieldTransform(field)
+    once = sitk.GetArrayFromImage(warp_label(sitk.Image(label), image, transform))
+    values = sitk.GetArrayFromImage(warp_image(sitk.Image(image), image, transform))
+    for _ in range(150):
+        again = sitk.GetArrayFromImage(warp_label(label, image, transform))
+        wrong.append(not np.array_equal(again, once))
+        again = sitk.GetArrayFromImage(warp_image(image, image, transform))
+        wrong.append(not np.array_equal(again, values))
+
+
+threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(len(wrong), sum(wrong))
+"""
+
+
+def test_threads_may_share_an_image():
+    # In a process of its own: what SimpleITK freed under another thread's eyes could also end the process.
+    done = subprocess.run([sys.executable, "-c", _THREADS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1800", "0"]
