@@ -4,15 +4,17 @@
 
 In 3D, or on the middle slices of stacks in 2D (hearts: both phases of a patient stay together). Test subjects are those
 that ``drdm train`` leaves out (every K-th), which no model has seen. ``all`` trains on every other subject, undeformed:
-the ceiling. Every arm gets the same number of iterations, the deformed arms as many copies. Nothing is tuned on the
-test subjects: settings are chosen with ``--choose N``, on N subjects that are neither trained nor tested on. All arms
-turn and shift the images a little.
+the ceiling. ``oracle`` deforms the few subjects to the shapes of all others: the ceiling for deformations. Every arm
+gets the same number of iterations, the deformed arms as many copies. Nothing is tuned on the test subjects: settings
+are chosen with ``--choose N``, on N subjects that are neither trained nor tested on. All arms turn and shift the images
+a little.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +22,16 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 from benchmark_realism import resample
-from deformers import Deformer, deformer
+from deformers import deformer
+from oracle import Oracle
 from slices import Pair, View, by_person, load_pairs, seen, view_of
 from torch import Tensor, nn
 
 from DRDMLib.datasets import find_cases
 
 LEVELS = (16, 32, 48)
+# A labelled image, its place among its subject's, a seed and a level -> field, mm.
+Maker = Callable[[Pair, int, int, int], np.ndarray]
 WINDOWS = {3: (40, 52, 40), 2: (96, 96)}
 WIDTH = {3: 8, 2: 16}
 BATCH = {3: 2, 2: 8}
@@ -145,7 +150,7 @@ def main() -> None:
         left_out = [pair for person in people[:: options.hold_out] for case in person for pair in load_pairs(case)]
     test = [example(*(sitk.GetArrayFromImage(x) for x in pair), view_of(pair[1], WINDOWS)) for pair in left_out]
     classes = 1 + max(int(label.max()) for _, label in test)
-    makers = {name: deformer(name) for name in options.methods if name not in ("none", "all")}
+    makers = {name: maker_of(name, pool) for name in options.methods if name not in ("none", "all")}
     rows: list[dict[str, object]] = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for shots in options.shots:
@@ -168,12 +173,21 @@ def main() -> None:
                     options.json.write_text(json.dumps({**facts, "rows": rows}, indent=2), encoding="utf-8")
 
 
+def maker_of(name: str, pool: list[list[Pair]]) -> Maker:
+    """Of a method of ``deformers`` or of the oracle."""
+    if name == "oracle":
+        oracle = Oracle(pool)
+        return lambda pair, place, seed, level: oracle.field(pair, place, seed)
+    made = deformer(name)
+    return lambda pair, place, seed, level: made(pair[0], seed, level)
+
+
 def training_set(
-    subjects: list[list[Pair]], maker: Deformer | None, options: argparse.Namespace, seed: int
+    subjects: list[list[Pair]], maker: Maker | None, options: argparse.Namespace, seed: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Every image several times, each time turned a little, and the deformed copies, which go round the images."""
     rng = np.random.default_rng(seed)
-    images = [pair for subject in subjects for pair in subject]
+    images, places = zip(*((pair, place) for subject in subjects for place, pair in enumerate(subject)), strict=True)
     repeats = max(1, 30 // len(images))
     views = [view_of(label, WINDOWS) for _, label in images]
     train = [
@@ -184,9 +198,9 @@ def training_set(
     if maker is None:
         return train
     for k in range(options.copies):
-        pair = images[k % len(images)]
-        field = maker(pair[0], 1000 * seed + k, options.levels[k // len(images) % len(options.levels)])
-        train.append(example(*resample(pair, rng, field), views[k % len(images)]))
+        which, level = k % len(images), options.levels[k // len(images) % len(options.levels)]
+        field = maker(images[which], places[which], 1000 * seed + k, level)
+        train.append(example(*resample(images[which], rng, field), views[which]))
     return train
 
 

@@ -11,12 +11,13 @@ import torch
 
 from DRDMLib.catalogue import CATALOGUE, default_entry, load_model
 from DRDMLib.cli import main
-from DRDMLib.datasets import find_cases
+from DRDMLib.datasets import Case, find_cases
 from DRDMLib.deformation import generate, prepare
 from DRDMLib.fields import compose, warp
 from DRDMLib.forward import random_ddf
 from DRDMLib.images import read_image, read_label
 from DRDMLib.metrics import folded_fraction, roughness
+from DRDMLib.models import Model
 from DRDMLib.resources import resource
 from DRDMLib.training.data import split
 
@@ -66,16 +67,18 @@ def test_hippocampus_recovers_subjects_it_has_not_seen(shared, level, rough, far
     assert bool((roughness(after) * model.size / 48 < bent).all())
 
 
-@pytest.mark.parametrize(("level", "left"), [(32, 0.7), (48, 0.5), (79, 0.4)])
-def test_hippocampus_undoes_most_of_a_deformation_at_one_look(shared, level, left):
-    """Of the energy of deformations of crops it has not seen; without a frame, only the anatomy tells of them."""
-    model = load_model("hippocampus-mr-3d", "cpu")
-    cases = split(find_cases(shared / "data" / "hippocampus"), 8)[1][:8]
-    images = torch.cat([prepare(read_image(case.image), model)[1] for case in cases])
+def middles(model: Model, cases: list[Case]) -> torch.Tensor:
+    """Volumes on the model's grid, or of stacks the middle slices: (N, 1, *S)."""
+    made = [prepare(read_image(case.image), model)[1] for case in cases]
+    return torch.cat([m[len(m) // 2 :][:1] for m in made])
+
+
+def left_after_one_look(model: Model, images: torch.Tensor, level: int) -> float:
+    """Share of the energy of random deformations of images that one prediction does not undo."""
     how = model.metadata
     psi = random_ddf(
         how.size,
-        3,
+        how.ndim,
         level,
         torch.Generator().manual_seed(level),
         batch=len(images),
@@ -86,20 +89,31 @@ def test_hippocampus_undoes_most_of_a_deformation_at_one_look(shared, level, lef
     )
     with torch.inference_mode():
         undone = compose(psi, model.predict_to(warp(images, psi, padding=how.image_padding), level, -1))
-    assert float(undone.square().sum() / psi.square().sum()) < left
+    return float(undone.square().sum() / psi.square().sum())
+
+
+@pytest.mark.parametrize(("level", "left"), [(32, 0.7), (48, 0.5), (79, 0.4)])
+def test_hippocampus_undoes_most_of_a_deformation_at_one_look(shared, level, left):
+    """Of crops it has not seen; without a frame, only the anatomy tells of it."""
+    model = load_model("hippocampus-mr-3d", "cpu")
+    cases = split(find_cases(shared / "data" / "hippocampus"), 8)[1][:8]
+    assert left_after_one_look(model, middles(model, cases), level) < left
 
 
 def test_cardiac_recovers_hearts_of_another_hospital(shared):
-    """ACDC, which it was not trained on: less distorted by half, without folds, and two versions differ."""
+    """ACDC, which it was not trained on: less distorted, without folds, and two versions differ."""
     model = load_model("cardiac-mr-2d", "cpu")
-    cases = [c for c in find_cases(shared / "data" / "cardiac_acdc") if c.name.endswith("_ED")][:3]
-    stacks = [prepare(read_image(case.image), model)[1] for case in cases]
-    made = [generate(s[len(s) // 2 :][:1], model, 72, seed, steps=12) for seed, s in enumerate(stacks)]
+    cases = [c for c in find_cases(shared / "data" / "cardiac_acdc") if c.name.endswith("_ED")][:8]
+    hearts = middles(model, cases)
+    made = [generate(heart[None], model, 72, seed, steps=12) for seed, heart in enumerate(hearts[:3])]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
-    assert bool((roughness(after) < 0.5 * roughness(before)).all())
+    assert bool((roughness(after) < 0.7 * roughness(before)).all())
+    # Two thirds of what the model before this one left, which was trained on a finer field.
+    assert float(roughness(after).mean()) < 0.107
     assert float(folded_fraction(after).max()) == 0
-    assert 0.2 < float(after.norm(dim=1).mean() / before.norm(dim=1).mean()) < 0.7
+    assert 0.2 < float(after.norm(dim=1).mean() / before.norm(dim=1).mean()) < 0.75
     assert (after[0] - after[1]).norm(dim=0).mean() > 0.5 * after[0].norm(dim=0).mean()
+    assert left_after_one_look(model, hearts, 72) < 0.6
 
 
 @pytest.mark.parametrize("dataset", ["hippocampus", "ct"])
