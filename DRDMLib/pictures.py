@@ -16,6 +16,7 @@ from .errors import SettingError
 from .fields import warp
 from .files import complete_or_absent
 from .forward import random_ddf
+from .images import fit_label
 from .metrics import folded_fraction, jacobian_determinant
 from .models import Model
 from .recovery import recover
@@ -73,15 +74,17 @@ def deformation_picture(result: Deformation, path: Path, *, label: sitk.Image | 
     Volumes are shown in two planes. The label, if given, is drawn as a contour that moves with the image.
     """
     plt = require_matplotlib()
-    image = result.reference
-    d = image.GetDimension()
+    d = result.reference.GetDimension()
+    # However the voxels are stored, the patient is shown the same way round.
+    image = sitk.DICOMOrient(result.reference, "LPS") if d == 3 else result.reference
     random = displacement_transform(result.random_field)
-    volumes = [image, warp_image(image, image, random), result.warp(image)]
+    volumes = [image, warp_image(image, image, random), warp_image(image, image, result.transform)]
     arrays = [sitk.GetArrayFromImage(v) for v in volumes]
     contours: list[np.ndarray | None] = [None] * 3
     middle = [n // 2 for n in arrays[0].shape]
     if label is not None:
-        labels = [label, warp_label(label, image, random), result.warp_label(label)]
+        label = fit_label(label, image)
+        labels = [label, warp_label(label, image, random), warp_label(label, image, result.transform)]
         contours = [sitk.GetArrayFromImage(v) for v in labels]
         if contours[0] is not None and contours[0].any():
             middle = [int(c) for c in np.argwhere(contours[0] > 0).mean(axis=0)]

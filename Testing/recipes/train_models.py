@@ -3,8 +3,7 @@
 ``python Testing/recipes/train_models.py NAME DATA -o RUN [--resume] [--minutes M | --iterations N]``
 
 ``DATA`` is a folder with the sets ``hippocampus``, ``brain_ixi``, ``brain_misc``, ``cardiac_sunnybrook`` and ``ct``,
-each with ``images/``. ``RUN/NAME.safetensors`` is what is shipped; the card of ``brain-t1-3d``, which is older, says
-how that was made.
+each with ``images/``. ``RUN/NAME.safetensors`` is what is shipped.
 """
 
 from __future__ import annotations
@@ -98,16 +97,16 @@ RECIPES = {
         one_set("hippocampus"),
     ),
     "brain-t1-3d": Recipe(
-        _metadata(
+        _coarse(
             "brain-t1-3d",
             3,
-            64,
+            48,
             anatomy="whole head",
             modality="T1 MR",
             training_data="80 heads of IXI (brain-development.org), images only",
             licence="CC-BY-SA 3.0, as the images",
         ),
-        replace(_CONFIG, steps=1200),
+        replace(_LONG, steps=14000),
         one_set("brain_ixi", 5),
     ),
     "cardiac-mr-2d": Recipe(
