@@ -13,6 +13,7 @@ from DRDMLib.errors import ModelError
 from DRDMLib.geometry import field_image, sample_image, working_grid
 from DRDMLib.models import ModelMetadata
 from DRDMLib.output import write_ddf, write_warped
+from DRDMLib.pictures import deformation_picture
 
 OBLIQUE = rotation(20, -35, 50)
 FLIPPED = np.diag([-1.0, 1.0, -1.0])
@@ -147,6 +148,21 @@ def test_canonical_orientation_shows_every_storage_alike(tiny_model):
     first, second = (deform(i, tiny_model, level=30, seed=2, steps=3) for i in (image, stored))
     point = image.TransformIndexToPhysicalPoint((20, 15, 12))
     assert np.allclose(first.transform.TransformPoint(point), second.transform.TransformPoint(point), atol=1e-2)
+
+
+def test_a_picture_shows_the_patient_the_same_way_round(tiny_model, tmp_path):
+    """However the voxels are stored."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    image = smooth_image((40, 36, 32), direction=rotation(5, -8, 3))
+    stored = sitk.Flip(sitk.PermuteAxes(image, [2, 0, 1]), [True, False, True])
+    shown = []
+    for k, volume in enumerate((image, stored)):
+        result = deform(volume, tiny_model, level=30, seed=2, steps=3)
+        path = deformation_picture(result, tmp_path / f"{k}.png", label=volume > 90)
+        shown.append(plt.imread(path))
+    assert np.abs(shown[0] - shown[1]).mean() < 0.01
+    upside_down = shown[0][::-1]
+    assert np.abs(shown[0] - upside_down).mean() > 0.05
 
 
 def test_true_proportions_and_stretch():
