@@ -234,7 +234,6 @@ class BatchLogic:
         size: int = 48,
         minutes: float = 60,
         *,
-        crops: bool = False,
         device: str = "auto",
         resume: bool = False,
         wait: bool = True,
@@ -246,7 +245,6 @@ class BatchLogic:
             dimension: 3 for volumes, 2 for slices.
             size: voxels a side of the model's grid, a multiple of 8.
             minutes: time budget; a run that was stopped goes on with ``resume=True``.
-            crops: the images were cut out of larger ones.
 
         Raises:
             DRDMError: it did not succeed.
@@ -259,7 +257,6 @@ class BatchLogic:
         arguments: list[object] = ["train", folder, "-o", outputFolder, "--name", name]
         arguments += ["--ndim", dimension, "--size", size]
         arguments += ["--minutes", minutes, "--device", device, "--checkpoint-minutes", min(5.0, minutes / 4)]
-        arguments += ["--field", "coarse", "--outside", "border"] if crops else []
         arguments += ["--resume"] if resume else []
         job = Job(arguments)
         if onProgress is not None:

@@ -164,5 +164,4 @@ class DRDMDeformParameterNode:
     trainDimension: Annotated[Dimension, Default(Dimension.THREE)]
     trainSize: Annotated[int, WithinRange(16, 256), Default(48)]
     trainMinutes: Annotated[float, WithinRange(0.1, 100000.0), Default(60.0)]
-    trainCrops: Annotated[bool, Default(False)]
     trainOutput: Path

@@ -312,7 +312,7 @@ def _add_train(command: Any) -> None:
         help="work on each process's images of a step in N portions, for less memory (default: 1)",
     )
     train.add_argument(
-        "--learning-rate", type=_positive, default=1e-3, metavar="R", help="peak learning rate (default: 0.001)"
+        "--learning-rate", type=_positive, default=6e-4, metavar="R", help="peak learning rate (default: 0.0006)"
     )
     train.add_argument(
         "--architecture", choices=["compact", "recresacnet"], default="compact", help="network (default: compact)"
@@ -332,14 +332,14 @@ def _add_train(command: Any) -> None:
     train.add_argument(
         "--field",
         choices=["published", "coarse"],
-        default="published",
-        help="random deformations: published ones, or coarser and stronger ones as between people (default: published)",
+        default="coarse",
+        help="random deformations: coarse and strong, as between people, or published ones (default: coarse)",
     )
     train.add_argument(
         "--outside",
         choices=["zeros", "border"],
-        default="zeros",
-        help="what is seen outside of an image; 'border' for images cut out of larger ones (default: zeros)",
+        default="border",
+        help="what is seen outside of an image: its border continued, or zeros as published (default: border)",
     )
     train.add_argument(
         "--loss",
@@ -348,18 +348,18 @@ def _add_train(command: Any) -> None:
         help="distance term of the loss of --target step (default: published)",
     )
     train.add_argument(
-        "--rotation", type=_angle, default=30.0, metavar="DEG", help="largest random rotation (default: 30)"
+        "--rotation", type=_angle, default=15.0, metavar="DEG", help="largest random rotation (default: 15)"
     )
     train.add_argument(
         "--zoom",
         type=_positive,
         nargs=2,
-        default=[0.6, 1.0],
+        default=[0.85, 1.15],
         metavar=("LEAST", "MOST"),
-        help="share of the image's side that is shown in training, above 1 to shrink the image (default: 0.6 1)",
+        help="share of the image's side that is shown in training, above 1 to shrink the image (default: 0.85 1.15)",
     )
     train.add_argument(
-        "--shift", type=_share, default=0.25, metavar="F", help="largest shift, in halves of the side (default: 0.25)"
+        "--shift", type=_share, default=0.06, metavar="F", help="largest shift, in halves of the side (default: 0.06)"
     )
     train.add_argument(
         "--tones", action="store_true", help="train for any contrast: random curves of grey values and negatives"

@@ -71,7 +71,7 @@ def config_from(options: argparse.Namespace) -> TrainingConfig:
         minutes=options.minutes,
         batch=options.batch,
         learning_rate=options.learning_rate,
-        ema=0.999,
+        ema=0.998,
         rotation=options.rotation,
         zoom=(options.zoom[0], options.zoom[1]),
         shift=options.shift,

@@ -323,7 +323,7 @@ def test_training_on_a_gpu_uses_mixed_precision(tmp_path):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_a_model_with_coarse_fields_is_trained_and_deforms_crops(ndim, tmp_path):
-    """As said on the command line, it is in the file; its fields are smoother and stronger than the published ones."""
+    """What the command does by itself is in the file; its fields are smoother and stronger than the published ones."""
     folder = tmp_path / "data" / "images"
     folder.mkdir(parents=True)
     images = [smooth_image((24, 20, 16)[:ndim], seed=s) for s in range(3)]
@@ -331,7 +331,7 @@ def test_a_model_with_coarse_fields_is_trained_and_deforms_crops(ndim, tmp_path)
         sitk.WriteImage(image, str(folder / f"{k}.nii.gz"))
     run = tmp_path / "run"
     given = [str(tmp_path / "data"), "-o", str(run), "--ndim", str(ndim), "--size", "16", "--width", "8"]
-    given += ["--batch", "2", "--iterations", "3", "--field", "coarse", "--outside", "border"]
+    given += ["--batch", "2", "--iterations", "3"]
     assert main(["train", *given]) == 0
     model = load_model_file(run / "model.safetensors", "cpu")
     described = model.metadata

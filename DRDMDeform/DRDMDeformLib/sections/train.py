@@ -35,7 +35,7 @@ class TrainSection(Section):
         stoppable = self.job is not None and self.job.state is JobState.RUNNING
         ui = self.ui
         settings = (ui.trainNameLineEdit, ui.trainDimensionComboBox, ui.trainSizeSpinBox, ui.trainMinutesSpinBox)
-        for widget in (*settings, ui.trainCropsCheckBox, ui.trainFolderPath, ui.trainOutputPath):
+        for widget in (*settings, ui.trainFolderPath, ui.trainOutputPath):
             widget.enabled = not running
         self.ui.trainStartButton.enabled = not running
         self.ui.trainStopButton.enabled = stoppable
@@ -61,7 +61,6 @@ class TrainSection(Section):
                 p.trainDimension.value,
                 p.trainSize,
                 p.trainMinutes,
-                crops=p.trainCrops,
                 device=p.device.value,
                 resume=self.logic.canResume(p.trainOutput),
                 wait=False,

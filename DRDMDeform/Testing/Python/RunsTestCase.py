@@ -15,8 +15,6 @@ import vtk
 from DRDMDeformLib import mrml
 from modulesupport import ModuleTestCase, arrayOf, letWork, waitFor
 
-from DRDMLib.models import read_metadata
-
 
 class BatchTestCase(ModuleTestCase):
     def setUp(self):
@@ -283,19 +281,6 @@ class TrainTestCase(ModuleTestCase):
         self.assertIn("tiny", texts)
         self.choosePhantom(steps=1)
         self.deform()
-
-    def testScansThatWereCutOut(self):
-        self.ui.trainMinutesSpinBox.value = 0.1
-        self.ui.trainCropsCheckBox.checked = True
-        self.ui.trainStartButton.click()
-        self.assertFalse(self.ui.trainCropsCheckBox.enabled)
-        job = self.panel.train.job
-        waitFor(lambda: not job.running)
-        self.assertEqual(job.state.value, "done", job.text)
-        self.assertTrue(self.ui.trainCropsCheckBox.enabled)
-        metadata = read_metadata(self.folder / "run" / "model.safetensors")
-        self.assertEqual(metadata.image_padding, "border")
-        self.assertEqual(metadata.noise_grids, [16, 8, 4])
 
     def testASizeThatCannotBe(self):
         self.ui.trainSizeSpinBox.value = 20
