@@ -72,16 +72,25 @@ def example(image: np.ndarray, label: np.ndarray, view: View) -> tuple[Tensor, T
     return seen(picture, view), seen(truth, view)[0]
 
 
-def overlap_loss(scores: Tensor, label: Tensor) -> Tensor:
-    """Cross-entropy and soft Dice."""
+def overlap_loss(scores: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy, its classes with ``weight``, and soft Dice."""
     share = scores.softmax(1)
     truth = F.one_hot(label, scores.shape[1]).movedim(-1, 1).float()
     dims = (0, *range(2, truth.ndim))
     dice = (2 * (share * truth).sum(dims) + 1) / (share.sum(dims) + truth.sum(dims) + 1)
-    return F.cross_entropy(scores, label) + 1 - dice[1:].mean()
+    return F.cross_entropy(scores, label, weight) + 1 - dice[1:].mean()
 
 
-def fit(train: list[tuple[Tensor, Tensor]], classes: int, seed: int, iterations: int) -> UNet:
+def rarity(train: list[tuple[Tensor, Tensor]], classes: int) -> Tensor:
+    """Weights (classes,): how rare each is, mean 1. Without them small structures are at times never found."""
+    counts = torch.stack([torch.bincount(label.flatten(), minlength=classes) for _, label in train]).sum(0)
+    rare = counts.clamp(min=1).float().rsqrt()
+    return rare / rare.mean()
+
+
+def fit(
+    train: list[tuple[Tensor, Tensor]], classes: int, seed: int, iterations: int, weight: Tensor | None = None
+) -> UNet:
     """A network trained on what is given."""
     torch.manual_seed(seed)
     ndim = train[0][1].ndim
@@ -100,7 +109,7 @@ def fit(train: list[tuple[Tensor, Tensor]], classes: int, seed: int, iterations:
         image = image * (1 + 0.1 * torch.randn(ones)) + 0.1 * torch.randn(ones)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             scores = network(image)
-        loss = overlap_loss(scores.float(), label)
+        loss = overlap_loss(scores.float(), label, weight)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -131,6 +140,7 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=90, help="deformed copies of all subjects together")
     parser.add_argument("--iterations", type=int, default=250)
     parser.add_argument("--levels", type=int, nargs="+", default=list(LEVELS), help="of the models, in turn")
+    parser.add_argument("--weighted", action="store_true", help="rare structures count more in the cross-entropy")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--choose", type=int, metavar="N", help="judge on N subjects of the pool: to choose settings")
     parser.add_argument("--json", type=Path)
@@ -159,7 +169,8 @@ def main() -> None:
                 if name == "all" and shots != options.shots[0]:
                     continue
                 train = training_set(pool if name == "all" else [pool[i] for i in few], makers.get(name), options, seed)
-                scores = mean_dice(fit(train, classes, seed, options.iterations), test, classes)
+                weight = rarity(train, classes) if options.weighted else None
+                scores = mean_dice(fit(train, classes, seed, options.iterations, weight), test, classes)
                 row = {"method": name, "shots": 0 if name == "all" else shots, "seed": seed}
                 rows.append(row | {"dice": float(np.mean(scores)), "structures": scores})
                 print(rows[-1], flush=True)
@@ -169,6 +180,7 @@ def main() -> None:
                         "iterations": options.iterations,
                         "copies": options.copies,
                         "levels": options.levels,
+                        "weighted": options.weighted,
                     }
                     options.json.write_text(json.dumps({**facts, "rows": rows}, indent=2), encoding="utf-8")
 
