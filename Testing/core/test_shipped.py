@@ -116,16 +116,17 @@ def test_cardiac_recovers_hearts_of_another_hospital(shared):
     assert left_after_one_look(model, hearts, 72) < 0.6
 
 
-@pytest.mark.parametrize("dataset", ["hippocampus", "ct"])
-def test_general_recovers_what_it_has_not_seen(shared, dataset):
+@pytest.mark.parametrize(("dataset", "left"), [("hippocampus", 0.6), ("ct", 0.8)])
+def test_general_recovers_what_it_has_not_seen(shared, dataset, left):
     model = load_model("general-3d", "cpu")
     left_out = split(find_cases(shared / "data" / dataset), 8)[1][:2]
     tensors = [prepare(read_image(case.image), model)[1] for case in left_out]
     made = [generate(t, model, 64, seed, steps=12) for seed, t in enumerate(tensors)]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
-    assert bool((roughness(after) < 0.8 * roughness(before)).all())
+    assert bool((roughness(after) < 0.7 * roughness(before)).all())
     assert bool((folded_fraction(after) <= folded_fraction(before)).all())
     assert (after[0] - after[1]).norm(dim=0).mean() > 0.3 * after[0].norm(dim=0).mean()
+    assert left_after_one_look(model, torch.cat(tensors), 64) < left
 
 
 @pytest.mark.parametrize(("level", "rough", "far", "left"), [(48, 0.75, 0.8, 0.6), (79, 0.6, 0.7, 0.5)])
