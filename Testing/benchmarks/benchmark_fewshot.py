@@ -84,7 +84,7 @@ def overlap_loss(scores: Tensor, label: Tensor, weight: Tensor | None = None) ->
 def rarity(train: list[tuple[Tensor, Tensor]], classes: int) -> Tensor:
     """Weights (classes,): how rare each is, mean 1. Without them small structures are at times never found."""
     counts = torch.stack([torch.bincount(label.flatten(), minlength=classes) for _, label in train]).sum(0)
-    rare = 1 / counts.clamp(min=1).float()
+    rare = counts.clamp(min=1).float() ** -0.75
     return rare / rare.mean()
 
 
