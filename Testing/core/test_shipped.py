@@ -107,13 +107,13 @@ def test_cardiac_recovers_hearts_of_another_hospital(shared):
     hearts = middles(model, cases)
     made = [generate(heart[None], model, 72, seed, steps=12) for seed, heart in enumerate(hearts[:3])]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
-    assert bool((roughness(after) < 0.7 * roughness(before)).all())
+    assert bool((roughness(after) < 0.65 * roughness(before)).all())
     # Two thirds of what the model before this one left, which was trained on a finer field.
     assert float(roughness(after).mean()) < 0.107
     assert float(folded_fraction(after).max()) == 0
-    assert 0.2 < float(after.norm(dim=1).mean() / before.norm(dim=1).mean()) < 0.75
+    assert 0.2 < float(after.norm(dim=1).mean() / before.norm(dim=1).mean()) < 0.7
     assert (after[0] - after[1]).norm(dim=0).mean() > 0.5 * after[0].norm(dim=0).mean()
-    assert left_after_one_look(model, hearts, 72) < 0.6
+    assert left_after_one_look(model, hearts, 72) < 0.5
 
 
 @pytest.mark.parametrize(("dataset", "left"), [("hippocampus", 0.6), ("ct", 0.8)])

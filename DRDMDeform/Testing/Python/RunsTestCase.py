@@ -15,6 +15,8 @@ import vtk
 from DRDMDeformLib import mrml
 from modulesupport import ModuleTestCase, arrayOf, letWork, waitFor
 
+from DRDMLib.models import read_metadata
+
 
 class BatchTestCase(ModuleTestCase):
     def setUp(self):
@@ -277,6 +279,10 @@ class TrainTestCase(ModuleTestCase):
         waitFor(lambda: not job.running)
         self.assertEqual(job.state.value, "done", job.text)
         self.assertEqual(self.panel.parameter.model, "tiny")
+        # What is learned comes from the anatomy, not from the edges of the scans.
+        metadata = read_metadata(self.folder / "run" / "model.safetensors")
+        self.assertEqual(metadata.image_padding, "border")
+        self.assertEqual(metadata.noise_grids, [16, 8, 4])
         texts = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
         self.assertIn("tiny", texts)
         self.choosePhantom(steps=1)
