@@ -27,6 +27,7 @@ def augment(
     seed: int,
     *,
     steps: int | None = None,
+    pose: float = 0.0,
     plane: str = "auto",
     on_step: Progress | None = None,
 ) -> Augmented:
@@ -35,7 +36,7 @@ def augment(
     Raises:
         ImageError, ModelError, SettingError: as :func:`DRDMLib.deform`.
     """
-    deformation = deform(image, model, level, seed, steps, plane=plane, on_step=on_step)
+    deformation = deform(image, model, level, seed, steps, pose=pose, plane=plane, on_step=on_step)
     return Augmented(
         deformation.warp(image),
         None if label is None else deformation.warp_label(label),
@@ -73,6 +74,7 @@ def synthesize(
     seed: int,
     *,
     steps: int | None = None,
+    pose: float = 0.0,
     plane: str = "auto",
     on_step: Progress | None = None,
 ) -> Pair:
@@ -81,6 +83,7 @@ def synthesize(
     Args:
         levels: T' of the first deformation (original to moving) and of the second (moving to fixed).
         seed: of the first; the second uses a seed derived from it.
+        pose: of each of the two, see :func:`DRDMLib.deform`.
 
     Raises:
         ImageError, ModelError, SettingError: as :func:`DRDMLib.deform`.
@@ -89,9 +92,9 @@ def synthesize(
     def part(number: int) -> Progress | None:
         return None if on_step is None else lambda done, total: on_step(number * total + done, 2 * total)
 
-    first = deform(image, model, levels[0], seed, steps, plane=plane, on_step=part(0))
+    first = deform(image, model, levels[0], seed, steps, pose=pose, plane=plane, on_step=part(0))
     moving = first.warp(image)
-    second = deform(moving, model, levels[1], seed + 2**31, steps, plane=plane, on_step=part(1))
+    second = deform(moving, model, levels[1], seed + 2**31, steps, pose=pose, plane=plane, on_step=part(1))
     moving_label = None if label is None else first.warp_label(label)
     return Pair(
         moving=moving,

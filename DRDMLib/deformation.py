@@ -19,6 +19,7 @@ from .catalogue import load_model
 from .certificate import certify_carried
 from .errors import SettingError
 from .fallback import relieved
+from .fields import compose
 from .forward import random_ddf
 from .geometry import (
     WorkingGrid,
@@ -33,6 +34,7 @@ from .images import fit_label, require_scalar_image
 from .inverse import inverse_field, inverse_layers, inverse_points
 from .metrics import FieldMetrics, measure_carried
 from .models import Model
+from .pose import MOST, random_pose
 from .recovery import countdown, recover
 from .repair import NOT_REPAIRED, Repair, repair
 from .resampling import field_on_grid, slabs, warp_image, warp_label
@@ -59,7 +61,7 @@ class Deformation:
         reference: the image it was made from; its grid is the grid of everything produced.
         field: the displacement field as a coarse grid transform that reaches past the image and falls to zero there;
             vector image, millimetres, LPS; points from the new image to where to read in the original.
-        seed, level, steps, seconds, model, device: how it was made, and on what kind of device.
+        seed, level, steps, pose, seconds, model, device: how it was made, and on what kind of device.
         repaired: what was changed to make it invertible.
         certified: whether it is proven to be; ``None``: not examined yet, see ``metrics``.
     """
@@ -69,6 +71,7 @@ class Deformation:
     seed: int = 0
     level: int = DEFAULT_LEVEL
     steps: int = 0
+    pose: float = 0.0
     seconds: float = 0.0
     model: str = ""
     device: str = ""
@@ -157,6 +160,7 @@ def generate(
     seed: int | Sequence[int],
     *,
     steps: int | None = None,
+    pose: float = 0.0,
     start: str = "level",
     on_step: Progress | None = None,
 ) -> Generated:
@@ -165,7 +169,7 @@ def generate(
     Args:
         images: (N, 1, *S), 0..1; the slices of a stack share one random deformation, so that they stay together.
         seed: of the random deformation; or of several, (K,), of a single image, which are computed together.
-        steps: as for :func:`deform`.
+        steps, pose: as for :func:`deform`; both fields have the same pose.
         on_step: called with (done, total); may raise to cancel.
 
     Warns:
@@ -177,7 +181,7 @@ def generate(
         images = images.expand(len(seeds), *images.shape[1:])
 
     def compute(model: Model, batch: int) -> Generated:
-        return _generate(images, model, level, seeds, steps, start, on_step, batch)
+        return _generate(images, model, level, seeds, steps, pose, start, on_step, batch)
 
     return relieved(compute, model, min(_STACK_BATCH, len(images)))
 
@@ -188,6 +192,7 @@ def _generate(
     level: int,
     seeds: tuple[int, ...],
     steps: int | None,
+    pose: float,
     start: str,
     on_step: Progress | None,
     batch: int,
@@ -198,7 +203,8 @@ def _generate(
     scale = m.velocity_scale * gain
     draw = partial(random_ddf, control_size=m.control_size, noise_grids=m.noise_grids)
     draw = partial(draw, m.size, m.ndim, level, velocity_scale=scale, amplitude=2.0)
-    drawn = torch.cat([draw(torch.Generator(model.device).manual_seed(seed)) for seed in seeds])
+    sources = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+    drawn = torch.cat([draw(source) for source in sources])
     drawn = drawn.expand(len(images), *drawn.shape[1:])
     total = len(countdown(model, start, level, steps))
     chunks = images.split(batch)
@@ -212,13 +218,25 @@ def _generate(
         first = number * batch
         some = drawn[first : first + len(chunk)]
         parts.append(recover(model, chunk, some, start, level, steps, on_step=report))
-    return Generated(drawn, torch.cat(parts))
+    recovered = torch.cat(parts)
+    if not pose:
+        return Generated(drawn, recovered)
+    # Drawn last, and taken up last: with another pose a seed still gives the same anatomy.
+    poses = torch.cat([random_pose(m.size, m.ndim, pose, source) for source in sources])
+    poses = poses.expand(len(images), *poses.shape[1:])
+    return Generated(compose(drawn, poses), compose(recovered, poses))
 
 
 def check_level(model: Model, level: int) -> None:
     """Raises SettingError when ``level`` is not one of the model's."""
     if not 0 <= level < model.timesteps:
         raise SettingError(f"Level {level} is out of range; this model takes 0 to {model.timesteps - 1}.")
+
+
+def check_pose(pose: float) -> None:
+    """Raises SettingError when ``pose`` is none that is on offer."""
+    if not 0 <= pose <= MOST:
+        raise SettingError(f"Pose {pose:g} is out of range; use 0 (none) to {MOST:g}.")
 
 
 def prepare(image: sitk.Image, model: Model, plane: str = "auto") -> tuple[WorkingGrid, Tensor]:
@@ -236,6 +254,7 @@ def deform(
     steps: int | None = None,
     device: str | torch.device = "auto",
     *,
+    pose: float = 0.0,
     plane: str = "auto",
     start: str = "level",
     on_step: Progress | None = None,
@@ -250,6 +269,8 @@ def deform(
         steps: recovery steps; by default as many as do what a step for each level does (12 for the shipped models). As
             many as the model has levels, or more: one for each.
         device: where to compute, if ``model`` is not loaded yet.
+        pose: how much the whole is turned, resized and shifted besides, 0 to 2, see :mod:`DRDMLib.pose`: at 1 by up to
+            15 degrees, 15 % and 6 % of the side. With another pose a seed gives the same anatomy.
         plane: for a 2D model on a volume: ``"axial"``, ``"coronal"``, ``"sagittal"`` or ``"auto"``.
         start: ``"level"`` as in the paper, ``"full"`` as in the authors' script.
         on_step: called with (done, total); may raise to cancel.
@@ -257,10 +278,10 @@ def deform(
     Raises:
         ImageError: the image cannot be used.
         ModelError: the model cannot be used, or is of the other dimension.
-        SettingError: level, steps or device out of range.
+        SettingError: level, steps, pose or device out of range.
         DRDMError: the deformation cannot be made invertible.
     """
-    one = deform_all(image, model, level, (seed,), steps, device, plane=plane, start=start, on_step=on_step)
+    one = deform_all(image, model, level, (seed,), steps, device, pose=pose, plane=plane, start=start, on_step=on_step)
     return next(one)
 
 
@@ -272,6 +293,7 @@ def deform_all(
     steps: int | None = None,
     device: str | torch.device = "auto",
     *,
+    pose: float = 0.0,
     plane: str = "auto",
     start: str = "level",
     on_step: Progress | None = None,
@@ -288,12 +310,13 @@ def deform_all(
     if not isinstance(model, Model):
         model = model_for(image, model, device)
     check_level(model, level)
+    check_pose(pose)
     grid, tensor = prepare(image, model, plane)
     steps = model.usual_steps if steps is None else steps
     refine = needs_refinement(image, grid)
     together = model.device.type != "cpu" and len(tensor) == 1
     for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
-        fields = generate(tensor, model, level, group, steps=steps, start=start, on_step=on_step)
+        fields = generate(tensor, model, level, group, steps=steps, pose=pose, start=start, on_step=on_step)
         for number, seed in enumerate(group):
             own = slice(number, number + 1) if len(group) > 1 else slice(None)
             recovered, random = fields.recovered[own], fields.random[own]
@@ -308,6 +331,7 @@ def deform_all(
                 seed=seed,
                 level=level,
                 steps=len(countdown(model, start, level, steps)),
+                pose=pose,
                 seconds=time.perf_counter() - begin,
                 model=model.metadata.name,
                 device=recovered.device.type,

@@ -133,6 +133,7 @@ def item_of(deformation: Deformation, files: dict[str, Path | None], folder: Pat
         "seed": deformation.seed,
         "level": deformation.level,
         "steps": deformation.steps,
+        "pose": deformation.pose,
         "seconds": round(deformation.seconds, 3),
         "metrics": deformation.metrics.to_dict(),
         "repair": {"mean_mm": deformation.repaired.mean_mm, "max_mm": deformation.repaired.max_mm},

@@ -52,7 +52,7 @@ class BatchLogic:
             outputFolder: new or empty, or that of an interrupted run with ``resume=True``.
             levels, copies: strengths, and versions for each.
             wait: return when it is done, else at once with a job to start.
-            settings: ``model``, ``seed``, ``steps``, ``device``, ``plane``, ``segmentations``, ``resume``.
+            settings: ``model``, ``seed``, ``steps``, ``pose``, ``device``, ``plane``, ``segmentations``, ``resume``.
 
         Raises:
             SceneError: the source cannot be used.
@@ -100,6 +100,7 @@ class BatchLogic:
         model: str | None = None,
         seed: int = 0,
         steps: int | None = None,
+        pose: float = 0.0,
         device: str = "auto",
         plane: str = "auto",
         segmentations: dict[str, Any] | None = None,
@@ -113,6 +114,7 @@ class BatchLogic:
         arguments: list[object] = [command, folder, "-o", outputFolder, "--levels", *levels, "--copies", copies]
         arguments += ["--seed", seed, "--device", device, "--plane", plane]
         arguments += (["--model", model] if model else []) + (["--steps", steps] if steps else [])
+        arguments += ["--pose", pose] if pose else []
         arguments += ["--resume"] if resume else []
         job = Job(arguments)
 

@@ -86,6 +86,7 @@ class Logic(BatchLogic):
         steps: int | None = None,
         device: str = "auto",
         plane: str = "auto",
+        pose: float = 0.0,
         onProgress: Callable[[float], None] | None = None,
     ) -> slicer.vtkMRMLGridTransformNode:
         """A new version of a volume as a transform node; the volume itself stays as it is.
@@ -97,11 +98,12 @@ class Logic(BatchLogic):
             model: name or path; ``None`` takes the best one for the volume.
             level: T', 1 (subtle) to 79 (strong).
             seed: the same seed gives the same deformation.
+            pose: how much the whole is turned, resized and shifted besides, 0 to 2 (1: by up to 15 degrees and 15 %).
             onProgress: called with 0 to 1; may raise to cancel.
 
         Raises:
             SceneError: the volume cannot be used.
-            DRDMError: model, level, steps or device cannot be used.
+            DRDMError: model, level, steps, pose or device cannot be used.
 
         Usage example:
         >>> transform = logic.deform(volume, level=20, seed=7)
@@ -117,11 +119,13 @@ class Logic(BatchLogic):
             if onProgress is not None:
                 onProgress(done / total)
 
-        result = deform(image, load_model(name, device), level, seed, steps, plane=plane, on_step=report)
+        used = load_model(name, device)
+        result = deform(image, used, level, seed, steps, pose=pose, plane=plane, on_step=report)
         record = {
             "seed": seed,
             "level": level,
             "steps": result.steps,
+            "pose": pose,
             "seconds": round(result.seconds, 3),
             "metrics": result.metrics.to_dict(),
             "model": result.model,
@@ -139,6 +143,7 @@ class Logic(BatchLogic):
         steps: int | None = None,
         device: str = "auto",
         plane: str = "auto",
+        pose: float = 0.0,
         onMade: Callable[[list[Deformations]], None] | None = None,
     ) -> Job:
         """A job that makes ``count`` new versions (seeds from ``seed`` on) in a process of its own; start it.
@@ -169,6 +174,7 @@ class Logic(BatchLogic):
         arguments: list[object] = ["deform", folder / "scan.nrrd", "-o", folder / "out", "--only-field"]
         arguments += ["--model", name]
         arguments += ["--level", level, "--seed", seed, "--count", count, "--device", device, "--plane", plane]
+        arguments += ["--pose", pose] if pose else []
         arguments += ["--steps", steps] if steps else []
         job = Job(arguments)
         volumeID = volumeNode.GetID()
@@ -183,7 +189,7 @@ class Logic(BatchLogic):
                     return
                 report = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
                 fields = [sitk.ReadImage(str(folder / "out" / item["field"])) for item in report["items"]]
-                kept = ("seed", "level", "steps", "seconds", "metrics")
+                kept = ("seed", "level", "steps", "pose", "seconds", "metrics")
                 records = [{**{k: item[k] for k in kept}, "model": report["model"]} for item in report["items"]]
                 made = mrml.addVariants(scene, volumeNode, fields, records, asSequence=asSequence and count > 1)
             except (OSError, ValueError, KeyError, RuntimeError) as error:

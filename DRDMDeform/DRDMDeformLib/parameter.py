@@ -125,7 +125,7 @@ class DRDMDeformParameterNode:
     inputVolume, inputSegmentation - the scan, and what is drawn on it.
     model - catalogue name, or path of a model file; empty takes the best one for the scan.
     device, steps, plane - how to compute; 0 steps means the usual number of the model.
-    level, seed, variants, asSequence - how to deform.
+    pose, level, seed, variants, asSequence - how to deform.
     deformations - transform or sequence browser that is shown.
     preview, display - whether the nodes follow it, and how it is drawn itself.
     onCopies, versions, grid - how to apply it.
@@ -138,6 +138,7 @@ class DRDMDeformParameterNode:
     model: str
     device: Annotated[Device, Default(Device.AUTO)]
     steps: Annotated[int, WithinRange(0, 80), Default(0)]
+    pose: Annotated[float, WithinRange(0.0, 2.0), Default(0.0)]
     plane: Annotated[Plane, Default(Plane.AUTO)]
 
     level: Annotated[int, WithinRange(1, 79), Default(48)]

@@ -109,6 +109,13 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
         help="recovery steps (default: as many as are needed; 80: one for each level)",
     )
     parser.add_argument(
+        "--pose",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="also turn, resize and shift the whole, 0 to 2; at 1 by up to 15 degrees, 15 %% and 6 %% (default: 0)",
+    )
+    parser.add_argument(
         "--plane",
         choices=["auto", "axial", "coronal", "sagittal"],
         default="auto",

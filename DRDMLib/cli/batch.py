@@ -36,7 +36,7 @@ def _common(options: argparse.Namespace) -> dict[str, Any]:
         inside=options.labels_inside,
         draws=options.draws,
     )
-    names = ("copies", "seed", "steps", "plane", "quality")
+    names = ("copies", "seed", "steps", "pose", "plane", "quality")
     return {name: getattr(options, name) for name in names} | {"limits": limits}
 
 

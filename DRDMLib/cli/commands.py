@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import datasets, output
 from ..catalogue import available_models, fetch, model_metadata
-from ..deformation import Deformation, check_level, model_for, prepare
+from ..deformation import Deformation, check_level, check_pose, model_for, prepare
 from ..deformation import deform as deform_image
 from ..device import choose_device
 from ..distributed import leave, place_here
@@ -40,6 +40,7 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     label = read_label(options.label, image) if options.label else None
     model = model_for(image, options.model, options.device)
     check_level(model, options.level)
+    check_pose(options.pose)
     prepare(image, model, options.plane)
     folder = output.prepare_folder(options.output)
     announce(options, model, reporter)
@@ -51,7 +52,14 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
             reporter.progress("deform", number * total + done, options.count * total)
 
         result = deform_image(
-            image, model, options.level, options.seed + number, options.steps, plane=options.plane, on_step=on_step
+            image,
+            model,
+            options.level,
+            options.seed + number,
+            options.steps,
+            pose=options.pose,
+            plane=options.plane,
+            on_step=on_step,
         )
         base = folder / f"{stem}_{number:03d}"
         files: dict[str, Path | None] = {"image": None, "label": None, "ddf": None}

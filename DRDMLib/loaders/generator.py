@@ -23,7 +23,7 @@ class FieldGenerator:
     Args:
         model: loaded, or a name or path; by default the best one for the first image.
         levels: T', one of which is drawn each time.
-        steps: recovery steps; by default as many as are needed, see :func:`DRDMLib.deform`.
+        steps, pose: see :func:`DRDMLib.deform`.
         device: where the network runs; with DataLoader's workers use ``"cpu"``.
     """
 
@@ -33,11 +33,12 @@ class FieldGenerator:
         *,
         levels: Sequence[int] = (20, 40, 60),
         steps: int | None = None,
+        pose: float = 0.0,
         device: str | torch.device = "auto",
         plane: str = "auto",
     ) -> None:
         self.model = model
-        self.levels, self.steps, self.device, self.plane = tuple(levels), steps, device, plane
+        self.levels, self.steps, self.pose, self.device, self.plane = tuple(levels), steps, pose, device, plane
 
     def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
         """See :class:`DRDMLib.loaders.world.FieldSource`.
@@ -49,5 +50,5 @@ class FieldGenerator:
         if not isinstance(self.model, Model):
             self.model = model_for(picture, self.model, self.device)
         level = self.levels[seed % len(self.levels)]
-        made = deform(picture, self.model, level, seed, self.steps, plane=self.plane)
+        made = deform(picture, self.model, level, seed, self.steps, pose=self.pose, plane=self.plane)
         return world_field(made.field, picture)

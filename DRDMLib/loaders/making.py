@@ -36,6 +36,7 @@ def make_bank(
     copies: int = 4,
     seed: int = 0,
     steps: int | None = None,
+    pose: float = 0.0,
     device: str = "auto",
     plane: str = "auto",
     place: Place | None = None,
@@ -71,6 +72,7 @@ def make_bank(
             "copies": copies,
             "seed": seed,
             "steps": steps,
+            "pose": pose,
             "plane": plane,
             "model": used.metadata.name,
             "model_digest": digest_of_model(resolve(model or used.metadata.name)[0], "sha256"),
@@ -80,7 +82,7 @@ def make_bank(
         path = folder / f"{case.name}{SUFFIX}"
         if not _is_there(path, told):
             with one_thread_each(used.device):
-                fields = _fields(case, source, used, levels, copies, seed, steps, plane)
+                fields = _fields(case, source, used, levels, copies, seed, steps, pose, plane)
             told["affine"] = fields[0].affine.tolist()
             # In one entry: safetensors keeps no order of several, and the same fields are to be the same bytes.
             write_bytes(path, save({"fields": torch.stack([f.vectors for f in fields])}, {TOLD: json.dumps(told)}))
@@ -112,12 +114,14 @@ def _fields(
     copies: int,
     seed: int,
     steps: int | None,
+    pose: float,
     plane: str,
 ) -> list[WorldField]:
     fields = []
     for level in levels:
         check_level(model, level)
         for copy in range(copies):
-            made = deform(source.image, model, level, seed_of(seed, case.name, (level,), copy, 0), steps, plane=plane)
+            drawn = seed_of(seed, case.name, (level,), copy, 0)
+            made = deform(source.image, model, level, drawn, steps, pose=pose, plane=plane)
             fields.append(world_field(made.field, source.image))
     return fields

@@ -11,7 +11,7 @@ from typing import Any
 from .. import __version__, datasets, output
 from ..catalogue import digest_of, find, load_model, resolve
 from ..datasets import Case
-from ..deformation import check_level, model_for, prepare
+from ..deformation import check_level, check_pose, model_for, prepare
 from ..device import choose_device
 from ..distributed import Place
 from ..errors import DRDMError, ImageError, ModelError
@@ -66,6 +66,7 @@ def _new_run(
     number, source, model = _first_usable(plan, model_name, device, becomes)
     for level in {level for levels in plan.settings.levels for level in levels}:
         check_level(model, level)
+    check_pose(plan.settings.pose)
     subjects = [case.subject for case in plan.cases]
     description = {
         "settings": plan.settings.to_dict(),

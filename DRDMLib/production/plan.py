@@ -28,7 +28,7 @@ class Settings:
         command: ``"augment"`` (Algorithm 3) or ``"synthesize"`` (Algorithm 4).
         levels: one T' for each version, or two for each pair: original to moving, moving to fixed.
         copies: samples for each image and level.
-        seed, steps, plane: as :func:`DRDMLib.deform` takes them.
+        seed, steps, pose, plane: as :func:`DRDMLib.deform` takes them.
         limits: what samples must keep to.
         voxel_fields: also write the fields of pairs in voxels.
         split: shares of the subjects for training, validation and test.
@@ -40,6 +40,7 @@ class Settings:
     copies: int = 1
     seed: int = 0
     steps: int | None = None
+    pose: float = 0.0
     plane: str = "auto"
     limits: Limits = field(default_factory=Limits)
     voxel_fields: bool = False

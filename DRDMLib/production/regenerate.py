@@ -68,6 +68,7 @@ def regenerate(
         copies=record["copy"] + 1,
         seed=record["run_seed"],
         steps=record["steps"],
+        pose=record["pose"],
         plane=record["plane"],
         limits=Limits(),
         voxel_fields="voxel_ddf" in record["files"],

@@ -29,7 +29,7 @@ def item_of(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         "label": files.pop("label", None),
         "ddf": files.pop("ddf", None),
         **files,
-        **{key: item[key] for key in ("seed", "level", "steps")},
+        **{key: item[key] for key in ("seed", "level", "steps", "pose")},
         "seconds": run.seconds.get(record["name"]),
         "metrics": item["metrics"],
         "repair": item["repair"],

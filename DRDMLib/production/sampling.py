@@ -86,6 +86,7 @@ def base_record(plan: Plan, task: Task, context: dict[str, Any]) -> dict[str, An
         "copy": task.copy,
         "run_seed": plan.settings.seed,
         "steps": plan.settings.steps,
+        "pose": plan.settings.pose,
         "plane": plan.settings.plane,
         **context,
         "files": {},
@@ -195,8 +196,9 @@ class _Made:
 
 
 def _draw(plan: Plan, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Made:
-    how: Any = {"steps": plan.settings.steps, "plane": plan.settings.plane, "on_step": on_step}
-    if plan.settings.command == AUGMENT:
+    settings = plan.settings
+    how: Any = {"steps": settings.steps, "pose": settings.pose, "plane": settings.plane, "on_step": on_step}
+    if settings.command == AUGMENT:
         made = algorithm3(source.image, source.label, model, task.levels[0], seed, **how)
         channels = [made.deformation.warp(channel) for channel in source.channels]
 
@@ -216,7 +218,7 @@ def _draw(plan: Plan, task: Task, source: Source, model: Model, seed: int, on_st
         _add_image(product, "image", f"{images}/{task.name}_fixed.nii.gz", pair.fixed)
         product.record["files"]["ddf"] = f"{fields}/{task.name}.nii.gz"
         product.writers["ddf"] = functools.partial(output.write_ddf, deformation=pair.second)
-        if plan.settings.voxel_fields:
+        if settings.voxel_fields:
             product.record["files"]["voxel_ddf"] = f"{part_folder('displacementsVoxel', part)}/{task.name}.nii.gz"
             product.writers["voxel_ddf"] = functools.partial(output.write_voxel_ddf, deformation=pair.second)
         _add_image(product, "moving", f"{images}/{task.name}_moving.nii.gz", pair.moving)

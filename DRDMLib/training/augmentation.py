@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def random_rotations(batch: int, ndim: int, degrees: float, generator: torch.Generator) -> Tensor:
-    """(batch, d, d) rotations about a random axis by an angle uniform in +-``degrees``."""
-    device = generator.device
-    angle = (torch.rand(batch, generator=generator, device=device) * 2 - 1) * math.radians(degrees)
-    sin, cos = angle.sin(), angle.cos()
-    if ndim == 2:
-        return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
-    axis = F.normalize(torch.randn(batch, 3, generator=generator, device=device), dim=1)
-    x, y, z = axis.unbind(1)
-    zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).view(batch, 3, 3)
-    eye = torch.eye(3, device=device)
-    return eye + sin.view(-1, 1, 1) * cross + (1 - cos).view(-1, 1, 1) * (cross @ cross)
+from ..pose import random_rotations
 
 
 def augment_images(

@@ -2,7 +2,8 @@
 
 A method is ``torchio``, ``torchio@VOXELS`` (largest displacement), ``monai``, ``affine``, ``MODEL`` (recovered) or
 ``MODEL:random`` (the same random field, not recovered), where ``MODEL`` is a catalogue name or a path. ``level`` is
-that of the model; the elastic ones have settings of their own. ``torchio`` and the models know 2D images too.
+that of the model; the elastic ones have settings of their own. ``torchio`` and the models know 2D images too. With
+``+AMOUNT`` at its end a method also changes the pose, in the same way whatever the method.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from DRDMLib.catalogue import load_model
 from DRDMLib.deformation import generate, prepare
 from DRDMLib.geometry import field_image
+from DRDMLib.pose import random_pose
 from DRDMLib.resampling import field_on_grid
 
 STEPS = 12
@@ -89,8 +91,33 @@ def model_deformer(name: str) -> Deformer:
     return field
 
 
+def posed(image: sitk.Image, field: np.ndarray, seed: int, amount: float) -> np.ndarray:
+    """The field, then a pose as a model adds it (:mod:`DRDMLib.pose`), about the image's middle: mm."""
+    d, side = image.GetDimension(), 2
+    # The pose is affine: its values on the smallest grid tell all of it.
+    moves = random_pose(side, d, amount, torch.Generator().manual_seed(seed))[0].numpy().astype(float)
+    corner = (0,) * d
+    columns = [
+        (moves[(slice(None), *np.eye(d, dtype=int)[k])] - moves[(slice(None), *corner)]) * side for k in range(d)
+    ]
+    turn, shift = np.stack(columns, axis=1), moves.reshape(d, -1).mean(axis=1)
+    extent = float(np.max(np.asarray(image.GetSize()) * np.asarray(image.GetSpacing())))
+    direction = np.asarray(image.GetDirection()).reshape(d, d)
+    pose = sitk.AffineTransform(d)
+    pose.SetCenter(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
+    pose.SetMatrix((direction @ (np.eye(d) + turn) @ direction.T).ravel().tolist())
+    pose.SetTranslation((direction @ shift * extent).tolist())
+    filled = sitk.TransformToDisplacementFieldFilter()
+    filled.SetReferenceImage(image)
+    return sitk.GetArrayFromImage(filled.Execute(sitk.CompositeTransform([as_transform(field, image), pose])))
+
+
 def deformer(name: str) -> Deformer:
     """The method of that name."""
+    name, _, amount = name.partition("+")
+    if amount:
+        plain = deformer(name)
+        return lambda image, seed, level: posed(image, plain(image, seed, level), seed, float(amount))
     name, _, most = name.partition("@") if name.startswith("torchio@") else (name, "", "")
     if most:
         return partial(torchio_field, most=float(most))
@@ -100,7 +127,7 @@ def deformer(name: str) -> Deformer:
 
 def is_elastic(name: str) -> bool:
     """Whether it knows no levels."""
-    return name.partition("@")[0] in ("torchio", "monai", "affine")
+    return name.partition("+")[0].partition("@")[0] in ("torchio", "monai", "affine")
 
 
 def as_transform(field: np.ndarray, image: sitk.Image) -> sitk.DisplacementFieldTransform:

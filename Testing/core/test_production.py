@@ -24,11 +24,12 @@ from DRDMLib.production.subjects import folds, split_subjects
 from DRDMLib.production.thumbnails import SIDE, thumbnail
 
 
-@pytest.mark.parametrize(("command", "ndim"), [(AUGMENT, 3), (SYNTHESIZE, 3), (SYNTHESIZE, 2)])
-def test_every_sample_is_made_again_to_the_bit_from_its_record(command, ndim, tmp_path, tiny_models):
+@pytest.mark.parametrize(("command", "ndim", "pose"), [(AUGMENT, 3, 1.0), (SYNTHESIZE, 3, 0.0), (SYNTHESIZE, 2, 0.5)])
+def test_every_sample_is_made_again_to_the_bit_from_its_record(command, ndim, pose, tmp_path, tiny_models):
     data = write_cases(tmp_path / "Bilder und Größen", size=(22, 20, 18)[:ndim])
     folder = tmp_path / "out"
-    make(data, folder, tiny_models[ndim], command, voxel_fields=True)
+    make(data, folder, tiny_models[ndim], command, voxel_fields=True, pose=pose)
+    assert {item["pose"] for item in report_of(folder)["items"]} == {pose}
     written = records_of(folder)
     assert len(written) == (6 if command == AUGMENT else 2)
     for name, record in written.items():

@@ -23,9 +23,10 @@ from DRDMLib.losses import Angle, EnergyDistance, RecoveryLoss, Regularity, Rela
 from DRDMLib.metrics import folded_fraction, roughness
 from DRDMLib.models import Model, ModelMetadata, load_model_file
 from DRDMLib.networks import build_network
+from DRDMLib.pose import random_rotations
 from DRDMLib.recovery import recover
 from DRDMLib.training import TrainingConfig, train
-from DRDMLib.training.augmentation import augment_images, random_rotations
+from DRDMLib.training.augmentation import augment_images
 from DRDMLib.training.data import load_training_images, split
 from DRDMLib.training.fields import FieldSource, turn
 from DRDMLib.training.recipe import config_from, metadata_from

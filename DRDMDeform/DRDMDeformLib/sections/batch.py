@@ -89,7 +89,7 @@ class BatchSection(Section):
         else:
             made = _("{n} results of each scan").format(n=each)
         model = _("the model '{name}'").format(name=p.model) if p.model else _("the model that is best for the scans")
-        return _("Makes {made}, with {model}; seed, steps and device as above.").format(made=made, model=model)
+        return _("Makes {made}, with {model}; seed, steps, pose and device as above.").format(made=made, model=model)
 
     def onVolumes(self) -> None:
         """Other volumes are ticked."""
@@ -116,6 +116,7 @@ class BatchSection(Section):
                 "model": p.model or None,
                 "seed": p.seed,
                 "steps": p.steps or None,
+                "pose": p.pose,
                 "device": p.device.value,
                 "plane": p.plane.value,
                 "resume": self.logic.canResume(p.batchOutput),

@@ -100,6 +100,7 @@ class DeformSection(Section):
                 p.variants,
                 p.asSequence,
                 steps=p.steps or None,
+                pose=p.pose,
                 device=p.device.value,
                 plane=p.plane.value,
                 onMade=lambda made: self.onMade(volume, made),

@@ -159,11 +159,14 @@ class DeformTestCase(ModuleTestCase):
     def testTheConsoleMakesTheSame(self):
         volume, _segmentation = self.choosePhantom(steps=3)
         self.ui.seedSpinBox.value = 3
+        self.ui.poseSpinBox.value = 0.5
         self.deform()
-        other = self.logic.deform(volume, level=48, seed=3, steps=3, device="cpu")
+        other = self.logic.deform(volume, level=48, seed=3, steps=3, pose=0.5, device="cpu")
         made = volume.GetParentTransformNode()
         self.assertGreater(np.abs(displacements(made)).max(), 1.0)
         self.assertLess(np.abs(displacements(made) - displacements(other)).max(), 0.01)
+        upright = self.logic.deform(volume, level=48, seed=3, steps=3, device="cpu")
+        self.assertGreater(np.abs(displacements(made) - displacements(upright)).max(), 1.0)
 
     def testVariantsAsASequence(self):
         volume, _segmentation = self.choosePhantom()

@@ -1,0 +1,52 @@
+"""Poses: an image turned, resized and shifted as a whole, which is most of what two subjects differ by."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# What an amount of 1 may do at most; the shipped models were trained on subjects that differ as much.
+TURN = 15.0
+ZOOM = 0.15
+SHIFT = 0.06
+MOST = 2.0
+
+
+def random_rotations(batch: int, ndim: int, degrees: float, generator: torch.Generator) -> Tensor:
+    """(batch, d, d) rotations about a random axis by an angle uniform in +-``degrees``."""
+    device = generator.device
+    angle = (torch.rand(batch, generator=generator, device=device) * 2 - 1) * math.radians(degrees)
+    sin, cos = angle.sin(), angle.cos()
+    if ndim == 2:
+        return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+    axis = F.normalize(torch.randn(batch, 3, generator=generator, device=device), dim=1)
+    x, y, z = axis.unbind(1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).view(batch, 3, 3)
+    eye = torch.eye(3, device=device)
+    return eye + sin.view(-1, 1, 1) * cross + (1 - cos).view(-1, 1, 1) * (cross @ cross)
+
+
+def random_pose(size: int, ndim: int, amount: float, generator: torch.Generator) -> Tensor:
+    """An affine map about the image's middle as a field, (1, d, *S), fraction of the side.
+
+    Args:
+        size: side of the image, voxels.
+        amount: at 1 it turns by up to 15 degrees, resizes by up to 15 % (each axis by up to 5 % more or less than the
+            others) and shifts by up to 6 % of the side along each axis; at other values by that many times as much.
+        generator: source of all randomness; its device is where the work is done.
+    """
+    device = generator.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device) * 2 - 1
+
+    zooms = torch.exp(amount * ZOOM * (uniform(1) + uniform(ndim) / 3))
+    matrix = random_rotations(1, ndim, amount * TURN, generator)[0] * zooms
+    line = (torch.arange(size, device=device) + 0.5) / size - 0.5
+    places = torch.stack(torch.meshgrid(*[line] * ndim, indexing="ij"))
+    moved = torch.tensordot(matrix, places, dims=1) + (amount * SHIFT * uniform(ndim)).view(-1, *[1] * ndim)
+    return (moved - places)[None]
