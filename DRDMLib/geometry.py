@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .metadata import ModelMetadata
 
 # How far the field reaches past the working grid before it is zero, in fractions of the grid's side.
-_MARGIN_LEAST, _MARGIN_MOST = 0.125, 0.5
+_MARGIN_LEAST, _MARGIN_MOST = 0.125, 1.0
 # The margin is this many times the farthest that its face moves outwards or inwards, up to the most: fading out along
 # an axis compresses space by what is displaced along that axis alone, so it never folds by itself.
 _MARGIN_PER_DISPLACEMENT = 2.5
