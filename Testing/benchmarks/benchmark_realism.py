@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -141,12 +142,17 @@ def window(image: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def two_sample(real: list[np.ndarray], made: list[np.ndarray], seed: int, iterations: int) -> float:
-    """Accuracy on the last third of either; ``real[i]`` and ``made[i]`` are of different subjects."""
+    """Accuracy on the last third of the subjects of either.
+
+    Args:
+        real, made: (versions, 3, *WINDOW) of each subject; those of ``real[i]`` and ``made[i]`` are different ones.
+    """
     torch.manual_seed(seed)
     order = torch.randperm(len(real)).tolist()
     cut = 2 * len(order) // 3
-    x = torch.tensor(np.stack([*(real[i] for i in order), *(made[i] for i in order)]))
-    count = len(order)
+    x = torch.tensor(np.concatenate([*(real[i] for i in order), *(made[i] for i in order)]))
+    each = len(real[0])
+    cut, count = cut * each, len(order) * each
     y = torch.cat([torch.zeros(count), torch.ones(count)])
     train = torch.tensor([*range(cut), *range(count, count + cut)])
     test = torch.tensor([*range(cut, count), *range(count + cut, 2 * count)])
@@ -167,7 +173,8 @@ def two_sample(real: list[np.ndarray], made: list[np.ndarray], seed: int, iterat
         optimiser.step()
     network.eval()
     with torch.no_grad():
-        return float(((network(x[test])[:, 0] > 0).float() == y[test]).float().mean())
+        answers = torch.cat([network(part)[:, 0] for part in x[test].split(16)])
+        return float(((answers > 0).float() == y[test]).float().mean())
 
 
 def measure(field: np.ndarray, pair: Pair, equal: str) -> float:
@@ -206,7 +213,8 @@ def main() -> None:
     parser.add_argument("--displacement", type=float, default=1.5, help="of every method, mm")
     parser.add_argument("--equal", choices=EQUALS, default="structures", help="which displacement is equal")
     parser.add_argument("--seeds", type=int, default=3, help="networks of the two-sample test; 0 leaves it out")
-    parser.add_argument("--iterations", type=int, default=200)
+    parser.add_argument("--iterations", type=int, default=200, help="of the two-sample test's network")
+    parser.add_argument("--versions", type=int, default=1, help="of each subject, for the two-sample test")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -226,23 +234,39 @@ def main() -> None:
     real_a, real_b = ([resample(p, rng, None) for p in half] for half in (a, b))
     shapes_b = np.array([descriptors(label) for _, label in real_b])
     middle, spread = shapes_b.mean(0), shapes_b.std(0)
-    windows_b = [window(*r) for r in real_b]
 
-    def judged(made: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    def shown(half: list[Pair], fields: Callable[[int], list[np.ndarray] | list[None]]) -> list[np.ndarray]:
+        """Versions of each subject for the two-sample test, from the fields of each round."""
+        if not options.seeds:
+            return []
+        rounds = [
+            [window(*resample(pair, rng, field)) for pair, field in zip(half, fields(number), strict=True)]
+            for number in range(options.versions)
+        ]
+        return [np.stack(versions) for versions in zip(*rounds, strict=True)]
+
+    rng = np.random.default_rng(2)
+    still: list[None] = [None] * count
+    windows_b = shown(b, lambda _: still)
+
+    def judged(made: list[tuple[np.ndarray, np.ndarray]], windows: list[np.ndarray]) -> dict[str, float]:
         shapes = np.array([descriptors(label) for _, label in made])
         found = {"frechet": frechet((shapes - middle) / spread, (shapes_b - middle) / spread)}
         if options.seeds:
-            windows = [window(*m) for m in made]
             right = [two_sample(windows_b, windows, seed, options.iterations) for seed in range(options.seeds)]
             found |= {"accuracy": float(np.mean(right)), "accuracy_spread": float(np.std(right))}
         return found
 
-    rows: list[dict[str, object]] = [{"method": "real", **judged(real_a)}]
+    rows: list[dict[str, object]] = [{"method": "real", **judged(real_a, shown(a, lambda _: still))}]
     print(rows[-1], flush=True)
     for name in options.methods:
         field = deformer(name)
         level = calibrate(name, field, a, options.displacement, options.equal)
-        fields = [field(image, 1000 + k, level) for k, (image, _) in enumerate(a)]
+
+        def drawn(number: int, field: Deformer = field, level: int = level) -> list[np.ndarray]:
+            return [field(image, 1000 * (number + 1) + k, level) for k, (image, _) in enumerate(a)]
+
+        fields = drawn(0)
         sizes = [measure(f, pair, options.equal) for f, pair in zip(fields, a, strict=True)]
         factor = options.displacement / float(np.mean(sizes))
         fields = [f * factor for f in fields]
@@ -253,7 +277,8 @@ def main() -> None:
             row[f"{equal.replace('-', '_')}_mm"] = float(
                 np.mean([measure(f, pair, equal) for f, pair in zip(fields, a, strict=True)])
             )
-        rows.append(row | judged(made))
+        windows = shown(a, lambda number, drawn=drawn, factor=factor: [f * factor for f in drawn(number)])  # type: ignore[misc]
+        rows.append(row | judged(made, windows))
         print(rows[-1], flush=True)
         if options.json:
             facts = {
@@ -261,6 +286,7 @@ def main() -> None:
                 "displacement": options.displacement,
                 "subjects": count,
                 "iterations": options.iterations,
+                "versions": options.versions,
                 "seeds": options.seeds,
                 "rows": rows,
             }
