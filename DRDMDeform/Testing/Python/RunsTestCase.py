@@ -43,6 +43,7 @@ class BatchTestCase(ModuleTestCase):
 
     def testFolderStopAndGoOn(self):
         self.chooseFolder(self.writeScans())
+        self.ui.poseSpinBox.value = 0.5
         self.assertEqual(self.ui.batchStartButton.text, "Start")
         self.ui.batchStartButton.click()
         job = self.panel.batch.job
@@ -58,7 +59,7 @@ class BatchTestCase(ModuleTestCase):
         self.assertEqual(self.ui.batchStartButton.text, "Go on")
         job = self.run_()
         self.assertEqual(job.state.value, "done", job.text)
-        self.assertEqual(len(self.report()["items"]), 12)
+        self.assertEqual([item["pose"] for item in self.report()["items"]], 12 * [0.5])
         self.assertLessEqual(len(job.items), 12 - stopped)
         self.assertIn("12 results", self.ui.batchLabel.text)
         self.ui.batchSampleButton.click()
