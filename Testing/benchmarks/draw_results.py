@@ -1,6 +1,6 @@
 """The picture of the results page: one dot a seed, one line a method.
 
-``python Testing/benchmarks/draw_results.py RESULT.json [RESULT.json ...] -o PICTURE.png`` takes what
+``python Testing/benchmarks/draw_results.py TITLE=RESULT.json [TITLE=RESULT.json ...] -o PICTURE.png`` takes what
 ``benchmark_fewshot.py`` and ``benchmark_registration.py`` write.
 """
 
@@ -44,19 +44,20 @@ def draw(axes: Any, title: str, found: dict[str, list[float]]) -> None:
 def main() -> None:
     """Run as a script."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("results", nargs="+", metavar="TITLE=RESULT.json")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    reports = [(path, groups(json.loads(path.read_text(encoding="utf-8")))) for path in options.results]
+    named = [text.partition("=")[::2] for text in options.results]
+    reports = [(title, groups(json.loads(Path(path).read_text(encoding="utf-8")))) for title, path in named]
     heights = [1 + len(found) for _, found in reports]
     figure, all_axes = plt.subplots(
         len(reports), 1, figsize=(8, 0.32 * sum(heights) + 0.5), height_ratios=heights, layout="constrained"
     )
-    for axes, (path, found) in zip(np.ravel(all_axes), reports, strict=True):
-        draw(axes, path.stem.replace("_", " "), found)
+    for axes, (title, found) in zip(np.ravel(all_axes), reports, strict=True):
+        draw(axes, title, found)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output, dpi=110)
 
