@@ -68,7 +68,8 @@ def regenerate(
         copies=record["copy"] + 1,
         seed=record["run_seed"],
         steps=record["steps"],
-        pose=record["pose"],
+        # Records made before there were poses do not name any.
+        pose=record.get("pose", 0.0),
         plane=record["plane"],
         limits=Limits(),
         voxel_fields="voxel_ddf" in record["files"],
