@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
@@ -313,21 +313,21 @@ def deform_all(
     check_pose(pose)
     grid, tensor = prepare(image, model, plane)
     steps = model.usual_steps if steps is None else steps
-    refine = needs_refinement(image, grid)
+    carry: Any = {"refine": needs_refinement(image, grid), "posed": pose > 0}
     together = model.device.type != "cpu" and len(tensor) == 1
     for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
         fields = generate(tensor, model, level, group, steps=steps, pose=pose, start=start, on_step=on_step)
         for number, seed in enumerate(group):
             own = slice(number, number + 1) if len(group) > 1 else slice(None)
             recovered, random = fields.recovered[own], fields.random[own]
-            carried = carried_field(recovered, grid, refine=refine)
+            carried = carried_field(recovered, grid, **carry)
             repaired = repair(carried, image)
             yield Deformation(
                 reference=image,
                 field=carried.image(),
                 repaired=repaired,
                 certified=True,
-                _random=partial(field_image, random, grid, refine=refine),
+                _random=partial(field_image, random, grid, **carry),
                 seed=seed,
                 level=level,
                 steps=len(countdown(model, start, level, steps)),

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from .metadata import ModelMetadata
 
 # How far the field reaches past the working grid before it is zero, in fractions of the grid's side.
-_MARGIN_LEAST, _MARGIN_MOST = 0.125, 1.0
+_MARGIN_LEAST, _MARGIN_MOST, _MARGIN_OF_POSES = 0.125, 0.5, 1.0
+# Nodes a side of a volume's grid up to which a margin of poses costs little memory.
+_FEW_NODES = 64
 # The margin is this many times the farthest that its face moves outwards or inwards, up to the most: fading out along
 # an axis compresses space by what is displaced along that axis alone, so it never folds by itself.
 _MARGIN_PER_DISPLACEMENT = 2.5
@@ -217,12 +219,12 @@ def sample_image(image: sitk.Image, grid: WorkingGrid, intensity: str = "percent
     return grid.to_tensor(array)
 
 
-def field_image(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False) -> sitk.Image:
+def field_image(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False, posed: bool = False) -> sitk.Image:
     """:func:`carried_field` as a vector image, 64-bit, as ``SimpleITK.DisplacementFieldTransform`` takes it."""
-    return carried_field(ddf, grid, refine=refine).image()
+    return carried_field(ddf, grid, refine=refine, posed=posed).image()
 
 
-def carried_field(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False) -> FieldLattice:
+def carried_field(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False, posed: bool = False) -> FieldLattice:
     """A field on the working grid as a displacement field in space, millimetres, LPS.
 
     The result reaches past the working grid and falls smoothly to zero there, so that whatever lies beyond the image
@@ -232,14 +234,17 @@ def carried_field(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False) -> Fi
         ddf: (N, d, *S), fraction of the side; N counts slices for a stack.
         refine: make the grid twice as fine with cubic splines (a linearly interpolated coarse grid has visible kinks
             in an image that is much finer).
+        posed: its border moves as far as a pose takes it, so that it needs more room to fall to zero.
     """
     vectors = _millimetres(ddf, grid)
     side = max(grid.size[:2]) * max(grid.spacing[:2])
+    roomy = posed and (grid.ndim == 2 or (not grid.stack and max(grid.size) <= _FEW_NODES))
+    most = _MARGIN_OF_POSES if roomy else _MARGIN_MOST
     margins = []
     for axis in range(grid.ndim):
         faces = vectors.take((0, -1), axis=grid.ndim - 1 - axis) @ grid.direction[:, axis]
         farthest = _MARGIN_PER_DISPLACEMENT * float(np.abs(faces).max())
-        reach = min(max(farthest, _MARGIN_LEAST * side), _MARGIN_MOST * side)
+        reach = min(max(farthest, _MARGIN_LEAST * side), most * side)
         margins.append(max(2, math.ceil(reach / grid.spacing[axis])))
     if grid.stack:
         margins[2] = min(margins[2], 8)
