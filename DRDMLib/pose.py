@@ -1,4 +1,4 @@
-"""Poses: an image turned, resized and shifted as a whole, which is most of what two subjects differ by."""
+"""Poses: an image turned, resized and shifted as a whole, as subjects lie in scanners and differ in size."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ def random_rotations(batch: int, ndim: int, degrees: float, generator: torch.Gen
     return eye + sin.view(-1, 1, 1) * cross + (1 - cos).view(-1, 1, 1) * (cross @ cross)
 
 
-def random_pose(size: int, ndim: int, amount: float, generator: torch.Generator) -> Tensor:
-    """An affine map about the image's middle as a field, (1, d, *S), fraction of the side.
+def random_affine(ndim: int, amount: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Matrix (d, d) and shift (d,), fraction of the side, of an affine map about the image's middle.
 
     Args:
-        size: side of the image, voxels.
         amount: at 1 it turns by up to 15 degrees, resizes by up to 15 % (each axis by up to 5 % more or less than the
             others) and shifts by up to 6 % of the side along each axis; at other values by that many times as much.
         generator: source of all randomness; its device is where the work is done.
@@ -46,7 +45,19 @@ def random_pose(size: int, ndim: int, amount: float, generator: torch.Generator)
 
     zooms = torch.exp(amount * ZOOM * (uniform(1) + uniform(ndim) / 3))
     matrix = random_rotations(1, ndim, amount * TURN, generator)[0] * zooms
-    line = (torch.arange(size, device=device) + 0.5) / size - 0.5
+    shift = amount * SHIFT * uniform(ndim)
+    return matrix, shift
+
+
+def random_pose(size: int, ndim: int, amount: float, generator: torch.Generator) -> Tensor:
+    """:func:`random_affine` as a field, (1, d, *S), fraction of the side.
+
+    Args:
+        size: side of the image, voxels.
+        amount, generator: as there.
+    """
+    matrix, shift = random_affine(ndim, amount, generator)
+    line = (torch.arange(size, device=generator.device) + 0.5) / size - 0.5
     places = torch.stack(torch.meshgrid(*[line] * ndim, indexing="ij"))
-    moved = torch.tensordot(matrix, places, dims=1) + (amount * SHIFT * uniform(ndim)).view(-1, *[1] * ndim)
+    moved = torch.tensordot(matrix, places, dims=1) + shift.view(-1, *[1] * ndim)
     return (moved - places)[None]

@@ -18,7 +18,7 @@ import torch
 from DRDMLib.catalogue import load_model
 from DRDMLib.deformation import generate, prepare
 from DRDMLib.geometry import field_image
-from DRDMLib.pose import random_pose
+from DRDMLib.pose import random_affine
 from DRDMLib.resampling import field_on_grid
 
 STEPS = 12
@@ -93,19 +93,13 @@ def model_deformer(name: str) -> Deformer:
 
 def posed(image: sitk.Image, field: np.ndarray, seed: int, amount: float) -> np.ndarray:
     """The field, then a pose as a model adds it (:mod:`DRDMLib.pose`), about the image's middle: mm."""
-    d, side = image.GetDimension(), 2
-    # The pose is affine: its values on the smallest grid tell all of it.
-    moves = random_pose(side, d, amount, torch.Generator().manual_seed(seed))[0].numpy().astype(float)
-    corner = (0,) * d
-    columns = [
-        (moves[(slice(None), *np.eye(d, dtype=int)[k])] - moves[(slice(None), *corner)]) * side for k in range(d)
-    ]
-    turn, shift = np.stack(columns, axis=1), moves.reshape(d, -1).mean(axis=1)
+    d = image.GetDimension()
+    matrix, shift = (x.double().numpy() for x in random_affine(d, amount, torch.Generator().manual_seed(seed)))
     extent = float(np.max(np.asarray(image.GetSize()) * np.asarray(image.GetSpacing())))
     direction = np.asarray(image.GetDirection()).reshape(d, d)
     pose = sitk.AffineTransform(d)
     pose.SetCenter(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
-    pose.SetMatrix((direction @ (np.eye(d) + turn) @ direction.T).ravel().tolist())
+    pose.SetMatrix((direction @ matrix @ direction.T).ravel().tolist())
     pose.SetTranslation((direction @ shift * extent).tolist())
     filled = sitk.TransformToDisplacementFieldFilter()
     filled.SetReferenceImage(image)

@@ -6,12 +6,9 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+from drawing import asked_for
 
 _BEFORE, _AFTER = "#888888", "#1f77b4"
 _ROWS = {"mean_percent": "mean displacement,\n% of the side", "roughness": "roughness,\nvoxels"}
@@ -30,27 +27,20 @@ def draw(axes: Any, rows: list[dict[str, float]], figure: str) -> None:
 
 def main() -> None:
     """Run as a script."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", nargs="+", metavar="TITLE=RESULT.json")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    options = parser.parse_args()
-    mpl.use("Agg")
+    reports, picture = asked_for(__doc__)
     from matplotlib import pyplot as plt
 
-    named = [text.partition("=")[::2] for text in options.results]
     figure, grid = plt.subplots(
-        len(_ROWS), len(named), figsize=(2 * len(named), 4), sharex=True, squeeze=False, layout="constrained"
+        len(_ROWS), len(reports), figsize=(2 * len(reports), 4), sharex=True, squeeze=False, layout="constrained"
     )
-    for column, (title, path) in enumerate(named):
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+    for column, (title, rows) in enumerate(reports):
         for line, (key, words) in enumerate(_ROWS.items()):
             draw(grid[line, column], rows, key)
             grid[line, 0].set_ylabel(words, fontsize=8)
         grid[0, column].set_title(title, fontsize=9)
         grid[-1, column].set_xlabel("level", fontsize=8)
     grid[0, 0].legend(title="recovery", fontsize=8, title_fontsize=8, frameon=False)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.output, dpi=110)
+    figure.savefig(picture, dpi=110)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,10 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
+from drawing import asked_for
 
 _OURS, _OTHERS = "#1f77b4", "#888888"
 
@@ -43,23 +40,17 @@ def draw(axes: Any, title: str, found: dict[str, list[float]]) -> None:
 
 def main() -> None:
     """Run as a script."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", nargs="+", metavar="TITLE=RESULT.json")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    options = parser.parse_args()
-    mpl.use("Agg")
+    reports, picture = asked_for(__doc__)
     from matplotlib import pyplot as plt
 
-    named = [text.partition("=")[::2] for text in options.results]
-    reports = [(title, groups(json.loads(Path(path).read_text(encoding="utf-8")))) for title, path in named]
-    heights = [1 + len(found) for _, found in reports]
+    drawn = [(title, groups(report)) for title, report in reports]
+    heights = [1 + len(found) for _, found in drawn]
     figure, all_axes = plt.subplots(
-        len(reports), 1, figsize=(8, 0.32 * sum(heights) + 0.5), height_ratios=heights, layout="constrained"
+        len(drawn), 1, figsize=(8, 0.32 * sum(heights) + 0.5), height_ratios=heights, layout="constrained"
     )
-    for axes, (title, found) in zip(np.ravel(all_axes), reports, strict=True):
+    for axes, (title, found) in zip(np.ravel(all_axes), drawn, strict=True):
         draw(axes, title, found)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.output, dpi=110)
+    figure.savefig(picture, dpi=110)
 
 
 if __name__ == "__main__":
