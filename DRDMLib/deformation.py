@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .catalogue import load_model
 from .certificate import certify_carried
+from .device import full_precision
 from .errors import SettingError
 from .fallback import relieved
 from .fields import compose
@@ -181,7 +182,8 @@ def generate(
         images = images.expand(len(seeds), *images.shape[1:])
 
     def compute(model: Model, batch: int) -> Generated:
-        return _generate(images, model, level, seeds, steps, pose, start, on_step, batch)
+        with full_precision(model.device):
+            return _generate(images, model, level, seeds, steps, pose, start, on_step, batch)
 
     return relieved(compute, model, min(_STACK_BATCH, len(images)))
 

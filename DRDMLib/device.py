@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +39,32 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     if not present.get(device.type, False):
         raise SettingError(f"Device '{name}' is not on this computer; use --device auto or cpu.")
     return device
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """On an NVIDIA GPU convolutions and matrix products in 32 bits, and by the same algorithm each time.
+
+    PyTorch lets convolutions round to ten bits (TensorFloat-32) unless told otherwise, and other programs of the same
+    process may have had them chosen by their speed, which differs from one time to the next.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    wanted: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    if hasattr(cudnn, "conv"):
+        wanted += [(cudnn.conv, "fp32_precision", "ieee"), (products, "fp32_precision", "ieee")]
+    else:  # PyTorch before 2.9
+        wanted += [(cudnn, "allow_tf32", False), (products, "allow_tf32", False)]
+    before = [getattr(where, name) for where, name, _ in wanted]
+    for where, name, value in wanted:
+        setattr(where, name, value)
+    try:
+        yield
+    finally:
+        for (where, name, _), value in zip(wanted, before, strict=True):
+            setattr(where, name, value)
 
 
 @functools.cache

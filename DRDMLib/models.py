@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .device import choose_device
+from .device import choose_device, full_precision
 from .errors import ModelError
 from .files import write_bytes
 from .metadata import METADATA_KEY, ModelMetadata
@@ -85,7 +85,8 @@ class Model:
         levels = torch.as_tensor(t, device=self.device).expand(image.shape[0])
         network = self.quick_network if quick else self.network
         passes = {"passes": 1} if once and isinstance(network, RecResACNet) else {}
-        return network(image.to(self.device), levels, **passes)
+        with full_precision(self.device):
+            return network(image.to(self.device), levels, **passes)
 
     @property
     def knows_targets(self) -> bool:
@@ -100,7 +101,8 @@ class Model:
         """
         count = image.shape[0]
         levels = [torch.full((count,), level, device=self.device) for level in (t, to)]
-        return self.quick_network(image.to(self.device), *levels)
+        with full_precision(self.device):
+            return self.quick_network(image.to(self.device), *levels)
 
 
 def save_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -39,7 +40,7 @@ class FieldSource:
         if self.draws % self.renew == 0:
             self._replace()
         chosen = torch.randint(self.bank, (batch,), generator=self.generator, device=self.generator.device)
-        pairs = [self._turned(int(i)) for i in chosen]
+        pairs = self._turned(chosen)
         fields = Diffusion(torch.stack([p.ddf for p in pairs]), torch.stack([p.step for p in pairs]))
         return self.levels[chosen], fields
 
@@ -70,21 +71,24 @@ class FieldSource:
         self.fields.ddf[at] = fields.ddf[0]
         self.fields.step[at] = fields.step[0]
 
-    def _turned(self, index: int) -> Diffusion:
-        ndim = self.model.ndim
-        device = self.generator.device
-        order = torch.randperm(ndim, generator=self.generator, device=device)
-        flips = torch.randint(2, (ndim,), generator=self.generator, device=device).bool()
-        return Diffusion(turn(self.fields.ddf[index], order, flips), turn(self.fields.step[index], order, flips))
+    def _turned(self, chosen: Tensor) -> list[Diffusion]:
+        """Each under a symmetry of its own; all of them are asked for at once, for a GPU's answers take time."""
+        ndim, source = self.model.ndim, self.generator
+        drawn = []
+        for _ in range(len(chosen)):
+            drawn.append(torch.randperm(ndim, generator=source, device=source.device))
+            drawn.append(torch.randint(2, (ndim,), generator=source, device=source.device))
+        asked = torch.stack(drawn).view(len(chosen), 2 * ndim).tolist()
+        pairs = []
+        for index, symmetry in zip(chosen.tolist(), asked, strict=True):
+            order, flips = symmetry[:ndim], symmetry[ndim:]
+            ddf, step = (turn(field[index], order, flips) for field in self.fields)
+            pairs.append(Diffusion(ddf, step))
+        return pairs
 
 
-def turn(field: Tensor, order: Tensor, flips: Tensor) -> Tensor:
+def turn(field: Tensor, order: Sequence[int], flips: Sequence[int | bool]) -> Tensor:
     """A field (d, *S) under a symmetry of the cube: axes in a new order, then mirrored along the chosen ones."""
-    axes = [int(a) for a in order]
-    turned = field[axes].permute(0, *[a + 1 for a in axes])
-    mirrored = [k for k in range(len(axes)) if bool(flips[k])]
-    if mirrored:
-        turned = turned.flip([k + 1 for k in mirrored])
-        sign = torch.where(flips, -1.0, 1.0).to(field)
-        turned = turned * sign.view(-1, *[1] * (field.ndim - 1))
-    return turned
+    parts = [-field[axis] if mirror else field[axis] for axis, mirror in zip(order, flips, strict=True)]
+    turned = torch.stack(parts).permute(0, *[axis + 1 for axis in order])
+    return turned.flip([k + 1 for k, mirror in enumerate(flips) if mirror])

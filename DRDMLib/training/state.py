@@ -161,8 +161,7 @@ class Training:
     @torch.no_grad()
     def _average_weights(self) -> None:
         decay = min(self.config.ema, self.step / (self.step + 10.0))
-        for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(new, 1 - decay)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
 
     def state(self) -> dict[str, Any]:
         """What goes into a checkpoint besides the streams: tensors and plain values, so that nothing is executed."""

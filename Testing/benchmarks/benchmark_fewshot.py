@@ -89,12 +89,13 @@ def rarity(train: list[tuple[Tensor, Tensor]], classes: int) -> Tensor:
 
 
 def fit(
-    train: list[tuple[Tensor, Tensor]], classes: int, seed: int, iterations: int, weight: Tensor | None = None
+    train: list[tuple[Tensor, Tensor]], classes: int, seed: int, iterations: int, weight: Tensor | None, device: str
 ) -> UNet:
-    """A network trained on what is given."""
+    """A network trained on what is given; the same images, shifts and noise on any device."""
     torch.manual_seed(seed)
     ndim = train[0][1].ndim
-    network = UNet(ndim, classes)
+    network = UNet(ndim, classes).to(device)
+    weight = None if weight is None else weight.to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
     ones = (BATCH[ndim], *[1] * (ndim + 1))
     for step in range(iterations):
@@ -107,7 +108,8 @@ def fit(
         axes = list(range(1, ndim + 1))
         image, label = torch.roll(image, shifts, [k + 1 for k in axes]), torch.roll(label, shifts, axes)
         image = image * (1 + 0.1 * torch.randn(ones)) + 0.1 * torch.randn(ones)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        image, label = image.to(device), label.to(device)
+        with torch.autocast(image.device.type, dtype=torch.bfloat16):
             scores = network(image)
         loss = overlap_loss(scores.float(), label, weight)
         optimiser.zero_grad()
@@ -120,8 +122,9 @@ def fit(
 def mean_dice(network: UNet, test: list[tuple[Tensor, Tensor]], classes: int) -> list[float]:
     """Of each structure, over the subjects or slices that show it."""
     found: list[list[float]] = [[] for _ in range(1, classes)]
+    device = next(network.parameters()).device
     for image, label in test:
-        answer = network(image[None]).argmax(1)[0]
+        answer = network(image[None].to(device)).argmax(1)[0].cpu()
         for c in range(1, classes):
             if bool((label == c).any()):
                 both = float(((answer == c) & (label == c)).sum())
@@ -143,6 +146,7 @@ def main() -> None:
     parser.add_argument("--weighted", action="store_true", help="rare structures count more in the cross-entropy")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--choose", type=int, metavar="N", help="judge on N subjects of the pool: to choose settings")
+    parser.add_argument("--device", default="cpu", help="of the networks, ours and the U-Net (cpu)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -160,7 +164,7 @@ def main() -> None:
         left_out = [pair for person in people[:: options.hold_out] for case in person for pair in load_pairs(case)]
     test = [example(*(sitk.GetArrayFromImage(x) for x in pair), view_of(pair[1], WINDOWS)) for pair in left_out]
     classes = 1 + max(int(label.max()) for _, label in test)
-    makers = {name: maker_of(name, pool) for name in options.methods if name not in ("none", "all")}
+    makers = {name: maker_of(name, pool, options.device) for name in options.methods if name not in ("none", "all")}
     rows: list[dict[str, object]] = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for shots in options.shots:
@@ -170,7 +174,7 @@ def main() -> None:
                     continue
                 train = training_set(pool if name == "all" else [pool[i] for i in few], makers.get(name), options, seed)
                 weight = rarity(train, classes) if options.weighted else None
-                scores = mean_dice(fit(train, classes, seed, options.iterations, weight), test, classes)
+                scores = mean_dice(fit(train, classes, seed, options.iterations, weight, options.device), test, classes)
                 row = {"method": name, "shots": 0 if name == "all" else shots, "seed": seed}
                 rows.append(row | {"dice": float(np.mean(scores)), "structures": scores})
                 print(rows[-1], flush=True)
@@ -185,12 +189,12 @@ def main() -> None:
                     options.json.write_text(json.dumps({**facts, "rows": rows}, indent=2), encoding="utf-8")
 
 
-def maker_of(name: str, pool: list[list[Pair]]) -> Maker:
+def maker_of(name: str, pool: list[list[Pair]], device: str = "cpu") -> Maker:
     """Of a method of ``deformers`` or of the oracle."""
     if name == "oracle":
         oracle = Oracle(pool)
         return lambda pair, place, seed, level: oracle.field(pair, place, seed)
-    made = deformer(name)
+    made = deformer(name, device)
     return lambda pair, place, seed, level: made(pair[0], seed, level)
 
 

@@ -75,10 +75,10 @@ def affine_field(image: sitk.Image, seed: int, level: int = 0) -> np.ndarray:
     return places @ (matrix - np.eye(3)).T + rng.normal(0, AFFINE_SHIFT, 3) * extent
 
 
-def model_deformer(name: str) -> Deformer:
+def model_deformer(name: str, device: str = "cpu") -> Deformer:
     """Fields of a model, on the image's grid; the bare recovery, without repair."""
     path, _, stage = name.partition(":")
-    model = load_model(path, "cpu")
+    model = load_model(path, device)
 
     def field(image: sitk.Image, seed: int, level: int) -> np.ndarray:
         grid, tensor = prepare(image, model)
@@ -86,7 +86,7 @@ def model_deformer(name: str) -> Deformer:
             made = generate(tensor, model, level, seed, steps=1).random
         else:
             made = generate(tensor, model, level, seed, steps=STEPS).recovered
-        return np.asarray(field_on_grid(field_image(made, grid), image, 0, image.GetSize()[-1]))
+        return np.asarray(field_on_grid(field_image(made.cpu(), grid), image, 0, image.GetSize()[-1]))
 
     return field
 
@@ -106,17 +106,17 @@ def posed(image: sitk.Image, field: np.ndarray, seed: int, amount: float) -> np.
     return sitk.GetArrayFromImage(filled.Execute(sitk.CompositeTransform([as_transform(field, image), pose])))
 
 
-def deformer(name: str) -> Deformer:
-    """The method of that name."""
+def deformer(name: str, device: str = "cpu") -> Deformer:
+    """The method of that name; a model works on ``device``."""
     name, _, amount = name.partition("+")
     if amount:
-        plain = deformer(name)
+        plain = deformer(name, device)
         return lambda image, seed, level: posed(image, plain(image, seed, level), seed, float(amount))
     name, _, most = name.partition("@") if name.startswith("torchio@") else (name, "", "")
     if most:
         return partial(torchio_field, most=float(most))
     known = {"torchio": torchio_field, "monai": monai_field, "affine": affine_field}
-    return known.get(name) or model_deformer(name)
+    return known.get(name) or model_deformer(name, device)
 
 
 def is_elastic(name: str) -> bool:

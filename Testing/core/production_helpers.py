@@ -43,7 +43,7 @@ def settings_for(command, **more):
     return Settings(command, **({"levels": LEVELS[command], "steps": 1, "limits": Limits(folded=None)} | more))
 
 
-def make(dataset, folder, model, command=AUGMENT, *, place=None, resume=False, subject=None, **more):
+def make(dataset, folder, model, command=AUGMENT, *, place=None, resume=False, subject=None, device="cpu", **more):
     """Run it; returns the run and what it told."""
     heard = Heard()
     run = produce(
@@ -52,7 +52,7 @@ def make(dataset, folder, model, command=AUGMENT, *, place=None, resume=False, s
         settings_for(command, **more),
         heard,
         model=str(model),
-        device="cpu",
+        device=device,
         place=place or Place(),
         resume=resume,
         subject_pattern=subject,

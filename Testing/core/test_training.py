@@ -127,10 +127,10 @@ def test_symmetries_of_the_cube_keep_field_and_image_together(ndim):
     """Turning image and field turns the warped image in the same way."""
     image = torch.rand(1, 1, *[16] * ndim, generator=torch.Generator().manual_seed(0))
     field = random_ddf(16, ndim, 40, torch.Generator().manual_seed(1), amplitude=2.0)
-    order, flips = torch.tensor([2, 0, 1][:ndim] if ndim == 3 else [1, 0]), torch.tensor([True, False, True][:ndim])
+    order, flips = [2, 0, 1] if ndim == 3 else [1, 0], [True, False, True][:ndim]
 
     def turned(picture):
-        moved = picture.permute(0, 1, *[int(o) + 2 for o in order])
+        moved = picture.permute(0, 1, *[o + 2 for o in order])
         return moved.flip([k + 2 for k in range(ndim) if flips[k]])
 
     expected = turned(warp(image, field))

@@ -1,0 +1,153 @@
+"""On a real GPU, where there is one: the same seed gives the same bits, and the figures are those of the processor."""
+
+import gc
+import warnings
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from production_helpers import make, records_of, write_cases
+from support import smooth_image
+
+import DRDMLib
+from DRDMLib.catalogue import load_model
+from DRDMLib.deformation import generate, prepare
+from DRDMLib.errors import FallbackWarning
+from DRDMLib.forward import random_ddf
+from DRDMLib.loaders import FieldGenerator
+from DRDMLib.metadata import ModelMetadata
+from DRDMLib.models import Model, load_model_file, save_model
+from DRDMLib.networks import build_network
+from DRDMLib.probe import works
+from DRDMLib.production.regenerate import regenerate
+from DRDMLib.recovery import recover
+from DRDMLib.training import TrainingConfig, train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+SHIPPED = {"hippocampus-mr-3d": 3, "brain-t1-3d": 3, "general-3d": 3, "cardiac-mr-2d": 2}
+
+
+def scan(ndim, size=72):
+    return smooth_image((size, size - 8, size - 16)[:ndim], (1.5,) * ndim, pixel=sitk.sitkFloat32)
+
+
+def arrays(deformation):
+    return [sitk.GetArrayFromImage(x) for x in (deformation.field, deformation.ddf)]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_seed_gives_the_same_bits_and_a_certified_field(name):
+    image = scan(SHIPPED[name])
+    model = load_model(name, "cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FallbackWarning)
+        first, again = (DRDMLib.deform(image, model, level=64, seed=5, pose=1.0) for _ in range(2))
+    assert first.device == "cuda" and first.certified
+    for a, b in zip(arrays(first), arrays(again), strict=True):
+        assert np.array_equal(a, b)
+    assert not np.array_equal(arrays(first)[0], arrays(DRDMLib.deform(image, model, level=64, seed=6, pose=1.0))[0])
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_recovery_is_that_of_the_processor(name):
+    """From one random field: apart by less than a thousandth of the side, and by a hundredth of what it moves."""
+    model = load_model(name, "cpu")
+    _, images = prepare(scan(SHIPPED[name]), model)
+    m = model.metadata
+    start = random_ddf(m.size, m.ndim, 64, torch.Generator().manual_seed(3), noise_grids=m.noise_grids, amplitude=2.0)
+    usual = recover(model, images, start, level=64, steps=12)
+    there = recover(model.on("cuda"), images, start, level=64, steps=12).cpu()
+    assert float((usual - start).norm()) > 0.02 * float(start.norm())
+    assert float((there - usual).abs().max()) < 1e-3
+    assert float((there - usual).norm()) < 0.01 * float(usual.norm())
+
+
+def test_seeds_together_are_the_seeds_apart():
+    image, model = scan(3), load_model("hippocampus-mr-3d", "cuda")
+    together = list(DRDMLib.deform_all(image, model, 48, (1, 2, 3)))
+    for seed, one in zip((1, 2, 3), together, strict=True):
+        alone = DRDMLib.deform(image, model, 48, seed)
+        assert np.abs(arrays(alone)[1] - arrays(one)[1]).max() < 0.01
+
+
+def test_a_full_gpu_hands_over_to_the_processor():
+    torch.manual_seed(0)
+    network = build_network("recresacnet", 3, 80)
+    metadata = ModelMetadata("large", "recresacnet", 3, 96)
+    model = Model(network, metadata, torch.device("cuda"))
+    _, images = prepare(scan(3), model)
+    expected = generate(images, model, 2, 0, steps=1)
+    gc.collect()
+    torch.cuda.empty_cache()
+    share = (torch.cuda.memory_allocated() + 2**27) / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(share)
+    try:
+        with pytest.warns(FallbackWarning, match="memory of the GPU"):
+            made = generate(images, model, 2, 0, steps=1)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert made.recovered.device.type == "cpu" and expected.recovered.device.type == "cuda"
+    assert bool(torch.isfinite(made.recovered).all())
+
+
+@pytest.mark.parametrize("command", ["augment", "synthesize"])
+def test_a_sample_of_a_run_is_made_again_to_the_bit(command, tiny_model_path, tmp_path):
+    write_cases(tmp_path / "data")
+    make(tmp_path / "data", tmp_path / "run", tiny_model_path, command, device="cuda", count=2)
+    records = records_of(tmp_path / "run")
+    assert records and all(record["device"]["type"] == "cuda" for record in records.values())
+    name = next(iter(records))
+    again = regenerate(tmp_path / "run" / "records" / f"{name}.json", tmp_path / "again", model=str(tiny_model_path))
+    assert not again.differing
+
+
+def test_training_goes_on_where_it_was_stopped(tmp_path):
+    """Gradients of the warp are added up in any order on a GPU: alike, not to the bit."""
+    images = torch.stack([torch.tensor(sitk.GetArrayFromImage(smooth_image((16,) * 3, seed=s))) for s in range(4)])
+    images = ((images - images.amin()) / (images.amax() - images.amin()) * 255).to(torch.uint8)[:, None]
+    metadata = ModelMetadata("t", "compact", 3, 16, options={"width": 8, "whole": True}, amplitude=2.0)
+    config = TrainingConfig(steps=20, batch=2, ema=0.9, bank=4, warmup=2, learning_rate=1e-4)
+
+    def stop(step, share, figures):
+        raise KeyboardInterrupt
+
+    whole = train(images, images[:1], metadata, config, tmp_path / "whole", device="cuda")
+    with pytest.raises(KeyboardInterrupt):
+        train(images, images[:1], metadata, config, tmp_path / "cut", device="cuda", on_step=stop)
+    resumed = train(images, images[:1], metadata, config, tmp_path / "cut", device="cuda", resume=True)
+    a, b = (load_model_file(path, "cpu") for path in (whole, resumed))
+    assert b.metadata.training["steps_done"] == 20 and b.metadata.training["device"].startswith("cuda")
+    fresh = build_network("compact", 3, 80, metadata.options).state_dict()
+    for name, weight in a.network.state_dict().items():
+        assert weight.shape == fresh[name].shape
+        assert torch.allclose(weight, b.network.state_dict()[name], atol=2e-4), name
+
+
+def test_fields_drawn_as_they_are_needed():
+    image = scan(3, 40)
+    tensor = torch.from_numpy(sitk.GetArrayFromImage(image).T.copy())[None]
+    source = FieldGenerator("hippocampus-mr-3d", levels=(48,), device="cuda")
+    first, again = (source.draw("a", tensor, np.diag([1.5, 1.5, 1.5, 1.0]), 4) for _ in range(2))
+    assert torch.equal(first.vectors, again.vectors) and float(first.vectors.abs().max()) > 1
+
+
+def test_the_probe_names_the_gpu():
+    told = works()
+    assert told["device"] == "cuda" and told["gpu"] and not told["kernel_fault"]
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_what_other_programs_allow_a_gpu_does_not_change_a_field(ndim, tmp_path):
+    """Another extension of the same process may let convolutions round to ten bits, or choose them by their speed."""
+    torch.manual_seed(0)
+    path = tmp_path / "published.safetensors"
+    save_model(path, build_network("recresacnet", ndim, 80), ModelMetadata("published", "recresacnet", ndim, 48))
+    usual, there = (load_model_file(path, device) for device in ("cpu", "cuda"))
+    _, images = prepare(scan(ndim), usual)
+    expected = usual.predict(images, 40)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False, allow_tf32=True):
+        made = [there.predict(images, 40).cpu() for _ in range(3)]
+    assert float((made[0] - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+    assert torch.equal(made[0], made[1]) and torch.equal(made[0], made[2])
