@@ -95,7 +95,7 @@ def test_a_full_gpu_hands_over_to_the_processor():
 @pytest.mark.parametrize("command", ["augment", "synthesize"])
 def test_a_sample_of_a_run_is_made_again_to_the_bit(command, tiny_model_path, tmp_path):
     write_cases(tmp_path / "data")
-    make(tmp_path / "data", tmp_path / "run", tiny_model_path, command, device="cuda", count=2)
+    make(tmp_path / "data", tmp_path / "run", tiny_model_path, command, device="cuda", copies=2)
     records = records_of(tmp_path / "run")
     assert records and all(record["device"]["type"] == "cuda" for record in records.values())
     name = next(iter(records))

@@ -1,6 +1,6 @@
 """How models are trained on the new objective: one command a model, resumable.
 
-``python Testing/recipes/train_models.py NAME DATA -o RUN [--resume] [--minutes M | --iterations N]``
+``python Testing/recipes/train_models.py NAME DATA -o RUN [--device cuda] [--resume] [--minutes M | --iterations N]``
 
 ``DATA`` is a folder with the sets ``hippocampus``, ``brain_ixi``, ``brain_misc``, ``cardiac_sunnybrook`` and ``ct``,
 each with ``images/``. ``RUN/NAME.safetensors`` is what is shipped.
@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,9 @@ def _metadata(name: str, ndim: int, size: int, **described: str) -> ModelMetadat
     return replace(model, **COARSE_FIELD, citation=CITATION, version=__version__, **described)
 
 
+# For images of many parts or of many kinds, large batches: they cost a GPU no more than small ones.
+_LARGE: dict[str, Any] = {"batch": 32, "learning_rate": 8e-4, "steps": 7100}
+
 # Turned and scaled as far as subjects differ and more, so that it leaves these alone: they are no fault.
 _CONFIG = TrainingConfig(
     batch=4, learning_rate=6e-4, ema=0.998, rotation=15.0, zoom=(0.85, 1.15), shift=0.06, bank=FIELD_BANK
@@ -100,7 +104,7 @@ RECIPES = {
             training_data="80 heads of IXI (brain-development.org), images only",
             licence="CC-BY-SA 3.0, as the images",
         ),
-        replace(_CONFIG, steps=14000),
+        replace(_CONFIG, **_LARGE),
         one_set("brain_ixi", 5),
     ),
     "cardiac-mr-2d": Recipe(
@@ -134,7 +138,7 @@ RECIPES = {
             noise_grids=[16, 8],
             velocity_scale=1e-4,
         ),
-        replace(_CONFIG, steps=12000, zoom=(0.8, 1.1), tones=True),
+        replace(_CONFIG, zoom=(0.8, 1.1), tones=True, **_LARGE),
         everything,
     ),
 }
