@@ -309,7 +309,10 @@ def _add_train(command: Any) -> None:
         "--iterations", type=_whole(1), metavar="N", help="number of training steps instead of a time budget"
     )
     train.add_argument(
-        "--batch", type=_whole(1, 1024), default=4, metavar="N", help="images per step, of all processes (default: 4)"
+        "--batch",
+        type=_whole(1, 1024),
+        metavar="N",
+        help="images per step, of all processes (default: 4, on an NVIDIA GPU 32; a resumed run's own)",
     )
     train.add_argument(
         "--accumulate",
@@ -319,7 +322,10 @@ def _add_train(command: Any) -> None:
         help="work on each process's images of a step in N portions, for less memory (default: 1)",
     )
     train.add_argument(
-        "--learning-rate", type=_positive, default=6e-4, metavar="R", help="peak learning rate (default: 0.0006)"
+        "--learning-rate",
+        type=_positive,
+        metavar="R",
+        help="peak learning rate (default: 0.0006, on an NVIDIA GPU 0.0008; a resumed run's own)",
     )
     train.add_argument(
         "--architecture", choices=["compact", "recresacnet"], default="compact", help="network (default: compact)"

@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import itertools
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,7 @@ def models(options: argparse.Namespace, reporter: Reporter) -> None:
 def train(options: argparse.Namespace, reporter: Reporter) -> None:
     """``drdm train``."""
     from ..training import train as run_training
-    from ..training.checkpoint import portions_of
+    from ..training.checkpoint import config_of
     from ..training.data import load_training_images, split
     from ..training.recipe import config_from, metadata_from
 
@@ -137,11 +136,12 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
         raise SettingError(f"'{run}' holds a run already; add --resume to go on with it, or name a new folder.")
     if place.first and not resume:
         output.check_folder(run)
-    choose_device(options.device)
-    metadata, config = metadata_from(options, run), config_from(options)
-    earlier = portions_of(run) if resume else None
-    portions = earlier if earlier and earlier % place.world == 0 else options.accumulate * place.world
-    config = replace(config, portions=portions)
+    device = choose_device(options.device)
+    earlier = config_of(run) if resume else None
+    kept_portions = earlier["portions"] if earlier and earlier["portions"] % place.world == 0 else 0
+    portions = kept_portions or options.accumulate * place.world
+    metadata = metadata_from(options, run)
+    config = config_from(options, device=device.type, portions=portions, earlier=earlier)
     build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
     cases = datasets.find_cases(options.dataset)
     kept, left_out = split(cases, options.hold_out)

@@ -62,8 +62,8 @@ def load_checkpoint(run: Path, training: Training) -> None:
         stream.load_state(own or _read(run / _STREAMS / _name(training.step, stream.number), training.device, "draws"))
 
 
-def portions_of(run: Path) -> int | None:
-    """In how many portions the steps of an earlier run were worked on; nothing if there is no checkpoint.
+def config_of(run: Path) -> dict[str, Any] | None:
+    """How the run in a folder was trained so far, see ``TrainingConfig``; nothing if there is no checkpoint.
 
     Raises:
         SettingError: it is damaged.
@@ -71,7 +71,8 @@ def portions_of(run: Path) -> int | None:
     path = run / CHECKPOINT
     if not path.is_file():
         return None
-    return int(_read(path, torch.device("cpu"), "streams")["config"]["portions"])
+    config: dict[str, Any] = _read(path, torch.device("cpu"), "streams")["config"]
+    return config
 
 
 def _name(step: int, number: int) -> str:

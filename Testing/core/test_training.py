@@ -307,6 +307,32 @@ def test_published_settings():
     assert (config.learning_rate, config.loss, config.rotation, config.bank) == (1e-4, "published", 180.0, 0)
 
 
+def test_how_many_images_a_step_has_when_nobody_says():
+    """Few on a processor, many on a GPU, equal portions for any number of processes, and a resumed run's own."""
+
+    def settings(*more, **how):
+        config = config_from(build_parser().parse_args(["train", "d", "-o", "r", *more]), **how)
+        return config.batch, config.learning_rate
+
+    assert settings() == (4, 6e-4)
+    assert settings(device="cuda") == (32, 8e-4)
+    assert settings("--published", device="cuda") == (4, 1e-4)
+    assert settings(portions=3) == (6, 6e-4)
+    earlier = {"batch": 12, "learning_rate": 3e-4, "portions": 1}
+    assert settings(device="cuda", earlier=earlier) == (12, 3e-4)
+    assert settings("--batch", "2", "--learning-rate", "0.001", device="cuda", earlier=earlier) == (2, 1e-3)
+
+
+def test_a_resumed_run_keeps_its_batch(tmp_path):
+    write_dataset(tmp_path / "data", [(20, 22, 18)])
+    given = ["train", str(tmp_path / "data"), "-o", str(tmp_path / "run"), "--size", "16", "--width", "8"]
+    given += ["--device", "cpu", "--progress", "none"]
+    assert main([*given, "--iterations", "2", "--batch", "3"]) == 0
+    assert main([*given, "--iterations", "4", "--resume"]) == 0
+    trained = load_model_file(tmp_path / "run" / "model.safetensors", "cpu").metadata.training
+    assert (trained["batch"], trained["steps_done"]) == (3, 4)
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_the_published_network_trains(ndim, tmp_path):
     model = ModelMetadata("p", "recresacnet", ndim, 16)
