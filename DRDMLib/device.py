@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -41,6 +42,48 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
+class _Switches:
+    """PyTorch's for the arithmetic of NVIDIA GPUs; they belong to the process, whose threads share them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before: list[tuple[Any, str, Any]] = []
+
+    def use(self) -> None:
+        """The first user sets them."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                wanted = self._wanted()
+                self._before = [(where, name, getattr(where, name)) for where, name, _ in wanted]
+                self._set(wanted)
+
+    def leave(self) -> None:
+        """The last one puts back what was there."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._set(self._before)
+
+    @staticmethod
+    def _wanted() -> list[tuple[Any, str, Any]]:
+        cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+        chosen: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+        if hasattr(cudnn, "conv"):
+            return chosen + [(cudnn.conv, "fp32_precision", "ieee"), (products, "fp32_precision", "ieee")]
+        # PyTorch before 2.9.
+        return chosen + [(cudnn, "allow_tf32", False), (products, "allow_tf32", False)]
+
+    @staticmethod
+    def _set(values: list[tuple[Any, str, Any]]) -> None:
+        for where, name, value in values:
+            setattr(where, name, value)
+
+
+_SWITCHES = _Switches()
+
+
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """On an NVIDIA GPU convolutions and matrix products in 32 bits, and by the same algorithm each time.
@@ -51,20 +94,11 @@ def full_precision(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    wanted: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
-    if hasattr(cudnn, "conv"):
-        wanted += [(cudnn.conv, "fp32_precision", "ieee"), (products, "fp32_precision", "ieee")]
-    else:  # PyTorch before 2.9
-        wanted += [(cudnn, "allow_tf32", False), (products, "allow_tf32", False)]
-    before = [getattr(where, name) for where, name, _ in wanted]
-    for where, name, value in wanted:
-        setattr(where, name, value)
+    _SWITCHES.use()
     try:
         yield
     finally:
-        for (where, name, _), value in zip(wanted, before, strict=True):
-            setattr(where, name, value)
+        _SWITCHES.leave()
 
 
 @functools.cache
