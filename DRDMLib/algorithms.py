@@ -8,7 +8,7 @@ from typing import NamedTuple
 import SimpleITK as sitk
 
 from .deformation import Deformation, Progress, deform
-from .models import Model
+from .models.model import Model
 
 
 class Augmented(NamedTuple):

@@ -15,14 +15,21 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from .catalogue import load_model
-from .certificate import certify_carried
-from .device import full_precision
+from .diffusion.affine import MOST, random_pose
+from .diffusion.fields import compose
+from .diffusion.forward import random_ddf
+from .diffusion.recovery import countdown, recover
 from .errors import SettingError
-from .fallback import relieved
-from .fields import compose
-from .forward import random_ddf
-from .geometry import (
+from .invertibility.certificate import certify_carried
+from .invertibility.inverse import inverse_field, inverse_layers, inverse_points
+from .invertibility.metrics import FieldMetrics, measure_carried
+from .invertibility.repair import NOT_REPAIRED, Repair, repair
+from .io.images import fit_label, require_scalar_image
+from .models.catalogue import load_model
+from .models.model import Model
+from .runtime.device import full_precision
+from .runtime.fallback import relieved
+from .spatial.model_grid import (
     WorkingGrid,
     carried_field,
     field_image,
@@ -31,14 +38,7 @@ from .geometry import (
     sample_image,
     working_grid,
 )
-from .images import fit_label, require_scalar_image
-from .inverse import inverse_field, inverse_layers, inverse_points
-from .metrics import FieldMetrics, measure_carried
-from .models import Model
-from .pose import MOST, random_pose
-from .recovery import countdown, recover
-from .repair import NOT_REPAIRED, Repair, repair
-from .resampling import field_on_grid, slabs, warp_image, warp_label
+from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label
 
 DEFAULT_LEVEL = 48
 # Slices of a stack that are recovered together; bounds the memory that the network needs.
@@ -95,8 +95,8 @@ class Deformation:
     def inverse(self) -> sitk.Image:
         """The inverse field over the extent of ``field``: takes points of the original to points of the new image.
 
-        A grid made as fine as it takes to be right between its nodes too, see :func:`DRDMLib.inverse.inverse_field`;
-        it can be large. :meth:`inverse_points` is exact, and quick for a few points.
+        Its grid is as fine as it takes to be right between its nodes too, and can be large; see
+        :func:`DRDMLib.invertibility.inverse.inverse_field`. For a few points :meth:`inverse_points` is exact and quick.
         """
         return inverse_field(self.field, self.reference)
 
@@ -271,8 +271,8 @@ def deform(
         steps: recovery steps; by default as many as do what a step for each level does (12 for the shipped models). As
             many as the model has levels, or more: one for each.
         device: where to compute, if ``model`` is not loaded yet.
-        pose: how much the whole is turned, resized and shifted besides, 0 to 2, see :mod:`DRDMLib.pose`: at 1 by up to
-            15 degrees, 15 % and 6 % of the side. With another pose a seed gives the same anatomy.
+        pose: how much the whole is also rotated, scaled and shifted, 0 to 2; at 1 by up to 15 degrees, 15 % and 6 %
+            of the side, see :mod:`DRDMLib.diffusion.affine`. With another pose a seed gives the same anatomy.
         plane: for a 2D model on a volume: ``"axial"``, ``"coronal"``, ``"sagittal"`` or ``"auto"``.
         start: ``"level"`` as in the paper, ``"full"`` as in the authors' script.
         on_step: called with (done, total); may raise to cancel.

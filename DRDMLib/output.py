@@ -14,9 +14,9 @@ import SimpleITK as sitk
 
 from .deformation import Deformation
 from .errors import OutputError
-from .files import output_error, write_text
-from .nifti import write_nifti
-from .resampling import field_component, field_on_grid, slabs, warped_slabs
+from .io.files import output_error, write_text
+from .io.nifti import write_nifti
+from .spatial.resampling import field_component, field_on_grid, slabs, warped_slabs
 
 REPORT = "report.json"
 

@@ -14,8 +14,8 @@ import SimpleITK as sitk
 import slicer
 from slicer.i18n import tr as _
 
-from DRDMLib.catalogue import add_own_model
 from DRDMLib.errors import DRDMError
+from DRDMLib.models.catalogue import add_own_model
 
 from . import mrml
 from .job import Job, JobState, Progress

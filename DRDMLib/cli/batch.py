@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..distributed import place_here
 from ..errors import OutputError
 from ..production.limits import Limits
 from ..production.plan import AUGMENT, SYNTHESIZE, Settings
 from ..production.regenerate import regenerate as regenerate_sample
 from ..production.run import produce
+from ..runtime.distributed import place_here
 from .progress import Reporter
 
 

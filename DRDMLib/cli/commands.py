@@ -9,17 +9,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .. import datasets, output
-from ..catalogue import available_models, fetch, model_metadata
+from .. import output
 from ..deformation import Deformation, check_level, check_pose, model_for, prepare
 from ..deformation import deform as deform_image
-from ..device import choose_device
-from ..distributed import leave, place_here
 from ..errors import SettingError
-from ..images import image_stem, read_field, read_image, read_label
-from ..metrics import measure_ddf
-from ..models import Model
+from ..invertibility.metrics import measure_ddf
+from ..io import datasets
+from ..io.images import image_stem, read_field, read_image, read_label
+from ..models.catalogue import available_models, fetch, model_metadata
+from ..models.model import Model
 from ..networks import build_network
+from ..runtime.device import choose_device
+from ..runtime.distributed import leave, place_here
 from .batch import augment as augment
 from .batch import regenerate as regenerate
 from .batch import synthesize as synthesize
@@ -82,8 +83,8 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
 
 def demo(options: argparse.Namespace, reporter: Reporter) -> None:
     """``drdm demo``."""
+    from ..io.resources import resource
     from ..pictures import deformation_picture, require_matplotlib
-    from ..resources import resource
 
     require_matplotlib()
     if options.output is None:

@@ -76,7 +76,7 @@ class FieldBank:
 
 def case_name(path: str | Path) -> str:
     """The name under which a bank keeps the fields of an image file (nnU-Net's channel number left out)."""
-    from ..images import image_stem
+    from ..io.images import image_stem
 
     stem = image_stem(path)
     head, _, channel = stem.rpartition("_")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..deformation import deform, model_for
-from ..models import Model
+from ..models.model import Model
 from .world import WorldField, image_of, world_field
 
 

@@ -11,18 +11,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from .. import __version__, datasets
-from ..catalogue import digest_of as digest_of_model
-from ..catalogue import load_model, resolve
-from ..datasets import Case
+from .. import __version__
 from ..deformation import check_level, deform, model_for
-from ..distributed import Place
 from ..errors import OutputError, SettingError
-from ..files import output_error, write_bytes
-from ..models import Model
+from ..io import datasets
+from ..io.datasets import Case
+from ..io.files import output_error, write_bytes
+from ..models.catalogue import digest_of as digest_of_model
+from ..models.catalogue import load_model, resolve
+from ..models.model import Model
 from ..production.plan import seed_of
 from ..production.sources import Source, read_source
-from ..production.threads import one_thread_each
+from ..runtime.distributed import Place
+from ..runtime.threads import one_thread_each
 from .bank import SUFFIX, TOLD, FieldBank
 from .world import WorldField, world_field
 
@@ -45,7 +46,7 @@ def make_bank(
     """Make ``copies`` fields of each level for every image of a dataset; what is there already is kept.
 
     Args:
-        dataset: as :func:`DRDMLib.datasets.find_cases` takes it.
+        dataset: as :func:`DRDMLib.io.datasets.find_cases` takes it.
         folder: new, empty, or a bank of the same settings.
         model: name or path; by default the best one for each image.
         place: this process among several that share the cases.

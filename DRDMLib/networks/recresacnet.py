@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..fields import compose, warp
+from ..diffusion.fields import compose, warp
 from .convolution import Conv3d
 
 TIME_CHANNELS = 100

@@ -7,14 +7,13 @@ import json
 from typing import Any
 
 from ..errors import ImageError, OutputError
-from ..files import write_text
-from . import folder as run_folder
-from . import records
+from ..io.files import write_text
+from . import records, run_folder
 from .layouts import learn2reg_dataset, nnunet_dataset, nnunet_splits, subject_splits
 from .plan import AUGMENT
 from .quality import write_quality_page
 from .report import read_times, write_report
-from .state import Run
+from .run_state import Run
 
 
 def close_run(run: Run) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..models import Model
+from ..models.model import Model
 from .plan import Plan
 from .subjects import PARTS, folds
 

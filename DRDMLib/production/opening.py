@@ -8,23 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, datasets, output
-from ..catalogue import digest_of, find, load_model, resolve
-from ..datasets import Case
+from .. import __version__, output
 from ..deformation import check_level, check_pose, model_for, prepare
-from ..device import choose_device
-from ..distributed import Place
 from ..errors import DRDMError, ImageError, ModelError
-from ..images import read_image, read_label
-from ..models import Model
-from . import folder as run_folder
-from . import records
+from ..io import datasets
+from ..io.datasets import Case
+from ..io.images import read_image, read_label
+from ..models.catalogue import digest_of, find, load_model, resolve
+from ..models.model import Model
+from ..runtime.device import choose_device
+from ..runtime.distributed import Place
+from . import records, run_folder
 from .layouts import consecutive
 from .limits import label_values
 from .plan import AUGMENT, Plan
+from .run_state import LOGS, Listener, Run
 from .sampling import QUALITY, part_folder
 from .sources import Source, read_source
-from .state import LOGS, Listener, Run
 from .subjects import split_subjects
 
 _READERS = 2

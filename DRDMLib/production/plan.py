@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..datasets import Case
-from ..distributed import Place
 from ..errors import ImageError
+from ..io.datasets import Case
+from ..runtime.distributed import Place
 from .limits import Limits
 
 AUGMENT, SYNTHESIZE = "augment", "synthesize"

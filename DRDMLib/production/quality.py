@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_text
+from ..io.files import write_text
 from . import records
 from .plan import Plan
 from .thumbnails import DISPLACEMENT_BINS, JACOBIAN_BINS

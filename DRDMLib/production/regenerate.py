@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from .. import output
-from ..catalogue import digest_of, find, load_model, resolve
-from ..datasets import Case
 from ..deformation import Progress
 from ..errors import ImageError, ModelError, OutputError
+from ..io.datasets import Case
+from ..models.catalogue import digest_of, find, load_model, resolve
+from ..runtime.threads import one_thread_each
 from . import records
 from .limits import Limits
 from .plan import Settings, Task, make_plan
 from .sampling import Product, keep_original, make_sample
 from .sources import Source, read_source
-from .threads import one_thread_each
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 from .. import output
 from ..errors import DRDMError
 from . import records
+from .run_state import LOGS, Run
 from .sampling import Product
-from .state import LOGS, Run
 
 # The report of a long run is large: writing it must not take more than this share of the time.
 _REPORT_SHARE = 0.02

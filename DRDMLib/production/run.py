@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import datasets
-from ..device import choose_device
-from ..distributed import Place
-from . import folder as run_folder
+from ..io import datasets
+from ..runtime.device import choose_device
+from ..runtime.distributed import Place
+from . import run_folder
 from .closing import close_run
 from .opening import open_run
 from .plan import Settings, make_plan
 from .report import interrupted
-from .state import Listener, Run
+from .run_state import Listener, Run
 from .work import Work
 
 
@@ -31,7 +31,7 @@ def produce(
     """Make what ``settings`` ask for from every case of a dataset, or go on with it.
 
     Args:
-        dataset: as :func:`DRDMLib.datasets.find_cases` takes it.
+        dataset: as :func:`DRDMLib.io.datasets.find_cases` takes it.
         folder: new or empty, or that of an interrupted run with the same settings.
         listener: is told how it goes.
         model: name or path; by default the best one for the first image.

@@ -17,8 +17,8 @@ from ..algorithms import augment as algorithm3
 from ..algorithms import synthesize as algorithm4
 from ..deformation import Deformation, Progress
 from ..errors import DRDMError, OutputError
-from ..files import complete_or_absent
-from ..models import Model
+from ..io.files import complete_or_absent
+from ..models.model import Model
 from . import records
 from .limits import Limits
 from .plan import AUGMENT, Plan, Task

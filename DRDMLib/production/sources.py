@@ -8,10 +8,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from ..datasets import Case
 from ..errors import ImageError
-from ..geometry import same_grid
-from ..images import image_files, read_image, read_label
+from ..io.datasets import Case
+from ..io.images import image_files, read_image, read_label
+from ..spatial.model_grid import same_grid
 
 
 @dataclass(frozen=True)

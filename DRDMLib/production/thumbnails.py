@@ -11,9 +11,9 @@ from scipy import ndimage
 
 from ..deformation import Deformation
 from ..errors import OutputError
-from ..geometry import image_extent
-from ..jacobian import jacobian_determinant
-from ..resampling import field_on_grid
+from ..spatial.jacobian import jacobian_determinant
+from ..spatial.model_grid import image_extent
+from ..spatial.resampling import field_on_grid
 
 SIDE = 144
 # Displacement, per cent of the image's longest side; Jacobian determinant.

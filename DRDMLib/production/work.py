@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from ..errors import Cancelled, DRDMError, ImageError, OutputError
+from ..runtime.threads import at_once, one_thread_each, share_threads
 from . import records
 from .opening import read_case
 from .plan import Task
 from .report import ReportKeeper, item_of, log_times
+from .run_state import Run
 from .sampling import Product, failure, keep_original, make_sample
 from .sources import Source
-from .state import Run
-from .threads import at_once, one_thread_each, share_threads
 from .throughput import GpuWatch
 
 _WRITERS = 2

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import distributed
 
-from ..distributed import Place
 from ..errors import SettingError
-from ..files import write_bytes
-from .state import Training
+from ..io.files import write_bytes
+from ..runtime.distributed import Place
+from .trainer import Training
 
 CHECKPOINT = "checkpoint.pt"
 _STREAMS = "streams"

@@ -20,8 +20,8 @@ class TrainingConfig:
         rotation: largest random rotation, degrees (180 as published).
         zoom, shift: least and greatest share of the side that is seen, and how far it moves (shares of half a side).
         tones: change contrasts at random, see ``augment_images``.
-        loss: ``"published"`` or ``"energy"``, see ``DRDMLib.losses``; a network that predicts whole deformations has
-            its own.
+        loss: ``"published"`` or ``"energy"``, see ``DRDMLib.training.losses``; a network that predicts whole
+            deformations has its own.
         clip: largest norm of the gradient; 0 leaves it as it is, as published.
         bank: number of random fields kept for reuse, see ``FieldSource``; 0 draws each afresh, as published.
         checkpoint_minutes: how often to save, and to log a validation loss and a picture.

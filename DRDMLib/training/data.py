@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..datasets import Case
 from ..deformation import effective_dimension
 from ..errors import ModelError
-from ..geometry import sample_image, working_grid
-from ..images import read_image
-from ..models import ModelMetadata
+from ..io.datasets import Case
+from ..io.images import read_image
+from ..models.model import ModelMetadata
+from ..spatial.model_grid import sample_image, working_grid
 
 # Slices of a volume with less mean intensity than this share of its brightest slice show no anatomy.
 _EMPTY_SLICE = 0.1

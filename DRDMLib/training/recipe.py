@@ -9,8 +9,8 @@ from typing import Any
 
 from .. import __version__
 from ..errors import SettingError
-from ..models import ModelMetadata
-from .trainer import TrainingConfig
+from ..models.model import ModelMetadata
+from .loop import TrainingConfig
 
 CITATION = "Zheng et al., Deformation-Recovery Diffusion Model, Medical Image Analysis 110, 103987 (2026)"
 _DESCRIBED = ("anatomy", "modality", "training_data", "licence")

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..forward import Diffusion
-from ..models import ModelMetadata
+from ..diffusion.forward import Diffusion
+from ..models.model import ModelMetadata
 from .config import TrainingConfig
-from .fields import FieldSource
+from .field_sampler import FieldSource
 
 
 class Stream:

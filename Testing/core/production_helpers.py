@@ -4,10 +4,10 @@ import json
 
 from command_helpers import boxes, scene, snapshot, write
 
-from DRDMLib.distributed import Place
 from DRDMLib.production.limits import Limits
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE, Settings
 from DRDMLib.production.run import produce
+from DRDMLib.runtime.distributed import Place
 
 # A strong random field and one step of recovery: quick, and all samples differ.
 LEVELS = {AUGMENT: ((40,), (12,)), SYNTHESIZE: ((40, 20),)}

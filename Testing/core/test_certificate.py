@@ -16,8 +16,10 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from support import rotation, smooth_image
 
-from DRDMLib.catalogue import load_model
-from DRDMLib.certificate import (
+from DRDMLib.deformation import deform, generate, prepare
+from DRDMLib.diffusion.fields import STEP_BOUND, compose, invertible_step, steepness
+from DRDMLib.errors import DRDMError
+from DRDMLib.invertibility.certificate import (
     bernstein_bound,
     bernstein_coefficients,
     certify_carried,
@@ -25,16 +27,14 @@ from DRDMLib.certificate import (
     corner_values,
     failing_cells,
 )
-from DRDMLib.deformation import deform, generate, prepare
-from DRDMLib.errors import DRDMError
-from DRDMLib.fields import STEP_BOUND, compose, invertible_step, steepness
-from DRDMLib.geometry import carried_field, needs_refinement
-from DRDMLib.images import read_image
-from DRDMLib.inverse import Mapping
-from DRDMLib.lattices import STORED, FieldLattice, extended, positions
-from DRDMLib.metrics import digital_diffeomorphism, jacobian_determinant, measure_ddf
-from DRDMLib.repair import MARGIN, repair
-from DRDMLib.resources import resource
+from DRDMLib.invertibility.inverse import Mapping
+from DRDMLib.invertibility.metrics import digital_diffeomorphism, jacobian_determinant, measure_ddf
+from DRDMLib.invertibility.repair import MARGIN, repair
+from DRDMLib.io.images import read_image
+from DRDMLib.io.resources import resource
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.spatial.field_grid import STORED, FieldLattice, extended, positions
+from DRDMLib.spatial.model_grid import carried_field, needs_refinement
 
 
 def field_of(
@@ -400,7 +400,7 @@ def test_shipped_model_is_certified_and_keeps_its_strength(level, seed, shipped)
 
 
 def test_published_model_is_certified(shared):
-    from DRDMLib.models import load_model_file
+    from DRDMLib.models.model import load_model_file
 
     model = load_model_file(shared / "reference" / "cmr_recresacnet.pth", "cpu")
     image = smooth_image((200, 160), (1.5, 1.5))

@@ -11,12 +11,12 @@ import torch
 from support import smooth_image
 
 import DRDMLib
-from DRDMLib import fallback
 from DRDMLib.cli import main
 from DRDMLib.errors import FallbackWarning, SettingError
-from DRDMLib.fallback import Shortage, relieved, shortage
-from DRDMLib.models import Model
-from DRDMLib.training.trainer import Training, TrainingConfig
+from DRDMLib.models.model import Model
+from DRDMLib.runtime import fallback
+from DRDMLib.runtime.fallback import Shortage, relieved, shortage
+from DRDMLib.training.loop import Training, TrainingConfig
 
 CUDA, MPS, CPU = torch.device("cuda"), torch.device("mps"), torch.device("cpu")
 

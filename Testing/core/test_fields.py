@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from DRDMLib.fields import compose, resize_field, self_compose, warp
-from DRDMLib.forward import composition_counts, diffuse, random_ddf, random_dvf
-from DRDMLib.metrics import roughness
+from DRDMLib.diffusion.fields import compose, resize_field, self_compose, warp
+from DRDMLib.diffusion.forward import composition_counts, diffuse, random_ddf, random_dvf
+from DRDMLib.invertibility.metrics import roughness
 
 
 def looped(dvf: torch.Tensor, times: int) -> torch.Tensor:

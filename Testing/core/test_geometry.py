@@ -10,10 +10,10 @@ from support import rotation, smooth_image
 
 from DRDMLib.deformation import Deformation, deform, prepare
 from DRDMLib.errors import ModelError
-from DRDMLib.geometry import field_image, sample_image, working_grid
-from DRDMLib.models import ModelMetadata
+from DRDMLib.models.model import ModelMetadata
 from DRDMLib.output import write_ddf, write_warped
 from DRDMLib.pictures import deformation_picture
+from DRDMLib.spatial.model_grid import field_image, sample_image, working_grid
 
 OBLIQUE = rotation(20, -35, 50)
 FLIPPED = np.diag([-1.0, 1.0, -1.0])

@@ -11,17 +11,17 @@ from production_helpers import make, records_of, write_cases
 from support import smooth_image
 
 import DRDMLib
-from DRDMLib.catalogue import load_model
 from DRDMLib.deformation import generate, prepare
+from DRDMLib.diffusion.forward import random_ddf
+from DRDMLib.diffusion.recovery import recover
 from DRDMLib.errors import FallbackWarning
-from DRDMLib.forward import random_ddf
 from DRDMLib.loaders import FieldGenerator
-from DRDMLib.metadata import ModelMetadata
-from DRDMLib.models import Model, load_model_file, save_model
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.models.metadata import ModelMetadata
+from DRDMLib.models.model import Model, load_model_file, save_model
 from DRDMLib.networks import build_network
-from DRDMLib.probe import works
 from DRDMLib.production.regenerate import regenerate
-from DRDMLib.recovery import recover
+from DRDMLib.runtime.probe import works
 from DRDMLib.training import TrainingConfig, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")

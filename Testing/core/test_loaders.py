@@ -15,13 +15,13 @@ from support import rotation, smooth_image
 from torch.utils.data import DataLoader
 
 from DRDMLib.deformation import deform
-from DRDMLib.distributed import Place
+from DRDMLib.diffusion.fields import warp
 from DRDMLib.errors import ImageError, OutputError, SettingError
-from DRDMLib.fields import warp
 from DRDMLib.loaders import FieldBank, FieldGenerator, PairDataset, make_bank
 from DRDMLib.loaders.bank import case_name
 from DRDMLib.loaders.world import displacement_on, image_of, ras_affine, warped, world_field
 from DRDMLib.production.plan import SYNTHESIZE
+from DRDMLib.runtime.distributed import Place
 
 
 def tensor_of(image):

@@ -10,9 +10,9 @@ from support import rotation, smooth_image
 
 from DRDMLib import deform
 from DRDMLib.deformation import generate
-from DRDMLib.fields import compose
-from DRDMLib.forward import random_ddf
-from DRDMLib.pose import SHIFT, TURN, ZOOM, random_pose
+from DRDMLib.diffusion.affine import SHIFT, TURN, ZOOM, random_pose
+from DRDMLib.diffusion.fields import compose
+from DRDMLib.diffusion.forward import random_ddf
 
 SIDE = 24
 

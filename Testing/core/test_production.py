@@ -12,9 +12,9 @@ from command_helpers import array_of, boxes, scene, write
 from production_helpers import make, records_of, report_of, write_cases
 
 from DRDMLib import __version__
-from DRDMLib.catalogue import digest_of
-from DRDMLib.datasets import find_cases
 from DRDMLib.errors import ImageError, ModelError, OutputError
+from DRDMLib.io.datasets import find_cases
+from DRDMLib.models.catalogue import digest_of
 from DRDMLib.production.limits import Limits
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE
 from DRDMLib.production.quality import outlier_scores
@@ -245,7 +245,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
     import torch
     from production_helpers import result
 
-    from DRDMLib.resources import resource
+    from DRDMLib.io.resources import resource
 
     found = []
     threads = torch.get_num_threads()

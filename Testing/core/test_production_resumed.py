@@ -8,10 +8,10 @@ import pytest
 from command_helpers import environment, run_process, scene, write
 from production_helpers import make, records_of, report_of, result, settings_for, write_cases
 
-from DRDMLib.datasets import Case
-from DRDMLib.distributed import Place, place_here
 from DRDMLib.errors import OutputError, SettingError
+from DRDMLib.io.datasets import Case
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE, make_plan
+from DRDMLib.runtime.distributed import Place, place_here
 
 # The process kills itself at its N-th change of a file: opened for writing, renamed, removed, or a folder made.
 KILLED = """

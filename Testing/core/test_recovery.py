@@ -9,10 +9,10 @@ import torch
 from support import smooth_image
 
 from DRDMLib.deformation import deform, deform_all, generate
+from DRDMLib.diffusion.fields import compose, warp
+from DRDMLib.diffusion.forward import random_ddf
+from DRDMLib.diffusion.recovery import countdown, recover
 from DRDMLib.errors import SettingError
-from DRDMLib.fields import compose, warp
-from DRDMLib.forward import random_ddf
-from DRDMLib.recovery import countdown, recover
 
 
 def test_countdowns(tiny_model):

@@ -9,16 +9,16 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from DRDMLib.catalogue import CATALOGUE, default_entry, load_model
 from DRDMLib.cli import main
-from DRDMLib.datasets import Case, find_cases
 from DRDMLib.deformation import generate, prepare
-from DRDMLib.fields import compose, warp
-from DRDMLib.forward import random_ddf
-from DRDMLib.images import read_image, read_label
-from DRDMLib.metrics import folded_fraction, roughness
-from DRDMLib.models import Model
-from DRDMLib.resources import resource
+from DRDMLib.diffusion.fields import compose, warp
+from DRDMLib.diffusion.forward import random_ddf
+from DRDMLib.invertibility.metrics import folded_fraction, roughness
+from DRDMLib.io.datasets import Case, find_cases
+from DRDMLib.io.images import read_image, read_label
+from DRDMLib.io.resources import resource
+from DRDMLib.models.catalogue import CATALOGUE, default_entry, load_model
+from DRDMLib.models.model import Model
 from DRDMLib.training.data import split
 
 SHIPPED = [entry for entry in CATALOGUE if not entry.url and entry.available]

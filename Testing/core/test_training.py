@@ -16,19 +16,19 @@ from support import smooth_image
 
 from DRDMLib.cli import build_parser, main
 from DRDMLib.deformation import deform, generate, prepare
+from DRDMLib.diffusion.affine import random_rotations
+from DRDMLib.diffusion.fields import warp
+from DRDMLib.diffusion.forward import Diffusion, random_ddf, strength
+from DRDMLib.diffusion.recovery import recover
 from DRDMLib.errors import SettingError
-from DRDMLib.fields import warp
-from DRDMLib.forward import Diffusion, random_ddf, strength
-from DRDMLib.losses import Angle, EnergyDistance, RecoveryLoss, Regularity, RelativeDistance, Residual
-from DRDMLib.metrics import folded_fraction, roughness
-from DRDMLib.models import Model, ModelMetadata, load_model_file
+from DRDMLib.invertibility.metrics import folded_fraction, roughness
+from DRDMLib.models.model import Model, ModelMetadata, load_model_file
 from DRDMLib.networks import build_network
-from DRDMLib.pose import random_rotations
-from DRDMLib.recovery import recover
 from DRDMLib.training import TrainingConfig, train
 from DRDMLib.training.augmentation import augment_images
 from DRDMLib.training.data import load_training_images, split
-from DRDMLib.training.fields import FieldSource, turn
+from DRDMLib.training.field_sampler import FieldSource, turn
+from DRDMLib.training.losses import Angle, EnergyDistance, RecoveryLoss, Regularity, RelativeDistance, Residual
 from DRDMLib.training.recipe import config_from, metadata_from
 from DRDMLib.training.shapes import draw_shapes
 
@@ -256,7 +256,7 @@ def write_dataset(folder: Path, sizes) -> None:
 
 
 def test_2d_training_takes_the_slices_of_volumes(tmp_path):
-    from DRDMLib.datasets import find_cases
+    from DRDMLib.io.datasets import find_cases
 
     write_dataset(tmp_path / "d", [(30, 28, 6), (24, 24, 4)])
     cases = find_cases(tmp_path / "d")

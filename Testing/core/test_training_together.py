@@ -9,11 +9,11 @@ import SimpleITK as sitk
 import torch
 from command_helpers import environment, run_process, scene, write
 
-from DRDMLib.distributed import Place
 from DRDMLib.errors import SettingError
-from DRDMLib.models import ModelMetadata, load_model_file
+from DRDMLib.models.model import ModelMetadata, load_model_file
+from DRDMLib.runtime.distributed import Place
 from DRDMLib.training import TrainingConfig, train
-from DRDMLib.training.state import Training
+from DRDMLib.training.loop import Training
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -113,7 +113,7 @@ def test_a_run_goes_on_with_another_number_of_processes(data, tmp_path):
 FAILING = """
 import os, signal, sys
 from DRDMLib import cli
-from DRDMLib.training.state import Training
+from DRDMLib.training.loop import Training
 advance = Training.advance
 def stumble(self, images):
     if self.step == 5 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":

@@ -27,7 +27,7 @@ from monai.transforms import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from DRDMLib import datasets
+from DRDMLib.io import datasets
 from DRDMLib.loaders import RandDRDMDeformationd, make_bank
 
 KEYS = ["image", "label"]

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from small_unet import SmallUNet
 
-from DRDMLib import datasets
+from DRDMLib.io import datasets
 from DRDMLib.loaders import FieldBank, RandomDRDMDeformation, make_bank
 
 

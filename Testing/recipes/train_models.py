@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from DRDMLib import __version__
-from DRDMLib.datasets import find_cases
-from DRDMLib.metadata import ModelMetadata
-from DRDMLib.models import load_model_file, save_model
+from DRDMLib.io.datasets import find_cases
+from DRDMLib.models.metadata import ModelMetadata
+from DRDMLib.models.model import load_model_file, save_model
 from DRDMLib.training import TrainingConfig, train
 from DRDMLib.training.data import load_training_images, split
 from DRDMLib.training.recipe import AMPLITUDE, CITATION, COARSE_FIELD, COARSE_NETWORK, FIELD_BANK

@@ -16,7 +16,7 @@ from typing import NoReturn
 import torch
 from torch import distributed
 
-from .errors import SettingError
+from ..errors import SettingError
 
 # A rank may wait this long for another one that is writing a checkpoint or reading a large archive.
 _PATIENCE = datetime.timedelta(hours=2)

@@ -16,9 +16,9 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
+from ..errors import DRDMError
+from ..spatial.field_grid import Brick, FieldLattice, coincide, extended, positions
 from .certificate import STRIDES, failing_cells
-from .errors import DRDMError
-from .lattices import Brick, FieldLattice, coincide, extended, positions
 
 # What determinants are brought above, in every point: a share of the volume that must be left.
 MARGIN = 0.01

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .errors import SettingError
+from ..errors import SettingError
 from .fields import compose, invertible_step, self_compose, warp
-from .models import Model
+
+if TYPE_CHECKING:
+    from ..models.model import Model
 
 STARTS = ("level", "full")
 

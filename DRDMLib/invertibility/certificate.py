@@ -36,7 +36,7 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
-from .lattices import STORED, Brick, FadingLattice, FieldLattice, Lattice, coincide, extended, positions
+from ..spatial.field_grid import STORED, Brick, FadingLattice, FieldLattice, Lattice, coincide, extended, positions
 
 # Cells of a brick along each axis: large enough that threads do not wait for each other, small enough for a cache.
 _BRICK = 48

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .errors import FallbackWarning, SettingError
+from ..errors import FallbackWarning, SettingError
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:

@@ -10,12 +10,14 @@ import enum
 import re
 import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from .errors import FallbackWarning
-from .models import Model
+from ..errors import FallbackWarning
+
+if TYPE_CHECKING:
+    from ..models.model import Model
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..forward import Diffusion, diffuse
-from ..models import ModelMetadata
+from ..diffusion.forward import Diffusion, diffuse
+from ..models.model import ModelMetadata
 
 
 class FieldSource:

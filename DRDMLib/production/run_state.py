@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..distributed import Place
-from ..models import Model
+from ..models.model import Model
+from ..runtime.distributed import Place
 from . import records
 from .plan import AUGMENT, Plan
 from .sources import Source

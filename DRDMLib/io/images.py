@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import ImageError
-from .geometry import overlap, same_grid
+from ..errors import ImageError
+from ..spatial.model_grid import overlap, same_grid
 from .integrity import require_even_slices, require_whole_file
 
 # ITK prints its warnings to standard error by itself; what matters is raised here.

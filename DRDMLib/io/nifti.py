@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import OutputError
+from ..errors import OutputError
 from .files import complete_or_absent
 
 _HEADER_BYTES = 352

@@ -8,11 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelError
-
-# Strength of the published forward process, and its number of levels T.
-VELOCITY_SCALE = 4e-5
-TIMESTEPS = 80
+from ..diffusion.published import CONTROL_SIZE, TIMESTEPS, VELOCITY_SCALE
+from ..errors import ModelError
 
 METADATA_KEY = "drdm"
 _POLICIES: dict[str, tuple[str, ...]] = {
@@ -35,7 +32,7 @@ class ModelMetadata:
         architecture, options: network and its options, see ``DRDMLib.networks``.
         ndim, size, timesteps: dimension, voxels a side, number of levels T.
         velocity_scale, amplitude, noise_grids, control_size: the random deformation it was trained on, see
-            ``DRDMLib.forward``.
+            ``DRDMLib.diffusion.forward``.
         intensity: ``"percentile"`` or ``"minmax"``; how images become 0..1.
         geometry: ``"isotropic"`` or ``"stretch"``; how images are fitted to the cube.
         orientation: ``"LPS"`` (axes permuted and flipped to the patient's) or ``"native"`` (as stored).
@@ -54,7 +51,7 @@ class ModelMetadata:
     velocity_scale: float = VELOCITY_SCALE
     amplitude: float | None = None
     noise_grids: list[int] | None = None
-    control_size: int = 64
+    control_size: int = CONTROL_SIZE
     intensity: str = "percentile"
     geometry: str = "isotropic"
     orientation: str = "LPS"

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ModelError
-from .files import complete_or_absent
+from ..errors import ModelError
+from ..io.files import complete_or_absent
+from ..io.resources import cache_folder, resource
 from .metadata import ModelMetadata, read_header
-from .resources import cache_folder, resource
 
 if TYPE_CHECKING:
     import torch
 
-    from .models import Model
+    from .model import Model
 
 _AUTHORS = "https://raw.githubusercontent.com/jianqingzheng/def_diff_rec/main/models"
 
@@ -212,7 +212,7 @@ def load_model(
         ModelError: unknown, not downloaded, corrupt, or a file that would run code when loaded.
         SettingError: the device is not there.
     """
-    from .models import load_model_file
+    from .model import load_model_file
 
     path, name = resolve(name_or_path, ndim, extent)
     model = load_model_file(path, device)
@@ -225,7 +225,7 @@ def model_metadata(name_or_path: str | os.PathLike[str]) -> ModelMetadata:
     path, name = resolve(name_or_path)
     if path.suffix.lower() == ".safetensors":
         return replace(read_header(path), name=name)
-    from .models import read_metadata
+    from .model import read_metadata
 
     return replace(read_metadata(path), name=name)
 

@@ -14,10 +14,7 @@ import torch
 from torch import Tensor
 
 from .fields import resize_field, self_compose, warp
-from .metadata import VELOCITY_SCALE
-
-CONTROL_SIZE = 64
-NOISE_RATIO = 0.08
+from .published import CONTROL_SIZE, NOISE_RATIO, VELOCITY_SCALE
 
 
 class Diffusion(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from .errors import ImageError, SettingError
+from ..errors import ImageError, SettingError
 from .images import image_stem
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".png", ".tif", ".tiff", ".jpg")

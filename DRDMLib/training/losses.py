@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .fields import compose, determinant, warp
+from ..diffusion.fields import compose, determinant, warp
 
 
 class LossTerms(NamedTuple):

@@ -13,11 +13,11 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from ..spatial.field_grid import FieldLattice
+from ..spatial.jacobian import determinant, jacobian_determinant
+from ..spatial.model_grid import image_extent
+from ..spatial.resampling import field_on_grid, slabs
 from .certificate import bricks, certify_saved
-from .geometry import image_extent
-from .jacobian import determinant, jacobian_determinant
-from .lattices import FieldLattice
-from .resampling import field_on_grid, slabs
 
 
 @dataclass(frozen=True)

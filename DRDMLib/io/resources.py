@@ -13,7 +13,7 @@ def resource(*parts: str) -> Path:
     In an installed package ``Resources`` lies inside ``DRDMLib``; in the source tree and beside the Slicer module it
     lies next to it.
     """
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     for root in (here / "Resources", here.parent / "Resources"):
         if root.is_dir():
             return root.joinpath(*parts)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from .errors import ImageError
+from ..errors import ImageError
 
 _CHUNK = 2**24
 _NIFTI_FLOATS = {16: "f4", 64: "f8"}

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from .. import output
-from ..distributed import Place
 from ..errors import OutputError, SettingError
-from ..files import output_error, write_text
+from ..io.files import output_error, write_text
+from ..runtime.distributed import Place
 from .plan import Plan
 
 RUN = "run.json"

@@ -17,11 +17,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .errors import ImageError, ModelError
-from .lattices import STORED, FieldLattice
+from ..errors import ImageError, ModelError
+from .field_grid import STORED, FieldLattice
 
 if TYPE_CHECKING:
-    from .metadata import ModelMetadata
+    from ..models.metadata import ModelMetadata
 
 # How far the field reaches past the working grid before it is zero, in fractions of the grid's side.
 _MARGIN_LEAST, _MARGIN_MOST, _MARGIN_OF_POSES = 0.125, 0.5, 1.0

@@ -16,11 +16,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .device import choose_device, full_precision
-from .errors import ModelError
-from .files import write_bytes
+from ..errors import ModelError
+from ..io.files import write_bytes
+from ..networks import RecResACNet, build_network
+from ..runtime.device import choose_device, full_precision
 from .metadata import METADATA_KEY, ModelMetadata
-from .networks import RecResACNet, build_network
 
 
 class Model:

@@ -16,8 +16,8 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from .fields import determinant
-from .lattices import FieldLattice, Lattice, extended, positions
+from ..diffusion.fields import determinant
+from ..spatial.field_grid import FieldLattice, Lattice, extended, positions
 
 # Residual, as a share of the least spacing of the lattice.
 TOLERANCE = 1e-4
