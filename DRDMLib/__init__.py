@@ -17,6 +17,7 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 _WHERE = {
     "Deformation": "deformation",
+    "DeformationSettings": "settings",
     "deform": "deformation",
     "deform_all": "deformation",
     "load_model": "models.catalogue",
@@ -26,8 +27,8 @@ _WHERE = {
     "save_model": "models.model",
     "random_ddf": "diffusion.forward",
     "recover": "diffusion.recovery",
-    "augment": "algorithms",
-    "synthesize": "algorithms",
+    "augment": "deformation",
+    "synthesize": "deformation",
     "read_image": "io.images",
     "read_label": "io.images",
     "DRDMError": "errors",
@@ -36,11 +37,11 @@ _WHERE = {
 __all__ = ["__version__", *sorted(_WHERE)]
 
 if TYPE_CHECKING:
-    from .algorithms import augment as augment
-    from .algorithms import synthesize as synthesize
     from .deformation import Deformation as Deformation
+    from .deformation import augment as augment
     from .deformation import deform as deform
     from .deformation import deform_all as deform_all
+    from .deformation import synthesize as synthesize
     from .diffusion.forward import random_ddf as random_ddf
     from .diffusion.recovery import recover as recover
     from .errors import DRDMError as DRDMError
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from .models.metadata import ModelMetadata as ModelMetadata
     from .models.model import Model as Model
     from .models.model import save_model as save_model
+    from .settings import DeformationSettings as DeformationSettings
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from .diffusion.forward import random_ddf
 from .diffusion.recovery import recover
 from .errors import SettingError
 from .invertibility.metrics import folded_fraction, jacobian_determinant
-from .io.files import complete_or_absent
+from .io.files import atomic_write
 from .io.images import fit_label
 from .models.model import Model
 from .spatial.resampling import field_on_grid, warp_image, warp_label
@@ -44,7 +44,7 @@ def require_matplotlib() -> Any:
 
 def _save(figure: Any, path: Path) -> None:
     try:
-        with complete_or_absent(path) as partial:
+        with atomic_write(path) as partial:
             figure.savefig(partial, format="png", dpi=110, facecolor=figure.get_facecolor())
     finally:
         require_matplotlib().close(figure)

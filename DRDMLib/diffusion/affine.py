@@ -1,4 +1,4 @@
-"""Poses: an image turned, resized and shifted as a whole, as subjects lie in scanners and differ in size."""
+"""Poses: affine maps of a whole image, as subjects lie in scanners and differ in size."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What an amount of 1 may do at most; the shipped models were trained on subjects that differ as much.
-TURN = 15.0
-ZOOM = 0.15
-SHIFT = 0.06
-MOST = 2.0
+# The largest effect of an amount of 1; the shipped models were trained on subjects that differ as much.
+MAX_ROTATION_DEGREES = 15.0
+MAX_SCALING = 0.15
+MAX_SHIFT = 0.06
+MAX_POSE = 2.0
 
 
 def random_rotations(batch: int, ndim: int, degrees: float, generator: torch.Generator) -> Tensor:
-    """(batch, d, d) rotations about a random axis by an angle uniform in +-``degrees``."""
+    """Draw rotations (batch, d, d) about a random axis by an angle uniform in +-``degrees``."""
     device = generator.device
     angle = (torch.rand(batch, generator=generator, device=device) * 2 - 1) * math.radians(degrees)
     sin, cos = angle.sin(), angle.cos()
@@ -31,26 +31,26 @@ def random_rotations(batch: int, ndim: int, degrees: float, generator: torch.Gen
 
 
 def random_affine(ndim: int, amount: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Matrix (d, d) and shift (d,), fraction of the side, of an affine map about the image's middle.
+    """Draw an affine map about the center of the image: matrix (d, d) and shift (d,), fraction of the side.
 
     Args:
-        amount: at 1 it turns by up to 15 degrees, resizes by up to 15 % (each axis by up to 5 % more or less than the
+        amount: at 1 it rotates by up to 15 degrees, scales by up to 15 % (each axis by up to 5 % more or less than the
             others) and shifts by up to 6 % of the side along each axis; at other values by that many times as much.
-        generator: source of all randomness; its device is where the work is done.
+        generator: source of all randomness; its device does the work.
     """
     device = generator.device
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, device=device) * 2 - 1
 
-    zooms = torch.exp(amount * ZOOM * (uniform(1) + uniform(ndim) / 3))
-    matrix = random_rotations(1, ndim, amount * TURN, generator)[0] * zooms
-    shift = amount * SHIFT * uniform(ndim)
+    scales = torch.exp(amount * MAX_SCALING * (uniform(1) + uniform(ndim) / 3))
+    matrix = random_rotations(1, ndim, amount * MAX_ROTATION_DEGREES, generator)[0] * scales
+    shift = amount * MAX_SHIFT * uniform(ndim)
     return matrix, shift
 
 
 def random_pose(size: int, ndim: int, amount: float, generator: torch.Generator) -> Tensor:
-    """:func:`random_affine` as a field, (1, d, *S), fraction of the side.
+    """Draw :func:`random_affine` as a field: (1, d, *S), fraction of the side.
 
     Args:
         size: side of the image, voxels.

@@ -17,30 +17,47 @@ if TYPE_CHECKING:
 STARTS = ("level", "full")
 
 
-def countdown(model: Model, start: str, level: int | None, steps: int | None) -> list[tuple[int, int]]:
-    """The levels that recovery visits, each with how often its step is applied.
+def require_level(level: int, timesteps: int) -> None:
+    """Raise SettingError unless ``level`` is one of a model with so many levels."""
+    if not 0 <= level < timesteps:
+        raise SettingError(f"Level {level} is out of range; this model takes 0 to {timesteps - 1}.")
+
+
+def step_schedule(timesteps: int, level: int, steps: int | None) -> list[tuple[int, int]]:
+    """List the levels that recovery visits, each with how often its step is applied.
 
     Args:
-        start: ``"level"`` counts down from ``level`` (the paper), ``"full"`` from T-1 (the authors' script).
-        steps: visit this many levels only, evenly spread; each step is then applied as often as it stands for.
+        timesteps: number of levels of the model, T.
+        level: where recovery starts; it counts down to 0.
+        steps: visit only this many levels, evenly spread; each step is then applied as often as it stands for.
 
     Raises:
-        SettingError: ``start``, ``level`` or ``steps`` out of range.
+        SettingError: ``level`` or ``steps`` is out of range.
     """
-    top = model.timesteps - 1
-    if start not in STARTS:
-        raise SettingError(f"start='{start}' is not known; use 'level' or 'full'.")
-    if start == "level":
-        if level is None or not 0 <= level <= top:
-            raise SettingError(f"Level {level} is out of range; this model takes 0 to {top}.")
-        top = level
-    levels = list(range(top, -1, -1))
+    require_level(level, timesteps)
+    levels = list(range(level, -1, -1))
     if steps is None or steps >= len(levels):
         return [(t, 1) for t in levels]
     if steps < 1:
         raise SettingError(f"{steps} recovery steps are too few; use at least 1.")
     edges = [round(i * len(levels) / steps) for i in range(steps + 1)]
     return [(levels[(a + b) // 2], b - a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def start_level(start: str, level: int | None, timesteps: int) -> int:
+    """The level that recovery starts from: ``level`` (the paper), or with ``start="full"`` T-1 (the authors' script).
+
+    Raises:
+        SettingError: ``start`` is not known, or ``start="level"`` without a level of the model.
+    """
+    if start not in STARTS:
+        raise SettingError(f"start='{start}' is not known; use 'level' or 'full'.")
+    if start == "full":
+        return timesteps - 1
+    if level is None:
+        raise SettingError("Recovery needs a level to start from; give level, or start='full'.")
+    require_level(level, timesteps)
+    return level
 
 
 @torch.inference_mode()
@@ -82,17 +99,17 @@ def recover(
     padding = how.composition_padding if exact else "border"
     image = image.to(model.device)
     phi = ddf.to(model.device).expand(image.shape[0], -1, *[-1] * model.ndim)
-    visits = countdown(model, start, level, steps)
-    at = model.timesteps - 1 if start == "full" or level is None else level
+    at = start_level(start, level, model.timesteps)
+    visits = step_schedule(model.timesteps, at, steps)
     for done, (t, times) in enumerate(visits, start=1):
         warped = warp(image, phi, padding=how.image_padding, mode=how.image_interpolation)
-        if model.knows_targets:
+        if model.supports_target_level:
             psi = model.predict_to(warped, at, at - times)
         else:
             # A second look refines one step; it is not worth its time where a step stands for several.
             psi = model.predict(warped, t, quick=not exact, once=times > 1 and not exact)
         at -= times
-        if times > 1 and not model.knows_targets:
+        if times > 1 and not model.supports_target_level:
             psi = self_compose(psi, times)
         if not exact:
             psi = invertible_step(psi)

@@ -1,6 +1,6 @@
 """A proof that a displacement field is invertible, as it is applied: multilinear between its nodes.
 
-The map is ``phi(x) = x + u(x)``, where u is given at the nodes of a rectilinear lattice and interpolated linearly along
+The map is ``phi(x) = x + u(x)``, where u is given at the nodes of a rectilinear grid and interpolated linearly along
 each axis between them; this is what ITK and Slicer do. The proof has two parts.
 
 Every cell: there the determinant of phi's derivative is a polynomial of degree d - 1 in each variable. Written in the
@@ -13,7 +13,7 @@ such a box keep the least eigenvalue of the symmetric part above a positive numb
 power (Ostrowski and Taussky, 1951). And every matrix of the box is regular if ``|| |C^-1| R || < 1`` for the box's
 midpoint C and radius R (Beeck, 1975); then ``det >= det C (1 - q)^d``.
 
-The whole: let u be zero on the lattice's rim and, by definition, outside of it. Then phi is continuous, piecewise
+The whole: let u be zero on the grid's border and, by definition, outside of it. Then phi is continuous, piecewise
 polynomial, and the identity outside of a bounded set. If the determinant is positive in every closed cell, phi is a
 Lipschitz map whose determinant is bounded away from zero almost everywhere: a map of bounded distortion, hence open and
 discrete (Reshetnyak, "Space mappings with bounded distortion", 1989). The degree of a map that is the identity far out
@@ -36,10 +36,10 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
-from ..spatial.field_grid import STORED, Brick, FadingLattice, FieldLattice, Lattice, coincide, extended, positions
+from ..spatial.field_grid import STORED, Block, DisplacementGrid, FadingGrid, FieldGrid, coincide, extended, positions
 
-# Cells of a brick along each axis: large enough that threads do not wait for each other, small enough for a cache.
-_BRICK = 48
+# Cells of a block along each axis: large enough that threads do not wait for each other, small enough for a cache.
+_BLOCK = 48
 _MOST_THREADS = 8
 # Past the image, every fourth node of the field will do as a rule; all of them if it does not.
 STRIDES = (4, 1)
@@ -47,8 +47,8 @@ STRIDES = (4, 1)
 _CHUNK = 2**15
 
 
-def bricks(shape: tuple[int, ...], side: int = _BRICK) -> Iterator[Brick]:
-    """Node ranges that share their outermost nodes, so that each cell of a lattice of this shape is in one of them."""
+def blocks(shape: tuple[int, ...], side: int = _BLOCK) -> Iterator[Block]:
+    """Node ranges that share their outermost nodes, so that each cell of a grid of this shape is in one of them."""
     ranges = [[slice(a, min(a + side, n - 1) + 1) for a in range(0, max(1, n - 1), side)] for n in shape]
     return itertools.product(*ranges)
 
@@ -69,7 +69,7 @@ def _difference_quotients(values: np.ndarray, steps: list[np.ndarray]) -> list[n
 
 
 def _part(values: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
-    """(d, *n) from ``start`` to ``stop`` along one of the lattice's axes."""
+    """(d, *n) from ``start`` to ``stop`` along one of the grid's axes."""
     return values[(slice(None),) * (1 + axis) + (slice(start, stop),)]
 
 
@@ -194,23 +194,21 @@ def _tolerance(largest: float, displacement: float, rounding: float, epsilon: fl
     return 24 * entry * largest**2
 
 
-def failing_cells(lattice: Lattice, margin: float = 0.0, changed: np.ndarray | None = None) -> np.ndarray:
+def failing_cells(grid: DisplacementGrid, margin: float = 0.0, changed: np.ndarray | None = None) -> np.ndarray:
     """Cells in which the determinant is not proven to be above ``margin``: (K, d) indices, array order.
 
     Args:
         changed: bool, one for each node of the stored field: only look at what these concern.
     """
-    wanted = [
-        where for where in bricks(tuple(map(len, lattice.nodes))) if changed is None or lattice.touched(where, changed)
-    ]
+    wanted = [where for where in blocks(tuple(map(len, grid.nodes))) if changed is None or grid.touched(where, changed)]
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(lambda where: _failing_in_brick(lattice, where, margin), wanted))
-    return np.concatenate([np.zeros((0, len(lattice.nodes)), np.int64), *found])
+        found = list(pool.map(lambda where: _failing_in_block(grid, where, margin), wanted))
+    return np.concatenate([np.zeros((0, len(grid.nodes)), np.int64), *found])
 
 
-def _failing_in_brick(lattice: Lattice, where: Brick, margin: float) -> np.ndarray:
-    values = lattice.brick(where)
-    steps = [np.diff(n[w]) for n, w in zip(lattice.nodes, where, strict=True)]
+def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np.ndarray:
+    values = grid.block(where)
+    steps = [np.diff(n[w]) for n, w in zip(grid.nodes, where, strict=True)]
     d, finest = len(steps), min(float(s.min()) for s in steps)
     # A shift changes no difference, and smaller numbers are rounded less.
     shifted = values - values[:, :1, :1].reshape(d, -1)[:, :1].reshape(-1, *[1] * d)
@@ -218,7 +216,7 @@ def _failing_in_brick(lattice: Lattice, where: Brick, margin: float) -> np.ndarr
     slopes = np.array([[_largest(component) for component in edge] for edge in edges])
     largest = 1 + float(slopes.max())
     displacement = _largest(values) / finest
-    rounding = lattice.rounding * displacement
+    rounding = grid.rounding * displacement
     coarse = 16 * _tolerance(largest, _largest(shifted) / finest, rounding, 2.0**-23)
     share = 1 - float(slopes.sum(0).max())
     if share > 0 and share**d > margin + coarse:
@@ -261,14 +259,14 @@ class Certificate(NamedTuple):
     reason: str = ""
 
 
-def certify_carried(field: sitk.Image, reference: sitk.Image) -> Certificate:
-    """Judges a field that falls to zero at its rim, and its samples on the grid of ``reference`` as they are saved.
+def certify_on_grid(field: sitk.Image, reference: sitk.Image) -> Certificate:
+    """Judges a field that falls to zero at its border, and its samples on the grid of ``reference`` as they are saved.
 
-    The samples are continued past the image by nodes of the field itself, up to its rim; the map of the continued
-    lattice is a homeomorphism of space, so its restriction to the image never meets a value twice.
+    The samples are continued past the image by nodes of the field itself, up to its border; the map of the continued
+    grid is a homeomorphism of space, so its restriction to the image never meets a value twice.
     """
-    coarse = FieldLattice.of(field, STORED)
-    if not coarse.rim_is_zero():
+    coarse = FieldGrid.of(field, STORED)
+    if not coarse.border_is_zero():
         return Certificate(False, "the field does not end in zeros")
     if len(failing_cells(coarse)):
         return Certificate(False, "the field folds")
@@ -286,12 +284,12 @@ def certify_saved(ddf: sitk.Image) -> Certificate:
     Where it does not end in zeros it is continued by its border's values, falling smoothly to zero: if that whole map
     is a homeomorphism of space, the field never meets a value twice. (It is a sufficient condition.)
     """
-    field = FieldLattice.of(ddf)
+    field = FieldGrid.of(ddf)
     if min(ddf.GetSize()) > 1 and len(failing_cells(field)):
         return Certificate(False, "the field folds")
-    if min(ddf.GetSize()) > 1 and field.rim_is_zero():
+    if min(ddf.GetSize()) > 1 and field.border_is_zero():
         return Certificate(True)
     largest = float(np.sqrt((field.vectors.astype(np.float64) ** 2).sum(-1).max()))
-    if len(failing_cells(FadingLattice(field, 6 * largest + max(field.spacing)))):
+    if len(failing_cells(FadingGrid(field, 6 * largest + max(field.spacing)))):
         return Certificate(False, "the field does not fold, but its border moves so that nothing is proven")
     return Certificate(True)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..diffusion.fields import determinant
-from ..spatial.field_grid import FieldLattice, Lattice, extended, positions
+from ..spatial.field_grid import DisplacementGrid, FieldGrid, extended, positions
 
-# Residual, as a share of the least spacing of the lattice.
+# Residual, as a share of the least spacing of the grid.
 TOLERANCE = 1e-4
 _ROUNDS = 200
 # Farthest step of one round, cells.
@@ -32,16 +32,16 @@ _FINEST = 5
 
 
 class Mapping:
-    """``phi(x) = x + u(x)`` on a lattice, and its inverse; millimetres along the lattice's axes, array order.
+    """``phi(x) = x + u(x)`` on a grid, and its inverse; millimetres along the grid's axes, array order.
 
     Args:
-        lattice: held in memory whole, with 32 bits.
+        grid: held in memory whole, with 32 bits.
     """
 
-    def __init__(self, lattice: Lattice) -> None:
-        self.nodes = [torch.from_numpy(np.ascontiguousarray(n)) for n in lattice.nodes]
+    def __init__(self, grid: DisplacementGrid) -> None:
+        self.nodes = [torch.from_numpy(np.ascontiguousarray(n)) for n in grid.nodes]
         everything = tuple(slice(0, len(n)) for n in self.nodes)
-        self.values = torch.from_numpy(lattice.brick(everything).astype(np.float32)).flatten(1)
+        self.values = torch.from_numpy(grid.block(everything).astype(np.float32)).flatten(1)
         self.shape = [len(n) for n in self.nodes]
         self.tolerance = TOLERANCE * min(float(n.diff().min()) for n in self.nodes)
 
@@ -89,7 +89,7 @@ class Mapping:
         return torch.cat([self._evaluate(self._place(p))[0].T for p in points.split(_CHUNK)])
 
     def inverse(self, points: Tensor, guess: Tensor | None = None) -> Tensor:
-        """(K, d) -> (K, d), where phi arrives at ``points``. Points outside of the lattice are their own."""
+        """(K, d) -> (K, d), where phi arrives at ``points``. Points outside of the grid are their own."""
         guess = points if guess is None else guess
         parts = zip(points.split(_CHUNK), guess.split(_CHUNK), strict=True)
         return torch.cat([self._solve(p, g) for p, g in parts])
@@ -145,18 +145,18 @@ def _newton(slopes: list[Tensor], residual: Tensor) -> Tensor:
     return step * (_STRIDE / step.abs().amax(dim=0).clamp(min=_STRIDE))
 
 
-def _to_axes(field: FieldLattice, points: np.ndarray) -> Tensor:
+def _to_axes(field: FieldGrid, points: np.ndarray) -> Tensor:
     return torch.from_numpy((points - field.origin) @ field.along.T)
 
 
-def _to_space(field: FieldLattice, along: Tensor) -> np.ndarray:
+def _to_space(field: FieldGrid, along: Tensor) -> np.ndarray:
     return along.numpy() @ np.linalg.inv(field.along).T + field.origin
 
 
 def inverse_points(field: sitk.Image, points: np.ndarray) -> np.ndarray:
     """Points of the original to points of the new image: (K, d) -> (K, d), LPS millimetres."""
-    lattice = FieldLattice.of(field)
-    return _to_space(lattice, Mapping(lattice).inverse(_to_axes(lattice, np.asarray(points, np.float64))))
+    grid = FieldGrid.of(field)
+    return _to_space(grid, Mapping(grid).inverse(_to_axes(grid, np.asarray(points, np.float64))))
 
 
 def inverse_layers(field: sitk.Image, reference: sitk.Image, ranges: Iterator[tuple[int, int]]) -> Iterator[np.ndarray]:
@@ -167,34 +167,34 @@ def inverse_layers(field: sitk.Image, reference: sitk.Image, ranges: Iterator[tu
     Yields:
         (layers, ..., d) float32, millimetres, LPS.
     """
-    lattice = FieldLattice.of(field)
-    inside = positions(lattice, reference)
+    grid = FieldGrid.of(field)
+    inside = positions(grid, reference)
     assert inside is not None, "the field covers the image it was made for"
-    mapping = Mapping(extended(lattice, inside, 1 if reference.GetNumberOfPixels() < _MOST_NODES else 4))
+    mapping = Mapping(extended(grid, inside, 1 if reference.GetNumberOfPixels() < _MOST_NODES else 4))
     d = reference.GetDimension()
     columns = np.asarray(reference.GetDirection()).reshape(d, d) * np.asarray(reference.GetSpacing())
     for start, stop in ranges:
         index = np.indices((stop - start, *reference.GetSize()[-2::-1])).reshape(d, -1).T.astype(np.float64)
         index[:, 0] += start
         points = index[:, ::-1] @ columns.T + np.asarray(reference.GetOrigin())
-        moved = _to_space(lattice, mapping.inverse(_to_axes(lattice, points))) - points
+        moved = _to_space(grid, mapping.inverse(_to_axes(grid, points))) - points
         yield moved.reshape(stop - start, *reference.GetSize()[-2::-1], d).astype(np.float32)
 
 
 def inverse_field(field: sitk.Image, reference: sitk.Image) -> sitk.Image:
-    """The inverse as a displacement field over the extent of ``field``: linear between its nodes, zero on its rim.
+    """The inverse as a displacement field over the extent of ``field``: linear between its nodes, zero on its border.
 
     Between its nodes such a field is not exact. Its grid is made as fine as it takes for ``|phi(phi^-1(x)) - x|`` to
     stay below 0.01 mm on average and 0.1 voxel at worst inside the image, within 2^25 nodes.
     """
-    lattice = FieldLattice.of(field)
-    mapping = Mapping(lattice)
-    inside = positions(lattice, reference)
+    grid = FieldGrid.of(field)
+    mapping = Mapping(grid)
+    inside = positions(grid, reference)
     assert inside is not None, "the field covers the image it was made for"
     generator = np.random.default_rng(0)
-    probes = [generator.uniform(a[0], a[-1], 2**16) * s for a, s in zip(inside, lattice.spacing, strict=True)]
+    probes = [generator.uniform(a[0], a[-1], 2**16) * s for a, s in zip(inside, grid.spacing, strict=True)]
     points = torch.from_numpy(np.stack(probes, axis=1))
-    rough = _sampled_inverse(mapping, lattice, 1, None)
+    rough = _sampled_inverse(mapping, grid, 1, None)
     fine = rough
     divisor = 1
     while divisor < _FINEST:
@@ -209,11 +209,11 @@ def inverse_field(field: sitk.Image, reference: sitk.Image) -> sitk.Image:
         if wanted <= divisor:
             break
         divisor = wanted
-        fine = _sampled_inverse(mapping, lattice, divisor, Mapping(rough))
+        fine = _sampled_inverse(mapping, grid, divisor, Mapping(rough))
     return fine.image()
 
 
-def _sampled_inverse(mapping: Mapping, like: FieldLattice, divisor: int, guess: Mapping | None) -> FieldLattice:
+def _sampled_inverse(mapping: Mapping, like: FieldGrid, divisor: int, guess: Mapping | None) -> FieldGrid:
     """The inverse on the grid of ``like`` made ``divisor`` times finer."""
     nodes = [
         torch.arange((n - 1) * divisor + 1) * (s / divisor) for n, s in zip(mapping.shape, like.spacing, strict=True)

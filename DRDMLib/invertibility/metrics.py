@@ -13,11 +13,11 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from ..spatial.field_grid import FieldLattice
+from ..spatial.field_grid import FieldGrid
 from ..spatial.jacobian import determinant, jacobian_determinant
 from ..spatial.model_grid import image_extent
 from ..spatial.resampling import field_on_grid, slabs
-from .certificate import bricks, certify_saved
+from .certificate import blocks, certify_saved
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Strict(NamedTuple):
     volume: float
 
 
-def digital_diffeomorphism(field: FieldLattice) -> Strict:
+def digital_diffeomorphism(field: FieldGrid) -> Strict:
     """The criterion of Liu et al., "On finite difference Jacobian computation in deformable image registration" (IJCV
     132, 2024), cell by cell.
 
@@ -68,9 +68,9 @@ def digital_diffeomorphism(field: FieldLattice) -> Strict:
     as a multiple of the undeformed cell's.
     """
     cells, bad, volume = 0, 0, 0.0
-    for where in bricks(field.vectors.shape[:-1]):
+    for where in blocks(field.vectors.shape[:-1]):
         steps = np.reshape(field.spacing, (-1, *[1] * len(where)))
-        dets = torch.stack(_simplex_determinants(torch.from_numpy((field.brick(where) / steps).astype(np.float32))))
+        dets = torch.stack(_simplex_determinants(torch.from_numpy((field.block(where) / steps).astype(np.float32))))
         cells += dets[0].numel()
         if bool((dets <= 0).any()):
             bad += int((dets <= 0).any(dim=0).sum())
@@ -149,9 +149,7 @@ def _strict(layers: np.ndarray, reference: sitk.Image, direction: np.ndarray) ->
     if min(layers.shape[:-1]) < 2:
         # A single slice, or the last layer of a volume: it has no cells of its own.
         return Strict(0, 0, 0.0)
-    return digital_diffeomorphism(
-        FieldLattice(layers, reference.GetSpacing()[::-1], direction, np.zeros(len(direction)))
-    )
+    return digital_diffeomorphism(FieldGrid(layers, reference.GetSpacing()[::-1], direction, np.zeros(len(direction))))
 
 
 def measure_ddf(ddf: sitk.Image) -> FieldMetrics:
@@ -161,7 +159,7 @@ def measure_ddf(ddf: sitk.Image) -> FieldMetrics:
     return replace(figures, certified_invertible=certify_saved(ddf).certified)
 
 
-def measure_carried(field: sitk.Image, reference: sitk.Image) -> FieldMetrics:
+def measure_on_grid(field: sitk.Image, reference: sitk.Image) -> FieldMetrics:
     """Figures of a coarse displacement field as it is on the grid of ``reference``, without making it whole."""
     return measure(reference, lambda start, stop: field_on_grid(field, reference, start, stop))
 

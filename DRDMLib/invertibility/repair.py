@@ -17,7 +17,7 @@ import torch
 from scipy import ndimage
 
 from ..errors import DRDMError
-from ..spatial.field_grid import Brick, FieldLattice, coincide, extended, positions
+from ..spatial.field_grid import Block, FieldGrid, coincide, extended, positions
 from .certificate import STRIDES, failing_cells
 
 # What determinants are brought above, in every point: a share of the volume that must be left.
@@ -41,7 +41,7 @@ class Repair(NamedTuple):
 NOT_REPAIRED = Repair()
 
 
-def repair(field: FieldLattice, reference: sitk.Image) -> Repair:
+def repair(field: FieldGrid, reference: sitk.Image) -> Repair:
     """Change ``field.vectors`` in place until it is certified, and so are its samples on the grid of ``reference``.
 
     Raises:
@@ -72,18 +72,18 @@ def repair(field: FieldLattice, reference: sitk.Image) -> Repair:
     raise DRDMError("This deformation cannot be made invertible; choose a lower level or another seed.")
 
 
-def _failing_samples(field: FieldLattice, inside: tuple[np.ndarray, ...], stale: np.ndarray | None) -> np.ndarray:
+def _failing_samples(field: FieldGrid, inside: tuple[np.ndarray, ...], stale: np.ndarray | None) -> np.ndarray:
     """Cells of the field in which its samples on an image's grid fail."""
     for stride in STRIDES:
-        lattice = extended(field, inside, stride)
-        cells = failing_cells(lattice, MARGIN, stale)
+        grid = extended(field, inside, stride)
+        cells = failing_cells(grid, MARGIN, stale)
         if not len(cells):
             break
-    return lattice.cells_in_field(cells)
+    return grid.cells_in_field(cells)
 
 
-def _relax(vectors: np.ndarray, cells: np.ndarray, number: int) -> Iterator[Brick]:
-    """One round; yields the bricks that were changed."""
+def _relax(vectors: np.ndarray, cells: np.ndarray, number: int) -> Iterator[Block]:
+    """One round; yields the blocks that were changed."""
     radius = _RADIUS + _GROWTH * number
     pad = int(np.ceil(radius)) + 1
     for group in _groups(cells, vectors.shape[:-1]):

@@ -24,7 +24,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 
 @contextlib.contextmanager
-def complete_or_absent(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives the name to write under; the file gets its own name if all went well, and is removed if not.
 
     Raises:
@@ -48,7 +48,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
         OutputError: the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    with complete_or_absent(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(data)
     return path
 

@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import OutputError
-from .files import complete_or_absent
+from .files import atomic_write
 
 _HEADER_BYTES = 352
 _DIM_OFFSET = 40
@@ -90,7 +90,7 @@ def write_nifti(
         OutputError: the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    with complete_or_absent(path) as partial, partial.open("wb") as raw:
+    with atomic_write(path) as partial, partial.open("wb") as raw:
         stream = _Gzip(raw, noisy)
         stream.write(_header(reference, pixel_id, components, frames))
         for piece in pieces:

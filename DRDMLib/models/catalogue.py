@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
-from ..io.files import complete_or_absent
+from ..io.files import atomic_write
 from ..io.resources import cache_folder, resource
 from .metadata import ModelMetadata, read_header
 
@@ -93,16 +93,16 @@ CATALOGUE = (
 )
 
 
-def own_models_folder() -> Path:
+def user_models_folder() -> Path:
     """Where the user's own models are kept."""
     return cache_folder() / "models"
 
 
-def own_models() -> list[Entry]:
+def user_models() -> list[Entry]:
     """The user's own models, by name; files that are no models are passed over."""
     taken = {entry.name for entry in CATALOGUE}
     entries = []
-    for path in sorted(own_models_folder().glob("*.safetensors")):
+    for path in sorted(user_models_folder().glob("*.safetensors")):
         try:
             metadata = read_header(path)
         except ModelError:
@@ -113,7 +113,7 @@ def own_models() -> list[Entry]:
     return entries
 
 
-def add_own_model(path: str | os.PathLike[str], name: str) -> Entry:
+def add_user_model(path: str | os.PathLike[str], name: str) -> Entry:
     """Copy a trained model into the folder of the user's models; a name that is taken gets a number.
 
     Raises:
@@ -123,10 +123,10 @@ def add_own_model(path: str | os.PathLike[str], name: str) -> Entry:
     metadata = read_header(path)
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".-") or "my-model"
     free, number = name, 2
-    while find(free) is not None or (own_models_folder() / f"{free}.safetensors").exists():
+    while find(free) is not None or (user_models_folder() / f"{free}.safetensors").exists():
         free, number = f"{name}-{number}", number + 1
-    target = own_models_folder() / f"{free}.safetensors"
-    with complete_or_absent(target) as partial:
+    target = user_models_folder() / f"{free}.safetensors"
+    with atomic_write(target) as partial:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, partial)
     return Entry(free, metadata.ndim, metadata.anatomy or "your own", own=target)
@@ -135,12 +135,12 @@ def add_own_model(path: str | os.PathLike[str], name: str) -> Entry:
 def available_models() -> list[Entry]:
     """Every model that is here or can be downloaded: shipped ones, the user's own, then the others."""
     shipped = [entry for entry in CATALOGUE if entry.available and not entry.url]
-    return shipped + own_models() + [entry for entry in CATALOGUE if entry.url]
+    return shipped + user_models() + [entry for entry in CATALOGUE if entry.url]
 
 
 def find(name: str) -> Entry | None:
     """The entry of that name."""
-    return next((entry for entry in (*CATALOGUE, *own_models()) if entry.name == name), None)
+    return next((entry for entry in (*CATALOGUE, *user_models()) if entry.name == name), None)
 
 
 def default_entry(ndim: int, extent: float | None = None) -> Entry:
@@ -257,7 +257,7 @@ def fetch(name: str, *, on_bytes: Callable[[int, int], None] | None = None) -> P
     if not entry.url:
         raise ModelError(f"The model '{name}' does not come with this version and cannot be downloaded.")
     path = entry.path
-    with complete_or_absent(path) as partial:
+    with atomic_write(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         _download(entry, partial, on_bytes)
         if digest_of(partial, entry.digest.split(":")[0]) != entry.digest:

@@ -32,7 +32,7 @@ class Model:
         self.device = device
 
     @cached_property
-    def quick_network(self) -> nn.Module:
+    def inference_network(self) -> nn.Module:
         """The network with its channels beside each other, which fills a processor's vector units.
 
         Sums are taken in another order, so that the last bits differ. (Large 3D networks of odd widths gain nothing.)
@@ -65,9 +65,9 @@ class Model:
         return Model(network, m, torch.device(device))
 
     @property
-    def usual_steps(self) -> int:
+    def default_steps(self) -> int:
         """Recovery steps that give what a step for every level gives, or nearly."""
-        return int(getattr(self.network, "usual_steps", self.timesteps))
+        return int(getattr(self.network, "default_steps", self.timesteps))
 
     @torch.inference_mode()
     def predict(self, image: Tensor, t: int | Tensor, *, quick: bool = False, once: bool = False) -> Tensor:
@@ -76,20 +76,20 @@ class Model:
         Args:
             image: (N, 1, *S), 0..1.
             t: 0..T-1; one for all, or (N,).
-            quick: by :attr:`quick_network`.
+            quick: by :attr:`inference_network`.
             once: let a network that looks at the image twice look once.
 
         Returns:
             (N, d, *S), fraction of the side.
         """
         levels = torch.as_tensor(t, device=self.device).expand(image.shape[0])
-        network = self.quick_network if quick else self.network
+        network = self.inference_network if quick else self.network
         passes = {"passes": 1} if once and isinstance(network, RecResACNet) else {}
         with full_precision(self.device):
             return network(image.to(self.device), levels, **passes)
 
     @property
-    def knows_targets(self) -> bool:
+    def supports_target_level(self) -> bool:
         """Whether it can be asked for the field from one level to any lower one, see :meth:`predict_to`."""
         return bool(self.metadata.options.get("whole"))
 
@@ -97,12 +97,12 @@ class Model:
     def predict_to(self, image: Tensor, t: int, to: int) -> Tensor:
         """The field from level ``t`` straight to level ``to``; -1 stands for no deformation at all.
 
-        Args and result as in :meth:`predict`; only for a model that :attr:`knows_targets`.
+        Args and result as in :meth:`predict`; only for a model that :attr:`supports_target_level`.
         """
         count = image.shape[0]
         levels = [torch.full((count,), level, device=self.device) for level in (t, to)]
         with full_precision(self.device):
-            return self.quick_network(image.to(self.device), *levels)
+            return self.inference_network(image.to(self.device), *levels)
 
 
 def save_model(

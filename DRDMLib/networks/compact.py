@@ -64,7 +64,7 @@ class CompactNet(nn.Module):
             has moved.
     """
 
-    usual_steps = 12
+    default_steps = 12
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from .. import output
 from ..errors import OutputError, SettingError
 from ..io.files import output_error, write_text
-from ..runtime.distributed import Place
+from ..runtime.distributed import ProcessInfo
 from .plan import Plan
 
 RUN = "run.json"
@@ -55,14 +55,14 @@ def earlier_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
     report = folder / output.REPORT
     if (folder / RUN).is_file():
         if not resume:
-            raise SettingError(f"'{folder}' holds a run already; add --resume to go on, or name a new folder.")
+            raise output.holds_a_run(folder)
         return read_run(folder)
     if report.is_file():
         if not resume:
-            raise SettingError(f"'{folder}' holds a run already; add --resume to go on, or name a new folder.")
+            raise output.holds_a_run(folder)
         output.read_report(folder)
         raise OutputError(f"The run in '{folder}' was made by another version and has no '{RUN}'; name a new folder.")
-    output.check_folder(folder, besides=BEGINNINGS)
+    output.require_empty_folder(folder, besides=BEGINNINGS)
     return None
 
 
@@ -81,7 +81,7 @@ def require_same(run: dict[str, Any], plan: Plan, device: str, version: str, fol
 
 
 @contextlib.contextmanager
-def alone(folder: Path, *, wait: bool = True) -> Iterator[None]:
+def run_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """One process at a time: while a run is opened, and while it is closed.
 
     Raises:
@@ -92,7 +92,7 @@ def alone(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def share_of_folder(folder: Path, place: Place, opening: Callable[[], T]) -> Iterator[T]:
+def share_of_folder(folder: Path, process: ProcessInfo, opening: Callable[[], T]) -> Iterator[T]:
     """Opens a run and keeps every process out that would do the same work at the same time.
 
     Args:
@@ -105,19 +105,19 @@ def share_of_folder(folder: Path, place: Place, opening: Callable[[], T]) -> Ite
     made, there = not folder.exists(), set(folder.glob(_LOCKS))
     with contextlib.ExitStack() as kept:
         try:
-            with alone(folder, wait=place.world > 1):
-                if at_work(folder, besides=place.world):
+            with run_lock(folder, wait=process.world > 1):
+                if is_active(folder, besides=process.world):
                     raise _busy(folder)
-                kept.enter_context(_lock(folder, f"{_LOCK_OF}{place.rank + 1}-of-{place.world}.lock", wait=False))
+                kept.enter_context(_lock(folder, f"{_LOCK_OF}{process.rank + 1}-of-{process.world}.lock", wait=False))
                 opened = opening()
         except BaseException:
             kept.close()
-            _withdraw(folder, made, there)
+            _roll_back(folder, made, there)
             raise
         yield opened
 
 
-def at_work(folder: Path, *, besides: int = 0) -> bool:
+def is_active(folder: Path, *, besides: int = 0) -> bool:
     """Whether any process works in the folder, apart from those that share the work among ``besides``."""
     for path in folder.glob(f"{_LOCK_OF}*.lock"):
         if path.stem.rpartition("-")[2] == str(besides):
@@ -137,9 +137,9 @@ def _busy(folder: Path) -> SettingError:
     return SettingError(f"Another run is writing into '{folder}' now; wait until it has ended, or stop it.")
 
 
-def _withdraw(folder: Path, made: bool, there: set[Path]) -> None:
+def _roll_back(folder: Path, made: bool, there: set[Path]) -> None:
     """A run that could not begin leaves nothing behind."""
-    if at_work(folder):
+    if is_active(folder):
         return
     with contextlib.suppress(OSError):
         for path in set(folder.glob(_LOCKS)) - there:
@@ -168,9 +168,9 @@ def _lock(folder: Path, name: str, *, wait: bool) -> Iterator[None]:
         lock.release()
 
 
-def tidy(folder: Path) -> None:
+def clean_up(folder: Path) -> None:
     """When all is done: what killed processes have left half-written goes, and the locks, unless others still work."""
-    if at_work(folder):
+    if is_active(folder):
         return
     for path in [*folder.glob(_LOCKS), *folder.glob(".*.partial"), *folder.glob("*/.*.partial")]:
         with contextlib.suppress(OSError):

@@ -23,7 +23,7 @@ _PATIENCE = datetime.timedelta(hours=2)
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessInfo:
     """One of ``world`` processes that share the work.
 
     Attributes:
@@ -49,7 +49,7 @@ class Place:
         return name
 
 
-def place_here(share: tuple[int, int] | None = None) -> Place:
+def current_process(share: tuple[int, int] | None = None) -> ProcessInfo:
     """Where this process stands, from ``torchrun``'s or ``srun``'s environment, or as told.
 
     Args:
@@ -59,12 +59,12 @@ def place_here(share: tuple[int, int] | None = None) -> Place:
         SettingError: what the environment says makes no sense.
     """
     if share is not None:
-        return Place(share[0] - 1, share[1])
+        return ProcessInfo(share[0] - 1, share[1])
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if "WORLD_SIZE" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1") or 1) > 1:
         names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
     if names[1] not in os.environ or names[0] not in os.environ:
-        return Place()
+        return ProcessInfo()
     try:
         rank, world, local = (int(os.environ.get(name, "0")) for name in names)
         restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -72,13 +72,13 @@ def place_here(share: tuple[int, int] | None = None) -> Place:
         raise SettingError(f"The environment's {', '.join(names)} are not whole numbers; unset them.") from error
     if not 0 <= rank < world:
         raise SettingError(f"The environment says process {rank} of {world}; unset {names[0]} and {names[1]}.")
-    return Place(rank, world, local, restarts)
+    return ProcessInfo(rank, world, local, restarts)
 
 
 @contextlib.contextmanager
-def process_group(place: Place, device: torch.device) -> Iterator[None]:
+def process_group(process: ProcessInfo, device: torch.device) -> Iterator[None]:
     """Joins the processes for collective work, gloo on CPU and NCCL on GPU; with one process nothing is done."""
-    if place.world == 1:
+    if process.world == 1:
         yield
         return
     if device.type == "cuda":

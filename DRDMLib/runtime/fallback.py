@@ -25,7 +25,7 @@ _MEMORY = re.compile(r"out of memory|ALLOC_FAILED|can't allocate memory", re.IGN
 _OPERATOR = re.compile(r"\bMPS\b.*|not (currently )?(implemented|supported) for the MPS", re.IGNORECASE | re.DOTALL)
 
 
-class Shortage(enum.Enum):
+class DeviceLimit(enum.Enum):
     """What a device lacks."""
 
     NOTHING = "nothing"
@@ -33,19 +33,19 @@ class Shortage(enum.Enum):
     OPERATOR = "an operator"
 
 
-def shortage(error: BaseException, device: torch.device) -> Shortage:
+def device_limit(error: BaseException, device: torch.device) -> DeviceLimit:
     """What ``device`` lacked when it raised ``error``; NOTHING for any other fault."""
     text = str(error)
     # The class has had two names; its text has not changed.
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(text)):
-        return Shortage.MEMORY
+        return DeviceLimit.MEMORY
     if device.type == "mps" and isinstance(error, (NotImplementedError, RuntimeError, TypeError)):
         # float64 is refused with a TypeError, an operator with any of the others.
-        return Shortage.OPERATOR if _OPERATOR.search(text) else Shortage.NOTHING
-    return Shortage.NOTHING
+        return DeviceLimit.OPERATOR if _OPERATOR.search(text) else DeviceLimit.NOTHING
+    return DeviceLimit.NOTHING
 
 
-def relieved(compute: Callable[[Model, int], T], model: Model, batch: int) -> T:
+def with_fallback(compute: Callable[[Model, int], T], model: Model, batch: int) -> T:
     """``compute(model, batch)``; with half the batch when memory is short, and on the CPU when that is not enough.
 
     Args:
@@ -56,23 +56,23 @@ def relieved(compute: Callable[[Model, int], T], model: Model, batch: int) -> T:
         FallbackWarning: it was done in another way than asked for, and why.
     """
     while True:
-        lacking = Shortage.NOTHING
+        lacking = DeviceLimit.NOTHING
         try:
             return compute(model, batch)
         except Exception as error:
-            lacking = shortage(error, model.device)
+            lacking = device_limit(error, model.device)
             on_cpu = model.device.type == "cpu"
-            if lacking is Shortage.MEMORY and on_cpu and batch <= 1:
+            if lacking is DeviceLimit.MEMORY and on_cpu and batch <= 1:
                 raise MemoryError(str(error)) from error
-            if lacking is Shortage.NOTHING or (on_cpu and lacking is Shortage.OPERATOR):
+            if lacking is DeviceLimit.NOTHING or (on_cpu and lacking is DeviceLimit.OPERATOR):
                 raise
             reason = str(error).strip().splitlines()[0][:120]
         # Only here, where the error and with it the tensors of its frames are gone, can memory be given back.
         release_memory(model.device)
-        if lacking is Shortage.MEMORY and batch > 1:
+        if lacking is DeviceLimit.MEMORY and batch > 1:
             batch //= 2
             told = f"Memory is short on '{model.device}'; going on with {batch} images at a time."
-        elif lacking is Shortage.MEMORY:
+        elif lacking is DeviceLimit.MEMORY:
             told = f"The memory of the GPU ({model.device}) is full; the CPU is used instead."
             model = model.on("cpu")
         else:

@@ -1,6 +1,6 @@
-"""Displacement fields as the lattices that ``certificate`` judges: as they are, sampled elsewhere, or continued.
+"""Displacement fields as the grids that ``certificate`` judges: as they are, sampled elsewhere, or continued.
 
-Axes of a lattice are in array order (slowest first); component k of a displacement is the one along axis k, and both
+Axes of a grid are in array order (slowest first); component k of a displacement is the one along axis k, and both
 nodes and displacements are in millimetres.
 """
 
@@ -13,18 +13,18 @@ from typing import Protocol
 import numpy as np
 import SimpleITK as sitk
 
-Brick = tuple[slice, ...]
+Block = tuple[slice, ...]
 
 # A displacement stored with 32 bits and read back is off by less than this share of its length.
 STORED = 2.0**-21
 
 
-class Lattice(Protocol):
-    """Displacements at the nodes of a rectilinear lattice, handed out in bricks.
+class DisplacementGrid(Protocol):
+    """Displacements at the nodes of a rectilinear grid, handed out in blocks.
 
     Attributes:
         nodes: positions along each axis, increasing.
-        rounding: how far displacements may be off, as a share of the largest in the brick.
+        rounding: how far displacements may be off, as a share of the largest in the block.
     """
 
     @property
@@ -33,17 +33,17 @@ class Lattice(Protocol):
     @property
     def rounding(self) -> float: ...
 
-    def brick(self, where: Brick) -> np.ndarray:
+    def block(self, where: Block) -> np.ndarray:
         """(d, *n) float64, the displacements at the nodes in ``where``."""
         ...
 
-    def touched(self, where: Brick, changed: np.ndarray) -> bool:
-        """Whether ``changed``, a mark for each node of the stored field, concerns this brick."""
+    def touched(self, where: Block, changed: np.ndarray) -> bool:
+        """Whether ``changed``, a mark for each node of the stored field, concerns this block."""
         ...
 
 
 @dataclass(frozen=True)
-class FieldLattice:
+class FieldGrid:
     """A field in space, on its own grid.
 
     Attributes:
@@ -62,10 +62,10 @@ class FieldLattice:
     source: sitk.Image | None = None
 
     @staticmethod
-    def of(field: sitk.Image, rounding: float = 0.0) -> FieldLattice:
+    def of(field: sitk.Image, rounding: float = 0.0) -> FieldGrid:
         """A view of ``field``."""
         d = field.GetDimension()
-        return FieldLattice(
+        return FieldGrid(
             sitk.GetArrayViewFromImage(field),
             tuple(field.GetSpacing()[::-1]),
             np.asarray(field.GetDirection()).reshape(d, d),
@@ -91,7 +91,7 @@ class FieldLattice:
         """(d, d): row k takes an LPS vector to its component along array axis k."""
         return np.linalg.inv(self.direction)[::-1]
 
-    def brick(self, where: Brick) -> np.ndarray:
+    def block(self, where: Block) -> np.ndarray:
         vectors = self.vectors[where]
         out = np.empty((len(where), *vectors.shape[:-1]))
         for k, row in enumerate(self.along):
@@ -101,17 +101,17 @@ class FieldLattice:
                 out[k] += row[j] * vectors[..., j]
         return out
 
-    def touched(self, where: Brick, changed: np.ndarray) -> bool:
+    def touched(self, where: Block, changed: np.ndarray) -> bool:
         return bool(changed[where].any())
 
-    def rim_is_zero(self) -> bool:
+    def border_is_zero(self) -> bool:
         """Whether the field vanishes on all its outermost nodes."""
         axes = range(len(self.spacing))
         return not any(self.vectors[(slice(None),) * a + (end,)].any() for a in axes for end in (0, -1))
 
 
 @dataclass(frozen=True)
-class SampledLattice:
+class SampledGrid:
     """A field sampled on other nodes: linear between its own, as a resampled and saved field is.
 
     Attributes:
@@ -119,7 +119,7 @@ class SampledLattice:
         at: positions along each axis in nodes of ``field``, increasing, within its range.
     """
 
-    field: FieldLattice
+    field: FieldGrid
     at: tuple[np.ndarray, ...]
     rounding: float = STORED
 
@@ -127,15 +127,15 @@ class SampledLattice:
     def nodes(self) -> tuple[np.ndarray, ...]:
         return tuple(a * s for a, s in zip(self.at, self.field.spacing, strict=True))
 
-    def _source(self, where: Brick) -> Brick:
-        """The nodes of ``field`` that a brick is made of."""
+    def _source(self, where: Block) -> Block:
+        """The nodes of ``field`` that a block is made of."""
         ends = [(math.floor(a[w.start]), math.ceil(a[w.stop - 1])) for a, w in zip(self.at, where, strict=True)]
         sizes = self.field.vectors.shape
         return tuple(slice(min(a, n - 2), max(b, a + 1) + 1) for (a, b), n in zip(ends, sizes, strict=False))
 
-    def brick(self, where: Brick) -> np.ndarray:
+    def block(self, where: Block) -> np.ndarray:
         source = self._source(where)
-        values = self.field.brick(source)
+        values = self.field.block(source)
         for axis, (a, w, s) in enumerate(zip(self.at, where, source, strict=True)):
             position = a[w] - s.start
             before = np.minimum(position.astype(np.int64), values.shape[1 + axis] - 2)
@@ -146,7 +146,7 @@ class SampledLattice:
             values += low
         return values
 
-    def touched(self, where: Brick, changed: np.ndarray) -> bool:
+    def touched(self, where: Block, changed: np.ndarray) -> bool:
         return bool(changed[self._source(where)].any())
 
     def cells_in_field(self, cells: np.ndarray) -> np.ndarray:
@@ -159,7 +159,7 @@ class SampledLattice:
         return np.unique(np.concatenate(found), axis=0)
 
 
-def positions(field: FieldLattice, reference: sitk.Image) -> tuple[np.ndarray, ...] | None:
+def positions(field: FieldGrid, reference: sitk.Image) -> tuple[np.ndarray, ...] | None:
     """Where the nodes of an image lie along the axes of a field, in nodes of the field, increasing.
 
     ``None`` if the image's axes are not parallel to the field's, or if the image reaches past the field.
@@ -180,13 +180,13 @@ def positions(field: FieldLattice, reference: sitk.Image) -> tuple[np.ndarray, .
     return tuple(out)
 
 
-def extended(field: FieldLattice, inside: tuple[np.ndarray, ...], stride: int) -> SampledLattice:
-    """The lattice of an image, continued to the rim of the field by every ``stride``-th of the field's own nodes."""
+def extended(field: FieldGrid, inside: tuple[np.ndarray, ...], stride: int) -> SampledGrid:
+    """The grid of an image, continued to the border of the field by every ``stride``-th of the field's own nodes."""
     at = []
     for nodes, n in zip(inside, field.vectors.shape, strict=False):
         below, above = np.arange(0.0, nodes[0] - 0.5, stride), np.arange(n - 1.0, nodes[-1] + 0.5, -stride)[::-1]
         at.append(np.concatenate([below, nodes, above]))
-    return SampledLattice(field, tuple(at))
+    return SampledGrid(field, tuple(at))
 
 
 def coincide(inside: tuple[np.ndarray, ...]) -> bool:
@@ -195,7 +195,7 @@ def coincide(inside: tuple[np.ndarray, ...]) -> bool:
 
 
 @dataclass(frozen=True)
-class FadingLattice:
+class FadingGrid:
     """A field on its own grid, continued past it: its border's values, falling smoothly to zero.
 
     Attributes:
@@ -204,7 +204,7 @@ class FadingLattice:
         reach: how far they extend, millimetres.
     """
 
-    field: FieldLattice
+    field: FieldGrid
     reach: float
     rings: int = 12
 
@@ -217,10 +217,10 @@ class FadingLattice:
         steps = self.reach * np.arange(1, self.rings + 1) / self.rings
         return tuple(np.concatenate([n[0] - steps[::-1], n, n[-1] + steps]) for n in self.field.nodes)
 
-    def brick(self, where: Brick) -> np.ndarray:
+    def block(self, where: Block) -> np.ndarray:
         shape = self.field.vectors.shape
         index = [np.clip(np.arange(w.start, w.stop) - self.rings, 0, n - 1) for w, n in zip(where, shape, strict=False)]
-        values = self.field.brick(tuple(slice(i[0], i[-1] + 1) for i in index))
+        values = self.field.block(tuple(slice(i[0], i[-1] + 1) for i in index))
         values = values[np.ix_(range(len(index)), *[i - i[0] for i in index])]
         for axis, (w, n) in enumerate(zip(where, shape, strict=False)):
             at = np.arange(w.start, w.stop) - self.rings
@@ -228,5 +228,5 @@ class FadingLattice:
             values *= (0.5 + 0.5 * np.cos(np.pi * out)).reshape([-1 if axis == b else 1 for b in range(len(where))])
         return values
 
-    def touched(self, where: Brick, changed: np.ndarray) -> bool:
+    def touched(self, where: Block, changed: np.ndarray) -> bool:
         return True

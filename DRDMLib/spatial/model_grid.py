@@ -17,8 +17,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from ..errors import ImageError, ModelError
-from .field_grid import STORED, FieldLattice
+from ..errors import ImageError, ModelError, SettingError
+from .field_grid import STORED, FieldGrid
 
 if TYPE_CHECKING:
     from ..models.metadata import ModelMetadata
@@ -35,7 +35,7 @@ PLANES = ("axial", "coronal", "sagittal", "auto")
 
 
 @dataclass(frozen=True)
-class WorkingGrid:
+class ModelGrid:
     """A regular grid in space: what the network sees.
 
     Attributes:
@@ -107,9 +107,14 @@ def _nearest_axes(direction: np.ndarray) -> list[tuple[int, float]]:
     return nearest
 
 
-def _slice_axis(image: sitk.Image, plane: str) -> int:
+def require_plane(plane: str) -> None:
+    """Raise SettingError unless ``plane`` is one of ``PLANES``."""
     if plane not in PLANES:
-        raise ModelError(f"Plane '{plane}' is not known; choose one of {', '.join(PLANES)}.")
+        raise SettingError(f"Plane '{plane}' is not known; choose one of {', '.join(PLANES)}.")
+
+
+def _slice_axis(image: sitk.Image, plane: str) -> int:
+    require_plane(plane)
     if plane == "auto":
         if 1 in image.GetSize():
             return image.GetSize().index(1)
@@ -122,7 +127,7 @@ def _slice_axis(image: sitk.Image, plane: str) -> int:
     return _nearest_axes(_direction(image))[patient][0]
 
 
-def working_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") -> WorkingGrid:
+def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") -> ModelGrid:
     """The grid on which ``model`` sees ``image``.
 
     Proportions stay true (isotropic in millimetres; the longest side of the image fills the grid), unless the model's
@@ -165,7 +170,7 @@ def working_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto"
     if stack:
         spacing[2] = extent[2] / size[2]
     origin = _centre(image) - columns @ (spacing * (np.asarray(size) - 1) / 2.0)
-    return WorkingGrid(
+    return ModelGrid(
         size=tuple(size),
         spacing=tuple(float(s) for s in spacing),
         origin=tuple(float(o) for o in origin),
@@ -175,7 +180,7 @@ def working_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto"
     )
 
 
-def _shrink(image: sitk.Image, grid: WorkingGrid) -> sitk.Image:
+def _shrink(image: sitk.Image, grid: ModelGrid) -> sitk.Image:
     """Averages over whole blocks of voxels when the grid is much coarser than the image, against aliasing."""
     projection = np.abs(_direction(image).T @ grid.direction)
     wanted = projection @ np.asarray(grid.spacing)
@@ -184,7 +189,7 @@ def _shrink(image: sitk.Image, grid: WorkingGrid) -> sitk.Image:
     return sitk.BinShrink(image, factors) if max(factors) > 1 else image
 
 
-def sample_image(image: sitk.Image, grid: WorkingGrid, intensity: str = "percentile", padding: str = "zeros") -> Tensor:
+def sample_image(image: sitk.Image, grid: ModelGrid, intensity: str = "percentile", padding: str = "zeros") -> Tensor:
     """``image`` on the working grid with intensities in 0..1: (N, 1, *S).
 
     Args:
@@ -219,12 +224,12 @@ def sample_image(image: sitk.Image, grid: WorkingGrid, intensity: str = "percent
     return grid.to_tensor(array)
 
 
-def field_image(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False, posed: bool = False) -> sitk.Image:
-    """:func:`carried_field` as a vector image, 64-bit, as ``SimpleITK.DisplacementFieldTransform`` takes it."""
-    return carried_field(ddf, grid, refine=refine, posed=posed).image()
+def field_image(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed: bool = False) -> sitk.Image:
+    """:func:`physical_field` as a vector image, 64-bit, as ``SimpleITK.DisplacementFieldTransform`` takes it."""
+    return physical_field(ddf, grid, refine=refine, posed=posed).image()
 
 
-def carried_field(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False, posed: bool = False) -> FieldLattice:
+def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed: bool = False) -> FieldGrid:
     """A field on the working grid as a displacement field in space, millimetres, LPS.
 
     The result reaches past the working grid and falls smoothly to zero there, so that whatever lies beyond the image
@@ -258,7 +263,7 @@ def carried_field(ddf: Tensor, grid: WorkingGrid, *, refine: bool = False, posed
         carried = (matrix @ lines).view(*before, len(matrix), *after)
     spacing = [s / f for s, f in zip(grid.spacing, finer, strict=True)]
     origin = np.asarray(grid.origin) - grid.direction @ (np.asarray(grid.spacing) * np.asarray(margins))
-    return FieldLattice(carried.numpy(), tuple(spacing[::-1]), grid.direction, origin, STORED)
+    return FieldGrid(carried.numpy(), tuple(spacing[::-1]), grid.direction, origin, STORED)
 
 
 def _carrier(size: int, margin: int, finer: int) -> np.ndarray:
@@ -272,7 +277,7 @@ def _carrier(size: int, margin: int, finer: int) -> np.ndarray:
     return np.concatenate([ramp * inner[0], inner, ramp[::-1] * inner[-1]])
 
 
-def _millimetres(ddf: Tensor, grid: WorkingGrid) -> np.ndarray:
+def _millimetres(ddf: Tensor, grid: ModelGrid) -> np.ndarray:
     """(N, d, *S) -> array (*size reversed, D) of LPS millimetres."""
     u = grid._reorder(ddf.detach()).cpu().numpy().astype(np.float64)
     d = u.shape[1]
@@ -297,7 +302,7 @@ def _doubled(values: np.ndarray, axis: int) -> np.ndarray:
     return np.moveaxis(out, 0, axis)
 
 
-def needs_refinement(image: sitk.Image, grid: WorkingGrid) -> bool:
+def needs_refinement(image: sitk.Image, grid: ModelGrid) -> bool:
     """Whether the carried field should be finer than the working grid, for this image."""
     return max(grid.spacing[:2]) >= 1.5 * min(image.GetSpacing())
 

@@ -1,4 +1,4 @@
-"""Algorithm 1, and what a run of it consists of."""
+"""Algorithm 1, and the state of a training run."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from ..diffusion.fields import warp
 from ..errors import FallbackWarning, SettingError
 from ..models.model import ModelMetadata
 from ..networks import build_network
-from ..runtime.distributed import Place
-from ..runtime.fallback import Shortage, release_memory, shortage
+from ..runtime.distributed import ProcessInfo
+from ..runtime.fallback import DeviceLimit, device_limit, release_memory
 from .augmentation import augment_images
 from .config import TrainingConfig
-from .field_sampler import FieldSource
+from .field_sampler import FieldSampler, MicroBatchSampler
 from .losses import LossTerms, RecoveryLoss, Residual
-from .streams import Stream
 
 
 def training_step(
     network: nn.Module,
     images: Tensor,
-    fields: FieldSource,
+    fields: FieldSampler,
     loss: RecoveryLoss | Residual,
     augment: Callable[[Tensor, torch.Generator], Tensor],
 ) -> LossTerms:
@@ -48,20 +47,20 @@ def training_step(
     return loss(network(deformed, t).float(), psi_t)
 
 
-class Training:
-    """State of a run: everything that a checkpoint must hold to go on as if nothing had happened.
+class Trainer:
+    """The state of a run: all that a checkpoint must hold to continue as if there had been no interruption.
 
-    Of several processes each has all of it but the random numbers: those of the portions that it works on.
+    Each of several processes has all of it but the random numbers: it has those of its own micro-batches.
 
     Raises:
         SettingError: the batch cannot be shared equally.
     """
 
     def __init__(
-        self, metadata: ModelMetadata, config: TrainingConfig, device: torch.device, place: Place | None = None
+        self, metadata: ModelMetadata, config: TrainingConfig, device: torch.device, process: ProcessInfo | None = None
     ) -> None:
-        self.place = place or Place()
-        _require_equal_shares(config, self.place.world)
+        self.process = process or ProcessInfo()
+        _require_equal_shares(config, self.process.world)
         torch.manual_seed(config.seed)
         self.metadata, self.config, self.device = metadata, config, device
         self.network = build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
@@ -70,22 +69,23 @@ class Training:
         self.average.to(device).eval()
         self.average.load_state_dict(self.network.state_dict())
         trained = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(trained, lr=config.learning_rate)
-        # Adds up gradients over all processes while they are computed.
-        self.trained: nn.Module = DistributedDataParallel(self.network) if self.place.world > 1 else self.network
-        numbers = range(self.place.rank, config.portions, self.place.world)
-        self.streams = [Stream(metadata, config, device, number) for number in numbers]
+        self.optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
+        # Sums gradients over all processes while they are computed.
+        self.trained: nn.Module = DistributedDataParallel(self.network) if self.process.world > 1 else self.network
+        numbers = range(self.process.rank, config.micro_batches, self.process.world)
+        self.samplers = [MicroBatchSampler(metadata, config, device, number) for number in numbers]
         self.loss = Residual() if metadata.options.get("whole") else RecoveryLoss(config.loss)
         on_gpu = device.type == "cuda"
         self.half = on_gpu if config.half_precision is None else config.half_precision
-        self.batch = config.batch
+        # Images computed at a time; fewer when memory is short.
+        self.chunk = config.batch // config.micro_batches
         self.step = 0
         self.seconds = 0.0
 
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         c, padding = self.config, self.metadata.image_padding
         return augment_images(
-            images, generator, rotation=c.rotation, zoom=c.zoom, shift=c.shift, tones=c.tones, padding=padding
+            images, generator, rotation=c.rotation, zoom=c.zoom, shift=c.shift, tones=c.random_contrast, padding=padding
         )
 
     def progress(self) -> float:
@@ -101,62 +101,71 @@ class Training:
         return self.config.learning_rate * min(rise, fall)
 
     def advance(self, images: Tensor) -> LossTerms:
-        """One optimiser step on a random batch of ``images`` (M, 1, *S); a smaller one from when memory is short.
+        """Take one optimizer step on a random batch of ``images`` (M, 1, *S), in smaller parts when memory is short.
 
         Raises:
             SettingError: there is not even memory for one image.
+
+        Warns:
+            FallbackWarning: memory was short.
         """
         while True:
             try:
                 return self._advance(images)
             except Exception as error:
-                if shortage(error, self.device) is not Shortage.MEMORY:
+                if device_limit(error, self.device) is not DeviceLimit.MEMORY:
                     raise
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             release_memory(self.device)
-            if self.place.world > 1:
-                # The others wait for this process in the middle of the step.
-                raise SettingError(f"The memory of '{self.device}' is too small; use a higher --accumulate.")
-            if self.batch == self.config.portions:
+            if self.process.world > 1:
+                # The other processes wait for this one in the middle of the step.
+                raise SettingError(f"The memory of '{self.device}' is too small; use a smaller --batch.")
+            if self.chunk == 1:
                 raise SettingError(
                     f"The memory of '{self.device}' does not hold one image of this size; use a smaller size or model, "
                     "or another device."
                 )
-            self.batch = max(self.config.portions, self.batch // 2)
-            told = f"Memory is short on '{self.device}'; training goes on with {self.batch} images a step."
-            warnings.warn(told, FallbackWarning, stacklevel=3)
+            self.chunk //= 2
+            text = f"Memory is short on '{self.device}'; the images of a step are computed {self.chunk} at a time."
+            warnings.warn(text, FallbackWarning, stacklevel=3)
 
     def _advance(self, images: Tensor) -> LossTerms:
         rate = self.learning_rate()
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
-        parts = []
-        for stream in self.streams:
-            with self._alone(stream is not self.streams[-1]):
-                terms = self._portion(images, stream)
-                (terms.total / len(self.streams)).backward()
-            parts.append(torch.stack([term.detach().float() for term in terms]))
-        means = torch.stack(parts).mean(dim=0)
-        if self.place.world > 1:
+        self.optimizer.zero_grad(set_to_none=True)
+        means = torch.stack([self._micro_batch(images, sampler) for sampler in self.samplers]).mean(dim=0)
+        if self.process.world > 1:
             distributed.all_reduce(means)
-            means /= self.place.world
+            means /= self.process.world
         if self.config.clip > 0:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
-        self.optimiser.step()
+        self.optimizer.step()
         self.step += 1
         self._average_weights()
         return LossTerms(*means.unbind())
 
-    def _alone(self, yes: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged once a step, with the last portion."""
-        return self.trained.no_sync() if yes and isinstance(self.trained, DistributedDataParallel) else nullcontext()
-
-    def _portion(self, images: Tensor, stream: Stream) -> LossTerms:
-        chosen = stream.choose(len(images), self.batch // self.config.portions)
+    def _micro_batch(self, images: Tensor, sampler: MicroBatchSampler) -> Tensor:
+        """Add the gradients of one micro-batch; its loss terms, (4,)."""
+        chosen = sampler.choose(len(images), self.config.batch // self.config.micro_batches)
         batch = images[chosen].to(self.device).float() / 255.0
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-            return training_step(self.trained, batch, stream.fields, self.loss, self._augment)
+        parts = batch.split(self.chunk)
+        means = []
+        for number, part in enumerate(parts, start=1):
+            last = sampler is self.samplers[-1] and number == len(parts)
+            share = len(part) / len(batch)
+            with self._gradients_exchanged(last):
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+                    terms = training_step(self.trained, part, sampler.fields, self.loss, self._augment)
+                (terms.total * share / len(self.samplers)).backward()
+            means.append(torch.stack([term.detach().float() for term in terms]) * share)
+        return torch.stack(means).sum(dim=0)
+
+    def _gradients_exchanged(self, yes: bool) -> AbstractContextManager[None]:
+        """Processes exchange gradients once a step, with its last part."""
+        if not yes and isinstance(self.trained, DistributedDataParallel):
+            return self.trained.no_sync()
+        return nullcontext()
 
     @torch.no_grad()
     def _average_weights(self) -> None:
@@ -164,22 +173,22 @@ class Training:
         torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
 
     def state(self) -> dict[str, Any]:
-        """What goes into a checkpoint besides the streams: tensors and plain values, so that nothing is executed."""
+        """The content of a checkpoint besides the samplers: tensors and plain values, so that nothing is executed."""
         return {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "metadata": asdict(self.metadata),
-            "config": asdict(self.config),
+            "config": self.config.to_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; the streams have their own.
+        """Continue from a checkpoint; the samplers have states of their own.
 
         Raises:
-            SettingError: it belongs to another network, or its steps were portioned otherwise.
+            SettingError: it belongs to another network, or to another number of micro-batches.
         """
         ours, theirs = asdict(self.metadata), state["metadata"]
         for key in ("architecture", "options", "ndim", "size", "timesteps"):
@@ -187,24 +196,25 @@ class Training:
                 raise SettingError(
                     f"The run to resume has {key} {theirs[key]}, not {ours[key]}; give its settings or a new folder."
                 )
-        if state["config"]["portions"] != self.config.portions:
+        parts = state["config"]["portions"]
+        if parts != self.config.micro_batches:
             raise SettingError(
-                f"The run to resume works on a step in {state['config']['portions']} portions, which "
-                f"{self.place.world} processes with --accumulate {len(self.streams)} do not make; change these."
+                f"The run to resume shares each step among {parts} processes or a divisor of {parts}, not among "
+                f"{self.config.micro_batches}; start it with such a number of processes."
             )
-        # What the first session said of the model holds, unless this one says it anew.
-        said = {k: v for k in ("anatomy", "modality", "training_data", "licence") if (v := ours[k])}
-        self.metadata = replace(ModelMetadata.from_dict(theirs), **said)
+        # The description by the first session holds, unless this one gives a new one.
+        given = {k: v for k in ("anatomy", "modality", "training_data", "licence") if (v := ours[k])}
+        self.metadata = replace(ModelMetadata.from_dict(theirs), **given)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        self.optimizer.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
 
     @torch.no_grad()
     def validation_loss(self, images: Tensor, most: int = 8) -> float:
         """Distance term of the averaged weights on images left out of training; the same draws each time."""
         generator = torch.Generator(self.device).manual_seed(12345)
-        fields = FieldSource(self.metadata, generator)
+        fields = FieldSampler(self.metadata, generator)
         total, batches = 0.0, min(most, len(images))
         for index in range(batches):
             at = torch.arange(index * 2, index * 2 + 2) % len(images)
@@ -213,11 +223,13 @@ class Training:
         return total / batches
 
 
-def _require_equal_shares(config: TrainingConfig, world: int) -> None:
-    if config.portions % world:
-        raise SettingError(f"{config.portions} portions cannot be shared by {world} processes; use a multiple of them.")
-    if config.batch % config.portions:
+def _require_equal_shares(config: TrainingConfig, processes: int) -> None:
+    if config.micro_batches % processes:
         raise SettingError(
-            f"A batch of {config.batch} cannot be worked on in {config.portions} equal portions (processes times "
-            "--accumulate); use a multiple of them."
+            f"{config.micro_batches} micro-batches cannot be shared by {processes} processes; use a multiple of them."
+        )
+    if config.batch % config.micro_batches:
+        raise SettingError(
+            f"A batch of {config.batch} images cannot be shared equally by {config.micro_batches} processes; use a "
+            f"multiple of {config.micro_batches}."
         )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..diffusion.affine import random_rotations
+from DRDMLib.diffusion.affine import random_rotations
 
 
 def draw_shapes(count: int, ndim: int, size: int, generator: torch.Generator) -> Tensor:
