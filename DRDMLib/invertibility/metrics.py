@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from ..spatial.coordinates import direction_matrix
 from ..spatial.field_grid import FieldGrid
 from ..spatial.jacobian import determinant, jacobian_determinant
 from ..spatial.model_grid import image_extent
@@ -115,9 +116,8 @@ def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> 
         reference: the grid.
         layers: (start, stop) -> (stop - start, ..., d) millimetres along the slowest axis.
     """
-    d = reference.GetDimension()
     count = reference.GetSize()[-1]
-    direction = np.asarray(reference.GetDirection()).reshape(d, d)
+    direction = direction_matrix(reference)
     total, longest, folded, lowest = 0.0, 0.0, 0, math.inf
     strict: list[Strict] = []
     for start, stop in slabs(reference.GetSize(), 2**21):

@@ -18,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..errors import ImageError, ModelError, SettingError
+from .coordinates import direction_matrix
 from .field_grid import STORED, FieldGrid
 
 if TYPE_CHECKING:
@@ -90,11 +91,6 @@ def _centre(image: sitk.Image) -> np.ndarray:
     return np.asarray(image.TransformContinuousIndexToPhysicalPoint(index))
 
 
-def _direction(image: sitk.Image) -> np.ndarray:
-    d = image.GetDimension()
-    return np.asarray(image.GetDirection(), float).reshape(d, d)
-
-
 def _nearest_axes(direction: np.ndarray) -> list[tuple[int, float]]:
     """For each patient axis (L, P, S): the image axis nearest to it and the sign that makes both point the same way."""
     remaining = np.abs(direction).copy()
@@ -124,7 +120,7 @@ def _slice_axis(image: sitk.Image, plane: str) -> int:
             return widest
         return 2
     patient = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
-    return _nearest_axes(_direction(image))[patient][0]
+    return _nearest_axes(direction_matrix(image))[patient][0]
 
 
 def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") -> ModelGrid:
@@ -142,7 +138,7 @@ def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") 
         ModelError: a 3D model on a 2D image or on a single slice.
     """
     dimension = image.GetDimension()
-    direction = _direction(image)
+    direction = direction_matrix(image)
     extent = image_extent(image)
     if model.ndim == 3 and (dimension == 2 or 1 in image.GetSize()):
         raise ModelError(
@@ -182,7 +178,7 @@ def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") 
 
 def _shrink(image: sitk.Image, grid: ModelGrid) -> sitk.Image:
     """Averages over whole blocks of voxels when the grid is much coarser than the image, against aliasing."""
-    projection = np.abs(_direction(image).T @ grid.direction)
+    projection = np.abs(direction_matrix(image).T @ grid.direction)
     wanted = projection @ np.asarray(grid.spacing)
     factors = [max(1, int(w / s)) for w, s in zip(wanted, image.GetSpacing(), strict=True)]
     factors = [min(f, n) for f, n in zip(factors, image.GetSize(), strict=True)]

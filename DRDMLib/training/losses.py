@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..diffusion.fields import compose, determinant, warp
+from ..diffusion.fields import compose, warp
+from ..spatial.jacobian import determinant
 
 
 class LossTerms(NamedTuple):
