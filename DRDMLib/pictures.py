@@ -16,11 +16,12 @@ from .diffusion.fields import warp
 from .diffusion.forward import random_ddf
 from .diffusion.recovery import recover
 from .errors import SettingError
-from .invertibility.metrics import folded_fraction, jacobian_determinant
+from .invertibility.metrics import folded_fraction
 from .io.files import atomic_write
 from .io.images import fit_label
 from .models.model import Model
 from .spatial.coordinates import direction_matrix
+from .spatial.jacobian import jacobian_determinant
 from .spatial.resampling import field_on_grid, warp_image, warp_label
 
 PREVIEW_LEVELS = (16, 48, 79)

@@ -151,7 +151,8 @@ def _to_axes(field: FieldGrid, points: np.ndarray) -> Tensor:
 
 
 def _to_space(field: FieldGrid, along: Tensor) -> np.ndarray:
-    return along.numpy() @ np.linalg.inv(field.along).T + field.origin
+    result: np.ndarray = along.numpy() @ np.linalg.inv(field.along).T + field.origin
+    return result
 
 
 def inverse_points(field: sitk.Image, points: np.ndarray) -> np.ndarray:

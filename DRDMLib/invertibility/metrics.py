@@ -179,7 +179,8 @@ def tensor_jacobian(ddf: Tensor) -> Tensor:
         voxels = ddf[:, k] * sides[k]
         gradients = torch.gradient(voxels, dim=list(range(1, d + 1)))
         rows.append(torch.stack([g + (1.0 if k == j else 0.0) for j, g in enumerate(gradients)], dim=-1))
-    return torch.linalg.det(torch.stack(rows, dim=-2))
+    result: Tensor = torch.linalg.det(torch.stack(rows, dim=-2))
+    return result
 
 
 def roughness(ddf: Tensor) -> Tensor:

@@ -156,7 +156,7 @@ def _layer(picture: tuple[sitk.Image, sitk.Image | None]) -> int:
         counts = np.count_nonzero(sitk.GetArrayViewFromImage(label), axis=(1, 2))
         if counts.any():
             return int(counts.argmax())
-    return image.GetSize()[2] // 2
+    return int(image.GetSize()[2] // 2)
 
 
 def _cut(image: sitk.Image, layer: int) -> np.ndarray:

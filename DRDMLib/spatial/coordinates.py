@@ -14,14 +14,17 @@ def direction_matrix(image: sitk.Image) -> np.ndarray:
 
 def index_to_physical(image: sitk.Image) -> np.ndarray:
     """(d, d): takes steps in voxels to steps in millimeters."""
-    return direction_matrix(image) * np.asarray(image.GetSpacing())
+    result: np.ndarray = direction_matrix(image) * np.asarray(image.GetSpacing())
+    return result
 
 
 def to_points(index: np.ndarray, image: sitk.Image) -> np.ndarray:
     """Voxel indices (K, d), whole or not, to points (K, d)."""
-    return index @ index_to_physical(image).T + np.asarray(image.GetOrigin())
+    result: np.ndarray = index @ index_to_physical(image).T + np.asarray(image.GetOrigin())
+    return result
 
 
 def to_index(points: np.ndarray, image: sitk.Image) -> np.ndarray:
     """Points (K, d) to voxel indices (K, d), not rounded."""
-    return (points - np.asarray(image.GetOrigin())) @ np.linalg.inv(index_to_physical(image)).T
+    result: np.ndarray = (points - np.asarray(image.GetOrigin())) @ np.linalg.inv(index_to_physical(image)).T
+    return result

@@ -39,4 +39,5 @@ def jacobian_determinant(field: np.ndarray, spacing: tuple[float, ...], directio
         derivative += direction[:, axis].astype(field.dtype)
         columns.append([derivative[..., k] for k in range(d)])
     # Columns are derivatives of x + u along the grid's axes: det(I + G D^-1) = det(D + G) / det(D).
-    return determinant(columns) / field.dtype.type(np.linalg.det(direction))
+    result: np.ndarray = determinant(columns) / field.dtype.type(np.linalg.det(direction))
+    return result

@@ -83,7 +83,8 @@ class ModelGrid:
 
 def image_extent(image: sitk.Image) -> np.ndarray:
     """Physical size of the image along its axes, millimetres, voxels counted whole."""
-    return np.asarray(image.GetSize(), float) * np.asarray(image.GetSpacing(), float)
+    result: np.ndarray = np.asarray(image.GetSize(), float) * np.asarray(image.GetSpacing(), float)
+    return result
 
 
 def _centre(image: sitk.Image) -> np.ndarray:
@@ -113,7 +114,7 @@ def _slice_axis(image: sitk.Image, plane: str) -> int:
     require_plane(plane)
     if plane == "auto":
         if 1 in image.GetSize():
-            return image.GetSize().index(1)
+            return int(image.GetSize().index(1))
         spacing = image.GetSpacing()
         widest = int(np.argmax(spacing))
         if spacing[widest] > 1.01 * min(spacing):
@@ -283,7 +284,8 @@ def _millimetres(ddf: Tensor, grid: ModelGrid) -> np.ndarray:
     for component, channel in enumerate(channels):
         values = u[:, channel] if grid.stack else u[0, channel]
         along[..., component] = values * (grid.size[component] * grid.spacing[component])
-    return along @ grid.direction.T
+    result: np.ndarray = along @ grid.direction.T
+    return result
 
 
 def _doubled(values: np.ndarray, axis: int) -> np.ndarray:
@@ -300,7 +302,7 @@ def _doubled(values: np.ndarray, axis: int) -> np.ndarray:
 
 def needs_refinement(image: sitk.Image, grid: ModelGrid) -> bool:
     """Whether the carried field should be finer than the working grid, for this image."""
-    return max(grid.spacing[:2]) >= 1.5 * min(image.GetSpacing())
+    return bool(max(grid.spacing[:2]) >= 1.5 * min(image.GetSpacing()))
 
 
 def same_grid(a: sitk.Image, b: sitk.Image, tolerance: float = 1e-3) -> bool:

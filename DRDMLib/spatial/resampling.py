@@ -155,7 +155,8 @@ def _mapping(transform: sitk.Transform) -> Callable[[np.ndarray], np.ndarray]:
         # As SimpleITK: linear between nodes, the outermost node's value half a node further, nothing beyond.
         inside = ((places >= -0.5) & (places < sides - 0.5)).all(axis=1)
         parts = [map_coordinates(vectors[..., k], places.T, order=1, mode="nearest") for k in range(points.shape[1])]
-        return points + np.where(inside, parts, 0.0).T
+        result: np.ndarray = points + np.where(inside, parts, 0.0).T
+        return result
 
     return moved
 
