@@ -27,8 +27,8 @@ def augment_images(
         zoom: least and greatest share of the side that is seen; above 1 the image gets smaller. As published 0.6 to 1.
         shift: largest shift besides, in halves of the side; as published 0.25.
         contrast: standard deviation of the factor and of the offset on intensities.
-        random_contrast: change the curve of grey values too, and turn half of the images into their negative, so that nothing
-            is learnt of what is bright and what is dark.
+        random_contrast: also change the curve of gray values, and turn half of the images into their negative, so that
+            the network learns nothing of what is bright and what is dark.
         padding: what lies outside of the image, ``"zeros"`` or its ``"border"`` continued.
     """
     batch, ndim = images.shape[0], images.ndim - 2
