@@ -9,13 +9,13 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from .environment import Environment, EnvironmentProtocol
-from .jobs import Jobs
+from .job_runner import Jobs
 from .models import ModelInfo
 from .mrml import SceneError
 from .parameter import DRDMDeformParameterNode
 from .sections import ApplySection, BatchSection, DeformSection, InputSection, Section, SetupSection, TrainSection
 from .sections.section import ERROR_STYLE
+from .setup.environment import Environment, EnvironmentProtocol
 
 
 class Panel(slicer.util.VTKObservationMixin):

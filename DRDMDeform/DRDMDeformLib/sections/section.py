@@ -11,11 +11,11 @@ from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError
 
-from ..environment import EnvironmentProtocol
 from ..job import Progress
-from ..jobs import Jobs
+from ..job_runner import Jobs
 from ..models import ModelInfo
 from ..mrml import SceneError
+from ..setup.environment import EnvironmentProtocol
 
 ERROR_STYLE = "color: #b03a2e;"
 WARNING_STYLE = "color: #9c640c;"

@@ -17,8 +17,9 @@ from pathlib import Path
 from unittest import mock
 
 import slicer
-from DRDMDeformLib import installation
-from DRDMDeformLib.diagnosis import (
+from DRDMDeformLib.job import Job
+from DRDMDeformLib.setup import installation
+from DRDMDeformLib.setup.diagnosis import (
     Condition,
     Diagnosis,
     Remedy,
@@ -27,9 +28,8 @@ from DRDMDeformLib.diagnosis import (
     explainFailure,
     torchRequirement,
 )
-from DRDMDeformLib.environment import Environment
-from DRDMDeformLib.installation import Installation
-from DRDMDeformLib.job import Job
+from DRDMDeformLib.setup.environment import Environment
+from DRDMDeformLib.setup.installation import Installation
 from modulesupport import HAS_TORCH, ModuleTestCase, waitFor
 
 import DRDMLib

@@ -5,7 +5,7 @@ from unittest import mock
 
 import numpy as np
 import slicer
-from DRDMDeformLib.environment import EnvironmentState
+from DRDMDeformLib.setup.environment import EnvironmentState
 from modulesupport import ModuleTestCase, arrayOf, displacements, letWork, sceneContent, waitFor
 
 

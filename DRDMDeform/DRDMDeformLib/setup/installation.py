@@ -24,7 +24,7 @@ from DRDMLib.probe import site_folders, torch_leftovers
 
 from .diagnosis import Diagnosis, Remedy, explainFailure
 
-REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt"
 EXTENSION = "PyTorch"
 
 

@@ -15,10 +15,10 @@ from slicer.i18n import tr as _
 from DRDMLib.errors import DRDMError
 from DRDMLib.probe import torch_version
 
+from ..job import Job, JobState
+from ..process import DrdmProcess
 from .diagnosis import DRIVER_PAGE, Condition, Diagnosis, Remedy, diagnose
 from .installation import Installation
-from .job import Job, JobState
-from .process import DrdmProcess
 
 
 @dataclass(frozen=True)
