@@ -6,16 +6,13 @@ right is a :class:`SceneError`.
 
 from .display import jacobianColours, jacobianVolume, showDeformation
 from .errors import SceneError
-from .fits import fitWarnings
-from .hardening import apply
-from .hierarchy import folderOf, removeNode
-from .marks import isDeformation, trueParent, volumeOf
+from .hardening import apply, applyVariants
+from .hierarchy import folderOf, isDeformation, removeNode, trueParent, volumeOf
 from .plots import LossCurve
 from .segmentations import SegmentLabel, labelFromSegmentation
 from .transforms import createTransform, fieldFromTransform, follow, original
-from .variants import addVariants, browserOf, records, removeVariant, selectVariant, variantTransforms
-from .versions import applyVariants, variantsOf
-from .volumes import imageDimension, imageFromVolume, labelMapFromImage, volumeFromImage
+from .variants import addVariants, browserOf, records, removeVariant, selectVariant, variantsOf, variantTransforms
+from .volumes import fitWarnings, imageDimension, imageFromVolume, labelMapFromImage, volumeFromImage
 
 __all__ = [
     "LossCurve",

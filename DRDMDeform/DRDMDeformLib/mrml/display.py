@@ -11,10 +11,9 @@ import slicer
 from DRDMLib.jacobian import jacobian_determinant
 
 from .errors import SceneError, requireInScene
+from .errors import tr as _
 from .grids import FLIP, Grid
-from .hierarchy import placeUnder
-from .i18n import tr as _
-from .marks import VOLUME
+from .hierarchy import VOLUME, placeUnder
 from .transforms import ensureLinear, fieldFromTransform
 from .volumes import requireVoxels, volumeFromImage, worldGrid
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from .i18n import tr as _
+try:
+    from slicer.i18n import tr
+except ImportError:
+
+    def tr(text: str) -> str:
+        """The text itself."""
+        return text
+
+
+_ = tr
 
 
 class SceneError(ValueError):

@@ -8,7 +8,7 @@ import SimpleITK as sitk
 import slicer
 
 from .errors import SceneError, nameOf
-from .i18n import tr as _
+from .errors import tr as _
 from .segmentations import labelFromSegmentation
 from .volumes import imageFromVolume, labelMapFromImage
 

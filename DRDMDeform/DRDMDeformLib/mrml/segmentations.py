@@ -13,8 +13,8 @@ import vtk
 from DRDMLib.resampling import warp_label
 
 from .errors import SceneError, nameOf, requireInScene
+from .errors import tr as _
 from .grids import Grid, arrayOf, imageData, mapped, numpyMatrix, vtkMatrix
-from .i18n import tr as _
 from .volumes import parentFromWorld, requireVoxels, reslice, worldGrid
 
 

@@ -20,8 +20,8 @@ import slicer
 import vtk
 
 from .errors import SceneError, nameOf, requireInScene
+from .errors import tr as _
 from .grids import FLIP, Grid, arrayOf, chain, imageData, mapped, numpyMatrix, vtkMatrix
-from .i18n import tr as _
 from .volumes import fittedGrid, parentMatrix
 
 # A sampled map may miss the exact one by this much between its nodes (999 of 1000 places looked at), millimetres.

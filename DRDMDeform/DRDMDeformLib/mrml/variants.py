@@ -14,9 +14,8 @@ import SimpleITK as sitk
 import slicer
 
 from .errors import SceneError, nameOf, requireInScene
-from .hierarchy import placeUnder, removeNode
-from .i18n import tr as _
-from .marks import RECORD, VOLUME, isDeformation, trueParent
+from .errors import tr as _
+from .hierarchy import RECORD, VOLUME, isDeformation, placeUnder, removeNode, trueParent
 from .transforms import createTransform, ensureLinear, release
 
 
@@ -69,6 +68,15 @@ def variantTransforms(scene: Any, volumeNode: Any) -> list[Any]:
         for n in range(scene.GetNumberOfNodesByClass("vtkMRMLTransformNode"))
     )
     return [n for n in nodes if isDeformation(n) and n.GetNodeReferenceID(VOLUME) == volumeNode.GetID()]
+
+
+def variantsOf(scene: Any, volumeNode: Any) -> list[tuple[Any, int, dict[str, Any]]]:
+    """Every variant of a volume in the order they were made: transform or sequence browser, place in it, record."""
+    found = []
+    for transform in variantTransforms(scene, volumeNode):
+        node = browserOf(transform) or transform
+        found += [(node, index, record) for index, record in enumerate(records(node))]
+    return found
 
 
 def records(node: Any) -> list[dict[str, Any]]:

@@ -15,8 +15,7 @@ from slicer.i18n import tr as _
 from DRDMLib.errors import DRDMError
 from DRDMLib.probe import torch_version
 
-from ..job import Job, JobState
-from ..process import DrdmProcess
+from ..job import DrdmProcess, Job, JobState
 from .diagnosis import DRIVER_PAGE, Condition, Diagnosis, Remedy, diagnose
 from .installation import Installation
 
