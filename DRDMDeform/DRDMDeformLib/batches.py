@@ -45,7 +45,7 @@ class BatchLogic:
         wait: bool = True,
         **settings: Any,
     ) -> Job:
-        """Labelled images for training a segmentation network (Algorithm 3), as an nnU-Net raw dataset.
+        """Labeled images for training a segmentation network (Algorithm 3), as an nnU-Net raw dataset.
 
         Args:
             source: a folder or dataset, or volume nodes; the label of a volume is the segmentation drawn on it.
@@ -110,7 +110,7 @@ class BatchLogic:
         if isinstance(source, (str, Path)):
             folder = Path(source)
         else:
-            folder = temporary = self._export(list(source), segmentations or {}, needLabels=command == "augment")
+            folder = temporary = self._exportVolumes(list(source), segmentations or {}, needLabels=command == "augment")
         arguments: list[object] = [command, folder, "-o", outputFolder, "--levels", *levels, "--copies", copies]
         arguments += ["--seed", seed, "--device", device, "--plane", plane]
         arguments += (["--model", model] if model else []) + (["--steps", steps] if steps else [])
@@ -122,10 +122,10 @@ class BatchLogic:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
 
-        job.whenEnded(clean)
-        return self._finished(job) if wait else job
+        job.onFinished(clean)
+        return self._runToEnd(job) if wait else job
 
-    def _export(self, volumeNodes: list[Any], segmentations: dict[str, Any], *, needLabels: bool) -> Path:
+    def _exportVolumes(self, volumeNodes: list[Any], segmentations: dict[str, Any], *, needLabels: bool) -> Path:
         """The volumes and their labels as a dataset in a temporary folder."""
         if not volumeNodes:
             raise SceneError(_("No volume is chosen; tick the volumes to work on."))
@@ -271,10 +271,10 @@ class BatchLogic:
                 except DRDMError as error:
                     job.state, job.text = JobState.FAILED, str(error)
 
-        job.whenEnded(keep)
-        return self._finished(job) if wait else job
+        job.onFinished(keep)
+        return self._runToEnd(job) if wait else job
 
-    def _finished(self, job: Job) -> Job:
+    def _runToEnd(self, job: Job) -> Job:
         job.start()
         app = getattr(slicer, "app", None)
         job.wait(app.processEvents if app is not None else None)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 # How long a process that was asked to stop may take before it is stopped for good.
-PATIENCE_SECONDS = 20.0
+STOP_TIMEOUT_SECONDS = 20.0
 
 
 class JobState(enum.Enum):
@@ -69,12 +69,12 @@ class Job:
         self.onProgress: Callable[[Progress], None] = lambda progress: None
         self.onItem: Callable[[dict[str, Any]], None] = lambda item: None
         self.onWarning: Callable[[str], None] = lambda text: None
-        self._whenEnded: list[Callable[[Job], None]] = []
-        self._stopAt = 0.0
+        self._finishedCallbacks: list[Callable[[Job], None]] = []
+        self._killTime = 0.0
 
-    def whenEnded(self, call: Callable[[Job], None]) -> None:
+    def onFinished(self, call: Callable[[Job], None]) -> None:
         """Call ``call(job)`` at the end, after those that were named before."""
-        self._whenEnded.append(call)
+        self._finishedCallbacks.append(call)
 
     @property
     def running(self) -> bool:
@@ -87,7 +87,7 @@ class Job:
         try:
             self.process.start([*self.arguments, "--progress", "json"])
         except OSError as error:
-            self._end(JobState.FAILED, f"Python could not be started ({error.strerror or error}); restart Slicer.")
+            self._finish(JobState.FAILED, f"Python could not be started ({error.strerror or error}); restart Slicer.")
 
     def poll(self) -> JobState:
         """Read what the process has said since the last time, in the main thread."""
@@ -99,14 +99,14 @@ class Job:
             if not self.running:
                 return self.state
         if status is None:
-            if self.state is JobState.STOPPING and time.monotonic() > self._stopAt:
+            if self.state is JobState.STOPPING and time.monotonic() > self._killTime:
                 self.process.kill()
         elif status == 0:
-            self._end(JobState.DONE, self.messages[-1] if self.messages else "")
+            self._finish(JobState.DONE, self.messages[-1] if self.messages else "")
         elif self.state is JobState.STOPPING:
-            self._end(JobState.CANCELLED, "")
+            self._finish(JobState.CANCELLED, "")
         else:
-            self._end(JobState.FAILED, self.text or self._fault(status))
+            self._finish(JobState.FAILED, self.text or self._failureMessage(status))
         return self.state
 
     def wait(self, idle: Callable[[], None] | None = None) -> JobState:
@@ -122,14 +122,14 @@ class Job:
         """Ask the process to finish tidily (a training saves its state); it is killed if it takes too long."""
         if self.state is JobState.RUNNING:
             self.state = JobState.STOPPING
-            self._stopAt = time.monotonic() + PATIENCE_SECONDS
+            self._killTime = time.monotonic() + STOP_TIMEOUT_SECONDS
             self.process.terminate()
 
     def cancel(self) -> None:
         """Stop at once; whatever it had not finished is thrown away."""
         if self.running:
             self.process.kill()
-            self._end(JobState.CANCELLED, "")
+            self._finish(JobState.CANCELLED, "")
 
     def _read(self, line: str) -> None:
         try:
@@ -153,16 +153,16 @@ class Job:
         elif kind == "error":
             self.text = event["text"]
 
-    def _fault(self, status: int) -> str:
+    def _failureMessage(self, status: int) -> str:
         last = [line for line in self.process.errors.splitlines() if line.strip()]
         if any("No module named 'torch'" in line for line in last):
             return "PyTorch is not installed yet; press the button in the section Setup."
         said = f": {last[-1]}" if last else ""
         return f"The computation ended unexpectedly (status {status}){said}"
 
-    def _end(self, state: JobState, text: str) -> None:
+    def _finish(self, state: JobState, text: str) -> None:
         self.state, self.text = state, text
-        for call in self._whenEnded:
+        for call in self._finishedCallbacks:
             call(self)
 
 

@@ -11,7 +11,7 @@ from .job import Job
 INTERVAL_MS = 50
 
 
-class Jobs:
+class JobRunner:
     """Polls jobs with a timer while any runs.
 
     Attributes:
@@ -45,9 +45,9 @@ class Jobs:
         """Whether any job runs."""
         return any(job.running for job in self._jobs)
 
-    def busy(self, apartFrom: Job | None = None) -> bool:
+    def isBusy(self, excluding: Job | None = None) -> bool:
         """Whether any other job runs."""
-        return any(job.running for job in self._jobs if job is not apartFrom)
+        return any(job.running for job in self._jobs if job is not excluding)
 
     def cleanup(self) -> None:
         """Stop everything."""

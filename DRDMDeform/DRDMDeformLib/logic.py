@@ -113,7 +113,7 @@ class Logic(BatchLogic):
         from DRDMLib import deform, load_model
 
         image = mrml.imageFromVolume(volumeNode)
-        name = model or self._best(volumeNode)
+        name = model or self._bestModelName(volumeNode)
 
         def report(done: int, total: int) -> None:
             if onProgress is not None:
@@ -162,7 +162,7 @@ class Logic(BatchLogic):
         <JobState.DONE: 'done'>
         """
         image = mrml.imageFromVolume(volumeNode)
-        name = model or self._best(volumeNode)
+        name = model or self._bestModelName(volumeNode)
         folder = Path(tempfile.mkdtemp(prefix="drdm-"))
         try:
             sitk.WriteImage(image, str(folder / "scan.nrrd"))
@@ -200,10 +200,10 @@ class Logic(BatchLogic):
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-        job.whenEnded(take)
+        job.onFinished(take)
         return job
 
-    def _best(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
+    def _bestModelName(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
         best = self.bestModel(volumeNode)
         if best is None:
             dimension = mrml.imageDimension(volumeNode)[0]
@@ -288,7 +288,7 @@ class Logic(BatchLogic):
         True
         >>> logic.preview(transform, [volume, segmentation], on=False)
         """
-        (mrml.follow if on else mrml.original)(transformNode, list(nodes))
+        (mrml.enablePreview if on else mrml.disablePreview)(transformNode, list(nodes))
 
     def apply(
         self,

@@ -9,7 +9,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from .job_runner import Jobs
+from .job_runner import JobRunner
 from .models import ModelInfo
 from .mrml import SceneError
 from .parameter import DRDMDeformParameterNode
@@ -33,7 +33,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(widget)
         self.logic = logic
         self.environment = environment or Environment()
-        self.jobs = Jobs()
+        self.jobRunner = JobRunner()
         self.parameter: Any = None
         self._guiTag: Any = None
         self._updating = False
@@ -55,7 +55,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEnd)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
         self.attach()
-        self.setup.examine()
+        self.setup.check()
 
     # The scene
 
@@ -73,7 +73,7 @@ class Panel(slicer.util.VTKObservationMixin):
         """The panel comes into view: models may have come, and a volume may have been loaded meanwhile."""
         if self.parameter is None:
             return
-        self.input.forget()
+        self.input.invalidate()
         if self.parameter.inputVolume is None:
             self.parameter.inputVolume = _shownVolume()
         self.update()
@@ -135,9 +135,9 @@ class Panel(slicer.util.VTKObservationMixin):
         self.parameter.deformations = deformations
         self.update()
 
-    def movingNodes(self) -> list[Any]:
+    def nodesToDeform(self) -> list[Any]:
         """The volume and what moves along with it."""
-        return self.input.movingNodes()
+        return self.input.nodesToDeform()
 
     def _belongs(self, deformations: Any) -> bool:
         """Whether what is shown is a deformation of the chosen volume; with another volume it goes."""
@@ -158,7 +158,7 @@ class Panel(slicer.util.VTKObservationMixin):
         """Put what moves under the shown deformation, and nothing else."""
         p = self.parameter
         transform: Any = None if p.deformations is None else self.logic.transformOf(p.deformations)
-        nodes = self.movingNodes() if p.preview and transform is not None else []
+        nodes = self.nodesToDeform() if p.preview and transform is not None else []
         wanted = (transform and transform.GetID(), *(node.GetID() for node in nodes))
         if wanted == self._wanted:
             return
@@ -176,7 +176,7 @@ class Panel(slicer.util.VTKObservationMixin):
                 refused.append(str(error))
         self._followed = (transform, followers, transform.GetParentTransformNode())
         if refused:
-            self.deform.say(self.ui.statusLabel, " ".join(refused), ERROR_STYLE)
+            self.deform.showMessage(self.ui.statusLabel, " ".join(refused), ERROR_STYLE)
 
     def _release(self, transform: Any, nodes: list[Any]) -> None:
         """Bring back what followed another deformation, or follows no more."""
@@ -224,7 +224,7 @@ class Panel(slicer.util.VTKObservationMixin):
         """Stop what runs and let go of the scene."""
         for section in self.sections:
             section.cleanup()
-        self.jobs.cleanup()
+        self.jobRunner.cleanup()
         self.removeObservers()
         self._browser = None
         if self.parameter is not None:
@@ -236,5 +236,5 @@ def _shownVolume() -> Any:
     """The volume in the background of the slice views, if it can be deformed at all."""
     selection = slicer.app.applicationLogic().GetSelectionNode()
     node = slicer.mrmlScene.GetNodeByID(selection.GetActiveVolumeID() or "")
-    # Label maps and colour images are scalar volumes by inheritance.
+    # Label maps and color images are scalar volumes by inheritance.
     return node if node is not None and node.GetClassName() == "vtkMRMLScalarVolumeNode" else None

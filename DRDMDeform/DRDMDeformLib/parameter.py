@@ -56,7 +56,7 @@ class BatchKind(enum.Enum):
     def label(self) -> str:
         """Shown to the user."""
         return {
-            "augment": _("Labelled images for segmentation (nnU-Net)"),
+            "augment": _("Labeled images for segmentation (nnU-Net)"),
             "synthesize": _("Moving and fixed pairs for registration (Learn2Reg)"),
         }[self.value]
 
@@ -83,7 +83,7 @@ class Grid(enum.Enum):
         return {"original": _("Original voxel grid"), "slicer": _("As Slicer hardens (extent may grow)")}[self.value]
 
 
-class Versions(enum.Enum):
+class VariantChoice(enum.Enum):
     """Which versions are applied."""
 
     SHOWN = "shown"
@@ -150,7 +150,7 @@ class DRDMDeformParameterNode:
     display: Annotated[Display, Default(Display.NONE)]
 
     onCopies: Annotated[bool, Default(True)]
-    versions: Annotated[Versions, Default(Versions.SHOWN)]
+    versions: Annotated[VariantChoice, Default(VariantChoice.SHOWN)]
     grid: Annotated[Grid, Default(Grid.ORIGINAL)]
 
     batchSource: Annotated[BatchSource, Default(BatchSource.SCENE)]

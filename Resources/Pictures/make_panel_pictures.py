@@ -35,7 +35,7 @@ def main() -> None:
             letWork(0.2)
             path = FOLDER / f"{name}.png"
             standin.screenshot(self.widget.parent, path, width=WIDTH)
-            # A panel has few colours.
+            # A panel has few colors.
             Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
             for section in SECTIONS:
                 getattr(self.ui, section).visible = True
@@ -47,8 +47,8 @@ def main() -> None:
         ui.advancedSection.collapsed = True
         session.choosePhantom(steps=0)
         landmarks = session.addMarkups()
-        ui.alsoSelector.setCheckState(landmarks, 2)
-        panel.setup.examine()
+        ui.otherNodesSelector.setCheckState(landmarks, 2)
+        panel.setup.check()
         waitFor(lambda: "Ready" in ui.setupStatusLabel.text)
         session.take("panel_input", "setupSection", "inputSection")
         ui.variantsSpinBox.value = 3
@@ -57,7 +57,7 @@ def main() -> None:
         ui.variantsTable.selectRow(1)
         ui.displayComboBox.currentIndex = 1
         session.take("panel_deform", "inputSection", "deformSection")
-        ui.versionsComboBox.currentIndex = 1
+        ui.variantChoiceComboBox.currentIndex = 1
         ui.applyButton.click()
         session.take("panel_apply", "applySection")
 

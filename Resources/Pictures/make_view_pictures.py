@@ -24,10 +24,10 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[1] / "DRDMDeform")]
 
 from DRDMDeformLib.mrml import (  # noqa: E402
     addVariants,
-    follow,
+    disablePreview,
+    enablePreview,
     jacobianVolume,
     labelMapFromImage,
-    original,
     removeNode,
     showDeformation,
     volumeFromImage,
@@ -96,10 +96,10 @@ def add_sample(scene: Any) -> tuple[Any, Any, sitk.Image]:
     segmentation.CreateDefaultDisplayNodes()
     slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, segmentation)
     removeNode(labels)
-    for n, (name, colour) in enumerate(NAMES.items()):
+    for n, (name, color) in enumerate(NAMES.items()):
         segment = segmentation.GetSegmentation().GetNthSegment(n)
         segment.SetName(name)
-        segment.SetColor(*colour)
+        segment.SetColor(*color)
     segmentation.CreateClosedSurfaceRepresentation()
     display = segmentation.GetDisplayNode()
     display.SetPreferredDisplayRepresentationName2D("Closed surface")
@@ -139,7 +139,7 @@ def main() -> None:
     rows: list[list[tuple[str, np.ndarray]]] = [[] for _ in views]
     for row, view in zip(rows, views, strict=True):
         row.append(("original", picture(view)))
-    follow(transform, nodes)
+    enablePreview(transform, nodes)
     for row, view in zip(rows, views, strict=True):
         row.append((f"level {LEVEL}, seed {SEED}", picture(view)))
     showDeformation(transform, "grid")
@@ -154,7 +154,7 @@ def main() -> None:
         view.set_foreground_volume_id(None)
     save(HERE / "view_slices.png", rows)
 
-    original(transform, nodes)
+    disablePreview(transform, nodes)
     views[1].set_visible_in_3d(True)
     views[1].set_slice_value(views[1].get_slice_range()[0] + 8)
     solid.reset_camera()
@@ -166,7 +166,7 @@ def main() -> None:
     camera.SetViewUp(0, 0, 1)
     camera.ResetClippingRange()
     row = [("original", picture(solid))]
-    follow(transform, nodes)
+    enablePreview(transform, nodes)
     row.append((f"level {LEVEL}, seed {SEED}", picture(solid)))
     showDeformation(transform, "grid")
     transform.GetDisplayNode().SetGridSpacingMm(9)

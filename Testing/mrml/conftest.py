@@ -9,7 +9,7 @@ pytest.importorskip("vtk", reason="VTK is not installed")
 
 
 def new_scene(cache):
-    """A scene as the application has it: colour tables, the node classes of the modules, a place to unpack bundles."""
+    """A scene as the application has it: color tables, the node classes of the modules, a place to unpack bundles."""
     scene = slicer.vtkMRMLScene()
     for logic in (
         slicer.vtkMRMLApplicationLogic(),

@@ -32,7 +32,7 @@ def smooth_field(image: sitk.Image, largest: float, seed: int = 1, nodes: int = 
     d = image.GetDimension()
     generator = np.random.default_rng(seed)
     extent = np.asarray(image.GetSize()) * np.asarray(image.GetSpacing())
-    centre = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    center = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
     axes, side = np.asarray(image.GetDirection()).reshape(d, d), float(extent.max()) * reach
     line = np.sin(np.linspace(0, np.pi, nodes)) ** 2
     weight = np.ones((nodes,) * d)
@@ -44,7 +44,7 @@ def smooth_field(image: sitk.Image, largest: float, seed: int = 1, nodes: int = 
         parts.append(sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(noise, 2.5)) * weight)
     vectors = np.stack(parts, -1)
     vectors *= largest / np.linalg.norm(vectors, axis=-1).max()
-    origin = np.asarray(centre) - axes @ np.full(d, side / 2)
+    origin = np.asarray(center) - axes @ np.full(d, side / 2)
     field = field_from(vectors, [side / (nodes - 1)] * d, origin.tolist())
     field.SetDirection(axes.ravel().tolist())
     return field
@@ -120,10 +120,10 @@ def placed_volume(scene: Any, image: sitk.Image, parent: Any = None, name: str =
     return node
 
 
-def ball(image: sitk.Image, centre: tuple[float, float, float] = (0.5, 0.5, 0.5), radius: float = 0.3) -> np.ndarray:
-    """Mask (k, j, i) of an ellipsoid; centre and radius as fractions of the image, SimpleITK's axis order."""
+def ball(image: sitk.Image, center: tuple[float, float, float] = (0.5, 0.5, 0.5), radius: float = 0.3) -> np.ndarray:
+    """Mask (k, j, i) of an ellipsoid; center and radius as fractions of the image, SimpleITK's axis order."""
     lines = np.meshgrid(*[np.linspace(0, 1, n) for n in image.GetSize()[::-1]], indexing="ij")
-    return sum((line - c) ** 2 for line, c in zip(lines, centre[::-1], strict=True)) < radius**2
+    return sum((line - c) ** 2 for line, c in zip(lines, center[::-1], strict=True)) < radius**2
 
 
 def label_image(image: sitk.Image, array: np.ndarray) -> sitk.Image:
@@ -140,7 +140,7 @@ def two_structures(image: sitk.Image) -> sitk.Image:
 
 
 def add_segmentation(scene: Any, label: sitk.Image, parent: Any = None, name: str = "structures") -> Any:
-    """A segmentation whose segments share one label map, with colours and terminology of their own."""
+    """A segmentation whose segments share one label map, with colors and terminology of their own."""
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
     array = sitk.GetArrayFromImage(label)
@@ -209,9 +209,9 @@ def inner_points(image: sitk.Image, count: int = 30, share: float = 0.7, seed: i
     return np.asarray(lps) * [-1, -1, 1]
 
 
-def add_model(scene: Any, centre: np.ndarray, radius: float, parent: Any = None, name: str = "surface") -> Any:
+def add_model(scene: Any, center: np.ndarray, radius: float, parent: Any = None, name: str = "surface") -> Any:
     source = vtk.vtkSphereSource()
-    source.SetCenter(*centre.tolist())
+    source.SetCenter(*center.tolist())
     source.SetRadius(radius)
     source.SetThetaResolution(24)
     source.SetPhiResolution(24)

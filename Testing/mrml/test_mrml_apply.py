@@ -7,7 +7,7 @@ from DRDMDeformLib.mrml import (
     SceneError,
     apply,
     createTransform,
-    follow,
+    enablePreview,
     imageFromVolume,
     labelFromSegmentation,
     labelMapFromImage,
@@ -68,7 +68,7 @@ def test_copies_leave_the_originals_bit_identical(scene, kind, original_grid, pr
     patient = Patient(scene, kind=kind)
     before = everything(scene)
     if preview:
-        follow(patient.transform, patient.nodes)
+        enablePreview(patient.transform, patient.nodes)
     made = apply(patient.transform, patient.nodes, copies=True, originalGrid=original_grid)
     after = everything(scene)
     assert {key: after[key] for key in before} == before
@@ -104,7 +104,7 @@ def test_in_the_original_grid_the_result_is_drdmlibs_own(scene, geometry, kind):
 def test_everything_that_goes_with_the_volume_moves_with_it(scene, original_grid):
     patient = Patient(scene, kind="rigid")
     _, _, segmentation, model, points = apply(patient.transform, patient.nodes, originalGrid=original_grid)
-    follow(patient.transform, patient.nodes)
+    enablePreview(patient.transform, patient.nodes)
     previewed = points_of(patient.points)
     assert np.abs(points_of(points) - previewed).max() < 1e-3
     assert np.linalg.norm(previewed - points_of(patient.points, world=False), axis=1).max() > 1
@@ -122,7 +122,7 @@ def test_everything_that_goes_with_the_volume_moves_with_it(scene, original_grid
     assert labelFromSegmentation(segmentation, patient.volume).segments[2] == ("id_2", "structure 2")
 
 
-def test_segments_keep_ids_names_colours_terminology_and_their_shared_label_map(scene):
+def test_segments_keep_ids_names_colors_terminology_and_their_shared_label_map(scene):
     patient = Patient(scene)
     patient.segmentation.GetSegmentation().CreateRepresentation("Closed surface")
     display = patient.segmentation.GetDisplayNode()
@@ -180,7 +180,7 @@ def test_the_nodes_themselves_become_what_the_copies_are(scene, kind, original_g
     patient = Patient(scene, kind=kind)
     copies = apply(patient.transform, patient.nodes, copies=True, originalGrid=original_grid)
     count = scene.GetNumberOfNodes()
-    follow(patient.transform, patient.nodes)
+    enablePreview(patient.transform, patient.nodes)
     display = patient.segmentation.GetDisplayNode()
     display.SetSegmentOpacity3D("id_2", 0.25)
     done = apply(patient.transform, patient.nodes, copies=False, originalGrid=original_grid)
@@ -215,14 +215,14 @@ def test_names_places_and_display_of_the_copies(scene):
 def test_a_node_that_cannot_be_deformed_leaves_the_scene_unchanged(scene, copies, original_grid):
     patient = Patient(scene)
     empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
-    colour = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "photo")
+    color = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "photo")
     pixels = vtk.vtkImageData()
     pixels.SetDimensions(4, 4, 4)
     pixels.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
-    colour.SetAndObserveImageData(pixels)
+    color.SetAndObserveImageData(pixels)
     elsewhere = add_points(scene, inner_points(patient.image), linear_node(scene, np.eye(4), "atlas"), "others")
-    follow(patient.transform, patient.nodes)
-    for bad, sentence in ((empty, "'empty' has no image data"), (colour, "3 values per voxel"), (elsewhere, "'atlas'")):
+    enablePreview(patient.transform, patient.nodes)
+    for bad, sentence in ((empty, "'empty' has no image data"), (color, "3 values per voxel"), (elsewhere, "'atlas'")):
         before = everything(scene)
         with pytest.raises(SceneError, match=sentence):
             apply(patient.transform, [*patient.nodes, bad], copies, original_grid)
@@ -238,7 +238,7 @@ def test_a_node_that_cannot_be_deformed_leaves_the_scene_unchanged(scene, copies
 def test_a_fault_in_the_middle_leaves_the_scene_unchanged(scene, copies, monkeypatch):
     patient = Patient(scene)
     second = placed_volume(scene, patient.image, name="second")
-    follow(patient.transform, [patient.volume, second])
+    enablePreview(patient.transform, [patient.volume, second])
     before = everything(scene)
     calls = []
 

@@ -7,12 +7,12 @@ import vtk
 from DRDMDeformLib.mrml import (
     addVariants,
     apply,
+    disablePreview,
+    enablePreview,
     fieldFromTransform,
-    follow,
     imageFromVolume,
     jacobianVolume,
     labelFromSegmentation,
-    original,
     removeNode,
     selectVariant,
     showDeformation,
@@ -55,12 +55,12 @@ def test_200_rounds_leave_no_nodes_no_observers_and_no_memory(scene):
         transform = made[0]
         if as_sequence:
             selectVariant(made[1], 1)
-        follow(transform, nodes)
+        enablePreview(transform, nodes)
         showDeformation(transform, ("grid", "glyph", "contour")[number % 3])
         imageFromVolume(volume)
         labelFromSegmentation(segmentation, volume)
         fieldFromTransform(transform)
-        original(transform, nodes)
+        disablePreview(transform, nodes)
         copies = apply(transform, nodes, originalGrid=number % 2 == 0)
         copies.append(jacobianVolume(scene, transform, volume))
         sequence = made[1].GetMasterSequenceNode() if as_sequence else None

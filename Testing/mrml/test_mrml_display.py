@@ -61,12 +61,12 @@ def test_the_jacobian_of_a_stretch_is_the_stretch(scene, stretch, blue_over_red)
     node = jacobianVolume(scene, transform, volume)
     values = sitk.GetArrayFromImage(imageFromVolume(node))
     assert np.allclose(values, stretch, atol=1e-4)
-    red, _, blue = colour_of(node, stretch)
+    red, _, blue = color_of(node, stretch)
     assert np.sign(blue - red) == blue_over_red
 
 
-def colour_of(node, value):
-    """The colour that Slicer gives a value."""
+def color_of(node, value):
+    """The color that Slicer gives a value."""
     display = node.GetDisplayNode()
     table = display.GetColorNode().GetLookupTable()
     low, high = display.GetWindowLevelMin(), display.GetWindowLevelMax()
@@ -107,26 +107,26 @@ def test_the_jacobian_is_that_of_simpleitk(scene):
     assert np.allclose(sitk.GetArrayFromImage(got), want, atol=1e-3)
 
 
-def test_colours_are_symmetric_about_one_and_folds_stand_out(scene):
+def test_colors_are_symmetric_about_one_and_folds_stand_out(scene):
     volume, transform = deformation(scene, largest=25.0)
     node = jacobianVolume(scene, transform, volume)
     assert sitk.GetArrayFromImage(imageFromVolume(node)).min() < 0
     display = node.GetDisplayNode()
     assert (display.GetWindowLevelMin() + display.GetWindowLevelMax()) / 2 == pytest.approx(1)
-    assert min(colour_of(node, 1.0)) > 0.9
-    assert colour_of(node, -0.5) == (1, 0, 1) == colour_of(node, 0.0)
-    assert colour_of(node, 0.1) != (1, 0, 1)
+    assert min(color_of(node, 1.0)) > 0.9
+    assert color_of(node, -0.5) == (1, 0, 1) == color_of(node, 0.0)
+    assert color_of(node, 0.1) != (1, 0, 1)
     another = jacobianVolume(scene, transform, volume)
     assert another.GetDisplayNode().GetColorNode() is display.GetColorNode()
 
 
-def test_the_colours_survive_saving(scene, another_scene, tmp_path):
+def test_the_colors_survive_saving(scene, another_scene, tmp_path):
     volume, transform = deformation(scene)
     name = jacobianVolume(scene, transform, volume).GetName()
     loaded = save_and_load(scene, another_scene(), tmp_path, True)
     again = loaded.GetFirstNodeByName(name)
-    assert colour_of(again, 0.0) == pytest.approx((1, 0, 1), abs=0.01)
-    assert min(colour_of(again, 1.0)) > 0.9
+    assert color_of(again, 0.0) == pytest.approx((1, 0, 1), abs=0.01)
+    assert min(color_of(again, 1.0)) > 0.9
     scan, moved = (loaded.GetFirstNodeByName(n.GetName()) for n in (volume, transform))
     third = jacobianVolume(loaded, moved, scan)
     assert third.GetDisplayNode().GetColorNode() is again.GetDisplayNode().GetColorNode()

@@ -6,7 +6,7 @@ import SimpleITK as sitk
 from DRDMDeformLib.mrml import (
     addVariants,
     apply,
-    follow,
+    enablePreview,
     imageFromVolume,
     labelFromSegmentation,
     volumeFromImage,
@@ -45,7 +45,7 @@ def check(scene, volume, result, label=None):
     if label is not None:
         parent = volume.GetParentTransformNode()
         segmentation = add_segmentation(scene, label, parent)
-        follow(transform, [segmentation])
+        enablePreview(transform, [segmentation])
         hardened = apply(transform, [segmentation], originalGrid=False)[0]
         got = sitk.GetArrayFromImage(labelFromSegmentation(hardened, volume).image)
         warped = sitk.GetArrayFromImage(result.warp_label(label)) if parent is None else None

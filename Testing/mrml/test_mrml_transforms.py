@@ -7,11 +7,11 @@ from DRDMDeformLib.mrml import (
     SceneError,
     apply,
     createTransform,
+    disablePreview,
+    enablePreview,
     fieldFromTransform,
-    follow,
     imageFromVolume,
     labelFromSegmentation,
-    original,
     volumeFromImage,
 )
 from scenes import (
@@ -66,15 +66,15 @@ def test_a_displacement_along_one_axis_moves_volume_and_markup_the_right_way(sce
     image = sitk.GetImageFromArray(array)
     image.SetOrigin((-17.0, 23.5, 41.0))
     volume = volumeFromImage(scene, image, "box")
-    centre_ras = np.asarray(image.TransformIndexToPhysicalPoint((20, 20, 20))) * (-1, -1, 1)
-    points = add_points(scene, centre_ras[None])
+    center_ras = np.asarray(image.TransformIndexToPhysicalPoint((20, 20, 20))) * (-1, -1, 1)
+    points = add_points(scene, center_ras[None])
     vector = [0.0, 0.0, 0.0]
     vector[axis] = 6.0
     transform = createTransform(scene, constant_field(image, tuple(vector)), "shift")
-    follow(transform, [volume, points])
+    enablePreview(transform, [volume, points])
     moved = np.zeros(3)
     moved[axis] = -6.0
-    assert np.allclose(points_of(points)[0], centre_ras + moved * (-1, -1, 1), atol=1e-3)
+    assert np.allclose(points_of(points)[0], center_ras + moved * (-1, -1, 1), atol=1e-3)
     world = imageFromVolume(hardened_by_slicer(scene, volume, transform))
     found = world.TransformContinuousIndexToPhysicalPoint(voxel_of(world, 200).tolist())
     assert np.allclose(found, np.asarray(image.TransformIndexToPhysicalPoint((20, 20, 20))) + moved, atol=0.3)
@@ -130,7 +130,7 @@ def test_a_segmentation_hardened_by_slicer_agrees_with_the_warped_label(scene, g
     segmentation = add_segmentation(scene, label, parent.node)
     field = smooth_field(world_image, LARGEST)
     transform = createTransform(scene, field, "deformation", parent.node)
-    follow(transform, [segmentation])
+    enablePreview(transform, [segmentation])
     hardened = apply(transform, [segmentation], originalGrid=False)[0]
     assert hardened.GetParentTransformNode() is None
     got = sitk.GetArrayFromImage(labelFromSegmentation(hardened, volume).image) == 1
@@ -159,7 +159,7 @@ def test_markups_and_their_inverse_return_to_a_tenth_of_a_millimetre(scene, kind
     transform = createTransform(scene, field, "deformation", parent.node)
     points = add_points(scene, inner_points(image), parent.node)
     before = points_of(points)
-    follow(transform, [points])
+    enablePreview(transform, [points])
     moved = points_of(points)
     assert np.linalg.norm(moved - before, axis=1).max() > 0.3 * LARGEST
     # SimpleITK's field leads from the new place back to the old one.
@@ -254,12 +254,12 @@ def test_preview_on_and_off(scene, kind):
         add_points(scene, inner_points(image), parent.node),
     ]
     transform = createTransform(scene, smooth_field(imageFromVolume(volume), LARGEST), "deformation", parent.node)
-    follow(transform, nodes)
+    enablePreview(transform, nodes)
     assert all(n.GetParentTransformNode() is transform for n in nodes)
-    follow(transform, nodes)
-    original(transform, nodes)
+    enablePreview(transform, nodes)
+    disablePreview(transform, nodes)
     assert all(n.GetParentTransformNode() is parent.node for n in nodes)
-    original(transform, nodes)
+    disablePreview(transform, nodes)
     assert all(n.GetParentTransformNode() is parent.node for n in nodes)
 
 
@@ -269,21 +269,21 @@ def test_preview_takes_all_nodes_or_none(scene):
     elsewhere = add_points(scene, inner_points(image), linear_node(scene, np.eye(4), "atlas space"))
     transform = createTransform(scene, smooth_field(image, LARGEST), "deformation")
     with pytest.raises(SceneError, match="'landmarks' is under the transform 'atlas space'"):
-        follow(transform, [volume, elsewhere])
+        enablePreview(transform, [volume, elsewhere])
     assert volume.GetParentTransformNode() is None
     with pytest.raises(SceneError, match="'atlas space'"):
-        original(transform, [elsewhere])
+        disablePreview(transform, [elsewhere])
     camera = scene.AddNewNodeByClass("vtkMRMLCameraNode", "camera")
     with pytest.raises(SceneError, match="'camera' can"):
-        follow(transform, [volume, camera])
+        enablePreview(transform, [volume, camera])
     with pytest.raises(SceneError, match="'deformation' cannot be deformed"):
-        follow(transform, [transform])
+        enablePreview(transform, [transform])
     scene.RemoveNode(volume)
     with pytest.raises(SceneError, match="'scan' has been deleted"):
-        follow(transform, [volume])
+        enablePreview(transform, [volume])
     scene.RemoveNode(transform)
     with pytest.raises(SceneError, match="'deformation' has been deleted"):
-        follow(transform, [elsewhere])
+        enablePreview(transform, [elsewhere])
 
 
 @pytest.mark.parametrize("parent", ["none", "rigid"])
@@ -296,7 +296,7 @@ def test_a_saved_scene_has_the_same_field(scene, another_scene, tmp_path, bundle
     volume = placed_volume(scene, image, above)
     points = add_points(scene, inner_points(image), above)
     transform = createTransform(scene, smooth_field(imageFromVolume(volume), LARGEST), "Verformung ä", above)
-    follow(transform, [volume, points])
+    enablePreview(transform, [volume, points])
     moved = points_of(points)
     loaded = save_and_load(scene, another_scene(), folder, bundle)
     again = loaded.GetFirstNodeByName("Verformung ä")
@@ -307,9 +307,9 @@ def test_a_saved_scene_has_the_same_field(scene, another_scene, tmp_path, bundle
     scan, marks = loaded.GetFirstNodeByName("scan"), loaded.GetFirstNodeByName("landmarks")
     assert scan.GetParentTransformNode() is again
     # Slicer reads it back with cubic interpolation; used through the bridge it is the linear one that it was.
-    follow(again, [scan, marks])
+    enablePreview(again, [scan, marks])
     assert np.abs(points_of(marks) - moved).max() < 1e-3
-    original(again, [scan, marks])
+    disablePreview(again, [scan, marks])
     assert (scan.GetParentTransformNode() is None) == (above is None)
     assert np.array_equal(
         sitk.GetArrayFromImage(imageFromVolume(apply(again, [scan])[0])),
@@ -344,7 +344,7 @@ def test_nothing_moves_beyond_the_field(scene):
     transform = createTransform(scene, smooth_field(image, LARGEST), "deformation")
     far = add_points(scene, np.array([[500.0, 0, 0], [0, -800, 20], [10, 10, 900]]))
     before = points_of(far)
-    follow(transform, [far])
+    enablePreview(transform, [far])
     assert np.allclose(points_of(far), before)
 
 
@@ -359,7 +359,7 @@ def test_a_grid_that_bends_fast_is_followed_closely(scene):
     assert data.GetNumberOfPoints() > 10**3
     points = add_points(scene, inner_points(image), parent)
     before = points_of(points)
-    follow(transform, [points])
+    enablePreview(transform, [points])
     back = [displacement(field).TransformPoint((-x, -y, z)) for x, y, z in points_of(points).tolist()]
     assert np.linalg.norm(np.asarray(back) * (-1, -1, 1) - before, axis=1).max() < 0.1
 

@@ -8,15 +8,15 @@ from DRDMDeformLib.mrml import (
     apply,
     applyVariants,
     browserOf,
+    enablePreview,
     fieldFromTransform,
-    follow,
     imageFromVolume,
     isDeformation,
     labelFromSegmentation,
+    parentWithoutPreview,
     records,
     removeVariant,
     selectVariant,
-    trueParent,
     variantTransforms,
 )
 from scenes import (
@@ -83,7 +83,7 @@ def test_variants_as_a_sequence_can_be_scrolled_through(scene):
     assert [r["seed"] for r in records(browser)] == [3, 4, 5]
     assert variantTransforms(scene, volume) == [proxy]
     points = add_points(scene, inner_points(image))
-    follow(proxy, [volume, points])
+    enablePreview(proxy, [volume, points])
     seen = []
     for index in (0, 2, 1):
         selectVariant(browser, index)
@@ -115,12 +115,12 @@ def test_variants_survive_saving(scene, another_scene, tmp_path, bundle, as_sequ
     fields = fields_of(imageFromVolume(volume))
     made = addVariants(scene, volume, fields, RECORDS, asSequence=as_sequence)
     first = made[0]
-    follow(first, [volume])
+    enablePreview(first, [volume])
     loaded = save_and_load(scene, another_scene(), folder, bundle)
     scan = loaded.GetFirstNodeByName("scan")
     found = variantTransforms(loaded, scan)
     assert scan.GetParentTransformNode() is found[0]
-    assert trueParent(scan).GetName() == "linear"
+    assert parentWithoutPreview(scan).GetName() == "linear"
     if not as_sequence:
         assert [n.GetName() for n in found] == [n.GetName() for n in made]
         for node, field, record in zip(found, fields, RECORDS, strict=True):
@@ -141,18 +141,18 @@ def test_a_volume_in_preview_keeps_its_true_parent(scene):
     above = linear_node(scene, np.eye(4), "patient to scanner")
     volume = placed_volume(scene, image, above)
     first = addVariants(scene, volume, fields_of(image, 1), RECORDS[:1])[0]
-    follow(first, [volume])
-    assert trueParent(volume) is above
+    enablePreview(first, [volume])
+    assert parentWithoutPreview(volume) is above
     # In preview it is still the original that is read, so a second deformation is not one of the first.
     assert np.array_equal(sitk.GetArrayFromImage(imageFromVolume(volume)), sitk.GetArrayFromImage(image))
     label = two_structures(image)
     segmentation = add_segmentation(scene, label, above)
-    follow(first, [segmentation])
+    enablePreview(first, [segmentation])
     found = labelFromSegmentation(segmentation, volume).image
     assert np.array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(label))
     second = addVariants(scene, volume, fields_of(image, 1), RECORDS[1:2])[0]
     assert second.GetParentTransformNode() is above
-    assert trueParent(placed_volume(scene, image)) is None
+    assert parentWithoutPreview(placed_volume(scene, image)) is None
 
 
 def test_records_of_something_else_are_refused(scene):
@@ -197,7 +197,7 @@ def test_every_variant_becomes_copies_of_its_own(scene, kind):
     proxy, browser = addVariants(scene, volume, fields[:2], RECORDS[:2], asSequence=True)
     (single,) = addVariants(scene, volume, fields[2:], RECORDS[2:])
     selectVariant(browser, 1)
-    follow(proxy, [volume, segmentation])
+    enablePreview(proxy, [volume, segmentation])
     seen = []
     made = applyVariants(scene, volume, [volume, segmentation], onProgress=lambda *where: seen.append(where))
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
@@ -251,7 +251,7 @@ def test_stopping_half_way_leaves_the_scene_as_it_was(scene, reason):
     segmentation = add_segmentation(scene, two_structures(image))
     proxy, browser = addVariants(scene, volume, fields_of(image), RECORDS, asSequence=True)
     selectVariant(browser, 2)
-    follow(proxy, [volume, segmentation])
+    enablePreview(proxy, [volume, segmentation])
     elsewhere = linear_node(scene, np.diag([2.0, 1, 1, 1]))
     points = add_points(scene, inner_points(image), elsewhere)
     before, hierarchy = everything(scene), slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
@@ -283,7 +283,7 @@ def test_a_removed_transform_lets_go_of_what_follows_it(scene, kind):
     points = add_points(scene, inner_points(image), parent)
     before = everything(scene)
     first, second = addVariants(scene, volume, fields_of(image, 2), RECORDS[:2])
-    follow(first, [volume, points])
+    enablePreview(first, [volume, points])
     removeVariant(first)
     assert volume.GetParentTransformNode() is parent and points.GetParentTransformNode() is parent
     assert variantTransforms(scene, volume) == [second]
@@ -298,7 +298,7 @@ def test_a_variant_of_a_sequence_is_removed(scene):
     fields = fields_of(image)
     before = scene.GetNumberOfNodes()
     proxy, browser = addVariants(scene, volume, fields, RECORDS, asSequence=True)
-    follow(proxy, [volume])
+    enablePreview(proxy, [volume])
     selectVariant(browser, 2)
     removeVariant(browser, 0)
     assert [r["seed"] for r in records(browser)] == [4, 5]

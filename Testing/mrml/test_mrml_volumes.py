@@ -122,13 +122,13 @@ def test_what_cannot_be_used_is_said_in_one_sentence(scene):
     empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty one")
     with pytest.raises(SceneError, match="'empty one' has no image data"):
         imageFromVolume(empty)
-    colour = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "photo")
+    color = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "photo")
     pixels = vtk.vtkImageData()
     pixels.SetDimensions(4, 4, 4)
     pixels.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
-    colour.SetAndObserveImageData(pixels)
+    color.SetAndObserveImageData(pixels)
     with pytest.raises(SceneError, match="'photo' has 3 values per voxel"):
-        imageFromVolume(colour)
+        imageFromVolume(color)
     with pytest.raises(SceneError, match="not a volume"):
         imageFromVolume(add_model(scene, np.zeros(3), 5.0))
     gone = volumeFromImage(scene, image_of("plain"), "gone")

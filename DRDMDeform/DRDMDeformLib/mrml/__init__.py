@@ -4,13 +4,13 @@ Needs slicer-core (or Slicer), NumPy, SciPy and SimpleITK; neither Qt nor PyTorc
 right is a :class:`SceneError`.
 """
 
-from .display import jacobianColours, jacobianVolume, showDeformation
+from .display import jacobianColors, jacobianVolume, showDeformation
 from .errors import SceneError
 from .hardening import apply, applyVariants
-from .hierarchy import folderOf, isDeformation, removeNode, trueParent, volumeOf
+from .hierarchy import folderOf, isDeformation, parentWithoutPreview, removeNode, volumeOf
 from .plots import LossCurve
 from .segmentations import SegmentLabel, labelFromSegmentation
-from .transforms import createTransform, fieldFromTransform, follow, original
+from .transforms import createTransform, disablePreview, enablePreview, fieldFromTransform
 from .variants import addVariants, browserOf, records, removeVariant, selectVariant, variantsOf, variantTransforms
 from .volumes import fitWarnings, imageDimension, imageFromVolume, labelMapFromImage, volumeFromImage
 
@@ -23,24 +23,24 @@ __all__ = [
     "applyVariants",
     "browserOf",
     "createTransform",
+    "disablePreview",
+    "enablePreview",
     "fieldFromTransform",
     "fitWarnings",
     "folderOf",
-    "follow",
     "imageDimension",
     "imageFromVolume",
     "isDeformation",
-    "jacobianColours",
+    "jacobianColors",
     "jacobianVolume",
     "labelFromSegmentation",
     "labelMapFromImage",
-    "original",
+    "parentWithoutPreview",
     "records",
     "removeNode",
     "removeVariant",
     "selectVariant",
     "showDeformation",
-    "trueParent",
     "variantTransforms",
     "variantsOf",
     "volumeFromImage",

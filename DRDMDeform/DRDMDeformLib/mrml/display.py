@@ -1,4 +1,4 @@
-"""Showing a deformation: Slicer's own grid, arrows or contours, and the Jacobian determinant as a coloured volume."""
+"""Showing a deformation: Slicer's own grid, arrows or contours, and the Jacobian determinant as a colored volume."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from DRDMLib.jacobian import jacobian_determinant
 from .errors import SceneError, requireInScene
 from .errors import tr as _
 from .grids import FLIP, Grid
-from .hierarchy import VOLUME, placeUnder
-from .transforms import ensureLinear, fieldFromTransform
+from .hierarchy import VOLUME_REFERENCE, placeUnder
+from .transforms import ensureLinearInterpolation, fieldFromTransform
 from .volumes import requireVoxels, volumeFromImage, worldGrid
 
 MODES = ("grid", "glyph", "contour")
-_COLOURS = "DRDMJacobian"
+_COLORS = "DRDMJacobian"
 _ENTRIES = 256
 
 
@@ -47,7 +47,7 @@ def showDeformation(transformNode: Any, mode: str | None) -> None:
                 modes=", ".join(MODES), mode=mode
             )
         )
-    ensureLinear(transformNode)
+    ensureLinearInterpolation(transformNode)
     transformNode.CreateDefaultDisplayNodes()
     display = transformNode.GetDisplayNode()
     side, largest = _extent(transformNode)
@@ -67,7 +67,7 @@ def showDeformation(transformNode: Any, mode: str | None) -> None:
         display.SetGlyphDisplayRangeMaxMm(max(1.01 * largest, 1e-3))
         display.SetContourResolutionMm(side / 64)
         display.SetContourLevelsMmFromString(" ".join(f"{largest * n / 6:.4g}" for n in range(1, 6)))
-        region = transformNode.GetNodeReference(VOLUME)
+        region = transformNode.GetNodeReference(VOLUME_REFERENCE)
         if region is not None:
             display.SetAndObserveRegionNode(region)
         display.SetVisibility2D(True)
@@ -82,18 +82,18 @@ def _extent(transformNode: Any) -> tuple[float, float]:
     field = fieldFromTransform(transformNode)
     vectors = sitk.GetArrayViewFromImage(field)
     largest = float(np.linalg.norm(vectors, axis=-1).max(initial=0.0))
-    volume = transformNode.GetNodeReference(VOLUME)
-    grid = Grid.ofImage(field)
+    volume = transformNode.GetNodeReference(VOLUME_REFERENCE)
+    grid = Grid.fromImage(field)
     if volume is not None and volume.GetImageData() is not None:
         grid = worldGrid(volume)
     return float(max(n * s for n, s in zip(grid.size, grid.spacing, strict=True))), largest
 
 
 def jacobianVolume(scene: Any, transformNode: Any, volumeNode: Any) -> Any:
-    """The Jacobian determinant of a deformation over a volume, as a coloured scalar volume in world space.
+    """The Jacobian determinant of a deformation over a volume, as a colored scalar volume in world space.
 
     The field leads from the new image to the original, so the determinant is "volume in the original over volume in
-    the new image": 1 kept, below 1 grown, above 1 shrunk; 0 or below: folded, drawn in a colour of its own.
+    the new image": 1 kept, below 1 grown, above 1 shrunk; 0 or below: folded, drawn in a color of its own.
 
     The determinant is as fine as the field, not as the volume: finer voxels would show nothing more.
 
@@ -110,33 +110,33 @@ def jacobianVolume(scene: Any, transformNode: Any, volumeNode: Any) -> Any:
     array = sitk.GetArrayViewFromImage(field)
     direction = np.asarray(field.GetDirection()).reshape(3, 3)
     values = jacobian_determinant(array, field.GetSpacing(), direction).astype(np.float32)
-    grid = Grid.ofImage(field)
+    grid = Grid.fromImage(field)
     image = grid.place(sitk.GetImageFromArray(values))
-    corners = worldGrid(volumeNode).lattice(2) * FLIP
+    corners = worldGrid(volumeNode).samplePoints(2) * FLIP
     index = (corners - np.asarray(grid.origin)) @ np.linalg.inv(grid.direction * np.asarray(grid.spacing)).T
     first = np.clip(np.floor(index.min(axis=0)), 0, np.asarray(grid.size) - 1).astype(int)
     last = np.clip(np.ceil(index.max(axis=0)), first, np.asarray(grid.size) - 1).astype(int)
     image = sitk.RegionOfInterest(image, (last - first + 1).tolist(), first.tolist())
     node = volumeFromImage(scene, image, f"{transformNode.GetName()} Jacobian")
     display = node.GetDisplayNode()
-    display.SetAndObserveColorNodeID(jacobianColours(scene).GetID())
+    display.SetAndObserveColorNodeID(jacobianColors(scene).GetID())
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(0.0, 2.0)
     placeUnder(volumeNode, node)
     return node
 
 
-def jacobianColours(scene: Any) -> Any:
-    """The colour table of Jacobian determinants, made once in a scene: 0 to 2, white at 1.
+def jacobianColors(scene: Any) -> Any:
+    """The color table of Jacobian determinants, made once in a scene: 0 to 2, white at 1.
 
-    Blue below 1 (tissue has grown), red above (it has shrunk); the colours deepen fast next to 1, as most determinants
+    Blue below 1 (tissue has grown), red above (it has shrunk); the colors deepen fast next to 1, as most determinants
     are near it. The first entry, which everything at 0 or below falls into, is magenta.
     """
-    node = scene.GetSingletonNode(_COLOURS, "vtkMRMLColorTableNode")
+    node = scene.GetSingletonNode(_COLORS, "vtkMRMLColorTableNode")
     if node is not None:
         return node
     node = slicer.vtkMRMLColorTableNode()
-    node.SetSingletonTag(_COLOURS)
+    node.SetSingletonTag(_COLORS)
     node.SetName("DRDM Jacobian")
     node.SetDescription("Jacobian determinant from 0 to 2, white at 1; magenta: folded")
     node.SetAttribute("Category", "DRDM")
@@ -151,13 +151,13 @@ def jacobianColours(scene: Any) -> Any:
 
 
 def _diverging(count: int) -> list[tuple[float, float, float]]:
-    """Blue, white in the middle, red; as many colours as asked for."""
+    """Blue, white in the middle, red; as many colors as asked for."""
     ends = np.array([[0.02, 0.19, 0.55], [0.55, 0.02, 0.10]])
     half = np.array([[0.26, 0.58, 0.85], [0.93, 0.42, 0.28]])
-    colours = []
+    colors = []
     for place in np.linspace(-1, 1, count):
         side, strength = int(place > 0), float(abs(place) ** 0.6)
         low, high = (np.ones(3), half[side]) if strength < 0.5 else (half[side], ends[side])
         share = 2 * strength - (0 if strength < 0.5 else 1)
-        colours.append(tuple(((1 - share) * low + share * high).tolist()))
-    return colours
+        colors.append(tuple(((1 - share) * low + share * high).tolist()))
+    return colors

@@ -36,13 +36,13 @@ class Grid:
     direction: np.ndarray
 
     @classmethod
-    def ofImage(cls, image: sitk.Image) -> Grid:
+    def fromImage(cls, image: sitk.Image) -> Grid:
         """The grid of a 3D image."""
         direction = np.asarray(image.GetDirection(), float).reshape(3, 3)
         return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), direction)
 
     @classmethod
-    def ofMatrix(cls, size: Iterable[int], ijkToRas: np.ndarray) -> Grid | None:
+    def fromMatrix(cls, size: Iterable[int], ijkToRas: np.ndarray) -> Grid | None:
         """The grid with voxels where the (4, 4) matrix puts them; ``None`` if the axes are not at right angles."""
         columns = FLIP[:, None] * ijkToRas[:3, :3]
         spacing = np.linalg.norm(columns, axis=0)
@@ -86,13 +86,13 @@ class Grid:
         )
         return sitk.GetArrayViewFromImage(image).reshape(-1, 3) * FLIP
 
-    def lattice(self, count: int = 9) -> np.ndarray:
+    def samplePoints(self, count: int = 9) -> np.ndarray:
         """(count^3, 3): points spread evenly over the box of the grid, borders (whole voxels) included, RAS."""
         lines = [np.linspace(-0.5, n - 0.5, count) for n in self.size]
         index = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(-1, 3)
         return index @ self.matrix[:3, :3].T + self.matrix[:3, 3]
 
-    def around(self, points: np.ndarray, margin: float = 0.0) -> Grid:
+    def covering(self, points: np.ndarray, margin: float = 0.0) -> Grid:
         """A grid of the same spacing and direction that covers ``points`` (N, 3), RAS, and ``margin`` voxels more."""
         axes = self.direction * np.asarray(self.spacing)
         index = (points * FLIP) @ np.linalg.inv(axes).T
@@ -102,7 +102,7 @@ class Grid:
         origin = axes @ first
         return Grid(tuple(size.tolist()), self.spacing, tuple(origin.tolist()), self.direction)
 
-    def finer(self) -> Grid:
+    def refined(self) -> Grid:
         """The same box with twice as many points along each axis that has more than one."""
         size = tuple(2 * n - 1 if n > 1 else 1 for n in self.size)
         spacing = tuple(s / 2 if n > 1 else s for n, s in zip(self.size, self.spacing, strict=True))
@@ -121,7 +121,7 @@ def numpyMatrix(matrix: Any) -> np.ndarray:
     return np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)])
 
 
-def chain(*parts: Any) -> Any:
+def concatenate(*parts: Any) -> Any:
     """One transform that applies ``parts`` (vtkAbstractTransform or vtkMatrix4x4) one after the other."""
     general = vtk.vtkGeneralTransform()
     general.PostMultiply()
@@ -130,7 +130,7 @@ def chain(*parts: Any) -> Any:
     return general
 
 
-def mapped(transform: Any, points: np.ndarray) -> np.ndarray:
+def transformPoints(transform: Any, points: np.ndarray) -> np.ndarray:
     """Points (N, 3), RAS, taken through a vtkAbstractTransform."""
     source, target = vtk.vtkPoints(), vtk.vtkPoints()
     source.SetDataTypeToDouble()

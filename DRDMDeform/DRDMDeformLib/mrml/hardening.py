@@ -18,10 +18,19 @@ from DRDMLib.resampling import warp_image, warp_label
 
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
-from .grids import arrayOf, chain
-from .hierarchy import RECORD, createFolder, isDeformation, placeBeside, placeIn, removeItem, removeNode, trueParent
-from .segmentations import binaryName, resliceSegmentation, warpSegmentation
-from .transforms import ensureLinear, fieldFromTransform, follow, original, requireMovable
+from .grids import arrayOf, concatenate
+from .hierarchy import (
+    RECORD_ATTRIBUTE,
+    createFolder,
+    isDeformation,
+    parentWithoutPreview,
+    placeBeside,
+    placeIn,
+    removeItem,
+    removeNode,
+)
+from .segmentations import binaryLabelmapName, resliceSegmentation, warpSegmentation
+from .transforms import disablePreview, enablePreview, ensureLinearInterpolation, fieldFromTransform, requireDeformable
 from .variants import selectVariant, variantsOf
 from .volumes import isLabel, localGrid, requireVoxels, setImage
 
@@ -48,21 +57,21 @@ def apply(transformNode: Any, nodes: Sequence[Any], copies: bool = True, origina
             the scene is unchanged then.
     """
     requireInScene(transformNode, "transform")
-    ensureLinear(transformNode)
+    ensureLinearInterpolation(transformNode)
     for node in nodes:
-        requireMovable(transformNode, node)
+        requireDeformable(transformNode, node)
         if node.IsA("vtkMRMLVolumeNode"):
             requireVoxels(node)
     aside = slicer.vtkMRMLScene()
     field = fieldFromTransform(transformNode, world=False)
-    make = _inOwnGrid if originalGrid else _hardened
+    make = _deformInOwnGrid if originalGrid else _hardenAsSlicer
     deformed = [make(transformNode, field, node, aside) for node in nodes]
     if copies:
         made = _addCopies(transformNode, nodes, deformed, originalGrid)
-        original(transformNode, nodes)
+        disablePreview(transformNode, nodes)
         return made
     for node, result in zip(nodes, deformed, strict=True):
-        _takeOver(transformNode, node, result, originalGrid)
+        _replaceContent(transformNode, node, result, originalGrid)
     return list(nodes)
 
 
@@ -74,7 +83,7 @@ def _clone(node: Any, scene: Any) -> Any:
     return clone
 
 
-def _inOwnGrid(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> Any:
+def _deformInOwnGrid(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> Any:
     clone = _clone(node, scene)
     if node.IsA("vtkMRMLVolumeNode"):
         grid = localGrid(node)
@@ -89,11 +98,11 @@ def _inOwnGrid(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> 
         warpSegmentation(clone.GetSegmentation(), field, nameOf(node))
     else:
         # A segmentation asks a general transform whether it is linear, and takes no grid as such.
-        clone.ApplyTransform(chain(transformNode.GetTransformToParent()))
+        clone.ApplyTransform(concatenate(transformNode.GetTransformToParent()))
     return clone
 
 
-def _hardened(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> Any:
+def _hardenAsSlicer(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> Any:
     """What ``HardenTransform`` makes of the node, its parents included.
 
     Segmentations of voxels go another way to the same place: deformed in their own lattice, which a linear parent then
@@ -123,7 +132,8 @@ def _hardened(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> A
 
 def _hasVoxelSegments(node: Any) -> bool:
     return bool(
-        node.IsA("vtkMRMLSegmentationNode") and node.GetSegmentation().GetSourceRepresentationName() == binaryName()
+        node.IsA("vtkMRMLSegmentationNode")
+        and node.GetSegmentation().GetSourceRepresentationName() == binaryLabelmapName()
     )
 
 
@@ -178,7 +188,7 @@ def _copyReferences(node: Any, copy: Any, copyOf: dict[str, str]) -> None:
             copy.SetNodeReferenceID(role, copyOf.get(reference, reference))
 
 
-def _takeOver(transformNode: Any, node: Any, result: Any, originalGrid: bool) -> None:
+def _replaceContent(transformNode: Any, node: Any, result: Any, originalGrid: bool) -> None:
     """Gives ``node`` the content of ``result`` and the parent that goes with it, in one change."""
     parent = transformNode.GetParentTransformNode() if originalGrid else None
     changing = node.StartModify()
@@ -231,7 +241,7 @@ def applyVariants(
             label = f"{number:0{len(str(len(variants)))}d}"
             for source, copy in zip(nodes, made[-1], strict=True):
                 copy.SetName(scene.GenerateUniqueName(f"{source.GetName()} deformed {label}"))
-                copy.SetAttribute(RECORD, json.dumps(record))
+                copy.SetAttribute(RECORD_ATTRIBUTE, json.dumps(record))
                 placeIn(scene, folder, copy)
         _report(onProgress, len(variants), len(variants))
     except BaseException:
@@ -240,7 +250,7 @@ def applyVariants(
                 removeNode(copy)
         removeItem(scene, folder)
         for transform, followers in previews:
-            follow(transform, followers)
+            enablePreview(transform, followers)
         raise
     finally:
         for name, item in shown.items():
@@ -261,7 +271,7 @@ def _leavePreviews(nodes: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
         above: Any = node.GetParentTransformNode() if node.IsA("vtkMRMLTransformableNode") else None
         if isDeformation(above):
             left.setdefault(above.GetID(), (above, []))[1].append(node)
-            parent = trueParent(node)
+            parent = parentWithoutPreview(node)
             node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
     return list(left.values())
 

@@ -7,22 +7,22 @@ from typing import Any
 import slicer
 
 # Attribute of a transform: its record as JSON.
-RECORD = "DRDM.record"
+RECORD_ATTRIBUTE = "DRDM.record"
 # Role of the node reference from a transform (or sequence browser) to its volume.
-VOLUME = "DRDM.volume"
+VOLUME_REFERENCE = "DRDM.volume"
 
 
 def isDeformation(node: Any) -> bool:
     """Whether a node is a transform that this module has made."""
-    return node is not None and node.IsA("vtkMRMLTransformNode") and node.GetAttribute(RECORD) is not None
+    return node is not None and node.IsA("vtkMRMLTransformNode") and node.GetAttribute(RECORD_ATTRIBUTE) is not None
 
 
 def volumeOf(node: Any) -> Any:
     """The volume that a transform or sequence browser of this module was made for, or ``None``."""
-    return node.GetNodeReference(VOLUME)
+    return node.GetNodeReference(VOLUME_REFERENCE)
 
 
-def trueParent(node: Any) -> Any:
+def parentWithoutPreview(node: Any) -> Any:
     """The parent transform of a node, the deformations of this module (its preview) left aside; or ``None``."""
     parent = node.GetParentTransformNode()
     while isDeformation(parent):
@@ -44,17 +44,17 @@ def placeUnder(owner: Any, node: Any) -> None:
     hierarchy.CreateItem(item, node)
 
 
-def placeBeside(neighbour: Any, node: Any) -> None:
-    """Puts ``node`` into the folder of the subject hierarchy that ``neighbour`` is in."""
-    hierarchy = hierarchyOf(neighbour.GetScene())
-    item = hierarchy.GetItemByDataNode(neighbour)
+def placeBeside(neighbor: Any, node: Any) -> None:
+    """Puts ``node`` into the folder of the subject hierarchy that ``neighbor`` is in."""
+    hierarchy = hierarchyOf(neighbor.GetScene())
+    item = hierarchy.GetItemByDataNode(neighbor)
     hierarchy.CreateItem(hierarchy.GetItemParent(item) if item else hierarchy.GetSceneItemID(), node)
 
 
-def createFolder(neighbour: Any, name: str) -> int:
-    """The item of a new folder beside ``neighbour``; its name is made unique there."""
-    hierarchy = hierarchyOf(neighbour.GetScene())
-    item = hierarchy.GetItemByDataNode(neighbour)
+def createFolder(neighbor: Any, name: str) -> int:
+    """The item of a new folder beside ``neighbor``; its name is made unique there."""
+    hierarchy = hierarchyOf(neighbor.GetScene())
+    item = hierarchy.GetItemByDataNode(neighbor)
     parent = hierarchy.GetItemParent(item) if item else hierarchy.GetSceneItemID()
     return int(hierarchy.CreateFolderItem(parent, hierarchy.GenerateUniqueItemName(name)))
 

@@ -24,7 +24,7 @@ def segmentationOf(scene: Any, volumeNode: Any) -> Any:
     return found
 
 
-def isDrawnOnAnother(node: Any, volumeNode: Any) -> bool:
+def belongsToOtherVolume(node: Any, volumeNode: Any) -> bool:
     """Whether a segmentation refers to another volume than this one; one that refers to none fits any."""
     role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
     return node.GetNodeReferenceID(role) not in (None, volumeNode.GetID())

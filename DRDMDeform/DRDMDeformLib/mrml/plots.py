@@ -9,7 +9,7 @@ import vtk
 from .volumes import newNode
 
 _PART = "DRDM.lossCurve"
-_COLOURS = {"loss": (0.12, 0.47, 0.71), "validation": (0.90, 0.45, 0.05)}
+_COLORS = {"loss": (0.12, 0.47, 0.71), "validation": (0.90, 0.45, 0.05)}
 
 
 class LossCurve:
@@ -34,7 +34,7 @@ class LossCurve:
         self.chartNode = self._node("vtkMRMLPlotChartNode", "chart")
         self.tableNodes: dict[str, Any] = {}
         self.seriesNodes: dict[str, Any] = {}
-        for curve, colour in _COLOURS.items():
+        for curve, color in _COLORS.items():
             table = self.tableNodes[curve] = self._node("vtkMRMLTableNode", f"{curve} table")
             table.SetAndObserveTable(_emptyTable(curve))
             series = self.seriesNodes[curve] = self._node("vtkMRMLPlotSeriesNode", curve)
@@ -42,7 +42,7 @@ class LossCurve:
             series.SetAndObserveTableNodeID(table.GetID())
             series.SetXColumnName("step")
             series.SetYColumnName(curve)
-            series.SetColor(*colour)
+            series.SetColor(*color)
             series.SetLineStyle(series.LineStyleSolid)
             series.SetMarkerStyle(series.MarkerStyleNone if curve == "loss" else series.MarkerStyleCircle)
         self.chartNode.RemoveAllPlotSeriesNodeIDs()

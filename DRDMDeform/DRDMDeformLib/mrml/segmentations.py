@@ -14,7 +14,7 @@ from DRDMLib.resampling import warp_label
 
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
-from .grids import Grid, arrayOf, imageData, mapped, numpyMatrix, vtkMatrix
+from .grids import Grid, arrayOf, imageData, numpyMatrix, transformPoints, vtkMatrix
 from .volumes import parentFromWorld, requireVoxels, reslice, worldGrid
 
 
@@ -32,12 +32,12 @@ class SegmentLabel(NamedTuple):
     overlapping: list[str]
 
 
-def binaryName() -> str:
+def binaryLabelmapName() -> str:
     """The representation that holds voxels."""
     return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 
 
-def surfaceName() -> str:
+def closedSurfaceName() -> str:
     """The representation that holds closed surfaces."""
     return slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
 
@@ -48,7 +48,7 @@ def registerConverters() -> None:
     A segmentation made before this knows no conversions and cannot be copied whole, so it is done on import.
     """
     factory = slicer.vtkSegmentationConverterFactory.GetInstance()
-    if factory.ConstructRepresentationObjectByRepresentation(binaryName()) is None:
+    if factory.ConstructRepresentationObjectByRepresentation(binaryLabelmapName()) is None:
         logic = slicer.vtkSlicerSegmentationsModuleLogic()
         logic.SetMRMLScene(slicer.vtkMRMLScene())
 
@@ -121,7 +121,7 @@ def segmentIdsOf(segmentation: Any) -> list[str]:
 
 def _segmentMask(segmentation: Any, segment: Any, fromWorld: Any, grid: Grid) -> np.ndarray:
     """Where ``grid`` (world) lies in a segment, (k, j, i)."""
-    labelmap = segment.GetRepresentation(binaryName())
+    labelmap = segment.GetRepresentation(binaryLabelmapName())
     if labelmap is not None:
         value = segment.GetLabelValue()
     else:
@@ -138,14 +138,14 @@ def _converted(segment: Any, fromWorld: Any, grid: Grid, source: str) -> tuple[A
 
     A closed surface is taken to the world first and converted on the grid itself, so nothing is resampled after.
     """
-    data = segment.GetRepresentation(surfaceName())
+    data = segment.GetRepresentation(closedSurfaceName())
     aside = slicer.vtkSegmentation()
     copy = slicer.vtkSegment()
     rest = vtk.vtkGeneralTransform()
     if data is not None and data.GetNumberOfPoints() == 0:
         return None, rest
     if data is not None:
-        source = surfaceName()
+        source = closedSurfaceName()
         toWorld = vtk.vtkTransformPolyDataFilter()
         toWorld.SetInputData(data)
         toWorld.SetTransform(fromWorld.GetInverse())
@@ -161,13 +161,13 @@ def _converted(segment: Any, fromWorld: Any, grid: Grid, source: str) -> tuple[A
     )
     aside.AddSegment(copy, "segment")
     aside.SetConversionParameter(converter.GetReferenceImageGeometryParameterName(), geometry)
-    if not aside.CreateRepresentation(binaryName()):
+    if not aside.CreateRepresentation(binaryLabelmapName()):
         raise SceneError(
             _("The segment '{name}' cannot be converted to voxels; check it in Segmentations.").format(
                 name=segment.GetName()
             )
         )
-    return aside.GetSegment("segment").GetRepresentation(binaryName()), rest
+    return aside.GetSegment("segment").GetRepresentation(binaryLabelmapName()), rest
 
 
 def orientedImage(
@@ -233,10 +233,10 @@ def resliceSegmentation(segmentation: Any, fromWorld: Any, name: str) -> None:
 
     def resliced(labelmap: Any) -> Any:
         box, matrix = _gridOf(labelmap, name), _matrixOf(labelmap)
-        reached = mapped(toWorld, box.lattice(13))
+        reached = transformPoints(toWorld, box.samplePoints(13))
         index = (reached - matrix[:3, 3]) @ np.linalg.inv(matrix[:3, :3]).T
         first, last = np.floor(index.min(axis=0)).astype(int) - 1, np.ceil(index.max(axis=0)).astype(int) + 1
-        grid = _latticeGrid(matrix, first, last)
+        grid = _gridOfRange(matrix, first, last)
         assert grid is not None, "checked by _gridOf"
         return orientedImage(arrayOf(reslice(labelmap, matrix, fromWorld, grid, True)), matrix, first.tolist())
 
@@ -251,7 +251,7 @@ def resliceSegmentation(segmentation: Any, fromWorld: Any, name: str) -> None:
 
 
 def _replaceLayers(segmentation: Any, change: Callable[[Any], Any]) -> None:
-    others = [n for n in _representations(segmentation) if n != binaryName()]
+    others = [n for n in _representations(segmentation) if n != binaryLabelmapName()]
     for labelmap in _layers(segmentation):
         # In place, so that whatever shares or observes the label map keeps to it.
         labelmap.DeepCopy(change(labelmap))
@@ -269,7 +269,7 @@ def _representations(segmentation: Any) -> list[str]:
 def _layers(segmentation: Any) -> list[Any]:
     """The label maps, each once however many segments share it."""
     segments = [segmentation.GetSegment(segmentId) for segmentId in segmentIdsOf(segmentation)]
-    labelmaps = [segment.GetRepresentation(binaryName()) for segment in segments]
+    labelmaps = [segment.GetRepresentation(binaryLabelmapName()) for segment in segments]
     return list({id(found): found for found in labelmaps if found is not None and not found.IsEmpty()}.values())
 
 
@@ -287,16 +287,16 @@ def _referenceExtent(segmentation: Any, labelmap: Any) -> list[int] | None:
     return [int(v + start[n // 2]) for n, v in enumerate(reference.GetExtent())]
 
 
-def _latticeGrid(matrix: np.ndarray, first: np.ndarray, last: np.ndarray) -> Grid | None:
+def _gridOfRange(matrix: np.ndarray, first: np.ndarray, last: np.ndarray) -> Grid | None:
     """The grid of voxels ``first`` to ``last`` of a lattice, or ``None`` if its axes are not at right angles."""
     placed = matrix.copy()
     placed[:3, 3] = matrix[:3, :3] @ first + matrix[:3, 3]
-    return Grid.ofMatrix(last - first + 1, placed)
+    return Grid.fromMatrix(last - first + 1, placed)
 
 
 def _gridOf(labelmap: Any, name: str) -> Grid:
     extent = np.asarray(labelmap.GetExtent())
-    grid = _latticeGrid(_matrixOf(labelmap), extent[::2], extent[1::2])
+    grid = _gridOfRange(_matrixOf(labelmap), extent[::2], extent[1::2])
     if grid is None:
         raise SceneError(
             _("The axes of the segmentation '{name}' are not at right angles; resample it first.").format(name=name)
@@ -319,7 +319,7 @@ def _warpedLayer(
     array = np.zeros((last - first + 1)[::-1], arrayOf(labelmap).dtype)
     at = tuple(slice(own[2 * a] - first[a], own[2 * a + 1] - first[a] + 1) for a in (2, 1, 0))
     array[at] = arrayOf(labelmap)
-    whole = _latticeGrid(_matrixOf(labelmap), first, last)
+    whole = _gridOfRange(_matrixOf(labelmap), first, last)
     assert whole is not None
     image = whole.place(sitk.GetImageFromArray(array))
     warped = sitk.GetArrayFromImage(warp_label(image, image, transform))

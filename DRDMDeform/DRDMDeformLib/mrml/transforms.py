@@ -6,7 +6,8 @@ that is the field itself; under a linear parent that keeps right angles it is th
 along; otherwise it is sampled, on a grid made finer until it follows the exact map.
 
 Slicer reads grid transforms back with cubic interpolation, which bends between the nodes where everything else here
-(the saved fields, DRDMLib, the volumes made from them) is linear; :func:`ensureLinear` puts that right before use.
+(the saved fields, DRDMLib, the volumes made from them) is linear; :func:`ensureLinearInterpolation` sets that before
+use.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import vtk
 
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
-from .grids import FLIP, Grid, arrayOf, chain, imageData, mapped, numpyMatrix, vtkMatrix
+from .grids import FLIP, Grid, arrayOf, concatenate, imageData, numpyMatrix, transformPoints, vtkMatrix
 from .volumes import fittedGrid, parentMatrix
 
 # A sampled map may miss the exact one by this much between its nodes (999 of 1000 places looked at), millimetres.
 TOLERANCE_MM = 0.05
 # A sampled grid is not made finer than this, whatever the tolerance (24 bytes a node while it is made).
-MOST_NODES = 6_000_000
+MAX_NODES = 6_000_000
 
 
 def createTransform(scene: Any, field: sitk.Image, name: str, parent: Any = None) -> Any:
@@ -97,34 +98,34 @@ def gridTransform(grid: Grid, vectors: np.ndarray) -> Any:
 
 def _localField(field: sitk.Image, parent: Any) -> tuple[Grid, np.ndarray]:
     """Grid and vectors (RAS) of N = P o D o P^-1."""
-    world = Grid.ofImage(field)
+    world = Grid.fromImage(field)
     vectors = sitk.GetArrayViewFromImage(field) * FLIP
     matrix = parentMatrix(parent)
     if matrix is not None:
         inverse = np.linalg.inv(matrix)
-        local = Grid.ofMatrix(world.size, inverse @ world.matrix)
+        local = Grid.fromMatrix(world.size, inverse @ world.matrix)
         if local is not None:
             return local, vectors if parent is None else vectors @ inverse[:3, :3].T
     toWorld, fromWorld = vtk.vtkGeneralTransform(), vtk.vtkGeneralTransform()
     parent.GetTransformToWorld(toWorld)
     parent.GetTransformFromWorld(fromWorld)
-    return _sampled(chain(toWorld, gridTransform(world, vectors), fromWorld), world, fromWorld)
+    return _sampled(concatenate(toWorld, gridTransform(world, vectors), fromWorld), world, fromWorld)
 
 
 def _sampled(composite: Any, source: Grid, carry: Any) -> tuple[Grid, np.ndarray]:
     """``composite`` on a regular grid over what ``carry`` makes of ``source``, made finer until it is true."""
-    grid = fittedGrid(chain(source.vtkMatrix, carry), source.size)
+    grid = fittedGrid(concatenate(source.vtkMatrix, carry), source.size)
     while True:
         vectors = displacements(composite, grid)
-        if grid.finer().voxels > MOST_NODES or _error(composite, grid, vectors) <= TOLERANCE_MM:
+        if grid.refined().voxels > MAX_NODES or _error(composite, grid, vectors) <= TOLERANCE_MM:
             return grid, vectors
-        grid = grid.finer()
+        grid = grid.refined()
 
 
 def displacements(transform: Any, grid: Grid) -> np.ndarray:
     """(k, j, i, 3): how far a transform moves the points of a grid, RAS millimetres."""
     points = grid.points()
-    moved = mapped(transform, points)
+    moved = transformPoints(transform, points)
     moved -= points
     return moved.reshape(*grid.size[::-1], 3)
 
@@ -134,11 +135,11 @@ def _error(composite: Any, grid: Grid, vectors: np.ndarray) -> float:
     generator = np.random.default_rng(0)
     index = generator.random((4000, 3)) * (np.asarray(grid.size) - 1)
     points = index @ grid.matrix[:3, :3].T + grid.matrix[:3, 3]
-    miss = mapped(composite, points) - mapped(gridTransform(grid, vectors), points)
+    miss = transformPoints(composite, points) - transformPoints(gridTransform(grid, vectors), points)
     return float(np.percentile(np.linalg.norm(miss, axis=1), 99.9))
 
 
-def gridOf(transformNode: Any) -> Any:
+def gridTransformOf(transformNode: Any) -> Any:
     """The vtkOrientedGridTransform "from parent" of a node.
 
     Raises:
@@ -164,9 +165,9 @@ def gridOf(transformNode: Any) -> Any:
     return transform
 
 
-def ensureLinear(transformNode: Any) -> None:
+def ensureLinearInterpolation(transformNode: Any) -> None:
     """Sets linear interpolation (Slicer reads grid transforms back with cubic)."""
-    transform = gridOf(transformNode)
+    transform = gridTransformOf(transformNode)
     if transform.GetInterpolationMode() != vtk.VTK_LINEAR_INTERPOLATION:
         transform.SetInterpolationModeToLinear()
 
@@ -184,7 +185,7 @@ def fieldFromTransform(transformNode: Any, world: bool = True) -> sitk.Image:
     Raises:
         SceneError: deleted, or not a displacement grid given from the parent.
     """
-    transform = gridOf(transformNode)
+    transform = gridTransformOf(transformNode)
     data = transform.GetDisplacementGrid()
     direction = np.eye(4)
     if transform.GetGridDirectionMatrix() is not None:
@@ -195,14 +196,14 @@ def fieldFromTransform(transformNode: Any, world: bool = True) -> sitk.Image:
     vectors = arrayOf(data).astype(np.float64)
     vectors = vectors * transform.GetDisplacementScale() + transform.GetDisplacementShift()
     parent = transformNode.GetParentTransformNode()
-    grid = Grid.ofMatrix(data.GetDimensions(), matrix)
+    grid = Grid.fromMatrix(data.GetDimensions(), matrix)
     if grid is None:
         raise SceneError(
             _("The grid of '{name}' is sheared; it was not made by this module.").format(name=nameOf(transformNode))
         )
     if world and parent is not None:
         toWorld = parentMatrix(parent)
-        carried = None if toWorld is None else Grid.ofMatrix(data.GetDimensions(), toWorld @ matrix)
+        carried = None if toWorld is None else Grid.fromMatrix(data.GetDimensions(), toWorld @ matrix)
         if toWorld is not None and carried is not None:
             grid, vectors = carried, vectors @ toWorld[:3, :3].T
         else:
@@ -217,23 +218,23 @@ def _worldField(transformNode: Any, grid: Grid, vectors: np.ndarray) -> tuple[Gr
     parent = transformNode.GetParentTransformNode()
     parent.GetTransformToWorld(toWorld)
     parent.GetTransformFromWorld(fromWorld)
-    return _sampled(chain(fromWorld, gridTransform(grid, vectors), toWorld), grid, toWorld)
+    return _sampled(concatenate(fromWorld, gridTransform(grid, vectors), toWorld), grid, toWorld)
 
 
-def follow(transformNode: Any, nodes: Sequence[Any]) -> None:
+def enablePreview(transformNode: Any, nodes: Sequence[Any]) -> None:
     """Preview on: the nodes go under the transform. All of them or, on an error, none.
 
     Raises:
         SceneError: a node is deleted, cannot be deformed, or is under another transform than the deformed volume.
     """
-    ensureLinear(transformNode)
+    ensureLinearInterpolation(transformNode)
     for node in nodes:
-        requireMovable(transformNode, node)
+        requireDeformable(transformNode, node)
     for node in nodes:
         node.SetAndObserveTransformNodeID(transformNode.GetID())
 
 
-def original(transformNode: Any, nodes: Sequence[Any]) -> None:
+def disablePreview(transformNode: Any, nodes: Sequence[Any]) -> None:
     """Preview off: the nodes go back to where they were, under the parent of the transform (or none).
 
     Raises:
@@ -241,13 +242,13 @@ def original(transformNode: Any, nodes: Sequence[Any]) -> None:
     """
     requireInScene(transformNode, "transform")
     for node in nodes:
-        requireMovable(transformNode, node)
+        requireDeformable(transformNode, node)
     parent = transformNode.GetParentTransformNode()
     for node in nodes:
         node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
 
 
-def release(transformNode: Any) -> None:
+def releaseNodes(transformNode: Any) -> None:
     """Whatever follows the transform goes back to where it was, under the transform's own parent (or none)."""
     scene, parent = transformNode.GetScene(), transformNode.GetParentTransformNode()
     for n in range(scene.GetNumberOfNodesByClass("vtkMRMLTransformableNode")):
@@ -256,7 +257,7 @@ def release(transformNode: Any) -> None:
             node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
 
 
-def requireMovable(transformNode: Any, node: Any) -> None:
+def requireDeformable(transformNode: Any, node: Any) -> None:
     """Raises SceneError unless ``node`` is, or was before the preview, right under the transform's parent."""
     requireInScene(node, "node")
     if node is transformNode or not node.IsA("vtkMRMLTransformableNode"):

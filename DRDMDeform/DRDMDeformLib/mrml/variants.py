@@ -15,8 +15,8 @@ import slicer
 
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
-from .hierarchy import RECORD, VOLUME, isDeformation, placeUnder, removeNode, trueParent
-from .transforms import createTransform, ensureLinear, release
+from .hierarchy import RECORD_ATTRIBUTE, VOLUME_REFERENCE, isDeformation, parentWithoutPreview, placeUnder, removeNode
+from .transforms import createTransform, ensureLinearInterpolation, releaseNodes
 
 
 def addVariants(
@@ -67,7 +67,7 @@ def variantTransforms(scene: Any, volumeNode: Any) -> list[Any]:
         scene.GetNthNodeByClass(n, "vtkMRMLTransformNode")
         for n in range(scene.GetNumberOfNodesByClass("vtkMRMLTransformNode"))
     )
-    return [n for n in nodes if isDeformation(n) and n.GetNodeReferenceID(VOLUME) == volumeNode.GetID()]
+    return [n for n in nodes if isDeformation(n) and n.GetNodeReferenceID(VOLUME_REFERENCE) == volumeNode.GetID()]
 
 
 def variantsOf(scene: Any, volumeNode: Any) -> list[tuple[Any, int, dict[str, Any]]]:
@@ -91,7 +91,7 @@ def records(node: Any) -> list[dict[str, Any]]:
         sequence = node.GetMasterSequenceNode()
         count = sequence.GetNumberOfDataNodes() if sequence is not None else 0
         nodes = [sequence.GetNthDataNode(n) for n in range(count)]
-    texts = [n.GetAttribute(RECORD) for n in nodes]
+    texts = [n.GetAttribute(RECORD_ATTRIBUTE) for n in nodes]
     if not texts or None in texts:
         raise SceneError(
             _("'{name}' is not a deformation of this module; choose one that it has made.").format(name=nameOf(node))
@@ -126,11 +126,11 @@ def selectVariant(browserNode: Any, index: int) -> None:
     browserNode.SetSelectedItemNumber(index)
     sequence = browserNode.GetMasterSequenceNode()
     proxy, wanted = browserNode.GetProxyNode(sequence), sequence.GetNthDataNode(index)
-    if proxy is None or proxy.GetAttribute(RECORD) != wanted.GetAttribute(RECORD):
+    if proxy is None or proxy.GetAttribute(RECORD_ATTRIBUTE) != wanted.GetAttribute(RECORD_ATTRIBUTE):
         # In Slicer the Sequences module has done this by now; without the application nobody else does.
         slicer.vtkSlicerSequencesLogic().UpdateProxyNodesFromSequences(browserNode)
         proxy = browserNode.GetProxyNode(sequence)
-    ensureLinear(proxy)
+    ensureLinearInterpolation(proxy)
 
 
 def removeVariant(node: Any, index: int = 0) -> None:
@@ -148,7 +148,7 @@ def removeVariant(node: Any, index: int = 0) -> None:
             raise SceneError(
                 _("There is no variant {n}; '{name}' is a single one.").format(n=index + 1, name=nameOf(node))
             )
-        release(node)
+        releaseNodes(node)
         removeNode(node)
         return
     sequence, count = node.GetMasterSequenceNode(), node.GetNumberOfItems()
@@ -163,7 +163,7 @@ def removeVariant(node: Any, index: int = 0) -> None:
         return
     proxy = node.GetProxyNode(sequence)
     if proxy is not None:
-        release(proxy)
+        releaseNodes(proxy)
     for gone in (node, proxy, sequence):
         if gone is not None:
             removeNode(gone)
@@ -181,19 +181,19 @@ def _variantName(volumeNode: Any, record: Mapping[str, Any], number: int) -> str
 
 def _transform(scene: Any, volumeNode: Any, field: sitk.Image, record: Mapping[str, Any], number: int) -> Any:
     """One transform that belongs to the volume."""
-    parent = trueParent(volumeNode)
+    parent = parentWithoutPreview(volumeNode)
     node = createTransform(scene, field, _variantName(volumeNode, record, number), parent)
     try:
-        node.SetAttribute(RECORD, json.dumps({**record, "number": number}))
-        _belongTo(node, volumeNode)
+        node.SetAttribute(RECORD_ATTRIBUTE, json.dumps({**record, "number": number}))
+        _linkToVolume(node, volumeNode)
     except BaseException:
         removeNode(node)
         raise
     return node
 
 
-def _belongTo(node: Any, volumeNode: Any) -> None:
-    node.SetNodeReferenceID(VOLUME, volumeNode.GetID())
+def _linkToVolume(node: Any, volumeNode: Any) -> None:
+    node.SetNodeReferenceID(VOLUME_REFERENCE, volumeNode.GetID())
     placeUnder(volumeNode, node)
 
 
@@ -228,6 +228,6 @@ def _addSequence(
     browser.SetOverwriteProxyName(sequence, False)
     assert proxy is not None
     proxy.SetName(scene.GenerateUniqueName(f"{volumeNode.GetName()} deformation"))
-    browser.SetNodeReferenceID(VOLUME, volumeNode.GetID())
+    browser.SetNodeReferenceID(VOLUME_REFERENCE, volumeNode.GetID())
     selectVariant(browser, 0)
     return proxy, browser

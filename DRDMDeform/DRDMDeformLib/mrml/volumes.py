@@ -11,8 +11,8 @@ import vtk
 
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
-from .grids import Grid, arrayOf, chain, imageData, mapped, numpyMatrix, vtkMatrix
-from .hierarchy import trueParent
+from .grids import Grid, arrayOf, concatenate, imageData, numpyMatrix, transformPoints, vtkMatrix
+from .hierarchy import parentWithoutPreview
 
 
 def imageFromVolume(volumeNode: Any) -> sitk.Image:
@@ -60,7 +60,7 @@ def requireVoxels(volumeNode: Any) -> None:
     if image.GetNumberOfScalarComponents() != 1:
         raise SceneError(
             _(
-                "The volume '{name}' has {n} values per voxel (colour or vectors); convert it to a scalar volume first "
+                "The volume '{name}' has {n} values per voxel (color or vectors); convert it to a scalar volume first "
                 "(module Vector to Scalar Volume)."
             ).format(name=nameOf(volumeNode), n=image.GetNumberOfScalarComponents())
         )
@@ -96,7 +96,7 @@ def localGrid(volumeNode: Any) -> Grid:
     Raises:
         SceneError: the axes are not at right angles.
     """
-    grid = Grid.ofMatrix(volumeNode.GetImageData().GetDimensions(), localMatrix(volumeNode))
+    grid = Grid.fromMatrix(volumeNode.GetImageData().GetDimensions(), localMatrix(volumeNode))
     if grid is None:
         raise SceneError(
             _(
@@ -109,10 +109,10 @@ def localGrid(volumeNode: Any) -> Grid:
 
 def exactGrid(volumeNode: Any) -> Grid | None:
     """The volume's voxels in world space, or ``None`` where they do not lie on a regular grid."""
-    matrix = parentMatrix(trueParent(volumeNode))
+    matrix = parentMatrix(parentWithoutPreview(volumeNode))
     if matrix is None:
         return None
-    return Grid.ofMatrix(volumeNode.GetImageData().GetDimensions(), matrix @ localMatrix(volumeNode))
+    return Grid.fromMatrix(volumeNode.GetImageData().GetDimensions(), matrix @ localMatrix(volumeNode))
 
 
 def worldGrid(volumeNode: Any) -> Grid:
@@ -121,10 +121,12 @@ def worldGrid(volumeNode: Any) -> Grid:
     if exact is not None:
         return exact
     toWorld = vtk.vtkGeneralTransform()
-    parent = trueParent(volumeNode)
+    parent = parentWithoutPreview(volumeNode)
     if parent is not None:
         parent.GetTransformToWorld(toWorld)
-    return fittedGrid(chain(vtkMatrix(localMatrix(volumeNode)), toWorld), volumeNode.GetImageData().GetDimensions())
+    return fittedGrid(
+        concatenate(vtkMatrix(localMatrix(volumeNode)), toWorld), volumeNode.GetImageData().GetDimensions()
+    )
 
 
 def fittedGrid(indexToWorld: Any, size: tuple[int, ...]) -> Grid:
@@ -132,28 +134,28 @@ def fittedGrid(indexToWorld: Any, size: tuple[int, ...]) -> Grid:
     n = np.asarray(size, float)
     middle = (n - 1) / 2
     ends = np.stack([middle + sign * n[a] / 2 * np.eye(3)[a] for a in range(3) for sign in (-1, 1)])
-    reached = mapped(indexToWorld, ends)
+    reached = transformPoints(indexToWorld, ends)
     axes = (reached[1::2] - reached[::2]).T / n
     spacing = np.linalg.norm(axes, axis=0)
     right = [[0.0] * 3 for _ in range(3)]
     vtk.vtkMath.Orthogonalize3x3((axes / spacing).tolist(), right)
     matrix = np.eye(4)
     matrix[:3, :3] = np.asarray(right) * spacing
-    seed = Grid.ofMatrix(size, matrix)
+    seed = Grid.fromMatrix(size, matrix)
     assert seed is not None
-    bent = mapped(indexToWorld, Grid.ofMatrix(size, np.eye(4)).lattice(13))  # type: ignore[union-attr]
-    grid = seed.around(bent)
+    bent = transformPoints(indexToWorld, Grid.fromMatrix(size, np.eye(4)).samplePoints(13))  # type: ignore[union-attr]
+    grid = seed.covering(bent)
     thin = np.asarray(size) == 1
     if not thin.any():
         return grid
     # A slice stays one voxel thick, whatever its bend.
-    centre = seed.around(bent.mean(axis=0, keepdims=True))
+    center = seed.covering(bent.mean(axis=0, keepdims=True))
     axis = int(np.argmax(thin))
     index = grid.matrix[:3, axis]
-    shift = (centre.matrix[:3, 3] - grid.matrix[:3, 3]) @ index / (index @ index)
+    shift = (center.matrix[:3, 3] - grid.matrix[:3, 3]) @ index / (index @ index)
     matrix = grid.matrix
     matrix[:3, 3] += shift * index
-    flat = Grid.ofMatrix([1 if a == axis else m for a, m in enumerate(grid.size)], matrix)
+    flat = Grid.fromMatrix([1 if a == axis else m for a, m in enumerate(grid.size)], matrix)
     assert flat is not None
     return flat
 
@@ -172,7 +174,7 @@ def parentMatrix(parent: Any) -> np.ndarray | None:
 def parentFromWorld(node: Any) -> Any:
     """World to the coordinates of a transformable node, previews left aside: a vtkGeneralTransform."""
     fromWorld = vtk.vtkGeneralTransform()
-    parent = trueParent(node)
+    parent = parentWithoutPreview(node)
     if parent is not None:
         parent.GetTransformFromWorld(fromWorld)
     return fromWorld
@@ -198,7 +200,7 @@ def reslice(
     plain.GetPointData().SetScalars(image.GetPointData().GetScalars())
     filter_ = vtk.vtkImageReslice()
     filter_.SetInputData(plain)
-    filter_.SetResliceTransform(chain(grid.vtkMatrix, fromWorld, vtkMatrix(np.linalg.inv(ijkToLocal))))
+    filter_.SetResliceTransform(concatenate(grid.vtkMatrix, fromWorld, vtkMatrix(np.linalg.inv(ijkToLocal))))
     filter_.SetOutputOrigin(0, 0, 0)
     filter_.SetOutputSpacing(1, 1, 1)
     filter_.SetOutputExtent(*(v for n in grid.size for v in (0, n - 1)))
@@ -244,7 +246,7 @@ def setImage(node: Any, image: sitk.Image) -> None:
         image = sitk.JoinSeries(image)
     changing = node.StartModify()
     try:
-        node.SetIJKToRASMatrix(Grid.ofImage(image).vtkMatrix)
+        node.SetIJKToRASMatrix(Grid.fromImage(image).vtkMatrix)
         node.SetAndObserveImageData(imageData(sitk.GetArrayViewFromImage(image)))
     finally:
         node.EndModify(changing)

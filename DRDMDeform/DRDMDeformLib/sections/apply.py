@@ -9,7 +9,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from .. import mrml
-from ..parameter import Grid, Versions
+from ..parameter import Grid, VariantChoice
 from .section import Section
 
 
@@ -23,25 +23,25 @@ class ApplySection(Section):
     def connect(self) -> None:
         """Connect the button."""
         self.ui.applyButton.connect("clicked()", self.onApply)
-        self.say(self.ui.applyLabel, "")
+        self.showMessage(self.ui.applyLabel, "")
 
     def update(self) -> None:
         """The button says what it will do."""
         p = self.parameter
         self.ui.applyButton.enabled = p.deformations is not None and p.inputVolume is not None
         # The nodes themselves can become one version only.
-        self.ui.versionsComboBox.enabled = p.onCopies
+        self.ui.variantChoiceComboBox.enabled = p.onCopies
         self.ui.applyButton.text = _("Apply onto copies") if p.onCopies else _("Apply for good")
 
     def onApply(self) -> None:
         """Harden."""
         p = self.parameter
-        with self.acting(self.ui.applyLabel, waitCursor=True):
-            nodes = self.panel.movingNodes()
-            every = p.onCopies and p.versions is Versions.ALL
+        with self.runAction(self.ui.applyLabel, waitCursor=True):
+            nodes = self.panel.nodesToDeform()
+            every = p.onCopies and p.versions is VariantChoice.ALL
             text = self._applyAll(nodes) if every else self._applyShown(nodes)
             self.panel.update()
-            self.say(self.ui.applyLabel, text)
+            self.showMessage(self.ui.applyLabel, text)
 
     def _applyShown(self, nodes: list[Any]) -> str:
         p = self.parameter

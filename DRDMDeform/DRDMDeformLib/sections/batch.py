@@ -37,7 +37,7 @@ class BatchSection(Section):
         ui.batchFolderButton.connect("clicked()", self.onFolder)
         ui.batchVolumesSelector.connect("checkedNodesChanged()", self.onVolumes)
         ui.batchProgressBar.visible = False
-        self.say(ui.batchLabel, "")
+        self.showMessage(ui.batchLabel, "")
 
     def update(self) -> None:
         """Show what the choices need."""
@@ -65,7 +65,7 @@ class BatchSection(Section):
         ui.batchQualityButton.enabled = summary.get("qualityPage") is not None
         ui.batchFolderButton.enabled = folder is not None and folder.is_dir()
         if not running:
-            self.say(ui.batchPlanLabel, self._plan())
+            self.showMessage(ui.batchPlanLabel, self._plan())
 
     def _summary(self, folder: Path) -> dict[str, Any]:
         """The logic's summary, read anew only when the folder has changed: a report may be long."""
@@ -99,7 +99,7 @@ class BatchSection(Section):
     def onStart(self) -> None:
         """Start, or go on with the run in the output folder."""
         p = self.parameter
-        with self.acting(self.ui.batchLabel, waitCursor=True):
+        with self.runAction(self.ui.batchLabel, waitCursor=True):
             self.panel.requireTorch()
             if p.model:
                 # A run must not begin that the missing download would end at once.
@@ -125,14 +125,14 @@ class BatchSection(Section):
                 job = self.logic.augment(self._source(), p.batchOutput, self._levels(), **settings)
             else:
                 job = self.logic.generateRegistrationPairs(self._source(), p.batchOutput, self._pairs(), **settings)
-            job.whenEnded(self.onEnd)
+            job.onFinished(self.onEnd)
             job.onProgress = self.onProgress
             # The first result can be looked at while the others are made.
             job.onItem = lambda item: self.panel.update()
             self.job, self._output = job, p.batchOutput
             showProgress(self.ui.batchProgressBar, Progress("batch", 0.0))
-            self.say(self.ui.batchLabel, _("Starting ..."))
-            self.panel.jobs.run(job)
+            self.showMessage(self.ui.batchLabel, _("Starting ..."))
+            self.panel.jobRunner.run(job)
             self.update()
 
     def _source(self) -> Source:
@@ -158,17 +158,17 @@ class BatchSection(Section):
     def onProgress(self, progress: Progress) -> None:
         """Move the bar and count."""
         if progress.task == "read":
-            self.say(self.ui.batchLabel, _("Reading the scans ..."))
+            self.showMessage(self.ui.batchLabel, _("Reading the scans ..."))
             return
         showProgress(self.ui.batchProgressBar, progress)
         if self.job is not None and self.job.running:
-            self.say(self.ui.batchLabel, _("{n} made in this run.").format(n=len(self.job.items)))
+            self.showMessage(self.ui.batchLabel, _("{n} made in this run.").format(n=len(self.job.items)))
 
     def onStop(self) -> None:
         """Stop after what is being written."""
         if self.job is not None:
             self.job.stop()
-            self.say(self.ui.batchLabel, _("Stopping ..."))
+            self.showMessage(self.ui.batchLabel, _("Stopping ..."))
             self.update()
 
     def onEnd(self, job: Job) -> None:
@@ -184,23 +184,27 @@ class BatchSection(Section):
         if summary["failures"]:
             counted += " " + _("Left out: {list}").format(list="; ".join(summary["failures"]))
         if job.state is JobState.FAILED:
-            self.say(self.ui.batchLabel, f"{job.text} {counted if summary['made'] else ''}".strip(), ERROR_STYLE)
+            self.showMessage(
+                self.ui.batchLabel, f"{job.text} {counted if summary['made'] else ''}".strip(), ERROR_STYLE
+            )
         elif job.state is JobState.CANCELLED:
-            self.say(self.ui.batchLabel, _("Stopped.") + f" {counted} " + _("Press Go on for the rest."))
+            self.showMessage(self.ui.batchLabel, _("Stopped.") + f" {counted} " + _("Press Go on for the rest."))
         else:
-            self.say(self.ui.batchLabel, _("Done.") + f" {counted}")
+            self.showMessage(self.ui.batchLabel, _("Done.") + f" {counted}")
 
     def onSample(self) -> None:
         """Load one result; the next press loads the next one."""
-        with self.acting(self.ui.batchLabel, waitCursor=True):
+        with self.runAction(self.ui.batchLabel, waitCursor=True):
             nodes = self.logic.loadSample(self.parameter.batchOutput, self._shown)
             self._shown += 1
             slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
-            self.say(self.ui.batchLabel, _("Loaded: {names}.").format(names=", ".join(n.GetName() for n in nodes)))
+            self.showMessage(
+                self.ui.batchLabel, _("Loaded: {names}.").format(names=", ".join(n.GetName() for n in nodes))
+            )
 
     def onQuality(self) -> None:
         """The page with pictures and figures of all results, in the browser."""
-        with self.acting(self.ui.batchLabel):
+        with self.runAction(self.ui.batchLabel):
             page = self.logic.summary(self.parameter.batchOutput)["qualityPage"]
             if page is None:
                 raise SceneError(_("There is no quality page in '{f}'.").format(f=self.parameter.batchOutput))

@@ -14,7 +14,7 @@ from ..parameter import Display
 from .section import ERROR_STYLE, Section, showProgress
 
 
-def levelWords(level: int) -> str:
+def levelDescription(level: int) -> str:
     """The strength in words."""
     words = [
         (16, _("subtle")),
@@ -66,7 +66,7 @@ class DeformSection(Section):
         """Show level, buttons, table."""
         running = self.job is not None and self.job.running
         level = self.parameter.level
-        self.ui.levelLabel.text = _("{words}  (T' = {level} of 79)").format(words=levelWords(level), level=level)
+        self.ui.levelLabel.text = _("{words}  (T' = {level} of 79)").format(words=levelDescription(level), level=level)
         self.ui.deformButton.enabled = self.parameter.inputVolume is not None and not running
         self.ui.cancelButton.enabled = running
         self.ui.progressBar.visible = running
@@ -76,9 +76,9 @@ class DeformSection(Section):
         for widget in widgets:
             widget.enabled = shown
         if not running and self.parameter.inputVolume is None:
-            self.say(self.ui.statusLabel, _("Choose a volume in Input."))
+            self.showMessage(self.ui.statusLabel, _("Choose a volume in Input."))
         elif self.ui.statusLabel.text == _("Choose a volume in Input."):
-            self.say(self.ui.statusLabel, "")
+            self.showMessage(self.ui.statusLabel, "")
 
     # Making
 
@@ -89,7 +89,7 @@ class DeformSection(Section):
     def onDeform(self) -> None:
         """Start."""
         p, volume = self.parameter, self.parameter.inputVolume
-        with self.acting(self.ui.statusLabel):
+        with self.runAction(self.ui.statusLabel):
             self.panel.requireTorch()
             model = self.panel.requireModel()
             job = self.logic.startDeform(
@@ -105,18 +105,18 @@ class DeformSection(Section):
                 plane=p.plane.value,
                 onMade=lambda made: self.onMade(volume, made),
             )
-            job.whenEnded(self.onEnd)
+            job.onFinished(self.onEnd)
             job.onProgress = self.onProgress
             self.job = job
             showProgress(self.ui.progressBar, Progress("deform", 0.0))
-            self.panel.jobs.run(job)
+            self.panel.jobRunner.run(job)
             if job.running:
-                self.say(self.ui.statusLabel, _("Starting ..."))
+                self.showMessage(self.ui.statusLabel, _("Starting ..."))
             self.panel.update()
 
     def onProgress(self, progress: Progress) -> None:
         """Move the bar."""
-        self.say(self.ui.statusLabel, "")
+        self.showMessage(self.ui.statusLabel, "")
         showProgress(self.ui.progressBar, progress)
 
     def onCancel(self) -> None:
@@ -128,9 +128,9 @@ class DeformSection(Section):
         """Show the first of the new variants."""
         if volume is not self.parameter.inputVolume:
             text = _("The new versions of '{name}' are ready; choose it in Input to see them.")
-            self.say(self.ui.statusLabel, text.format(name=volume.GetName()))
+            self.showMessage(self.ui.statusLabel, text.format(name=volume.GetName()))
             return
-        self.say(self.ui.statusLabel, "")
+        self.showMessage(self.ui.statusLabel, "")
         self.parameter.preview = True
         self.panel.show(made[0])
         if made[0].IsA("vtkMRMLSequenceBrowserNode"):
@@ -141,9 +141,9 @@ class DeformSection(Section):
         showProgress(self.ui.progressBar, None)
         self.panel.update()
         if job.state is JobState.FAILED:
-            self.say(self.ui.statusLabel, job.text, ERROR_STYLE)
+            self.showMessage(self.ui.statusLabel, job.text, ERROR_STYLE)
         elif job.state is JobState.CANCELLED:
-            self.say(self.ui.statusLabel, _("Cancelled; nothing was changed."))
+            self.showMessage(self.ui.statusLabel, _("Cancelled; nothing was changed."))
 
     # Showing
 
@@ -198,7 +198,7 @@ class DeformSection(Section):
         if self._filling or not 0 <= row < len(self._rows):
             return
         node, index = self._rows[row]
-        with self.acting(self.ui.statusLabel):
+        with self.runAction(self.ui.statusLabel):
             if node.IsA("vtkMRMLSequenceBrowserNode"):
                 self.logic.showVariant(node, index)
             self.panel.show(node)
@@ -209,7 +209,7 @@ class DeformSection(Section):
         if self.parameter.deformations is None or not 0 <= row < len(self._rows):
             return
         node, index = self._rows[row]
-        with self.acting(self.ui.statusLabel, waitCursor=True):
+        with self.runAction(self.ui.statusLabel, waitCursor=True):
             # Before it goes, what follows it must be known to have left.
             self.parameter.deformations = None
             self.logic.removeVariant(node, index)
@@ -233,7 +233,7 @@ class DeformSection(Section):
 
     def onJacobian(self) -> None:
         """The Jacobian determinant over the scan."""
-        with self.acting(self.ui.statusLabel, waitCursor=True):
+        with self.runAction(self.ui.statusLabel, waitCursor=True):
             shown, volume = self.parameter.deformations, self.parameter.inputVolume
             if shown is None or volume is None:
                 return

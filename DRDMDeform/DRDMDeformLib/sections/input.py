@@ -17,7 +17,7 @@ from ..mrml import SceneError, links
 from .section import ERROR_STYLE, WARNING_STYLE, Section
 
 # Node references of the parameter node: models and markups that move along.
-ALSO = "also"
+OTHER_NODES = "also"
 
 
 class InputSection(Section):
@@ -29,7 +29,7 @@ class InputSection(Section):
         self._models: list[str] = []
         self._seen: tuple[Any, ...] = ()
         self._volumeID = ""
-        self.ui.alsoSelector.connect("checkedNodesChanged()", self.onAlsoChanged)
+        self.ui.otherNodesSelector.connect("checkedNodesChanged()", self.onOtherNodesChanged)
         self.ui.modelComboBox.connect("currentIndexChanged(int)", self.onModelChosen)
         self.ui.downloadButton.connect("clicked()", self.onDownload)
         self._download: Job | None = None
@@ -48,19 +48,19 @@ class InputSection(Section):
         self.ui.downloadButton.visible = model is not None and not model.here
         self.ui.downloadButton.enabled = not downloading
         if volume is None and not p.model:
-            self.say(self.ui.modelInfoLabel, "")
+            self.showMessage(self.ui.modelInfoLabel, "")
         elif model is None:
-            self.say(self.ui.modelInfoLabel, _("No model is here for such images; choose one to download."))
+            self.showMessage(self.ui.modelInfoLabel, _("No model is here for such images; choose one to download."))
         else:
-            self.say(self.ui.modelInfoLabel, self._about(model))
+            self.showMessage(self.ui.modelInfoLabel, self._about(model))
         if downloading:
             return
-        with self.saying(self.ui.fitLabel):
+        with self.showErrors(self.ui.fitLabel):
             if volume is not None and model is not None:
                 warnings = self.logic.fitWarnings(volume, model.name)
-                self.say(self.ui.fitLabel, " ".join(warnings), WARNING_STYLE)
+                self.showMessage(self.ui.fitLabel, " ".join(warnings), WARNING_STYLE)
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Look at everything anew at the next update: models may have come or gone."""
         self._seen = ()
 
@@ -78,7 +78,7 @@ class InputSection(Section):
             return
         self._volumeID = volume.GetID()
         chosen = p.inputSegmentation
-        if chosen is None or links.isDrawnOnAnother(chosen, volume):
+        if chosen is None or links.belongsToOtherVolume(chosen, volume):
             p.inputSegmentation = links.segmentationOf(slicer.mrmlScene, volume)
 
     def model(self) -> ModelInfo | None:
@@ -91,9 +91,13 @@ class InputSection(Section):
         except (SceneError, DRDMError):
             return None
 
-    def movingNodes(self) -> list[Any]:
+    def nodesToDeform(self) -> list[Any]:
         """The volume and what moves along with it."""
-        chosen = [self.parameter.inputVolume, self.parameter.inputSegmentation, *self.ui.alsoSelector.checkedNodes()]
+        chosen = [
+            self.parameter.inputVolume,
+            self.parameter.inputSegmentation,
+            *self.ui.otherNodesSelector.checkedNodes(),
+        ]
         return [node for node in chosen if node is not None and slicer.mrmlScene.IsNodePresent(node)]
 
     def restore(self) -> None:
@@ -102,23 +106,25 @@ class InputSection(Section):
         # What goes with it has been chosen, or left out, before.
         self._volumeID = volume.GetID() if volume is not None else ""
         node = self.parameter.parameterNode
-        wanted = {node.GetNthNodeReferenceID(ALSO, n) for n in range(node.GetNumberOfNodeReferences(ALSO))}
+        wanted = {
+            node.GetNthNodeReferenceID(OTHER_NODES, n) for n in range(node.GetNumberOfNodeReferences(OTHER_NODES))
+        }
         self._filling = True
         try:
-            for choice in (*self.ui.alsoSelector.checkedNodes(), *self.ui.alsoSelector.uncheckedNodes()):
+            for choice in (*self.ui.otherNodesSelector.checkedNodes(), *self.ui.otherNodesSelector.uncheckedNodes()):
                 ticked = qt.Qt.Checked if choice.GetID() in wanted else qt.Qt.Unchecked
-                self.ui.alsoSelector.setCheckState(choice, ticked)
+                self.ui.otherNodesSelector.setCheckState(choice, ticked)
         finally:
             self._filling = False
 
-    def onAlsoChanged(self) -> None:
+    def onOtherNodesChanged(self) -> None:
         """Other models or markups are ticked."""
         if self._filling or self.parameter is None:
             return
         node = self.parameter.parameterNode
-        node.RemoveNodeReferenceIDs(ALSO)
-        for choice in self.ui.alsoSelector.checkedNodes():
-            node.AddNodeReferenceID(ALSO, choice.GetID())
+        node.RemoveNodeReferenceIDs(OTHER_NODES)
+        for choice in self.ui.otherNodesSelector.checkedNodes():
+            node.AddNodeReferenceID(OTHER_NODES, choice.GetID())
         self.panel.update()
 
     def fillModels(self) -> None:
@@ -152,16 +158,16 @@ class InputSection(Section):
             slicer.util.mainWindow(), _("Model file"), "", _("Models (*.safetensors *.pth)")
         )
         if path:
-            with self.saying(self.ui.fitLabel):
+            with self.showErrors(self.ui.fitLabel):
                 modelInfo(path)
                 self.parameter.model = path
                 return
         # Back to the model that was chosen before.
         said = self.ui.fitLabel.text
-        self.forget()
+        self.invalidate()
         self.update()
         if said:
-            self.say(self.ui.fitLabel, said, ERROR_STYLE)
+            self.showMessage(self.ui.fitLabel, said, ERROR_STYLE)
 
     def onDownload(self) -> None:
         """Fetch the chosen model in the background."""
@@ -169,20 +175,20 @@ class InputSection(Section):
         if model is None or model.here:
             return
         job = self.logic.downloadModel(model.name)
-        job.onProgress = lambda progress: self.say(
+        job.onProgress = lambda progress: self.showMessage(
             self.ui.fitLabel, _("Downloading: {percent} %").format(percent=round(100 * progress.share))
         )
-        job.whenEnded(self.onDownloaded)
+        job.onFinished(self.onDownloaded)
         self._download = job
-        self.panel.jobs.run(job)
+        self.panel.jobRunner.run(job)
         self.update()
 
     def onDownloaded(self, job: Job) -> None:
         """Say how it went."""
-        self.forget()
+        self.invalidate()
         self.panel.update()
         if job.state is JobState.FAILED:
-            self.say(self.ui.fitLabel, job.text, ERROR_STYLE)
+            self.showMessage(self.ui.fitLabel, job.text, ERROR_STYLE)
 
     def cleanup(self) -> None:
         """Stop a download."""

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from DRDMLib.errors import DRDMError
 
 from ..job import Progress
-from ..job_runner import Jobs
+from ..job_runner import JobRunner
 from ..models import ModelInfo
 from ..mrml import SceneError
 from ..setup.environment import EnvironmentProtocol
@@ -27,7 +27,7 @@ class PanelProtocol(Protocol):
 
     ui: Any
     logic: Any
-    jobs: Jobs
+    jobRunner: JobRunner
     environment: EnvironmentProtocol
     parameter: Any
     input: Any
@@ -38,7 +38,7 @@ class PanelProtocol(Protocol):
     def show(self, deformations: Any) -> None:
         """Show a transform or a sequence of variants."""
 
-    def movingNodes(self) -> list[Any]:
+    def nodesToDeform(self) -> list[Any]:
         """The volume and what moves along with it."""
 
     def requireTorch(self) -> None:
@@ -71,25 +71,25 @@ class Section:
     def cleanup(self) -> None:
         """Stop what runs; called before the panel goes."""
 
-    def say(self, label: Any, text: str, style: str = PLAIN_STYLE) -> None:
+    def showMessage(self, label: Any, text: str, style: str = PLAIN_STYLE) -> None:
         """Show a line of text, and hide its label when there is none."""
         label.text = text
         label.styleSheet = style
         label.visible = bool(text)
 
     @contextmanager
-    def saying(self, label: Any) -> Iterator[None]:
+    def showErrors(self, label: Any) -> Iterator[None]:
         """What a user can put right is said in ``label`` in one sentence, without a window."""
-        self.say(label, "")
+        self.showMessage(label, "")
         try:
             yield
         except (SceneError, DRDMError) as error:
-            self.say(label, str(error), ERROR_STYLE)
+            self.showMessage(label, str(error), ERROR_STYLE)
 
     @contextmanager
-    def acting(self, label: Any, waitCursor: bool = False) -> Iterator[None]:
+    def runAction(self, label: Any, waitCursor: bool = False) -> Iterator[None]:
         """The same for a press of a button: a fault of ours is shown in a window with its details, as Slicer does."""
-        with slicer.util.tryWithErrorDisplay(waitCursor=waitCursor), self.saying(label):
+        with slicer.util.tryWithErrorDisplay(waitCursor=waitCursor), self.showErrors(label):
             yield
 
 

@@ -15,19 +15,19 @@ class SetupSection(Section):
 
     def connect(self) -> None:
         """Connect the button."""
-        self.ui.setupButton.connect("clicked()", self.onPutRight)
+        self.ui.setupButton.connect("clicked()", self.onFix)
         self._seen = ""
-        self._examining: Job | None = None
-        self.panel.jobs.onWarning = self.warn
+        self._checkJob: Job | None = None
+        self.panel.jobRunner.onWarning = self.warn
 
     def update(self) -> None:
         """Nothing depends on the parameter node."""
 
-    def examine(self) -> None:
+    def check(self) -> None:
         """Look at what is installed, in a process of its own."""
         self.show()
-        self._examining = self.panel.environment.examine(self.show)
-        self.panel.jobs.run(self._examining)
+        self._checkJob = self.panel.environment.check(self.show)
+        self.panel.jobRunner.run(self._checkJob)
 
     def show(self) -> None:
         """Show the state; fold or unfold when it becomes well or stops being so."""
@@ -42,7 +42,7 @@ class SetupSection(Section):
                 version=state.torch, device=state.device, gpu=gpu
             )
             style = "" if state.gpu else WARNING_STYLE if state.advice else ""
-        self.say(self.ui.setupStatusLabel, f"{text} {state.advice}".strip(), style)
+        self.showMessage(self.ui.setupStatusLabel, f"{text} {state.advice}".strip(), style)
         self.ui.setupButton.visible = bool(state.remedy)
         self.ui.setupButton.text = state.remedy or _("Install PyTorch")
         attention = state.problem or (state.advice if state.remedy else "")
@@ -52,15 +52,15 @@ class SetupSection(Section):
 
     def warn(self, text: str) -> None:
         """Say that something is done in another way, such as on the processor."""
-        self.say(self.ui.setupStatusLabel, text, WARNING_STYLE)
+        self.showMessage(self.ui.setupStatusLabel, text, WARNING_STYLE)
         self.ui.setupSection.collapsed = False
 
-    def onPutRight(self) -> None:
+    def onFix(self) -> None:
         """Install or repair, after asking."""
-        with self.saying(self.ui.setupStatusLabel):
-            if self.panel.jobs.busy(apartFrom=self._examining):
+        with self.showErrors(self.ui.setupStatusLabel):
+            if self.panel.jobRunner.isBusy(excluding=self._checkJob):
                 # Its process uses the very files that would be replaced.
                 raise DRDMError(_("Something is being computed; wait for its end or cancel it, then press again."))
-            self.panel.environment.putRight()
+            self.panel.environment.fix()
             self._seen = ""
-            self.examine()
+            self.check()

@@ -26,7 +26,7 @@ class TrainSection(Section):
         self.ui.trainStartButton.connect("clicked()", self.onStart)
         self.ui.trainStopButton.connect("clicked()", self.onStop)
         self.ui.trainProgressBar.visible = False
-        self.say(self.ui.trainLabel, "")
+        self.showMessage(self.ui.trainLabel, "")
 
     def update(self) -> None:
         """Show what can be done."""
@@ -46,7 +46,7 @@ class TrainSection(Section):
     def onStart(self) -> None:
         """Start, or go on with the run in the folder."""
         p = self.parameter
-        with self.acting(self.ui.trainLabel):
+        with self.runAction(self.ui.trainLabel):
             self.panel.requireTorch()
             if not isSet(p.trainFolder):
                 raise SceneError(_("Choose a folder with scans first."))
@@ -66,12 +66,12 @@ class TrainSection(Section):
                 wait=False,
                 onProgress=self.onProgress,
             )
-            job.whenEnded(self.onEnd)
+            job.onFinished(self.onEnd)
             self.job, self._name = job, p.trainName
             self._curve = None
             showProgress(self.ui.trainProgressBar, Progress("train", 0.0))
-            self.say(self.ui.trainLabel, _("Starting ..."))
-            self.panel.jobs.run(job)
+            self.showMessage(self.ui.trainLabel, _("Starting ..."))
+            self.panel.jobRunner.run(job)
             self.update()
 
     def onProgress(self, progress: Progress) -> None:
@@ -79,13 +79,13 @@ class TrainSection(Section):
         if progress.task == "read":
             # What comes next, before the first step, takes a while too.
             text = _("Reading the scans ...") if progress.share < 1 else _("Preparing the first deformations ...")
-            self.say(self.ui.trainLabel, text)
+            self.showMessage(self.ui.trainLabel, text)
             return
         showProgress(self.ui.trainProgressBar, progress)
         figures = progress.figures
         if "loss" in figures:
             step, loss = int(figures["step"]), figures["loss"]
-            self.say(self.ui.trainLabel, _("Step {n}, loss {loss}").format(n=step, loss=f"{loss:.3f}"))
+            self.showMessage(self.ui.trainLabel, _("Step {n}, loss {loss}").format(n=step, loss=f"{loss:.3f}"))
             if self._curve is None:
                 title = _("Training of {name}").format(name=self._name)
                 self._curve = mrml.LossCurve(slicer.mrmlScene, title)
@@ -100,22 +100,22 @@ class TrainSection(Section):
         """Stop; what was learned is kept."""
         if self.job is not None:
             self.job.stop()
-            self.say(self.ui.trainLabel, _("Stopping; the state of the training is being saved ..."))
+            self.showMessage(self.ui.trainLabel, _("Stopping; the state of the training is being saved ..."))
             self.update()
 
     def onEnd(self, job: Job) -> None:
         """Say how it went; choose the new model."""
         showProgress(self.ui.trainProgressBar, None)
-        self.panel.input.forget()
+        self.panel.input.invalidate()
         self.panel.update()
         if job.state is JobState.FAILED:
-            self.say(self.ui.trainLabel, job.text, ERROR_STYLE)
+            self.showMessage(self.ui.trainLabel, job.text, ERROR_STYLE)
         elif job.state is JobState.CANCELLED:
-            self.say(self.ui.trainLabel, _("Stopped. Press Go on to train further."))
+            self.showMessage(self.ui.trainLabel, _("Stopped. Press Go on to train further."))
         else:
             name = job.items[-1]["model"]
             self.parameter.model = name
-            self.say(self.ui.trainLabel, _("Done: the model '{name}' is chosen in Input.").format(name=name))
+            self.showMessage(self.ui.trainLabel, _("Done: the model '{name}' is chosen in Input.").format(name=name))
 
     def cleanup(self) -> None:
         """Stop; the run can be resumed from its last checkpoint."""

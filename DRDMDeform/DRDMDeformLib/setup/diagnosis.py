@@ -77,7 +77,7 @@ class Diagnosis:
 def diagnose(facts: Mapping[str, Any]) -> Diagnosis:
     """What the facts of ``DRDMLib.probe`` mean."""
     torch = facts.get("torch", "")
-    requirement, losers = torchRequirement(facts)
+    requirement, conflicting = torchRequirement(facts)
     backend = bestBackend(facts)
     size = GPU_GIGABYTES if backend else CPU_GIGABYTES
 
@@ -97,9 +97,9 @@ def diagnose(facts: Mapping[str, Any]) -> Diagnosis:
         said = _("PyTorch {version} is too old; DRDM needs {oldest} or newer.").format(
             version=torch, oldest=oldestTorch(facts)
         )
-        if losers:
+        if conflicting:
             said += " " + _("{packages} asked for the old one and may need an update afterwards.").format(
-                packages=", ".join(losers)
+                packages=", ".join(conflicting)
             )
         return finding(Condition.TOO_OLD, said, Remedy.REPLACE, _("Update PyTorch"))
     if facts.get("missing"):
@@ -174,7 +174,7 @@ def bestBackend(facts: Mapping[str, Any]) -> str:
 def torchRequirement(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
     """Versions of PyTorch that suit us and the other packages, and the packages that cannot be suited."""
     chosen = SpecifierSet(f">={oldestTorch(facts)}")
-    losers = []
+    conflicting = []
     for package, text in facts.get("wishes") or []:
         if package.lower() == "drdm":
             continue
@@ -185,8 +185,8 @@ def torchRequirement(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
         if _possible(chosen & wish):
             chosen &= wish
         else:
-            losers.append(f"{package} ({text})")
-    return ",".join(sorted(str(s) for s in chosen)), losers
+            conflicting.append(f"{package} ({text})")
+    return ",".join(sorted(str(s) for s in chosen)), conflicting
 
 
 def _possible(wanted: SpecifierSet) -> bool:

@@ -46,10 +46,10 @@ class EnvironmentProtocol(Protocol):
     def state(self) -> EnvironmentState:
         """What is known now; quick."""
 
-    def examine(self, onKnown: Callable[[], None]) -> Job:
+    def check(self, onKnown: Callable[[], None]) -> Job:
         """A job that finds out the rest; ``onKnown`` is called at its end."""
 
-    def putRight(self) -> None:
+    def fix(self) -> None:
         """Install or repair, after asking.
 
         Raises:
@@ -90,7 +90,7 @@ class Environment:
             torch_version(), facts.get("device", ""), facts.get("gpu", ""), found.problem, found.advice, found.label
         )
 
-    def examine(self, onKnown: Callable[[], None]) -> Job:
+    def check(self, onKnown: Callable[[], None]) -> Job:
         """Look what is installed, and ask PyTorch what it computes on, in a process of its own."""
         job = Job([], DrdmProcess("DRDMLib.probe"))
 
@@ -102,10 +102,10 @@ class Environment:
                 self._facts["fault"] = job.text
             onKnown()
 
-        job.whenEnded(take)
+        job.onFinished(take)
         return job
 
-    def putRight(self) -> None:
+    def fix(self) -> None:
         """Do what the button says, after asking."""
         if slicer.app.testingEnabled():
             raise DRDMError(_("Nothing is installed in testing mode."))

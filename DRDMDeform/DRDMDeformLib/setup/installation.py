@@ -46,19 +46,19 @@ class Installation:
         Raises:
             DRDMError: declined, or it did not succeed; the sentence says what to do.
         """
-        utilities = self._utilities() if found.remedy is not Remedy.PACKAGES else None
+        utilities = self._torchLogic() if found.remedy is not Remedy.PACKAGES else None
         if found.remedy is Remedy.REPLACE and "torch" in sys.modules:
             self._offerRestart(
                 _("PyTorch is in use and cannot be replaced now. Restart Slicer, then press the button again?")
             )
             raise DRDMError(_("Restart Slicer, then press the button again, before anything uses PyTorch."))
-        self._requireRoom(found)
-        self._ask(found)
+        self._requireDiskSpace(found)
+        self._askUser(found)
         before = _versions()
-        with self._explaining(found, pinned):
+        with self._explainErrors(found, pinned):
             if utilities is not None:
                 # What was cached may be what was damaged.
-                with _variable("PIP_NO_CACHE_DIR", "1" if found.remedy is Remedy.REPLACE else None):
+                with _environmentVariable("PIP_NO_CACHE_DIR", "1" if found.remedy is Remedy.REPLACE else None):
                     if found.remedy is Remedy.REPLACE:
                         self._removeTorch()
                     utilities.installTorch(
@@ -70,12 +70,12 @@ class Installation:
                 # light-the-torch ends well even if pip did not.
                 if importlib.util.find_spec("torch") is None:
                     raise RuntimeError(_("PyTorch is still not there"))
-            _ensure(self._requirements)
-        self._noticeReplaced(before)
+            _installRequirements(self._requirements)
+        self._offerRestartIfReplaced(before)
 
     # What it takes
 
-    def _utilities(self) -> Any:
+    def _torchLogic(self) -> Any:
         """The logic of the PyTorch extension; if it is missing or too old, it is installed and a restart offered."""
         try:
             logic = importlib.import_module("PyTorchUtils").PyTorchUtilsLogic()
@@ -111,7 +111,7 @@ class Installation:
                 )
             )
 
-    def _requireRoom(self, found: Diagnosis) -> None:
+    def _requireDiskSpace(self, found: Diagnosis) -> None:
         free = min((shutil.disk_usage(folder).free for folder in self._folders), default=0) / 1e9
         if free < found.gigabytes:
             raise DRDMError(
@@ -120,7 +120,7 @@ class Installation:
                 ).format(free=free, needed=max(1.0, found.gigabytes))
             )
 
-    def _ask(self, found: Diagnosis) -> None:
+    def _askUser(self, found: Diagnosis) -> None:
         parts = [found.problem or found.advice]
         if found.remedy is Remedy.REPLACE:
             parts.append(_("The present PyTorch will be removed first."))
@@ -147,8 +147,8 @@ class Installation:
                 path.unlink()
 
     @contextlib.contextmanager
-    def _explaining(self, found: Diagnosis, pinned: Iterable[str]) -> Iterator[None]:
-        said = _Echo(sys.stdout)
+    def _explainErrors(self, found: Diagnosis, pinned: Iterable[str]) -> Iterator[None]:
+        said = _Tee(sys.stdout)
         try:
             with contextlib.redirect_stdout(said):
                 yield
@@ -160,7 +160,7 @@ class Installation:
 
     # Restarting
 
-    def _noticeReplaced(self, before: dict[str, str]) -> None:
+    def _offerRestartIfReplaced(self, before: dict[str, str]) -> None:
         """What is loaded stays in memory although it was replaced; one restart puts it right."""
         after = _versions()
         changed = {name for name, version in before.items() if after.get(name) != version}
@@ -185,7 +185,7 @@ class Installation:
             slicer.util.restart()
 
 
-class _Echo(io.StringIO):
+class _Tee(io.StringIO):
     """Remembers what is printed, and prints it."""
 
     def __init__(self, stream: Any) -> None:
@@ -201,7 +201,7 @@ class _Echo(io.StringIO):
 
 
 @contextlib.contextmanager
-def _variable(name: str, value: str | None) -> Iterator[None]:
+def _environmentVariable(name: str, value: str | None) -> Iterator[None]:
     """Set an environment variable for a while; ``None`` leaves it as it is."""
     before = os.environ.get(name)
     if value is not None:
@@ -221,7 +221,7 @@ def _versions() -> dict[str, str]:
     return {name.lower(): version for name, version in found}
 
 
-def _ensure(requirements: Path) -> None:
+def _installRequirements(requirements: Path) -> None:
     """Install what is missing of a requirements file; the user has been asked, and a restart is offered later."""
     try:
         packaging = importlib.import_module("slicer.packaging")

@@ -1,4 +1,4 @@
-"""What can be wrong with PyTorch: each state in a Python environment of its own, recognised and put right."""
+"""What can be wrong with PyTorch: each state in a Python environment of its own, recognized and put right."""
 
 import contextlib
 import importlib.util
@@ -452,7 +452,7 @@ class RestTestCase(unittest.TestCase):
     def testWithTheModuleForPackaging(self):
         asked = []
         with mock.patch.object(slicer.packaging, "pip_ensure", lambda wanted, **how: asked.append((wanted, how))):
-            installation._ensure(self.requirements)
+            installation._installRequirements(self.requirements)
         ((wanted, how),) = asked
         self.assertEqual([str(one) for one in wanted], ["numpy>=1", "drdm-is-not-there>=3"])
         # The user has been asked already, and a restart is offered once, by us.
@@ -464,7 +464,7 @@ class RestTestCase(unittest.TestCase):
             mock.patch.dict(sys.modules, {"slicer.packaging": None}),
             mock.patch.object(slicer.util, "pip_install", installed.append),
         ):
-            installation._ensure(self.requirements)
+            installation._installRequirements(self.requirements)
         self.assertEqual(installed, [["drdm-is-not-there>=3"]])
 
 
@@ -606,7 +606,7 @@ class AskingTestCase(unittest.TestCase):
         self.assertTrue(self.installation.restartNeeded)
         environment = Environment(self.installation)
         self.assertEqual(environment.state().remedy, "Restart Slicer")
-        environment.putRight()
+        environment.fix()
         self.assertEqual(self.restarts, 1)
 
     def testTheExtensionIsMissingOrTooOld(self):
@@ -650,7 +650,7 @@ class SetupTestCase(ModuleTestCase):
                 text = "The memory of the GPU (cuda) is full; the CPU is used instead."
                 return [json.dumps({"event": "warning", "text": text})], 0
 
-        self.panel.jobs.run(Job([], Process()))
+        self.panel.jobRunner.run(Job([], Process()))
         waitFor(lambda: "CPU is used" in self.ui.setupStatusLabel.text)
         self.assertFalse(self.ui.setupSection.collapsed)
 
@@ -659,11 +659,11 @@ class SetupTestCase(ModuleTestCase):
             mock.patch.object(slicer, "app", mock.Mock(wraps=slicer.app, testingEnabled=lambda: True)),
             self.assertRaisesRegex(DRDMError, "testing mode"),
         ):
-            Environment().putRight()
+            Environment().fix()
 
     def testTheAdviceIsShownWithItsButton(self):
         environment = self.panel.environment
-        self.panel.setup.examine()
+        self.panel.setup.check()
         waitFor(lambda: "Ready" in self.ui.setupStatusLabel.text)
         facts = dict(
             environment._facts, cards=[{"name": "RTX 4000", "driver": "570.0", "capability": "8.9"}], cuda_build=""
@@ -684,9 +684,9 @@ class SetupTestCase(ModuleTestCase):
             # All of this Python's own packages are seen as well, torchgen among them.
             (Path(folder) / "torch" / "__init__.py").write_text("import torch._C_missing", encoding="utf-8")
             with mock.patch.dict(os.environ, {"PYTHONPATH": folder}):
-                self.panel.setup.examine()
+                self.panel.setup.check()
                 waitFor(lambda: "does not start" in self.ui.setupStatusLabel.text)
         self.assertIn("_C_missing", self.ui.setupStatusLabel.text)
         self.assertEqual(self.ui.setupButton.text, "Repair PyTorch")
-        self.panel.setup.examine()
+        self.panel.setup.check()
         waitFor(lambda: "Ready" in self.ui.setupStatusLabel.text)

@@ -105,7 +105,7 @@ class LogicTestCase(ModuleTestCase):
 
     def testMistakesAreOneSentence(self):
         volume, _segmentation = self.addPhantom()
-        vector = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "Colours")
+        vector = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "Colors")
         slicer.util.updateVolumeFromArray(vector, np.zeros((4, 5, 6, 3), np.uint8))
         cases = [
             (lambda: self.logic.deform(None), SceneError),

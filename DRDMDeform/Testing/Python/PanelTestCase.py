@@ -17,7 +17,7 @@ class InputTestCase(ModuleTestCase):
         self.assertIn("volume", self.ui.statusLabel.text)
 
     def testSetupFoldsOnceAllIsWell(self):
-        self.panel.setup.examine()
+        self.panel.setup.check()
         waitFor(lambda: "Ready" in self.ui.setupStatusLabel.text)
         self.assertIn("PyTorch 2", self.ui.setupStatusLabel.text)
         self.assertTrue(self.ui.setupSection.collapsed)
@@ -115,7 +115,7 @@ class DeformTestCase(ModuleTestCase):
     def testOnePress(self):
         volume, segmentation = self.choosePhantom()
         markups = self.addMarkups()
-        self.ui.alsoSelector.setCheckState(markups, 2)
+        self.ui.otherNodesSelector.setCheckState(markups, 2)
         before = arrayOf(volume)
         self.deform()
         transform = volume.GetParentTransformNode()
@@ -141,9 +141,9 @@ class DeformTestCase(ModuleTestCase):
         self.assertIs(volume.GetParentTransformNode(), transform)
         # Another landmark set joins, the first leaves.
         other = self.addMarkups()
-        self.ui.alsoSelector.setCheckState(other, 2)
+        self.ui.otherNodesSelector.setCheckState(other, 2)
         self.assertIs(other.GetParentTransformNode(), transform)
-        self.ui.alsoSelector.setCheckState(markups, 0)
+        self.ui.otherNodesSelector.setCheckState(markups, 0)
         self.assertIsNone(markups.GetParentTransformNode())
 
     def testTheSameSeedGivesTheSame(self):
@@ -353,7 +353,7 @@ class ApplyTestCase(ModuleTestCase):
         volume, segmentation = self.choosePhantom(steps=1)
         self.ui.variantsSpinBox.value = 3
         self.deform()
-        self.ui.versionsComboBox.currentIndex = 1
+        self.ui.variantChoiceComboBox.currentIndex = 1
         self.assertIs(self.panel.parameter.versions.value, "all")
         self.ui.applyButton.click()
         self.assertIn("3 versions", self.ui.applyLabel.text)
@@ -373,7 +373,7 @@ class ApplyTestCase(ModuleTestCase):
         self.assertIsNotNone(segmentation.GetParentTransformNode())
         # The nodes themselves can become one version only.
         self.ui.copiesCheckBox.checked = False
-        self.assertFalse(self.ui.versionsComboBox.enabled)
+        self.assertFalse(self.ui.variantChoiceComboBox.enabled)
         self.ui.applyButton.click()
         self.assertIn("Changed for good: Phantom, Phantom segmentation", self.ui.applyLabel.text)
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 4)
@@ -383,7 +383,7 @@ class ApplyTestCase(ModuleTestCase):
         self.ui.variantsSpinBox.value = 2
         self.deform()
         transform = volume.GetParentTransformNode()
-        self.ui.versionsComboBox.currentIndex = 1
+        self.ui.variantChoiceComboBox.currentIndex = 1
         before = sceneContent()
         make = slicer.util.createProgressDialog
 
@@ -406,7 +406,7 @@ class ApplyTestCase(ModuleTestCase):
         segmentation.SetAndObserveTransformNodeID(elsewhere.GetID())
         before = sceneContent()
         for index in (0, 1):
-            self.ui.versionsComboBox.currentIndex = index
+            self.ui.variantChoiceComboBox.currentIndex = index
             with mock.patch.object(slicer.util, "errorDisplay") as window:
                 self.ui.applyButton.click()
             window.assert_not_called()

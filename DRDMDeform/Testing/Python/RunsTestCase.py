@@ -152,7 +152,7 @@ class BatchTestCase(ModuleTestCase):
         self.assertGreater(np.abs(arrayOf(moving).astype(float) - arrayOf(fixed)).max(), 10 * error.mean())
 
     def testAResultLiesWhereItsScanLies(self):
-        # Oblique, anisotropic and off centre.
+        # Oblique, anisotropic and off center.
         turn = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.4).GetMatrix()
         scan = sitk.SmoothingRecursiveGaussian(
             sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(12, 24, 28)).astype(np.float32)), 2.0

@@ -16,7 +16,7 @@ class SceneTestCase(ModuleTestCase):
     def testSaveAndRestore(self):
         volume, _segmentation = self.choosePhantom()
         self.addMarkups()
-        self.ui.alsoSelector.setCheckState(slicer.util.getNode("Landmarks"), 2)
+        self.ui.otherNodesSelector.setCheckState(slicer.util.getNode("Landmarks"), 2)
         self.ui.levelSlider.value = 33
         self.ui.variantsSpinBox.value = 2
         self.deform()
@@ -32,7 +32,7 @@ class SceneTestCase(ModuleTestCase):
         self.assertIs(self.panel.parameter.inputVolume, volume)
         self.assertEqual(self.ui.levelSlider.value, 33)
         markups = slicer.util.getNode("Landmarks")
-        self.assertEqual([node.GetID() for node in self.ui.alsoSelector.checkedNodes()], [markups.GetID()])
+        self.assertEqual([node.GetID() for node in self.ui.otherNodesSelector.checkedNodes()], [markups.GetID()])
         self.assertEqual(self.ui.variantsTable.rowCount, 2)
         self.assertEqual(self.ui.variantsTable.item(1, 2).text(), "1")
         transform = volume.GetParentTransformNode()
@@ -212,7 +212,7 @@ class PlacesTestCase(ModuleTestCase):
         sphere.Update()
         surface = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "Surface")
         surface.SetAndObservePolyData(sphere.GetOutput())
-        self.ui.alsoSelector.setCheckState(surface, 2)
+        self.ui.otherNodesSelector.setCheckState(surface, 2)
         self.deform()
         self.assertIs(surface.GetParentTransformNode(), volume.GetParentTransformNode())
         self.ui.applyButton.click()
@@ -238,9 +238,9 @@ class PlacesTestCase(ModuleTestCase):
 
     def testAVolumeThatIsLoadedLater(self):
         self.assertIsNone(self.panel.parameter.inputVolume)
-        colours = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "Photo")
-        slicer.util.updateVolumeFromArray(colours, np.zeros((4, 5, 6, 3), np.uint8))
-        self.show(colours)
+        colors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "Photo")
+        slicer.util.updateVolumeFromArray(colors, np.zeros((4, 5, 6, 3), np.uint8))
+        self.show(colors)
         self.assertIsNone(self.panel.parameter.inputVolume)
         self.assertIn("Choose a volume", self.ui.statusLabel.text)
         volume, segmentation = self.addPhantom()

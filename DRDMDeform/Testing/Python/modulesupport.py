@@ -69,7 +69,7 @@ class ModuleTestCase(unittest.TestCase):
     def stopAll(self):
         for section in self.panel.sections:
             section.cleanup()
-        waitFor(lambda: not self.panel.jobs.running)
+        waitFor(lambda: not self.panel.jobRunner.running)
 
     def addPhantom(self, name="Phantom"):
         """The shipped sample and its segmentation."""
