@@ -1,4 +1,9 @@
-"""One long run of ``drdm``: its progress, its results, its end."""
+"""Run a ``drdm`` command in a separate process, with its progress and results.
+
+The application stays responsive and can stop the process at any time. Threads read the pipes of the process; ``poll``
+collects the lines in the main thread, called by a Qt timer in the panel or by a waiting loop in a script.
+``slicer.util.launchConsoleProcess`` (Slicer 5.11) works the same way; Slicer 5.10 only has its blocking form.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-# How long a process that was asked to stop may take before it is stopped for good.
+# A process that was asked to stop is killed after this time.
 STOP_TIMEOUT_SECONDS = 20.0
 
 
 class JobState(enum.Enum):
-    """How far a job has come."""
+    """State of a job."""
 
     READY = "ready"
     RUNNING = "running"
@@ -34,13 +39,13 @@ class JobState(enum.Enum):
 
 @dataclass
 class Progress:
-    """Where a running job stands.
+    """Progress of a running job.
 
     Attributes:
-        task: what is being done: "read", "deform", "augment", "synthesize", "train", "download".
+        task: the current task: "read", "deform", "augment", "synthesize", "train", "download".
         share: 0 to 1.
-        secondsLeft: estimate, if there is one yet.
-        figures: numbers of the task, such as the loss of a training.
+        secondsLeft: estimated remaining time; ``None`` if not yet known.
+        figures: further numbers of the task, such as the loss of a training.
     """
 
     task: str
@@ -50,7 +55,15 @@ class Progress:
 
 
 class Job:
-    """Runs one drdm command and tells how it goes. Call ``poll`` now and then, or ``wait``.
+    """One ``drdm`` command in a separate process. Call ``poll`` regularly, or ``wait``.
+
+    Attributes:
+        arguments: the command and its options.
+        state: state of the job.
+        text: the error message of a failed job, or the last message of a finished one.
+        messages: all messages of the command.
+        items: the results so far.
+        onProgress, onItem, onWarning: called by ``poll`` for each such event of the command.
 
     Usage example:
     >>> job = Job(["models", "fetch", "published-cardiac-2d"])
@@ -73,12 +86,12 @@ class Job:
         self._killTime = 0.0
 
     def onFinished(self, call: Callable[[Job], None]) -> None:
-        """Call ``call(job)`` at the end, after those that were named before."""
+        """Call ``call(job)`` when the job has ended, after the functions added before."""
         self._finishedCallbacks.append(call)
 
     @property
     def running(self) -> bool:
-        """Whether it has been started and has not ended."""
+        """Whether the job has been started and has not ended."""
         return self.state in (JobState.RUNNING, JobState.STOPPING)
 
     def start(self) -> None:
@@ -90,7 +103,7 @@ class Job:
             self._finish(JobState.FAILED, f"Python could not be started ({error.strerror or error}); restart Slicer.")
 
     def poll(self) -> JobState:
-        """Read what the process has said since the last time, in the main thread."""
+        """Read the events of the process since the last call; call this in the main thread."""
         if not self.running:
             return self.state
         lines, status = self.process.poll()
@@ -110,7 +123,7 @@ class Job:
         return self.state
 
     def wait(self, idle: Callable[[], None] | None = None) -> JobState:
-        """Until the end; ``idle`` is called in between."""
+        """Wait until the job has ended; ``idle`` is called meanwhile."""
         while self.running:
             self.poll()
             if idle is not None:
@@ -119,14 +132,14 @@ class Job:
         return self.state
 
     def stop(self) -> None:
-        """Ask the process to finish tidily (a training saves its state); it is killed if it takes too long."""
+        """Ask the process to stop (a training saves its state first); it is killed if it takes too long."""
         if self.state is JobState.RUNNING:
             self.state = JobState.STOPPING
             self._killTime = time.monotonic() + STOP_TIMEOUT_SECONDS
             self.process.terminate()
 
     def cancel(self) -> None:
-        """Stop at once; whatever it had not finished is thrown away."""
+        """Kill the process; unfinished results are lost."""
         if self.running:
             self.process.kill()
             self._finish(JobState.CANCELLED, "")
@@ -154,11 +167,11 @@ class Job:
             self.text = event["text"]
 
     def _failureMessage(self, status: int) -> str:
-        last = [line for line in self.process.errors.splitlines() if line.strip()]
-        if any("No module named 'torch'" in line for line in last):
-            return "PyTorch is not installed yet; press the button in the section Setup."
-        said = f": {last[-1]}" if last else ""
-        return f"The computation ended unexpectedly (status {status}){said}"
+        lines = [line for line in self.process.errors.splitlines() if line.strip()]
+        if any("No module named 'torch'" in line for line in lines):
+            return "PyTorch is not installed; press the button in the section Setup."
+        reason = f": {lines[-1]}" if lines else "."
+        return f"The computation ended unexpectedly (exit status {status}){reason}"
 
     def _finish(self, state: JobState, text: str) -> None:
         self.state, self.text = state, text
@@ -167,39 +180,39 @@ class Job:
 
 
 class ProcessProtocol(Protocol):
-    """What a job needs of the process that runs its command."""
+    """The process that runs the command of a job; tests use their own."""
 
     def start(self, arguments: list[str]) -> None:
         """Run ``drdm`` with these arguments."""
 
     def poll(self) -> tuple[list[str], int | None]:
-        """New lines of standard output, and the exit status once it has ended and all was read."""
+        """Return new lines of standard output, and the exit status once the process has ended and all is read."""
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Ask the process to stop."""
 
     def kill(self) -> None:
-        """Stop it at once."""
+        """Kill the process."""
 
     @property
     def errors(self) -> str:
-        """What it wrote to standard error so far."""
+        """Standard error so far."""
 
 
 def pythonExecutable() -> str:
-    """The Python to run ``drdm`` with: PythonSlicer inside Slicer (it is on the PATH there), else this one."""
+    """The Python that runs ``drdm``: PythonSlicer inside Slicer, where it is on the PATH, otherwise this Python."""
     return shutil.which("PythonSlicer") or sys.executable
 
 
 def libraryFolder() -> Path:
-    """The folder that holds DRDMLib."""
+    """The folder that contains DRDMLib."""
     import DRDMLib
 
     return Path(DRDMLib.__file__).resolve().parents[1]
 
 
 class DrdmProcess:
-    """``python -m DRDMLib`` with the same packages as this process."""
+    """``python -m DRDMLib`` in a separate process with the same packages as this one."""
 
     def __init__(self, module: str = "DRDMLib") -> None:
         self._module = module
@@ -212,21 +225,21 @@ class DrdmProcess:
         """Run ``drdm`` with these arguments.
 
         Raises:
-            OSError: there is no Python to run it with.
+            OSError: Python cannot be started.
         """
         environment = dict(os.environ)
         path = [str(libraryFolder()), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
         environment["PYTHONIOENCODING"] = "utf-8"
         environment["PYTHONUNBUFFERED"] = "1"
-        hidden = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+        noWindow = getattr(subprocess, "CREATE_NO_WINDOW", 0)
         self._process = subprocess.Popen(
             [pythonExecutable(), "-m", self._module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
-            creationflags=hidden,
+            creationflags=noWindow,
         )
         pipes: Any = ((self._process.stdout, self._lines.put), (self._process.stderr, self._errors.append))
         for stream, put in pipes:
@@ -235,8 +248,8 @@ class DrdmProcess:
             self._readers.append(reader)
 
     def poll(self) -> tuple[list[str], int | None]:
-        """New lines of standard output, and the exit status once it has ended and all was read."""
-        # The state is asked for first: what is read after the end is all there is.
+        """Return new lines of standard output, and the exit status once the process has ended and all is read."""
+        # Check the threads before reading, so that no line is missed between the two.
         ended = not any(reader.is_alive() for reader in self._readers)
         lines = []
         with contextlib.suppress(queue.Empty):
@@ -245,18 +258,18 @@ class DrdmProcess:
         return lines, self._process.poll() if ended and self._process is not None else None
 
     def terminate(self) -> None:
-        """Ask it to stop; on Windows, where a console program cannot be asked, stop it at once."""
+        """Ask the process to stop; on Windows, where console programs cannot be asked, kill it."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
     def kill(self) -> None:
-        """Stop it at once."""
+        """Kill the process."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
 
     @property
     def errors(self) -> str:
-        """What it wrote to standard error so far."""
+        """Standard error so far."""
         return b"".join(self._errors).decode("utf-8", "replace")
 
 

@@ -204,7 +204,7 @@ def test_every_variant_becomes_copies_of_its_own(scene, kind):
     assert [[n.GetName() for n in copies] for copies in made] == [
         [f"scan deformed {number}", f"structures deformed {number}"] for number in (1, 2, 3)
     ]
-    assert {in_folder(n) for copies in made for n in copies} == {"scan versions"}
+    assert {in_folder(n) for copies in made for n in copies} == {"scan variants"}
     # The nodes are as without a preview, the sequence shows what it showed.
     assert volume.GetParentTransformNode() is parent and segmentation.GetParentTransformNode() is parent
     assert browser.GetSelectedItemNumber() == 1

@@ -11,7 +11,17 @@ from .hierarchy import folderOf, isDeformation, parentWithoutPreview, removeNode
 from .plots import LossCurve
 from .segmentations import SegmentLabel, labelFromSegmentation
 from .transforms import createTransform, disablePreview, enablePreview, fieldFromTransform
-from .variants import addVariants, browserOf, records, removeVariant, selectVariant, variantsOf, variantTransforms
+from .variants import (
+    addVariants,
+    browserOf,
+    isSequence,
+    records,
+    removeVariant,
+    selectVariant,
+    transformOf,
+    variantsOf,
+    variantTransforms,
+)
 from .volumes import fitWarnings, imageDimension, imageFromVolume, labelMapFromImage, volumeFromImage
 
 __all__ = [
@@ -31,6 +41,7 @@ __all__ = [
     "imageDimension",
     "imageFromVolume",
     "isDeformation",
+    "isSequence",
     "jacobianColors",
     "jacobianVolume",
     "labelFromSegmentation",
@@ -41,6 +52,7 @@ __all__ = [
     "removeVariant",
     "selectVariant",
     "showDeformation",
+    "transformOf",
     "variantTransforms",
     "variantsOf",
     "volumeFromImage",

@@ -31,7 +31,7 @@ from .hierarchy import (
 )
 from .segmentations import binaryLabelmapName, resliceSegmentation, warpSegmentation
 from .transforms import disablePreview, enablePreview, ensureLinearInterpolation, fieldFromTransform, requireDeformable
-from .variants import selectVariant, variantsOf
+from .variants import isSequence, selectVariant, transformOf, variantsOf
 from .volumes import isLabel, localGrid, requireVoxels, setImage
 
 
@@ -230,9 +230,9 @@ def applyVariants(
     if not variants:
         raise SceneError(_("There is no deformation of '{name}' yet; make one first.").format(name=nameOf(volumeNode)))
     previews = _leavePreviews(nodes)
-    browsers = {node.GetID(): node for node, _index, _record in variants if node.IsA("vtkMRMLSequenceBrowserNode")}
+    browsers = {node.GetID(): node for node, _index, _record in variants if isSequence(node)}
     shown = {name: browser.GetSelectedItemNumber() for name, browser in browsers.items()}
-    folder = createFolder(volumeNode, f"{volumeNode.GetName()} versions")
+    folder = createFolder(volumeNode, f"{volumeNode.GetName()} variants")
     made: list[list[Any]] = []
     try:
         for number, (node, index, record) in enumerate(variants, start=1):
@@ -277,8 +277,6 @@ def _leavePreviews(nodes: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
 
 
 def _applyOne(node: Any, index: int, nodes: Sequence[Any], originalGrid: bool) -> list[Any]:
-    transform = node
-    if node.IsA("vtkMRMLSequenceBrowserNode"):
+    if isSequence(node):
         selectVariant(node, index)
-        transform = node.GetProxyNode(node.GetMasterSequenceNode())
-    return apply(transform, nodes, copies=True, originalGrid=originalGrid)
+    return apply(transformOf(node), nodes, copies=True, originalGrid=originalGrid)

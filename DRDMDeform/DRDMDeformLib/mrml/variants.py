@@ -87,7 +87,7 @@ def records(node: Any) -> list[dict[str, Any]]:
     """
     requireInScene(node, "deformation")
     nodes = [node]
-    if node.IsA("vtkMRMLSequenceBrowserNode"):
+    if isSequence(node):
         sequence = node.GetMasterSequenceNode()
         count = sequence.GetNumberOfDataNodes() if sequence is not None else 0
         nodes = [sequence.GetNthDataNode(n) for n in range(count)]
@@ -97,6 +97,18 @@ def records(node: Any) -> list[dict[str, Any]]:
             _("'{name}' is not a deformation of this module; choose one that it has made.").format(name=nameOf(node))
         )
     return [json.loads(text) for text in texts]
+
+
+def isSequence(node: Any) -> bool:
+    """Whether a node is a sequence browser."""
+    return bool(node.IsA("vtkMRMLSequenceBrowserNode"))
+
+
+def transformOf(deformations: Any) -> Any:
+    """The transform node of a deformation: the node itself, or the proxy node of a sequence browser."""
+    if isSequence(deformations):
+        return deformations.GetProxyNode(deformations.GetMasterSequenceNode())
+    return deformations
 
 
 def browserOf(transformNode: Any) -> Any:
@@ -143,7 +155,7 @@ def removeVariant(node: Any, index: int = 0) -> None:
         SceneError: deleted, or there is no such variant.
     """
     requireInScene(node, "deformation")
-    if not node.IsA("vtkMRMLSequenceBrowserNode"):
+    if not isSequence(node):
         if index:
             raise SceneError(
                 _("There is no variant {n}; '{name}' is a single one.").format(n=index + 1, name=nameOf(node))

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import qt
 import slicer
@@ -38,23 +38,6 @@ class EnvironmentState:
     problem: str = ""
     advice: str = ""
     remedy: str = ""
-
-
-class EnvironmentProtocol(Protocol):
-    """What the panel needs of it."""
-
-    def state(self) -> EnvironmentState:
-        """What is known now; quick."""
-
-    def check(self, onKnown: Callable[[], None]) -> Job:
-        """A job that finds out the rest; ``onKnown`` is called at its end."""
-
-    def fix(self) -> None:
-        """Install or repair, after asking.
-
-        Raises:
-            DRDMError: it did not succeed, or was declined.
-        """
 
 
 class Environment:

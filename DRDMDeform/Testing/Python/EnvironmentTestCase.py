@@ -393,7 +393,7 @@ class BeforeTorchTestCase(ModuleTestCase):
         ui.segmentationSelector.setCurrentNode(segmentation)
         ui.levelSlider.value = 30
         self.assertEqual(parameter.level, 30)
-        self.assertTrue(self.panel.requireModel().here)
+        self.assertTrue(self.panel.input.requireModel().here)
         self.assertGreaterEqual(len(self.logic.availableModels()), 4)
         ui.deformButton.click()
         self.assertIn("not installed yet", ui.statusLabel.text)
@@ -674,7 +674,7 @@ class SetupTestCase(ModuleTestCase):
             self.assertEqual(self.ui.setupButton.text, "Install PyTorch for the GPU")
             self.assertFalse(self.ui.setupSection.collapsed)
             # It is only advice: deforming goes on.
-            self.panel.requireTorch()
+            self.panel.setup.requireTorch()
         self.panel.setup.show()
         self.assertTrue(self.ui.setupSection.collapsed)
 

@@ -331,7 +331,7 @@ class ApplyTestCase(ModuleTestCase):
         volume, segmentation = self.choosePhantom()
         self.ui.copiesCheckBox.checked = False
         self.deform()
-        self.assertEqual(self.ui.applyButton.text, "Apply for good")
+        self.assertEqual(self.ui.applyButton.text, "Apply permanently")
         before = arrayOf(volume)
         self.ui.applyButton.click()
         self.assertIsNone(volume.GetParentTransformNode())
@@ -356,8 +356,8 @@ class ApplyTestCase(ModuleTestCase):
         self.ui.variantChoiceComboBox.currentIndex = 1
         self.assertIs(self.panel.parameter.versions.value, "all")
         self.ui.applyButton.click()
-        self.assertIn("3 versions", self.ui.applyLabel.text)
-        self.assertIn("Phantom versions", self.ui.applyLabel.text)
+        self.assertIn("3 variants", self.ui.applyLabel.text)
+        self.assertIn("Phantom variants", self.ui.applyLabel.text)
         volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
         names = [node.GetName() for node in volumes if node is not volume]
         self.assertEqual(names, [f"Phantom deformed {n}" for n in (1, 2, 3)])
@@ -375,7 +375,7 @@ class ApplyTestCase(ModuleTestCase):
         self.ui.copiesCheckBox.checked = False
         self.assertFalse(self.ui.variantChoiceComboBox.enabled)
         self.ui.applyButton.click()
-        self.assertIn("Changed for good: Phantom, Phantom segmentation", self.ui.applyLabel.text)
+        self.assertIn("Changed permanently: Phantom, Phantom segmentation", self.ui.applyLabel.text)
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 4)
 
     def testEveryVersionCancelled(self):

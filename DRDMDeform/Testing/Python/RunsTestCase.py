@@ -56,7 +56,7 @@ class BatchTestCase(ModuleTestCase):
         self.assertIn("Stopped", self.ui.batchLabel.text)
         stopped = len(self.report()["items"])
         self.assertLess(stopped, 12)
-        self.assertEqual(self.ui.batchStartButton.text, "Go on")
+        self.assertEqual(self.ui.batchStartButton.text, "Resume")
         job = self.run_()
         self.assertEqual(job.state.value, "done", job.text)
         self.assertEqual([item["pose"] for item in self.report()["items"]], 12 * [0.5])
@@ -87,9 +87,9 @@ class BatchTestCase(ModuleTestCase):
     def testWhatWillBeMadeIsSaid(self):
         volume, _segmentation = self.addPhantom()
         self.ui.batchVolumesSelector.setCheckState(volume, 2)
-        self.assertIn("4 results (volumes ticked: 1)", self.ui.batchPlanLabel.text)
+        self.assertIn("4 results (volumes checked: 1)", self.ui.batchPlanLabel.text)
         self.ui.batchSourceComboBox.currentIndex = 1
-        self.assertIn("4 results of each scan", self.ui.batchPlanLabel.text)
+        self.assertIn("4 results for each scan", self.ui.batchPlanLabel.text)
         self.ui.batchLevelsLineEdit.text = "20 40 60"
         self.ui.batchKindComboBox.currentIndex = 1
         self.assertEqual(self.ui.batchLevelsLineEdit.text, "40:24 56:32")
@@ -199,7 +199,7 @@ class BatchTestCase(ModuleTestCase):
         self.assertIn("output folder", self.ui.batchLabel.text)
         self.ui.batchOutputPath.currentPath = str(self.folder / "out")
         press()
-        self.assertIn("tick", self.ui.batchLabel.text)
+        self.assertIn("check the volumes", self.ui.batchLabel.text)
         volume, segmentation = self.addPhantom()
         slicer.mrmlScene.RemoveNode(segmentation)
         self.ui.batchVolumesSelector.setCheckState(volume, 2)
@@ -272,7 +272,7 @@ class TrainTestCase(ModuleTestCase):
         waitFor(lambda: not job.running)
         self.assertIn("Stopped", self.ui.trainLabel.text)
         self.assertTrue((self.folder / "run" / "checkpoint.pt").is_file())
-        self.assertEqual(self.ui.trainStartButton.text, "Go on")
+        self.assertEqual(self.ui.trainStartButton.text, "Resume")
         self.assertEqual(self.panel.parameter.model, "")
         self.ui.trainMinutesSpinBox.value = 0.1
         self.ui.trainStartButton.click()

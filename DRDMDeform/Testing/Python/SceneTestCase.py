@@ -272,7 +272,7 @@ class PlacesTestCase(ModuleTestCase):
             self.ui.deformButton.click()
         finally:
             limits.setrlimit(limits.RLIMIT_FSIZE, was)
-        self.assertIn("no room", self.ui.statusLabel.text)
+        self.assertIn("not enough disk space", self.ui.statusLabel.text)
         self.assertIsNone(self.panel.deform.job)
         self.assertEqual(sceneContent(), before)
 
