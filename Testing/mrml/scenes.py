@@ -28,7 +28,7 @@ def image_of(geometry: str, **options: Any) -> sitk.Image:
 
 
 def smooth_field(image: sitk.Image, largest: float, seed: int = 1, nodes: int = 22, reach: float = 1.5) -> sitk.Image:
-    """A displacement field over the image and beyond it, falling to zero; along its axes; LPS, millimetres."""
+    """A displacement field over the image and beyond it, falling to zero; along its axes; LPS, millimeters."""
     d = image.GetDimension()
     generator = np.random.default_rng(seed)
     extent = np.asarray(image.GetSize()) * np.asarray(image.GetSpacing())

@@ -35,7 +35,7 @@ def test_a_deformation_is_shown_by_its_own_display_node(scene):
         assert display.GetVisibility() and display.GetVisibility2D() and display.GetVisibility3D()
         assert display.GetRegionNode() is volume
     assert len(modes) == 3 and transform.GetNumberOfDisplayNodes() == 1
-    # 44 mm long: cells of a few millimetres, arrows up to the largest displacement.
+    # 44 mm long: cells of a few millimeters, arrows up to the largest displacement.
     assert 2 < display.GetGridSpacingMm() < 4
     assert 6 <= display.GetGlyphDisplayRangeMaxMm() < 7
     showDeformation(transform, None)

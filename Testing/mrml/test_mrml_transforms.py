@@ -151,7 +151,7 @@ def test_a_segmentation_hardened_by_slicer_agrees_with_the_warped_label(scene, g
 
 
 @pytest.mark.parametrize("kind", ["none", "rigid", "sheared", "grid"])
-def test_markups_and_their_inverse_return_to_a_tenth_of_a_millimetre(scene, kind):
+def test_markups_and_their_inverse_return_to_a_tenth_of_a_millimeter(scene, kind):
     image = image_of("oblique")
     parent = parent_of(scene, kind, image)
     volume = placed_volume(scene, image, parent.node)

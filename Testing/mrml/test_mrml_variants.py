@@ -168,7 +168,7 @@ def test_a_failure_leaves_nothing_behind(scene, as_sequence):
     volume = placed_volume(scene, image)
     slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     before = everything(scene)
-    with pytest.raises(SceneError, match="2 deformations came with 3 records"):
+    with pytest.raises(SceneError, match="2 deformations but 3 records"):
         addVariants(scene, volume, fields_of(image, 2), RECORDS, as_sequence)
     with pytest.raises(SceneError, match="as many values per voxel"):
         addVariants(scene, volume, [*fields_of(image, 1), image], RECORDS[:2], as_sequence)

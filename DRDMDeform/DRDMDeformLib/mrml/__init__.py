@@ -1,7 +1,7 @@
-"""Between the scene and DRDMLib: volumes, segmentations and transforms of MRML as SimpleITK images, and back.
+"""The bridge between the scene and DRDMLib: volumes, segmentations and transforms as SimpleITK images, and back.
 
-Needs slicer-core (or Slicer), NumPy, SciPy and SimpleITK; neither Qt nor PyTorch. Every mistake that the user can put
-right is a :class:`SceneError`.
+Needs slicer-core (or Slicer), NumPy, SciPy and SimpleITK; neither Qt nor PyTorch. Every mistake that the user can
+correct is a :class:`SceneError`.
 """
 
 from .display import jacobianColors, jacobianVolume, showDeformation

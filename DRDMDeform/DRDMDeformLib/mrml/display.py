@@ -1,4 +1,4 @@
-"""Showing a deformation: Slicer's own grid, arrows or contours, and the Jacobian determinant as a colored volume."""
+"""Show a deformation: Slicer's own grid, arrows or contours, and the Jacobian determinant as a colored volume."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _ENTRIES = 256
 
 
 def showDeformation(transformNode: Any, mode: str | None) -> None:
-    """Shows a deformation in slice and 3D views, drawn by the transform's own display node.
+    """Show a deformation in the slice and 3D views with the transform's display node.
 
-    Spacing, line width and resolution follow the size of the deformed volume (of the field, if the volume is not
-    known), so that there are about twelve cells along its longest side.
+    Spacing, line width and resolution depend on the size of the deformed volume (or of the field, if the volume is not
+    known), so that the grid has about twelve cells along the longest side.
 
     Args:
         transformNode: a grid transform.
-        mode: ``"grid"``, ``"glyph"`` (arrows), ``"contour"`` (lines of equal displacement), or ``None``: hide.
+        mode: ``"grid"``, ``"glyph"`` (arrows) or ``"contour"`` (lines of equal displacement); ``None`` hides it.
 
     Raises:
-        SceneError: deleted, not a deformation, or an unknown mode.
+        SceneError: the transform is deleted or not a deformation, or the mode is unknown.
     """
     requireInScene(transformNode, "transform")
     if mode is None:
@@ -43,9 +43,7 @@ def showDeformation(transformNode: Any, mode: str | None) -> None:
         return
     if mode not in MODES:
         raise SceneError(
-            _("A deformation is shown as {modes} or not at all, not as '{mode}'.").format(
-                modes=", ".join(MODES), mode=mode
-            )
+            _("The display mode '{mode}' is unknown; choose one of {modes}.").format(mode=mode, modes=", ".join(MODES))
         )
     ensureLinearInterpolation(transformNode)
     transformNode.CreateDefaultDisplayNodes()
@@ -78,7 +76,7 @@ def showDeformation(transformNode: Any, mode: str | None) -> None:
 
 
 def _extent(transformNode: Any) -> tuple[float, float]:
-    """Longest side of what is deformed and the largest displacement, millimetres."""
+    """Length of the longest side of the deformed volume, and largest displacement; millimeters."""
     field = fieldFromTransform(transformNode)
     vectors = sitk.GetArrayViewFromImage(field)
     largest = float(np.linalg.norm(vectors, axis=-1).max(initial=0.0))
@@ -90,17 +88,16 @@ def _extent(transformNode: Any) -> tuple[float, float]:
 
 
 def jacobianVolume(scene: Any, transformNode: Any, volumeNode: Any) -> Any:
-    """The Jacobian determinant of a deformation over a volume, as a colored scalar volume in world space.
+    """Create a colored volume with the Jacobian determinant of a deformation, in world space.
 
-    The field leads from the new image to the original, so the determinant is "volume in the original over volume in
-    the new image": 1 kept, below 1 grown, above 1 shrunk; 0 or below: folded, drawn in a color of its own.
-
-    The determinant is as fine as the field, not as the volume: finer voxels would show nothing more.
+    The field points from the new image to the original. So the determinant is the volume of tissue in the original
+    divided by its volume in the new image: 1 unchanged, below 1 grown, above 1 shrunk. At 0 or below the deformation
+    is folded, which has its own color. The voxels are those of the field; smaller ones would not show more.
 
     Args:
         scene: where the volume is added.
-        transformNode: one of :func:`createTransform`.
-        volumeNode: gives the region, and the name.
+        transformNode: made by :func:`createTransform`.
+        volumeNode: gives the region and the name.
 
     Raises:
         SceneError: a node is missing or deleted, or the transform is not a deformation.
@@ -127,10 +124,10 @@ def jacobianVolume(scene: Any, transformNode: Any, volumeNode: Any) -> Any:
 
 
 def jacobianColors(scene: Any) -> Any:
-    """The color table of Jacobian determinants, made once in a scene: 0 to 2, white at 1.
+    """Return the color table of Jacobian determinants from 0 to 2; it is created once per scene.
 
-    Blue below 1 (tissue has grown), red above (it has shrunk); the colors deepen fast next to 1, as most determinants
-    are near it. The first entry, which everything at 0 or below falls into, is magenta.
+    White at 1, blue below (tissue has grown), red above (it has shrunk). The colors change fast near 1, as most
+    determinants do. The first entry, used for 0 and below, is magenta.
     """
     node = scene.GetSingletonNode(_COLORS, "vtkMRMLColorTableNode")
     if node is not None:
@@ -151,12 +148,12 @@ def jacobianColors(scene: Any) -> Any:
 
 
 def _diverging(count: int) -> list[tuple[float, float, float]]:
-    """Blue, white in the middle, red; as many colors as asked for."""
+    """``count`` colors from blue over white to red."""
     ends = np.array([[0.02, 0.19, 0.55], [0.55, 0.02, 0.10]])
     half = np.array([[0.26, 0.58, 0.85], [0.93, 0.42, 0.28]])
     colors = []
-    for place in np.linspace(-1, 1, count):
-        side, strength = int(place > 0), float(abs(place) ** 0.6)
+    for position in np.linspace(-1, 1, count):
+        side, strength = int(position > 0), float(abs(position) ** 0.6)
         low, high = (np.ones(3), half[side]) if strength < 0.5 else (half[side], ends[side])
         share = 2 * strength - (0 if strength < 0.5 else 1)
         colors.append(tuple(((1 - share) * low + share * high).tolist()))

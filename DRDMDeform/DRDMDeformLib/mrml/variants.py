@@ -1,7 +1,7 @@
-"""Several deformations of one volume: separate transforms, or a sequence to scroll through.
+"""Variants of a volume: several deformations as separate transforms, or as a sequence.
 
-What belongs to what is written into the nodes, so that it survives saving: the record (seed, level, model, figures) as
-one JSON attribute of each transform, the volume as a node reference.
+The record of a variant (seed, level, model, metrics) is a JSON attribute of its transform, and the volume is a node
+reference, so that both are saved with the scene.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import SimpleITK as sitk
 import slicer
 
-from .errors import SceneError, nameOf, requireInScene
+from .errors import SceneError, nameOf, notADeformation, requireInScene
 from .errors import tr as _
 from .hierarchy import RECORD_ATTRIBUTE, VOLUME_REFERENCE, isDeformation, parentWithoutPreview, placeUnder, removeNode
 from .transforms import createTransform, ensureLinearInterpolation, releaseNodes
@@ -26,25 +26,26 @@ def addVariants(
     records: Sequence[Mapping[str, Any]],
     asSequence: bool = False,
 ) -> Any:
-    """Transforms for the deformations of a volume, named after it and under it in the subject hierarchy.
+    """Create transforms from displacement fields of a volume, named after it and under it in the subject hierarchy.
 
     Args:
-        scene: where they are added.
-        volumeNode: the volume; its parent (the previews of this module left aside) becomes that of the transforms.
-        fields: displacement fields in world space, LPS millimetres, from the new image to the original.
-        records: what is known about each; ``"level"`` and ``"seed"`` go into the names.
-        asSequence: one transform that a sequence browser fills, instead of one node for each.
+        scene: where the transforms are added.
+        volumeNode: the volume; its parent without previews becomes the parent of the transforms.
+        fields: displacement fields in world space, LPS millimeters, from the new image to the original.
+        records: information on each field; ``"level"`` and ``"seed"`` become part of the name.
+        asSequence: create a sequence with one proxy transform instead of one transform node for each field.
 
     Returns:
         The transform nodes; with ``asSequence`` a pair (proxy transform node, sequence browser node).
 
     Raises:
-        SceneError: the volume is missing or deleted, or as many records as fields are not given. Nothing is left then.
+        SceneError: the volume is missing or deleted, or the numbers of fields and records differ. The scene is not
+            changed then.
     """
     requireInScene(volumeNode, "volume")
     if not fields or len(fields) != len(records):
         raise SceneError(
-            _("{fields} deformations came with {records} records; give one record for each.").format(
+            _("There are {fields} deformations but {records} records; give one record for each.").format(
                 fields=len(fields), records=len(records)
             )
         )
@@ -62,7 +63,7 @@ def addVariants(
 
 
 def variantTransforms(scene: Any, volumeNode: Any) -> list[Any]:
-    """The transforms that belong to a volume (of a sequence: the one that the browser fills)."""
+    """The transforms of a volume; for a sequence its proxy transform."""
     nodes = (
         scene.GetNthNodeByClass(n, "vtkMRMLTransformNode")
         for n in range(scene.GetNumberOfNodesByClass("vtkMRMLTransformNode"))
@@ -71,7 +72,7 @@ def variantTransforms(scene: Any, volumeNode: Any) -> list[Any]:
 
 
 def variantsOf(scene: Any, volumeNode: Any) -> list[tuple[Any, int, dict[str, Any]]]:
-    """Every variant of a volume in the order they were made: transform or sequence browser, place in it, record."""
+    """Every variant of a volume in order of creation: transform or sequence browser, index there, and record."""
     found = []
     for transform in variantTransforms(scene, volumeNode):
         node = browserOf(transform) or transform
@@ -80,10 +81,10 @@ def variantsOf(scene: Any, volumeNode: Any) -> list[tuple[Any, int, dict[str, An
 
 
 def records(node: Any) -> list[dict[str, Any]]:
-    """The records of a transform (one) or of a sequence browser (one for each variant, in order).
+    """The record of a transform, or the records of all variants of a sequence browser.
 
     Raises:
-        SceneError: deleted, or not made by this module.
+        SceneError: the node is deleted, or not a deformation of this module.
     """
     requireInScene(node, "deformation")
     nodes = [node]
@@ -93,9 +94,7 @@ def records(node: Any) -> list[dict[str, Any]]:
         nodes = [sequence.GetNthDataNode(n) for n in range(count)]
     texts = [n.GetAttribute(RECORD_ATTRIBUTE) for n in nodes]
     if not texts or None in texts:
-        raise SceneError(
-            _("'{name}' is not a deformation of this module; choose one that it has made.").format(name=nameOf(node))
-        )
+        raise notADeformation(node)
     return [json.loads(text) for text in texts]
 
 
@@ -112,7 +111,7 @@ def transformOf(deformations: Any) -> Any:
 
 
 def browserOf(transformNode: Any) -> Any:
-    """The sequence browser that fills a transform, or ``None``."""
+    """The sequence browser of a proxy transform, or ``None``."""
     scene = transformNode.GetScene()
     for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")):
         browser = scene.GetNthNodeByClass(n, "vtkMRMLSequenceBrowserNode")
@@ -122,52 +121,39 @@ def browserOf(transformNode: Any) -> Any:
 
 
 def selectVariant(browserNode: Any, index: int) -> None:
-    """Shows one variant of a sequence: the transform that the browser fills gets its field and record.
+    """Show one variant of a sequence: its field and record are copied to the proxy transform.
 
     Raises:
-        SceneError: deleted, or there is no such variant.
+        SceneError: the browser is deleted, or there is no such variant.
     """
     requireInScene(browserNode, "sequence")
-    count = browserNode.GetNumberOfItems()
-    if not 0 <= index < count:
-        raise SceneError(
-            _("There is no variant {n}; '{name}' has {count}.").format(
-                n=index + 1, name=nameOf(browserNode), count=count
-            )
-        )
+    _requireVariant(browserNode, index, browserNode.GetNumberOfItems())
     browserNode.SetSelectedItemNumber(index)
     sequence = browserNode.GetMasterSequenceNode()
     proxy, wanted = browserNode.GetProxyNode(sequence), sequence.GetNthDataNode(index)
     if proxy is None or proxy.GetAttribute(RECORD_ATTRIBUTE) != wanted.GetAttribute(RECORD_ATTRIBUTE):
-        # In Slicer the Sequences module has done this by now; without the application nobody else does.
+        # In Slicer the Sequences module has already updated the proxy node; without the application it has not.
         slicer.vtkSlicerSequencesLogic().UpdateProxyNodesFromSequences(browserNode)
         proxy = browserNode.GetProxyNode(sequence)
     ensureLinearInterpolation(proxy)
 
 
 def removeVariant(node: Any, index: int = 0) -> None:
-    """Removes one variant: a transform, or an item of a sequence; with its last item the sequence goes.
+    """Remove one variant: a transform, or an item of a sequence. With its last item the sequence is removed.
 
-    Nodes that follow a transform that goes return to the original first. Of a sequence that has others left, one of
-    them is shown then.
+    The preview of nodes under a removed transform is ended. A sequence with remaining items shows one of them.
 
     Raises:
-        SceneError: deleted, or there is no such variant.
+        SceneError: the node is deleted, or there is no such variant.
     """
     requireInScene(node, "deformation")
     if not isSequence(node):
-        if index:
-            raise SceneError(
-                _("There is no variant {n}; '{name}' is a single one.").format(n=index + 1, name=nameOf(node))
-            )
+        _requireVariant(node, index, 1)
         releaseNodes(node)
         removeNode(node)
         return
     sequence, count = node.GetMasterSequenceNode(), node.GetNumberOfItems()
-    if not 0 <= index < count:
-        raise SceneError(
-            _("There is no variant {n}; '{name}' has {count}.").format(n=index + 1, name=nameOf(node), count=count)
-        )
+    _requireVariant(node, index, count)
     if count > 1:
         shown = node.GetSelectedItemNumber()
         sequence.RemoveDataNodeAtValue(sequence.GetNthIndexValue(index))
@@ -176,9 +162,18 @@ def removeVariant(node: Any, index: int = 0) -> None:
     proxy = node.GetProxyNode(sequence)
     if proxy is not None:
         releaseNodes(proxy)
-    for gone in (node, proxy, sequence):
-        if gone is not None:
-            removeNode(gone)
+    for part in (node, proxy, sequence):
+        if part is not None:
+            removeNode(part)
+
+
+def _requireVariant(node: Any, index: int, count: int) -> None:
+    if not 0 <= index < count:
+        raise SceneError(
+            _("There is no variant {n}; the number of variants of '{name}' is {count}.").format(
+                n=index + 1, name=nameOf(node), count=count
+            )
+        )
 
 
 def _nextNumber(scene: Any, volumeNode: Any) -> int:
@@ -187,12 +182,12 @@ def _nextNumber(scene: Any, volumeNode: Any) -> int:
 
 
 def _variantName(volumeNode: Any, record: Mapping[str, Any], number: int) -> str:
-    facts = ", ".join(f"{key} {record[key]}" for key in ("level", "seed") if key in record)
-    return f"{volumeNode.GetName()} deformation {number}" + (f" ({facts})" if facts else "")
+    details = ", ".join(f"{key} {record[key]}" for key in ("level", "seed") if key in record)
+    return f"{volumeNode.GetName()} deformation {number}" + (f" ({details})" if details else "")
 
 
 def _transform(scene: Any, volumeNode: Any, field: sitk.Image, record: Mapping[str, Any], number: int) -> Any:
-    """One transform that belongs to the volume."""
+    """Create one transform of a volume."""
     parent = parentWithoutPreview(volumeNode)
     node = createTransform(scene, field, _variantName(volumeNode, record, number), parent)
     try:
@@ -216,6 +211,7 @@ def _addSequence(
     records: Sequence[Mapping[str, Any]],
     made: list[Any],
 ) -> tuple[Any, Any]:
+    """Create a sequence of variants. New nodes are added to ``made`` at once, to be removed if an error occurs."""
     base = f"{volumeNode.GetName()} deformations"
     sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", scene.GenerateUniqueName(base))
     made.append(sequence)

@@ -36,7 +36,7 @@ class ApplySection(Section):
         self.ui.applyButton.enabled = p.deformations is not None and p.inputVolume is not None
         # The nodes themselves can only become one variant.
         self.ui.variantChoiceComboBox.enabled = p.onCopies
-        self.ui.applyButton.text = _("Apply to copies") if p.onCopies else _("Apply permanently")
+        self.ui.applyButton.text = _("Apply on copies") if p.onCopies else _("Apply permanently")
 
     def onApply(self) -> None:
         """Harden the transform."""

@@ -1,6 +1,6 @@
-"""From what a computer has to what is wrong with it: pure functions, one sentence each, and what puts it right.
+"""Diagnose the PyTorch installation: pure functions from facts to a problem, in one sentence, and its remedy.
 
-The facts are those of ``DRDMLib.probe``, found out in a process of its own.
+The facts are those that ``DRDMLib.probe`` reports from a separate process.
 """
 
 from __future__ import annotations
@@ -17,51 +17,53 @@ from packaging.version import InvalidVersion, Version
 from slicer.i18n import tr as _
 
 OLDEST_TORCH = "2.4"
-# The last PyTorch for Intel Macs, and for the Slicer that runs on Apple silicon as if it were one.
+# The last PyTorch for Intel Macs, and for Slicer on Apple silicon, which runs as an Intel program.
 INTEL_MAC_TORCH = "2.2"
-# Oldest driver for CUDA 12 and for CUDA 13, by the release notes of the CUDA Toolkit.
+# Oldest drivers for CUDA 12 and for CUDA 13, from the release notes of the CUDA Toolkit.
 DRIVERS = {"Linux": ("525.60.13", "580.65.06"), "Windows": ("528.33", "580.00")}
 DRIVER_PAGE = "https://www.nvidia.com/drivers"
-# Room for the download and for what is unpacked, gigabytes.
+# Disk space for the download and the unpacked files, gigabytes.
 GPU_GIGABYTES, CPU_GIGABYTES, PACKAGES_GIGABYTES = 9.0, 2.5, 0.2
 
 
 class Condition(enum.Enum):
-    """What was found."""
+    """State of the installation."""
 
     READY = "ready"
-    UNKNOWN = "not examined yet"
+    UNKNOWN = "not checked yet"
     MISSING = "no PyTorch"
-    BROKEN = "PyTorch does not import"
+    BROKEN = "PyTorch cannot be imported"
     TOO_OLD = "PyTorch is too old"
     PACKAGES = "other packages are missing"
-    CPU_BUILD = "PyTorch for the CPU beside an NVIDIA GPU"
-    WRONG_BUILD = "the GPU does not run this build"
+    CPU_BUILD = "PyTorch for the CPU on a computer with an NVIDIA GPU"
+    WRONG_BUILD = "this build does not run on the GPU"
     OTHER_NUMPY = "PyTorch was built for another NumPy"
-    OLD_DRIVER = "the driver is too old for any build"
+    OLD_DRIVER = "the driver is too old for every build"
 
 
 class Remedy(enum.Enum):
-    """What the button does."""
+    """What the button in Setup does."""
 
     NOTHING = "nothing"
-    INSTALL = "install PyTorch and the rest"
-    REPLACE = "remove every trace of PyTorch, then install it"
+    INSTALL = "install PyTorch and the other packages"
+    REPLACE = "remove PyTorch completely, then install it"
     PACKAGES = "install the other packages"
-    DRIVER = "open the page with the driver"
+    DRIVER = "open the download page of the driver"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One finding.
+    """State of the installation and its remedy.
 
     Attributes:
-        problem: why nothing can be computed; empty if something can.
-        advice: what could be better.
-        label: of the button.
+        condition: state of the installation.
+        problem: why nothing can be computed, in one sentence; empty if PyTorch can be used.
+        advice: what could be improved.
+        remedy: what the button does.
+        label: text of the button.
         requirement: versions of PyTorch to install, such as ``">=2.4,<2.9"``.
         backend: build to install, such as ``"cu128"``; empty: the PyTorch extension chooses.
-        gigabytes: room that the remedy takes.
+        gigabytes: disk space that the remedy needs.
     """
 
     condition: Condition
@@ -75,7 +77,7 @@ class Diagnosis:
 
 
 def diagnose(facts: Mapping[str, Any]) -> Diagnosis:
-    """What the facts of ``DRDMLib.probe`` mean."""
+    """Find the first problem in the facts of ``DRDMLib.probe``."""
     torch = facts.get("torch", "")
     requirement, conflicting = torchRequirement(facts)
     backend = bestBackend(facts)
@@ -85,38 +87,37 @@ def diagnose(facts: Mapping[str, Any]) -> Diagnosis:
         return Diagnosis(condition, problem, advice, remedy, label, requirement, backend, size)
 
     if not torch and not facts.get("found"):
-        # The rest of an interrupted installation would only be in the way.
+        # Files of an interrupted installation have to be removed first.
         remedy = Remedy.REPLACE if facts.get("leftovers") else Remedy.INSTALL
-        said = _("PyTorch, which computes the deformations, is not installed yet.")
-        return finding(Condition.MISSING, said, remedy, _("Install PyTorch"))
+        problem = _("PyTorch, which computes the deformations, is not installed.")
+        return finding(Condition.MISSING, problem, remedy, _("Install PyTorch"))
     if facts.get("fault") or not facts.get("found"):
         fault = facts.get("fault") or _("its files are missing")
-        said = _("PyTorch is installed but does not start ({fault}).").format(fault=fault)
-        return finding(Condition.BROKEN, said, Remedy.REPLACE, _("Repair PyTorch"))
+        problem = _("PyTorch is installed but cannot be imported ({fault}).").format(fault=fault)
+        return finding(Condition.BROKEN, problem, Remedy.REPLACE, _("Repair PyTorch"))
     if torch and _older(torch, oldestTorch(facts)):
-        said = _("PyTorch {version} is too old; DRDM needs {oldest} or newer.").format(
+        problem = _("PyTorch {version} is too old; DRDM needs {oldest} or newer.").format(
             version=torch, oldest=oldestTorch(facts)
         )
         if conflicting:
-            said += " " + _("{packages} asked for the old one and may need an update afterwards.").format(
+            problem += " " + _("Update afterwards, since they require the old version: {packages}.").format(
                 packages=", ".join(conflicting)
             )
-        return finding(Condition.TOO_OLD, said, Remedy.REPLACE, _("Update PyTorch"))
+        return finding(Condition.TOO_OLD, problem, Remedy.REPLACE, _("Update PyTorch"))
     if facts.get("missing"):
-        said = _("Still missing: {packages}.").format(packages=", ".join(facts["missing"]))
-        return Diagnosis(
-            Condition.PACKAGES, said, "", Remedy.PACKAGES, _("Install the rest"), gigabytes=PACKAGES_GIGABYTES
-        )
+        problem = _("These Python packages are missing: {packages}.").format(packages=", ".join(facts["missing"]))
+        label = _("Install packages")
+        return Diagnosis(Condition.PACKAGES, problem, "", Remedy.PACKAGES, label, gigabytes=PACKAGES_GIGABYTES)
     if not facts.get("examined"):
         return Diagnosis(Condition.UNKNOWN)
     if not facts.get("numpy_bridge", True):
         numpy = facts.get("numpy", "")
         if isIntelMac(facts):
-            said = _("There is no PyTorch for Intel Macs that works with NumPy {numpy}, which this Slicer has.")
-            return Diagnosis(Condition.OTHER_NUMPY, said.format(numpy=numpy))
-        said = _("PyTorch {version} does not work with NumPy {numpy}, which this Slicer has.")
-        said = said.format(version=torch, numpy=numpy)
-        return finding(Condition.OTHER_NUMPY, said, Remedy.REPLACE, _("Update PyTorch"))
+            problem = _("No PyTorch for Intel Macs works with NumPy {numpy}, which this Slicer has.")
+            return Diagnosis(Condition.OTHER_NUMPY, problem.format(numpy=numpy))
+        problem = _("PyTorch {version} does not work with NumPy {numpy}, which this Slicer has.")
+        problem = problem.format(version=torch, numpy=numpy)
+        return finding(Condition.OTHER_NUMPY, problem, Remedy.REPLACE, _("Update PyTorch"))
     return _gpuDiagnosis(facts, backend, finding)
 
 
@@ -125,41 +126,41 @@ def _gpuDiagnosis(facts: Mapping[str, Any], backend: str, finding: Any) -> Diagn
     if facts.get("device") != "cpu" or not (cards or facts.get("kernel_fault")):
         return Diagnosis(Condition.READY)
     if not cards:
-        said = _("The GPU does not run this PyTorch ({fault}); the processor is used.")
-        return Diagnosis(Condition.WRONG_BUILD, advice=said.format(fault=facts["kernel_fault"]))
+        advice = _("This PyTorch does not run on the GPU ({fault}); the CPU is used.")
+        return Diagnosis(Condition.WRONG_BUILD, advice=advice.format(fault=facts["kernel_fault"]))
     name, driver = cards[0]["name"], cards[0]["driver"]
     if not backend:
-        said = _("The driver {driver} of the {card} is too old for any current PyTorch; the processor is used.")
+        advice = _("The driver {driver} of the {card} is too old for every current PyTorch; the CPU is used.")
         return Diagnosis(
             Condition.OLD_DRIVER,
-            advice=said.format(driver=driver, card=name),
+            advice=advice.format(driver=driver, card=name),
             remedy=Remedy.DRIVER,
             label=_("Get a newer driver"),
         )
     if not facts.get("cuda_build"):
-        said = _("The {card} is not used: this PyTorch was built for the processor alone.").format(card=name)
-        return finding(Condition.CPU_BUILD, "", Remedy.REPLACE, _("Install PyTorch for the GPU"), said)
-    fault = facts.get("kernel_fault") or facts.get("cuda_fault") or _("it does not say why")
-    said = _("This PyTorch was built for other cards or drivers than the {card} ({fault}); the processor is used.")
-    said = said.format(card=name, fault=fault)
-    return finding(Condition.WRONG_BUILD, "", Remedy.REPLACE, _("Install PyTorch for this GPU"), said)
+        advice = _("The {card} is not used, since this PyTorch only runs on the CPU.").format(card=name)
+        return finding(Condition.CPU_BUILD, "", Remedy.REPLACE, _("Install PyTorch for the GPU"), advice)
+    fault = facts.get("kernel_fault") or facts.get("cuda_fault") or _("reason unknown")
+    advice = _("This PyTorch does not support the {card} or its driver ({fault}); the CPU is used.")
+    advice = advice.format(card=name, fault=fault)
+    return finding(Condition.WRONG_BUILD, "", Remedy.REPLACE, _("Install PyTorch for this GPU"), advice)
 
 
 def oldestTorch(facts: Mapping[str, Any]) -> str:
-    """The oldest PyTorch that will do on this computer."""
+    """The oldest PyTorch that DRDM can use on this computer."""
     return INTEL_MAC_TORCH if isIntelMac(facts) else OLDEST_TORCH
 
 
 def isIntelMac(facts: Mapping[str, Any]) -> bool:
-    """Whether it is a Mac for which PyTorch is made no longer."""
+    """Whether this is an Intel Mac, for which there is no current PyTorch."""
     return facts.get("system") == "Darwin" and facts.get("machine") == "x86_64"
 
 
 def bestBackend(facts: Mapping[str, Any]) -> str:
-    """The build of PyTorch for the first NVIDIA GPU and its driver; empty without one, or if there is none for it.
+    """The build of PyTorch for the first NVIDIA GPU and its driver; empty without a GPU or a suitable build.
 
-    Builds for CUDA 13 run on cards from Turing (7.5) on, those for CUDA 12.8 on Blackwell (10 and 12) too, those for
-    12.6 on Maxwell to Hopper (5.0 to 9.0).
+    Builds for CUDA 13 support GPUs with compute capability 7.5 (Turing) or higher, those for CUDA 12.8 also 10 and 12
+    (Blackwell), and those for CUDA 12.6 support 5.0 to 9.0 (Maxwell to Hopper).
     """
     cards = facts.get("cards") or []
     drivers = DRIVERS.get(facts.get("system", ""))
@@ -172,25 +173,25 @@ def bestBackend(facts: Mapping[str, Any]) -> str:
 
 
 def torchRequirement(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Versions of PyTorch that suit us and the other packages, and the packages that cannot be suited."""
+    """Versions of PyTorch that DRDM and the other packages accept, and the packages that conflict with them."""
     chosen = SpecifierSet(f">={oldestTorch(facts)}")
     conflicting = []
     for package, text in facts.get("wishes") or []:
         if package.lower() == "drdm":
             continue
         try:
-            wish = Requirement(text).specifier
+            specifier = Requirement(text).specifier
         except InvalidRequirement:
             continue
-        if _possible(chosen & wish):
-            chosen &= wish
+        if _canExist(chosen & specifier):
+            chosen &= specifier
         else:
             conflicting.append(f"{package} ({text})")
     return ",".join(sorted(str(s) for s in chosen)), conflicting
 
 
-def _possible(wanted: SpecifierSet) -> bool:
-    """Whether there may be such a version: PyTorch counts 2.0.0, 2.0.1, 2.1.0, ..."""
+def _canExist(wanted: SpecifierSet) -> bool:
+    """Whether a version may fulfill the specifiers: PyTorch has 2.0.0, 2.0.1, 2.1.0, ..."""
     return any(wanted.contains(f"2.{minor}.{patch}") for minor in range(60) for patch in range(3))
 
 
@@ -201,9 +202,15 @@ def _older(version: str, than: str) -> bool:
         return False
 
 
-def explainFailure(said: str, diagnosis: Diagnosis, pinned: Iterable[str] = ()) -> str:
-    """One sentence on why an installation failed, from all that it wrote."""
-    # In the order of how much each says: without a network pip writes of missing versions as well.
+def explainFailure(output: str, diagnosis: Diagnosis, pinned: Iterable[str] = ()) -> str:
+    """Explain in one sentence why an installation failed.
+
+    Args:
+        output: all that the installation has printed.
+        diagnosis: the diagnosis that led to it.
+        pinned: packages that require certain versions of PyTorch.
+    """
+    # The most specific patterns come first: without a network, pip also reports missing versions.
     failures = (
         (
             r"No space left on device|Errno 28|WinError 112|not enough space on the disk|[Dd]isk quota exceeded",
@@ -212,15 +219,15 @@ def explainFailure(said: str, diagnosis: Diagnosis, pinned: Iterable[str] = ()) 
         (
             r"ProxyError|[Cc]annot connect to proxy|Tunnel connection failed|407 Proxy|Proxy Authentication",
             _(
-                "The proxy did not let the download through; set the environment variable HTTPS_PROXY to "
+                "The proxy blocked the download; set the environment variable HTTPS_PROXY to "
                 "http://user:password@proxy:port, restart Slicer and press the button again."
             ),
         ),
         (
             r"CERTIFICATE_VERIFY_FAILED|SSLError|SSLCertVerificationError",
             _(
-                "The certificate of the download server was not accepted, as happens behind an inspecting proxy; set "
-                "the environment variable PIP_CERT to your institution's certificate file and restart Slicer."
+                "The certificate of the download server was not accepted, often due to a proxy; set the environment "
+                "variable PIP_CERT to your institution's certificate file and restart Slicer."
             ),
         ),
         (
@@ -232,36 +239,36 @@ def explainFailure(said: str, diagnosis: Diagnosis, pinned: Iterable[str] = ()) 
         (
             r"WinError 32|used by another process|WinError 5\b|Access is denied|Permission denied|Errno 13",
             _(
-                "Slicer's folder cannot be written to; close other Slicer windows, or install Slicer in a folder of "
-                "your own, and press the button again."
+                "Slicer's folder cannot be written to; close other Slicer windows, or install Slicer in a folder that "
+                "you may write to, and press the button again."
             ),
         ),
         (
             r"ResolutionImpossible|conflicting dependencies",
             _(
-                "Other packages ask for another version ({pinned}); update or remove the extension they belong to, "
-                "then press the button again."
+                "Other packages require another version ({pinned}); update or remove their extension, then press the "
+                "button again."
             ),
         ),
         (
             r"BadZipFile|[Ii]nvalid wheel|is invalid\.|DO NOT MATCH THE HASHES|File is not a zip file",
-            _("The download was damaged on its way; press the button again."),
+            _("The downloaded file is damaged; press the button again."),
         ),
         (
             r"No matching distribution|Could not find a version",
             _(
-                "No PyTorch was found that suits this computer (wanted: torch {requirement}); check the network, "
-                "update Slicer and its extension PyTorch, then press the button again."
+                "No PyTorch for this computer was found (torch {requirement}); check the network, update Slicer and "
+                "its extension PyTorch, then press the button again."
             ),
         ),
     )
     for pattern, sentence in failures:
-        if re.search(pattern, said):
+        if re.search(pattern, output):
             return sentence.format(
                 gigabytes=max(1.0, diagnosis.gigabytes),
                 requirement=diagnosis.requirement,
                 pinned=", ".join(pinned) or _("see the Python console"),
             )
-    last = [line.strip() for line in said.splitlines() if line.strip()]
-    reason = last[-1][:200] if last else _("it did not say why")
-    return _("The installation did not succeed ({reason}); the Python console says more.").format(reason=reason)
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    reason = lines[-1][:200] if lines else _("reason unknown")
+    return _("The installation failed ({reason}); see the Python console for details.").format(reason=reason)
