@@ -34,7 +34,7 @@ class JobState(enum.Enum):
     STOPPING = "stopping"
     DONE = "done"
     FAILED = "failed"
-    CANCELLED = "cancelled"
+    CANCELED = "canceled"
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Job:
         elif status == 0:
             self._finish(JobState.DONE, self.messages[-1] if self.messages else "")
         elif self.state is JobState.STOPPING:
-            self._finish(JobState.CANCELLED, "")
+            self._finish(JobState.CANCELED, "")
         else:
             self._finish(JobState.FAILED, self.text or self._failureMessage(status))
         return self.state
@@ -142,7 +142,7 @@ class Job:
         """Kill the process; unfinished results are lost."""
         if self.running:
             self.process.kill()
-            self._finish(JobState.CANCELLED, "")
+            self._finish(JobState.CANCELED, "")
 
     def _read(self, line: str) -> None:
         try:

@@ -1,6 +1,6 @@
-"""Pictures of the panel for the README, taken of the real panel on the stand-in for Slicer's application layer.
+"""Draw the pictures of the panel for the README, on the stand-in for Slicer's application layer.
 
-PYTHONPATH=.:Testing:DRDMDeform:DRDMDeform/Testing/Python python Resources/Pictures/make_panel_pictures.py
+Usage: PYTHONPATH=.:Testing:DRDMDeform:DRDMDeform/Testing/Python python Resources/Pictures/make_panel_pictures.py
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ SECTIONS = ("setupSection", "inputSection", "deformSection", "applySection", "ba
 
 
 def main() -> None:
-    """Every section of the panel, in use."""
+    """Use every section of the panel and take its picture."""
     standin.install()
     standin.load_module(ROOT / "DRDMDeform" / "DRDMDeform.py")
-    from modulesupport import ModuleTestCase, letWork, waitFor
+    from modulesupport import ModuleTestCase, processEvents, waitFor
 
     class Session(ModuleTestCase):
         def runTest(self) -> None:
-            """Not a test; its helpers set the scene."""
+            """Do nothing: only the helpers of the test case are used."""
 
         def take(self, name: str, *sections: str) -> None:
             for section in SECTIONS:
                 widget = getattr(self.ui, section)
                 widget.visible = section in sections
                 widget.collapsed = False
-            letWork(0.2)
+            processEvents(0.2)
             path = FOLDER / f"{name}.png"
             standin.screenshot(self.widget.parent, path, width=WIDTH)
             # A panel has few colors.

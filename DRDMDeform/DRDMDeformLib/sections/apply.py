@@ -14,7 +14,7 @@ from .input import InputSection
 from .section import PanelContext, Section
 
 
-class _Cancelled(Exception):
+class _Canceled(Exception):
     """The user has pressed Cancel."""
 
 
@@ -75,12 +75,12 @@ class ApplySection(Section):
             # Setting the value of a window-modal dialog processes events, a press of Cancel among them.
             dialog.value = done
             if dialog.wasCanceled:
-                raise _Cancelled
+                raise _Canceled
 
         try:
             made = self.logic.applyAll(p.inputVolume, nodes, p.grid is Grid.ORIGINAL, onProgress=show)
-        except _Cancelled:
-            return _("Cancelled; nothing was changed.")
+        except _Canceled:
+            return _("Canceled; nothing was changed.")
         finally:
             dialog.close()
         p.preview = False

@@ -193,7 +193,7 @@ class BatchSection(JobSection):
             self.showMessage(
                 self.ui.batchLabel, f"{job.text} {counted if summary['made'] else ''}".strip(), ERROR_STYLE
             )
-        elif job.state is JobState.CANCELLED:
+        elif job.state is JobState.CANCELED:
             self.showMessage(self.ui.batchLabel, _("Stopped.") + f" {counted} " + _("Press Resume to continue."))
         else:
             self.showMessage(self.ui.batchLabel, _("Finished.") + f" {counted}")

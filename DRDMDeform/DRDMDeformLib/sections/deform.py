@@ -150,8 +150,8 @@ class DeformSection(JobSection):
         self.context.updatePanel()
         if job.state is JobState.FAILED:
             self.showMessage(self.ui.statusLabel, job.text, ERROR_STYLE)
-        elif job.state is JobState.CANCELLED:
-            self.showMessage(self.ui.statusLabel, _("Cancelled; nothing was changed."))
+        elif job.state is JobState.CANCELED:
+            self.showMessage(self.ui.statusLabel, _("Canceled; nothing was changed."))
 
     # Showing variants
 

@@ -111,7 +111,7 @@ class TrainSection(JobSection):
         self.context.updatePanel()
         if job.state is JobState.FAILED:
             self.showMessage(self.ui.trainLabel, job.text, ERROR_STYLE)
-        elif job.state is JobState.CANCELLED:
+        elif job.state is JobState.CANCELED:
             self.showMessage(self.ui.trainLabel, _("Stopped. Press Resume to continue the training."))
         else:
             name = job.items[-1]["model"]
