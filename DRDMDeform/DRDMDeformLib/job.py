@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from slicer.i18n import tr as _
+
 # A process that was asked to stop is killed after this time.
 STOP_TIMEOUT_SECONDS = 20.0
 
@@ -100,7 +102,10 @@ class Job:
         try:
             self.process.start([*self.arguments, "--progress", "json"])
         except OSError as error:
-            self._finish(JobState.FAILED, f"Python could not be started ({error.strerror or error}); restart Slicer.")
+            reason = error.strerror or error
+            self._finish(
+                JobState.FAILED, _("Python could not be started ({reason}); restart Slicer.").format(reason=reason)
+            )
 
     def poll(self) -> JobState:
         """Read the events of the process since the last call; call this in the main thread."""
@@ -169,9 +174,9 @@ class Job:
     def _failureMessage(self, status: int) -> str:
         lines = [line for line in self.process.errors.splitlines() if line.strip()]
         if any("No module named 'torch'" in line for line in lines):
-            return "PyTorch is not installed; press the button in the section Setup."
-        reason = f": {lines[-1]}" if lines else "."
-        return f"The computation ended unexpectedly (exit status {status}){reason}"
+            return _("PyTorch is not installed; press the button in the section Setup.")
+        text = _("The computation ended unexpectedly (exit status {status})").format(status=status)
+        return f"{text}: {lines[-1]}" if lines else f"{text}."
 
     def _finish(self, state: JobState, text: str) -> None:
         self.state, self.text = state, text
