@@ -17,7 +17,7 @@ from packaging.version import InvalidVersion, Version
 from slicer.i18n import tr as _
 
 OLDEST_TORCH = "2.4"
-# The last PyTorch for Intel Macs, and for Slicer on Apple silicon, which runs as an Intel program.
+# The last PyTorch for Intel Macs, and for Intel builds of Slicer on Apple silicon.
 INTEL_MAC_TORCH = "2.2"
 # Oldest drivers for CUDA 12 and for CUDA 13, from the release notes of the CUDA Toolkit.
 DRIVERS = {"Linux": ("525.60.13", "580.65.06"), "Windows": ("528.33", "580.00")}
