@@ -1,13 +1,17 @@
-"""Few-shot segmentation: how much do deformed copies of few labelled subjects help a small U-Net?
+"""Few-shot segmentation: how much deformed copies of few labeled subjects help a small U-Net.
 
-``python Testing/benchmarks/benchmark_fewshot.py DATASET --methods none torchio MODEL all [--shots 5 20] [--seeds 3]``
+    python -m benchmarks.fewshot DATASET --methods none torchio MODEL all [--shots 5 20] [--seeds 3]
 
-In 3D, or on the middle slices of stacks in 2D (hearts: both phases of a patient stay together). Test subjects are those
-that ``drdm train`` leaves out (every K-th), which no model has seen. ``all`` trains on every other subject, undeformed:
-the ceiling. ``oracle`` deforms the few subjects to the shapes of all others: the ceiling for deformations. Every arm
-gets the same number of iterations, the deformed arms as many copies. Nothing is tuned on the test subjects: settings
-are chosen with ``--choose N``, on N subjects that are neither trained nor tested on. All arms turn and shift the images
-a little.
+Works in 3D, or in 2D on the middle slices of stacks (hearts: both phases of a patient stay together). Test subjects are
+those that ``drdm train`` leaves out (every K-th), which no model has seen. Beside the methods of ``methods.py``:
+
+    none     no copies
+    all      no copies, but every other subject to train on: the ceiling
+    oracle   copies with the shapes of all other subjects: the ceiling for deformations
+
+Every method has the same number of iterations, and those that deform as many copies. All rotate and shift the images a
+little. Nothing is tuned on the test subjects: settings are chosen with ``--choose N``, on N subjects that are neither
+trained nor tested on.
 """
 
 from __future__ import annotations
@@ -20,87 +24,58 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
-import torch.nn.functional as F
-from benchmark_realism import resample
-from deformers import deformer
-from oracle import Oracle
-from slices import Pair, View, by_person, load_pairs, seen, view_of
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.displacement import deform_pair
+from benchmarks.labeled_views import LabeledImage, View, crop_to_view, group_by_patient, load_views, view_of
+from benchmarks.methods import deformer
+from benchmarks.networks import UNet
+from benchmarks.oracle import Oracle
+from benchmarks.overlap import dice, dice_cross_entropy
 from DRDMLib.datasets import find_cases
 
 LEVELS = (16, 32, 48)
-# A labelled image, its place among its subject's, a seed and a level -> field, mm.
-Maker = Callable[[Pair, int, int, int], np.ndarray]
 WINDOWS = {3: (40, 52, 40), 2: (96, 96)}
 WIDTH = {3: 8, 2: 16}
 BATCH = {3: 2, 2: 8}
+LEARNING_RATE = 2e-3
+# Images to train on at least; few subjects are repeated.
+IMAGES = 30
+
+# All images of a subject.
+Subject = list[LabeledImage]
+# A labeled image, its index among those of its subject, a seed and a level -> field, mm.
+CopyMaker = Callable[[LabeledImage, int, int, int], np.ndarray]
+# Image in units of its standard deviation (1, *window), and label (*window).
+Example = tuple[Tensor, Tensor]
 
 
-class UNet(nn.Module):
-    """A vanilla U-Net with three scales."""
-
-    def __init__(self, ndim: int, classes: int) -> None:
-        super().__init__()
-        width = WIDTH[ndim]
-        conv, norm = (nn.Conv3d, nn.InstanceNorm3d) if ndim == 3 else (nn.Conv2d, nn.InstanceNorm2d)
-        self.pool = F.max_pool3d if ndim == 3 else F.max_pool2d
-
-        def layer(a: int, b: int) -> list[nn.Module]:
-            return [conv(a, b, 3, padding=1), norm(b, affine=True), nn.LeakyReLU(0.01)]
-
-        def block(a: int, b: int) -> nn.Sequential:
-            return nn.Sequential(*layer(a, b), *layer(b, b))
-
-        self.a, self.b, self.c = block(1, width), block(width, 2 * width), block(2 * width, 4 * width)
-        self.d, self.e = block(6 * width, 2 * width), block(3 * width, width)
-        self.out = conv(width, classes, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 1, *S) -> scores (N, classes, *S)."""
-        a = self.a(x)
-        b = self.b(self.pool(a, 2))
-        c = self.c(self.pool(b, 2))
-        d = self.d(torch.cat([b, F.interpolate(c, scale_factor=2)], 1))
-        return self.out(self.e(torch.cat([a, F.interpolate(d, scale_factor=2)], 1)))
-
-
-def example(image: np.ndarray, label: np.ndarray, view: View) -> tuple[Tensor, Tensor]:
-    """Image in units of its spread (1, *window) and label (*window)."""
+def make_example(image: np.ndarray, label: np.ndarray, view: View) -> Example:
+    """Normalize an image and crop it and its label."""
     scaled = ((image - image.mean()) / (image.std() + 1e-6)).astype(np.float32)
     picture, truth = (torch.from_numpy(x)[None] for x in (scaled, label.astype(np.int64)))
-    return seen(picture, view), seen(truth, view)[0]
+    return crop_to_view(picture, view), crop_to_view(truth, view)[0]
 
 
-def overlap_loss(scores: Tensor, label: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Cross-entropy, its classes with ``weight``, and soft Dice."""
-    share = scores.softmax(1)
-    truth = F.one_hot(label, scores.shape[1]).movedim(-1, 1).float()
-    dims = (0, *range(2, truth.ndim))
-    dice = (2 * (share * truth).sum(dims) + 1) / (share.sum(dims) + truth.sum(dims) + 1)
-    return F.cross_entropy(scores, label, weight) + 1 - dice[1:].mean()
-
-
-def rarity(train: list[tuple[Tensor, Tensor]], classes: int) -> Tensor:
-    """Weights (classes,): how rare each is, mean 1. Without them small structures are at times never found."""
+def class_weights(train: list[Example], classes: int) -> Tensor:
+    """Return weights (classes,) of mean 1 that grow with rarity; without, small structures may never be found."""
     counts = torch.stack([torch.bincount(label.flatten(), minlength=classes) for _, label in train]).sum(0)
-    rare = counts.clamp(min=1).float() ** -0.75
-    return rare / rare.mean()
+    rarity = counts.clamp(min=1).float() ** -0.75
+    return rarity / rarity.mean()
 
 
-def fit(
-    train: list[tuple[Tensor, Tensor]], classes: int, seed: int, iterations: int, weight: Tensor | None, device: str
-) -> UNet:
-    """A network trained on what is given; the same images, shifts and noise on any device."""
+def fit(train: list[Example], classes: int, seed: int, iterations: int, weight: Tensor | None, device: str) -> UNet:
+    """Train a network; images, shifts and noise are the same on any device."""
     torch.manual_seed(seed)
     ndim = train[0][1].ndim
-    network = UNet(ndim, classes).to(device)
+    width = WIDTH[ndim]
+    network = UNet(ndim, 1, classes, (width, 2 * width, 4 * width), slope=0.01).to(device)
     weight = None if weight is None else weight.to(device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     ones = (BATCH[ndim], *[1] * (ndim + 1))
     for step in range(iterations):
-        for group in optimiser.param_groups:
-            group["lr"] = 2e-3 * (1 - step / iterations) ** 0.9
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * (1 - step / iterations) ** 0.9
         chosen = torch.randint(len(train), (BATCH[ndim],)).tolist()
         image = torch.stack([train[i][0] for i in chosen])
         label = torch.stack([train[i][1] for i in chosen])
@@ -111,29 +86,65 @@ def fit(
         image, label = image.to(device), label.to(device)
         with torch.autocast(image.device.type, dtype=torch.bfloat16):
             scores = network(image)
-        loss = overlap_loss(scores.float(), label, weight)
-        optimiser.zero_grad()
+        loss = dice_cross_entropy(scores.float(), label, weight)
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return network.eval()
 
 
 @torch.no_grad()
-def mean_dice(network: UNet, test: list[tuple[Tensor, Tensor]], classes: int) -> list[float]:
-    """Of each structure, over the subjects or slices that show it."""
-    found: list[list[float]] = [[] for _ in range(1, classes)]
+def mean_dice(network: UNet, test: list[Example], classes: int) -> list[float]:
+    """Return the mean overlap of each structure over the images that show it."""
     device = next(network.parameters()).device
+    found: list[list[float]] = [[] for _ in range(1, classes)]
     for image, label in test:
-        answer = network(image[None].to(device)).argmax(1)[0].cpu()
-        for c in range(1, classes):
+        predicted = network(image[None].to(device)).argmax(1)[0].cpu()
+        for c, overlap in enumerate(dice(predicted, label, classes), start=1):
             if bool((label == c).any()):
-                both = float(((answer == c) & (label == c)).sum())
-                found[c - 1].append(2 * both / float((answer == c).sum() + (label == c).sum()))
+                found[c - 1].append(overlap)
     return [float(np.mean(values)) for values in found]
 
 
-def main() -> None:
-    """Run as a script."""
+def copy_maker(name: str, pool: list[Subject], device: str) -> CopyMaker:
+    """Find what makes the copies: a method by name, or the oracle."""
+    if name == "oracle":
+        oracle = Oracle(pool)
+        return lambda pair, index, seed, level: oracle.field(pair, index, seed)
+    method = deformer(name, device)
+    return lambda pair, index, seed, level: method(pair.image, seed, level)
+
+
+def training_set(
+    subjects: list[Subject], maker: CopyMaker | None, copies: int, levels: list[int], seed: int
+) -> list[Example]:
+    """Return every image several times, each slightly rotated, and then the deformed copies of all in turn."""
+    rng = np.random.default_rng(seed)
+    images = [(pair, index, view_of(pair.label, WINDOWS)) for subject in subjects for index, pair in enumerate(subject)]
+    repeats = max(1, IMAGES // len(images))
+    train = [make_example(*deform_pair(pair, rng, None), view) for pair, _, view in images for _ in range(repeats)]
+    if maker is None:
+        return train
+    for k in range(copies):
+        pair, index, view = images[k % len(images)]
+        field = maker(pair, index, 1000 * seed + k, levels[k // len(images) % len(levels)])
+        train.append(make_example(*deform_pair(pair, rng, field), view))
+    return train
+
+
+def load_subjects(dataset: str, hold_out: int, choose: int | None) -> tuple[list[Subject], list[LabeledImage]]:
+    """Return the subjects to train on, and the images to test on."""
+    patients = group_by_patient([case for case in find_cases(dataset) if case.label])
+    pool = [
+        [pair for case in patient for pair in load_views(case)] for i, patient in enumerate(patients) if i % hold_out
+    ]
+    if choose:
+        return pool[:-choose], [pair for subject in pool[-choose:] for pair in subject]
+    return pool, [pair for patient in patients[::hold_out] for case in patient for pair in load_views(case)]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("dataset")
     parser.add_argument("--methods", nargs="+", required=True)
@@ -143,81 +154,44 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=90, help="deformed copies of all subjects together")
     parser.add_argument("--iterations", type=int, default=250)
     parser.add_argument("--levels", type=int, nargs="+", default=list(LEVELS), help="of the models, in turn")
-    parser.add_argument("--weighted", action="store_true", help="rare structures count more in the cross-entropy")
+    parser.add_argument("--weighted", action="store_true", help="give rare structures more weight in the cross-entropy")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--choose", type=int, metavar="N", help="judge on N subjects of the pool: to choose settings")
+    parser.add_argument("--choose", type=int, metavar="N", help="test on N subjects of the pool, to choose settings")
     parser.add_argument("--device", default="cpu", help="of the networks, ours and the U-Net (cpu)")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    return parser.parse_args()
 
-    people = by_person([case for case in find_cases(options.dataset) if case.label])
-    pool = [
-        [pair for case in person for pair in load_pairs(case)]
-        for i, person in enumerate(people)
-        if i % options.hold_out
+
+def main() -> None:
+    """Train and test every method with every seed; print and write the overlaps."""
+    options = parse_arguments()
+    torch.set_num_threads(1)
+    pool, left_out = load_subjects(options.dataset, options.hold_out, options.choose)
+    test = [
+        make_example(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(label), view_of(label, WINDOWS))
+        for image, label in left_out
     ]
-    if options.choose:
-        left_out = [pair for person in pool[-options.choose :] for pair in person]
-        pool = pool[: -options.choose]
-    else:
-        left_out = [pair for person in people[:: options.hold_out] for case in person for pair in load_pairs(case)]
-    test = [example(*(sitk.GetArrayFromImage(x) for x in pair), view_of(pair[1], WINDOWS)) for pair in left_out]
     classes = 1 + max(int(label.max()) for _, label in test)
-    makers = {name: maker_of(name, pool, options.device) for name in options.methods if name not in ("none", "all")}
+    makers = {name: copy_maker(name, pool, options.device) for name in options.methods if name not in ("none", "all")}
+    facts = {key: getattr(options, key) for key in ("iterations", "copies", "levels", "weighted")}
     rows: list[dict[str, object]] = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for shots in options.shots:
-            few = np.random.default_rng(seed).permutation(len(pool))[:shots]
+            few = [pool[i] for i in np.random.default_rng(seed).permutation(len(pool))[:shots]]
             for name in options.methods:
                 if name == "all" and shots != options.shots[0]:
                     continue
-                train = training_set(pool if name == "all" else [pool[i] for i in few], makers.get(name), options, seed)
-                weight = rarity(train, classes) if options.weighted else None
-                scores = mean_dice(fit(train, classes, seed, options.iterations, weight, options.device), test, classes)
+                subjects = pool if name == "all" else few
+                train = training_set(subjects, makers.get(name), options.copies, options.levels, seed)
+                weight = class_weights(train, classes) if options.weighted else None
+                network = fit(train, classes, seed, options.iterations, weight, options.device)
+                scores = mean_dice(network, test, classes)
                 row = {"method": name, "shots": 0 if name == "all" else shots, "seed": seed}
                 rows.append(row | {"dice": float(np.mean(scores)), "structures": scores})
                 print(rows[-1], flush=True)
                 if options.json:
-                    facts = {
-                        "test": len(test),
-                        "iterations": options.iterations,
-                        "copies": options.copies,
-                        "levels": options.levels,
-                        "weighted": options.weighted,
-                    }
-                    options.json.write_text(json.dumps({**facts, "rows": rows}, indent=2), encoding="utf-8")
-
-
-def maker_of(name: str, pool: list[list[Pair]], device: str = "cpu") -> Maker:
-    """Of a method of ``deformers`` or of the oracle."""
-    if name == "oracle":
-        oracle = Oracle(pool)
-        return lambda pair, place, seed, level: oracle.field(pair, place, seed)
-    made = deformer(name, device)
-    return lambda pair, place, seed, level: made(pair[0], seed, level)
-
-
-def training_set(
-    subjects: list[list[Pair]], maker: Maker | None, options: argparse.Namespace, seed: int
-) -> list[tuple[Tensor, Tensor]]:
-    """Every image several times, each time turned a little, and the deformed copies, which go round the images."""
-    rng = np.random.default_rng(seed)
-    images, places = zip(*((pair, place) for subject in subjects for place, pair in enumerate(subject)), strict=True)
-    repeats = max(1, 30 // len(images))
-    views = [view_of(label, WINDOWS) for _, label in images]
-    train = [
-        example(*resample(pair, rng, None), view)
-        for pair, view in zip(images, views, strict=True)
-        for _ in range(repeats)
-    ]
-    if maker is None:
-        return train
-    for k in range(options.copies):
-        which, level = k % len(images), options.levels[k // len(images) % len(options.levels)]
-        field = maker(images[which], places[which], 1000 * seed + k, level)
-        train.append(example(*resample(images[which], rng, field), views[which]))
-    return train
+                    report = {"test": len(test), **facts, "rows": rows}
+                    options.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Labelled images as the benchmarks take them: volumes, or of a stack of thick slices the middle ones, one by one.
+"""Load labeled images: volumes, or the middle slices of a stack of thick slices, one by one.
 
-Of a whole head with its MUSE regions the structures deep in the brain are looked at, in a window about them.
+Of a whole head with its MUSE regions only the structures deep in the brain are kept, in a window around them.
 """
 
 from __future__ import annotations
@@ -15,84 +15,104 @@ from torch import Tensor
 from DRDMLib.datasets import Case
 from DRDMLib.images import read_image, read_label
 
-Pair = tuple[sitk.Image, sitk.Image]
-# Of a stack: slices nearer to an end often show no ventricle.
-MIDDLE = 3
+# Slices nearer to the end of a stack often show no ventricle.
+MIDDLE_SLICES = 3
 # MUSE regions of both sides: lateral ventricles, thalami, caudate nuclei, putamina, hippocampi.
-DEEP = ((51, 52), (59, 60), (36, 37), (57, 58), (47, 48))
-# As slices are stored (z, y, x): room for the deep structures at 2 mm.
+DEEP_REGIONS = ((51, 52), (59, 60), (36, 37), (57, 58), (47, 48))
+# In array order (z, y, x): room for the deep structures at 2 mm.
 HEAD_WINDOW = (48, 32, 64)
 HEAD_SIDE = 80
 
 
+class LabeledImage(NamedTuple):
+    """An image (32-bit) and its label map on the same grid, 2D or 3D."""
+
+    image: sitk.Image
+    label: sitk.Image
+
+
 class View(NamedTuple):
-    """What a network sees of an image: a shape, and its middle if that is not the image's, both (z, y, x)."""
+    """The part of an image that a network sees, in array order (z, y, x).
+
+    Attributes:
+        window: its shape in voxels.
+        center: its middle voxel; None is the middle of the image.
+    """
 
     window: tuple[int, ...]
-    centre: tuple[int, ...] | None = None
+    center: tuple[int, ...] | None = None
 
 
-def two_phases(cases: list[Case]) -> bool:
-    """Whether these are hearts at the end of diastole and of systole (ACDC)."""
+def has_two_phases(cases: list[Case]) -> bool:
+    """Return whether all cases are hearts at the end of diastole or of systole (ACDC)."""
     return bool(cases) and all(case.name.endswith(("_ED", "_ES")) for case in cases)
 
 
-def by_person(cases: list[Case]) -> list[list[Case]]:
-    """Cases of one person together: both phases of a heart, else each case alone."""
-    if not two_phases(cases):
+def group_by_patient(cases: list[Case]) -> list[list[Case]]:
+    """Group the cases of each patient: both phases of a heart, otherwise every case alone."""
+    if not has_two_phases(cases):
         return [[case] for case in cases]
-    people: dict[str, list[Case]] = {}
+    patients: dict[str, list[Case]] = {}
     for case in cases:
-        people.setdefault(case.name.rsplit("_", 1)[0], []).append(case)
-    return [people[name] for name in sorted(people)]
+        patients.setdefault(case.name.rsplit("_", 1)[0], []).append(case)
+    return [patients[name] for name in sorted(patients)]
 
 
-def load_pairs(case: Case) -> list[Pair]:
-    """Image (32-bit) and label; of a stack of slices, its middle ones as 2D images."""
-    image = read_image(case.image)
+def load_case(case: Case) -> LabeledImage:
+    """Read the image of a case and its label map as they are; the case must have a label."""
     assert case.label is not None
-    label = read_label(case.label, image)
+    image = read_image(case.image)
+    return LabeledImage(sitk.Cast(image, sitk.sitkFloat32), read_label(case.label, image))
+
+
+def load_views(case: Case) -> list[LabeledImage]:
+    """Read a case as one volume, or as 2D images of its middle slices if the slices are thick."""
+    image, label = load_case(case)
     if is_head(label):
         label = deep_structures(label)
-    image = sitk.Cast(image, sitk.sitkFloat32)
     if max(image.GetSpacing()) < 2.5 * min(image.GetSpacing()):
-        return [(image, label)]
-    first = (image.GetSize()[2] - MIDDLE) // 2
-    return [(image[:, :, k], label[:, :, k]) for k in range(first, first + MIDDLE)]
+        return [LabeledImage(image, label)]
+    first = (image.GetSize()[2] - MIDDLE_SLICES) // 2
+    return [LabeledImage(image[:, :, k], label[:, :, k]) for k in range(first, first + MIDDLE_SLICES)]
 
 
 def is_head(image: sitk.Image) -> bool:
-    """Whether it shows a whole head, not a part that was cut out."""
+    """Return whether an image shows a whole head and not a cropped part."""
     return image.GetDimension() == 3 and min(image.GetSize()) >= HEAD_SIDE
 
 
 def deep_structures(label: sitk.Image) -> sitk.Image:
-    """MUSE regions -> 1 to 5, in the order of ``DEEP``."""
+    """Merge MUSE regions into the labels 1 to 5, in the order of ``DEEP_REGIONS``."""
     array = sitk.GetArrayViewFromImage(label)
     merged = np.zeros(array.shape, np.uint8)
-    for number, regions in enumerate(DEEP, start=1):
+    for number, regions in enumerate(DEEP_REGIONS, start=1):
         merged[np.isin(array, regions)] = number
-    made = sitk.GetImageFromArray(merged)
-    made.CopyInformation(label)
-    return made
+    result = sitk.GetImageFromArray(merged)
+    result.CopyInformation(label)
+    return result
 
 
 def view_of(label: sitk.Image, windows: dict[int, tuple[int, ...]]) -> View:
-    """About the structures of a head, else about the image's middle, as large as ``windows`` says for its dimension."""
+    """Choose the view of a labeled image.
+
+    Args:
+        label: label map.
+        windows: shape of the window by dimension; a head has a window of its own, around its structures.
+    """
     if not is_head(label):
         return View(windows[label.GetDimension()])
-    places = np.argwhere(sitk.GetArrayViewFromImage(label) > 0)
-    return View(HEAD_WINDOW, tuple((places.min(0) + places.max(0)) // 2))
+    voxels = np.argwhere(sitk.GetArrayViewFromImage(label) > 0)
+    return View(HEAD_WINDOW, tuple((voxels.min(0) + voxels.max(0)) // 2))
 
 
-def seen(tensor: Tensor, view: View) -> Tensor:
-    """(C, *S) cropped to the view, or continued by its border where that is larger: (C, *window)."""
+def crop_to_view(tensor: Tensor, view: View) -> Tensor:
+    """Crop (C, *S) to the view, and repeat the border where the view is larger: (C, *window)."""
     for axis, side in enumerate(view.window, start=1):
-        lack = max(0, side - tensor.shape[axis])
-        if lack:
-            pads = [0, 0] * (tensor.ndim - 1 - axis) + [lack // 2, lack - lack // 2] + [0, 0] * (axis - 1)
+        missing = max(0, side - tensor.shape[axis])
+        if missing:
+            pads = [0, 0] * (tensor.ndim - 1 - axis) + [missing // 2, missing - missing // 2] + [0, 0] * (axis - 1)
             tensor = F.pad(tensor[None].float(), pads, mode="replicate")[0].to(tensor.dtype)
-        room = tensor.shape[axis] - side
-        start = room // 2 if view.centre is None else min(max(int(view.centre[axis - 1]) - side // 2, 0), room)
+        spare = tensor.shape[axis] - side
+        start = spare // 2 if view.center is None else min(max(int(view.center[axis - 1]) - side // 2, 0), spare)
         tensor = tensor.narrow(axis, start, side)
     return tensor.contiguous()

@@ -1,96 +1,58 @@
-"""Do deformed subjects look like subjects? Two tests on labelled images, all methods at equal displacement.
+"""Realism: whether deformed subjects look like subjects, all methods at equal displacement.
 
-``python Testing/benchmarks/benchmark_realism.py DATASET --methods torchio monai MODEL MODEL:random [--json OUT.json]``
+    python -m benchmarks.realism DATASET --methods torchio monai MODEL MODEL:random [--json OUT.json]
 
-Subjects are parted in two halves, A and B. *Frechet distance*: between the shape descriptors of deformed A and real B
-(volumes, compactness, principal extents of each structure and of the whole, distance between the first two), in units
-of the spread over real subjects. *Two-sample test*: a small network is trained to tell images and labels of deformed A
-from real B, and is tested on other subjects of both; 50 % is chance. Real and deformed are both resampled once, with a
-random small rigid motion.
+Subjects (3D, labels 1 and 2) are split into two halves, A and B. *Frechet distance*: between the shape descriptors of
+deformed A and real B (volumes, compactness, principal extents of each structure and of the whole, distance between the
+first two), in units of the spread over real subjects. *Two-sample test*: a small network is trained to tell images and
+labels of deformed A from real B and tested on other subjects of both; 50 % is chance. Real and deformed are both
+resampled once, with a random small rigid motion.
 
-Equal is the mean displacement of the labelled structures, or with ``--equal image`` that of the whole image, which
-favours a method that moves the border as much as the middle, or with ``--equal beyond-affine`` what is left in the
-structures when the best affine map is taken out: turning, shifting and scaling a subject leaves it a subject, so a
-method that does more of that has an advantage otherwise. All are printed. ``affine`` is a method too.
+Equal is the mean displacement of the labeled structures. With ``--equal image`` it is that of the whole image, which
+favors a method that moves the border as much as the middle. With ``--equal beyond-affine`` it is what the best affine
+map leaves in the structures: a rotated, shifted or scaled subject is still a subject, so a method that does more of
+that has an advantage otherwise. All three are printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 import torch
-from deformers import Deformer, as_transform, deformer, is_elastic
 from torch import nn
 
+from benchmarks.displacement import beyond_affine, deform_pair, mean_length, structures
+from benchmarks.labeled_views import LabeledImage, load_case
+from benchmarks.methods import Deformer, deformer, is_elastic
+from benchmarks.networks import TwoSampleClassifier
 from DRDMLib.datasets import find_cases
-from DRDMLib.images import read_image, read_label
 
-Pair = tuple[sitk.Image, sitk.Image]
+# Subjects whose fields are measured to choose the level of a model.
 CALIBRATION = 6
 LEVELS = (8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 68, 72, 76, 79)
 WINDOW = (48, 56, 48)
 EQUALS = ("structures", "image", "beyond-affine")
+LEARNING_RATE = 1e-3
+BATCH = 12
+
+# Image and label (*S).
+Arrays = tuple[np.ndarray, np.ndarray]
 
 
-def length(field: np.ndarray, inside: np.ndarray | None = None) -> float:
-    """Mean displacement, of the voxels ``inside`` if given, mm."""
-    return float(np.linalg.norm(field if inside is None else field[inside], axis=-1).mean())
-
-
-def structures(label: sitk.Image) -> np.ndarray:
-    """Voxels of any structure; of a slice without one, all."""
-    inside = sitk.GetArrayViewFromImage(label) > 0
-    return inside if inside.any() else ~inside
-
-
-def beyond_affine(field: np.ndarray, inside: np.ndarray) -> float:
-    """Mean displacement of the voxels ``inside`` that no affine map explains, mm."""
-    places = np.argwhere(inside).astype(float)
-    vectors = field[inside]
-    design = np.c_[np.ones(len(places)), places - places.mean(0)]
-    explained = design @ np.linalg.lstsq(design, vectors, rcond=None)[0]
-    return float(np.linalg.norm(vectors - explained, axis=-1).mean())
-
-
-def rigid(image: sitk.Image, rng: np.random.Generator) -> sitk.Transform:
-    """Turns by up to 4 degrees, shifts by up to half a voxel."""
-    ndim = image.GetDimension()
-    angles = np.radians(rng.uniform(-4, 4, 3 if ndim == 3 else 1)).tolist()
-    transform = sitk.Euler3DTransform() if ndim == 3 else sitk.Euler2DTransform()
-    middle = [(n - 1) / 2 for n in image.GetSize()]
-    transform.SetCenter(image.TransformContinuousIndexToPhysicalPoint(middle))
-    if ndim == 3:
-        transform.SetRotation(*angles)
-    else:
-        transform.SetAngle(*angles)
-    transform.SetTranslation((rng.uniform(-0.5, 0.5, ndim) * image.GetSpacing()).tolist())
-    return transform
-
-
-def resample(pair: Pair, rng: np.random.Generator, field: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Image and label after the field, if there is one, and a small rigid motion, in one resampling."""
-    image, label = pair
-    motion = rigid(image, rng)
-    if field is not None:
-        motion = sitk.CompositeTransform([as_transform(field, image), motion])
-    made = []
-    for what, how in ((image, sitk.sitkLinear), (label, sitk.sitkNearestNeighbor)):
-        filter_ = sitk.ResampleImageFilter()
-        filter_.SetReferenceImage(image)
-        filter_.SetTransform(motion)
-        filter_.SetInterpolator(how)
-        filter_.SetUseNearestNeighborExtrapolator(True)
-        made.append(sitk.GetArrayFromImage(filter_.Execute(what)))
-    return made[0], made[1]
+def displacement(field: np.ndarray, pair: LabeledImage, equal: str) -> float:
+    """Return the displacement that is to be equal, one of ``EQUALS``, mm."""
+    if equal == "image":
+        return mean_length(field)
+    inside = structures(pair.label)
+    return mean_length(beyond_affine(field, inside)) if equal == "beyond-affine" else mean_length(field, inside)
 
 
 def shape(mask: np.ndarray) -> list[float]:
-    """Volume, compactness and principal extents of one structure."""
+    """Return the logarithms of a structure's volume, compactness and three principal extents."""
     points = np.argwhere(mask)
     volume = max(len(points), 1)
     faces = sum(np.abs(np.diff(np.pad(mask, 1).astype(np.int8), axis=a)).sum() for a in range(3))
@@ -100,185 +62,195 @@ def shape(mask: np.ndarray) -> list[float]:
 
 
 def descriptors(label: np.ndarray) -> list[float]:
-    """Of the whole and of structures 1 and 2, and how far those are apart."""
+    """Return the shapes of the whole and of the structures 1 and 2, and the distance between these two."""
     parts = [label > 0, label == 1, label == 2]
-    centres = [np.argwhere(p).mean(axis=0) if p.any() else np.zeros(3) for p in parts[1:]]
-    return [value for p in parts for value in shape(p)] + [float(np.linalg.norm(centres[0] - centres[1]))]
+    centers = [np.argwhere(p).mean(axis=0) if p.any() else np.zeros(3) for p in parts[1:]]
+    return [value for p in parts for value in shape(p)] + [float(np.linalg.norm(centers[0] - centers[1]))]
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared Frechet distance between two Gaussians fitted to (N, k) descriptors."""
+    """Return the squared Frechet distance between two Gaussians fitted to (N, k) descriptors."""
     ca, cb = np.cov(a.T), np.cov(b.T)
     # The trace of the root of a product of two covariances from its eigenvalues, which are real and not negative.
     root = np.sqrt(np.clip(np.linalg.eigvals(ca @ cb).real, 0, None)).sum()
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * root)
 
 
-class Judge(nn.Sequential):
-    """A small convolutional network with one output: deformed or not."""
-
-    def __init__(self, width: int = 16) -> None:
-        layers: list[nn.Module] = []
-        channels = 3
-        for k in range(4):
-            out = width * min(4, 2**k)
-            layers += [nn.Conv3d(channels, out, 4, stride=2, padding=1), nn.BatchNorm3d(out), nn.ReLU()]
-            channels = out
-        super().__init__(*layers, nn.Flatten(), nn.Dropout(0.3), nn.LazyLinear(1))
-
-
 def window(image: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """(3, *WINDOW): the image in units of its spread, and the two structures, cropped or padded about the middle."""
+    """Return the normalized image and the two structures, cropped or padded about the middle: (3, *WINDOW)."""
     image = (image - image.mean()) / (image.std() + 1e-6)
     stacked = np.stack([image, label == 1, label == 2]).astype(np.float32)
-    for axis, side in enumerate(WINDOW):
-        lack = max(0, side - stacked.shape[axis + 1])
+    for axis, side in enumerate(WINDOW, start=1):
+        missing = max(0, side - stacked.shape[axis])
         pad = [(0, 0)] * 4
-        pad[axis + 1] = (lack // 2, lack - lack // 2)
+        pad[axis] = (missing // 2, missing - missing // 2)
         stacked = np.pad(stacked, pad, mode="constant")
-        start = (stacked.shape[axis + 1] - side) // 2
-        stacked = np.take(stacked, range(start, start + side), axis=axis + 1)
+        start = (stacked.shape[axis] - side) // 2
+        stacked = np.take(stacked, range(start, start + side), axis=axis)
     return stacked
 
 
-def two_sample(real: list[np.ndarray], made: list[np.ndarray], seed: int, iterations: int) -> float:
-    """Accuracy on the last third of the subjects of either.
+def two_sample(real: list[np.ndarray], deformed: list[np.ndarray], seed: int, iterations: int) -> float:
+    """Train a classifier on two thirds of the subjects and return its accuracy on the last third.
 
     Args:
-        real, made: (versions, 3, *WINDOW) of each subject; those of ``real[i]`` and ``made[i]`` are different ones.
+        real, deformed: versions of each subject, (versions, 3, *WINDOW); the two lists are of different subjects.
+        seed: of the split and the training.
+        iterations: of the training.
     """
     torch.manual_seed(seed)
     order = torch.randperm(len(real)).tolist()
     cut = 2 * len(order) // 3
-    x = torch.tensor(np.concatenate([*(real[i] for i in order), *(made[i] for i in order)]))
-    each = len(real[0])
-    cut, count = cut * each, len(order) * each
+    x = torch.tensor(np.concatenate([*(real[i] for i in order), *(deformed[i] for i in order)]))
+    versions = len(real[0])
+    cut, count = cut * versions, len(order) * versions
     y = torch.cat([torch.zeros(count), torch.ones(count)])
     train = torch.tensor([*range(cut), *range(count, count + cut)])
     test = torch.tensor([*range(cut, count), *range(count + cut, 2 * count)])
-    network = Judge()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
+    network = TwoSampleClassifier()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
     for step in range(iterations):
-        for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * (1 - step / iterations)
-        chosen = train[torch.randint(len(train), (12,))]
-        batch = x[chosen]
-        # Shifts of a few voxels: where the subject lies in its crop is not what is asked.
-        batch = torch.roll(batch, torch.randint(-2, 3, (3,)).tolist(), dims=(2, 3, 4))
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * (1 - step / iterations)
+        chosen = train[torch.randint(len(train), (BATCH,))]
+        # Shifts of a few voxels: the position of the subject in its crop must not count.
+        batch = torch.roll(x[chosen], torch.randint(-2, 3, (3,)).tolist(), dims=(2, 3, 4))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             answer = network(batch)[:, 0].float()
         loss = nn.functional.binary_cross_entropy_with_logits(answer, y[chosen])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     network.eval()
     with torch.no_grad():
         answers = torch.cat([network(part)[:, 0] for part in x[test].split(16)])
         return float(((answers > 0).float() == y[test]).float().mean())
 
 
-def measure(field: np.ndarray, pair: Pair, equal: str) -> float:
-    """What is to be equal among methods, mm."""
-    if equal == "image":
-        return length(field)
-    return (length if equal == "structures" else beyond_affine)(field, structures(pair[1]))
-
-
-def calibrate(name: str, field: Deformer, subjects: list[Pair], target: float, equal: str) -> int:
-    """Level whose displacement comes nearest to the target."""
+def calibrate(name: str, field: Deformer, subjects: list[LabeledImage], target: float, equal: str) -> int:
+    """Return the level whose displacement comes nearest to the target; 0 for a method without levels."""
     if is_elastic(name):
         return 0
 
     def mean(level: int) -> float:
         some = enumerate(subjects[:CALIBRATION])
-        return float(np.mean([measure(field(pair[0], seed, level), pair, equal) for seed, pair in some]))
+        return float(np.mean([displacement(field(pair.image, seed, level), pair, equal) for seed, pair in some]))
 
     low, high = 0, len(LEVELS) - 1
-    seen: dict[int, float] = {}
+    known: dict[int, float] = {}
     while high - low > 1:
         middle = (low + high) // 2
-        seen[middle] = mean(LEVELS[middle])
-        low, high = (middle, high) if seen[middle] < target else (low, middle)
+        known[middle] = mean(LEVELS[middle])
+        low, high = (middle, high) if known[middle] < target else (low, middle)
     for k in (low, high):
-        seen.setdefault(k, mean(LEVELS[k]))
-    return LEVELS[min((low, high), key=lambda k: abs(np.log(seen[k] / target)))]
+        known.setdefault(k, mean(LEVELS[k]))
+    return LEVELS[min((low, high), key=lambda k: abs(np.log(known[k] / target)))]
 
 
-def main() -> None:
-    """Run as a script."""
+class Comparison:
+    """Compare versions of the subjects A with the real subjects B.
+
+    Args:
+        a, b: equally many subjects.
+        versions: of each subject, for the two-sample test.
+        seeds: networks of the two-sample test; 0 leaves it out.
+        iterations: of their training.
+    """
+
+    def __init__(
+        self, a: list[LabeledImage], b: list[LabeledImage], versions: int, seeds: int, iterations: int
+    ) -> None:
+        self.a, self.versions, self.seeds, self.iterations = a, versions, seeds, iterations
+        rng = np.random.default_rng(0)
+        self.real_a, real_b = ([deform_pair(pair, rng, None) for pair in half] for half in (a, b))
+        self.shapes = np.array([descriptors(label) for _, label in real_b])
+        self.rng = np.random.default_rng(2)
+        self.windows = self.windows_of(b, self.rng, lambda number: [None] * len(b))
+
+    def windows_of(
+        self,
+        subjects: list[LabeledImage],
+        rng: np.random.Generator,
+        fields: Callable[[int], Sequence[np.ndarray | None]],
+    ) -> list[np.ndarray]:
+        """Return versions of each subject for the two-sample test.
+
+        Args:
+            subjects: to deform.
+            rng: of the rigid motions.
+            fields: from the number of a version to the fields of all subjects.
+        """
+        if not self.seeds:
+            return []
+        rounds = [
+            [window(*deform_pair(pair, rng, field)) for pair, field in zip(subjects, fields(number), strict=True)]
+            for number in range(self.versions)
+        ]
+        return [np.stack(versions) for versions in zip(*rounds, strict=True)]
+
+    def judge(self, versions: list[Arrays], windows: list[np.ndarray]) -> dict[str, float]:
+        """Return the Frechet distance and the accuracy of the two-sample test."""
+        shapes = np.array([descriptors(label) for _, label in versions])
+        middle, spread = self.shapes.mean(0), self.shapes.std(0)
+        found = {"frechet": frechet((shapes - middle) / spread, (self.shapes - middle) / spread)}
+        if self.seeds:
+            right = [two_sample(self.windows, windows, seed, self.iterations) for seed in range(self.seeds)]
+            found |= {"accuracy": float(np.mean(right)), "accuracy_spread": float(np.std(right))}
+        return found
+
+    def judge_real(self) -> dict[str, float]:
+        """Compare the real subjects A."""
+        return self.judge(self.real_a, self.windows_of(self.a, self.rng, lambda number: [None] * len(self.a)))
+
+    def judge_method(self, name: str, target: float, equal: str) -> dict[str, object]:
+        """Compare the subjects A deformed by a method, its fields scaled to the mean displacement ``target``, mm."""
+        method = deformer(name)
+        level = calibrate(name, method, self.a, target, equal)
+
+        def draw(number: int) -> list[np.ndarray]:
+            return [method(pair.image, 1000 * (number + 1) + k, level) for k, pair in enumerate(self.a)]
+
+        fields = draw(0)
+        factor = target / float(np.mean([displacement(f, p, equal) for f, p in zip(fields, self.a, strict=True)]))
+        fields = [f * factor for f in fields]
+        rng = np.random.default_rng(1)
+        versions = [deform_pair(pair, rng, f) for pair, f in zip(self.a, fields, strict=True)]
+        row: dict[str, object] = {"method": name, "level": level, "factor": round(factor, 3)}
+        for kind in EQUALS:
+            sizes = [displacement(f, pair, kind) for f, pair in zip(fields, self.a, strict=True)]
+            row[f"{kind.replace('-', '_')}_mm"] = float(np.mean(sizes))
+        windows = self.windows_of(self.a, rng, lambda number: [f * factor for f in draw(number)])
+        return row | self.judge(versions, windows)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("dataset")
     parser.add_argument("--methods", nargs="+", required=True)
-    parser.add_argument("--subjects", type=int, default=0, help="only so many of each half")
+    parser.add_argument("--subjects", type=int, default=0, help="only this many of each half")
     parser.add_argument("--displacement", type=float, default=1.5, help="of every method, mm")
     parser.add_argument("--equal", choices=EQUALS, default="structures", help="which displacement is equal")
     parser.add_argument("--seeds", type=int, default=3, help="networks of the two-sample test; 0 leaves it out")
     parser.add_argument("--iterations", type=int, default=200, help="of the two-sample test's network")
     parser.add_argument("--versions", type=int, default=1, help="of each subject, for the two-sample test")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Compare the real subjects and every method; print and write the figures."""
+    options = parse_arguments()
     torch.set_num_threads(1)
-
     cases = [case for case in find_cases(options.dataset) if case.label]
-    halves: list[list[Pair]] = []
-    for half in (cases[::2], cases[1::2]):
-        pairs = []
-        for case in half[: options.subjects or None]:
-            image = read_image(case.image)
-            assert case.label is not None
-            pairs.append((sitk.Cast(image, sitk.sitkFloat32), read_label(case.label, image)))
-        halves.append(pairs)
-    count = min(len(h) for h in halves)
-    a, b = (h[:count] for h in halves)
-    rng = np.random.default_rng(0)
-    real_a, real_b = ([resample(p, rng, None) for p in half] for half in (a, b))
-    shapes_b = np.array([descriptors(label) for _, label in real_b])
-    middle, spread = shapes_b.mean(0), shapes_b.std(0)
-
-    def shown(half: list[Pair], fields: Callable[[int], list[np.ndarray] | list[None]]) -> list[np.ndarray]:
-        """Versions of each subject for the two-sample test, from the fields of each round."""
-        if not options.seeds:
-            return []
-        rounds = [
-            [window(*resample(pair, rng, field)) for pair, field in zip(half, fields(number), strict=True)]
-            for number in range(options.versions)
-        ]
-        return [np.stack(versions) for versions in zip(*rounds, strict=True)]
-
-    rng = np.random.default_rng(2)
-    still: list[None] = [None] * count
-    windows_b = shown(b, lambda _: still)
-
-    def judged(made: list[tuple[np.ndarray, np.ndarray]], windows: list[np.ndarray]) -> dict[str, float]:
-        shapes = np.array([descriptors(label) for _, label in made])
-        found = {"frechet": frechet((shapes - middle) / spread, (shapes_b - middle) / spread)}
-        if options.seeds:
-            right = [two_sample(windows_b, windows, seed, options.iterations) for seed in range(options.seeds)]
-            found |= {"accuracy": float(np.mean(right)), "accuracy_spread": float(np.std(right))}
-        return found
-
-    rows: list[dict[str, object]] = [{"method": "real", **judged(real_a, shown(a, lambda _: still))}]
+    halves = [[load_case(case) for case in half[: options.subjects or None]] for half in (cases[::2], cases[1::2])]
+    count = min(map(len, halves))
+    a, b = (half[:count] for half in halves)
+    comparison = Comparison(a, b, options.versions, options.seeds, options.iterations)
+    rows: list[dict[str, object]] = [{"method": "real", **comparison.judge_real()}]
     print(rows[-1], flush=True)
     for name in options.methods:
-        field = deformer(name)
-        level = calibrate(name, field, a, options.displacement, options.equal)
-
-        def drawn(number: int, field: Deformer = field, level: int = level) -> list[np.ndarray]:
-            return [field(image, 1000 * (number + 1) + k, level) for k, (image, _) in enumerate(a)]
-
-        fields = drawn(0)
-        sizes = [measure(f, pair, options.equal) for f, pair in zip(fields, a, strict=True)]
-        factor = options.displacement / float(np.mean(sizes))
-        fields = [f * factor for f in fields]
-        rng = np.random.default_rng(1)
-        made = [resample(pair, rng, f) for pair, f in zip(a, fields, strict=True)]
-        row: dict[str, object] = {"method": name, "level": level, "factor": round(factor, 3)}
-        for equal in EQUALS:
-            row[f"{equal.replace('-', '_')}_mm"] = float(
-                np.mean([measure(f, pair, equal) for f, pair in zip(fields, a, strict=True)])
-            )
-        windows = shown(a, lambda number, drawn=drawn, factor=factor: [f * factor for f in drawn(number)])  # type: ignore[misc]
-        rows.append(row | judged(made, windows))
+        rows.append(comparison.judge_method(name, options.displacement, options.equal))
         print(rows[-1], flush=True)
         if options.json:
             facts = {

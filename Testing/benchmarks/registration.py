@@ -1,207 +1,185 @@
-"""Registration learnt from synthetic pairs only: whose pairs teach a network to register real images best?
+"""Registration learned from synthetic pairs only: whose pairs teach a network best to register real images.
 
-``python Testing/benchmarks/benchmark_registration.py DATASET --methods torchio MODEL [--seeds 3] [--json OUT.json]``
+    python -m benchmarks.registration DATASET --methods torchio MODEL [--seeds 3] [--json OUT.json]
 
-Pairs are made as in Algorithm 4 of the paper: a moving image from a subject, a fixed one from the moving, and the exact
-field between them. All methods have the same subjects, number of pairs, network and iterations, and their fields move
-the labelled structures as far on average. Tested on subjects that neither a model nor a network has seen, by the
-overlap of their labels: in 3D between subjects (volumes as they are, centres of the crops together; of heads the deep
-structures, their centres together), in 2D between the two phases of each heart.
+Pairs are made as in Algorithm 4 of the paper: a moving image from a subject, a fixed image from the moving one, and the
+exact field between them. All methods have the same subjects, number of pairs, network and iterations, and their fields
+move the labeled structures as far on average. Tested on subjects that neither a model nor a network has seen, by the
+overlap of their labels: in 3D between subjects (volumes as they are, centers of the crops together; of heads the deep
+structures, their centers together), in 2D between the two phases of each heart.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 import torch
-import torch.nn.functional as F
-from benchmark_realism import CALIBRATION, LEVELS, length, structures
-from deformers import Deformer, as_transform, deformer, is_elastic
-from slices import Pair, View, by_person, load_pairs, seen, view_of
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.displacement import as_transform, mean_length, resample, structures
+from benchmarks.labeled_views import LabeledImage, View, crop_to_view, group_by_patient, load_views, view_of
+from benchmarks.methods import deformer, is_elastic
+from benchmarks.networks import RegistrationNetwork
+from benchmarks.overlap import dice
 from DRDMLib.datasets import find_cases
-from DRDMLib.fields import resize_field, self_compose, warp
+from DRDMLib.fields import warp
 from DRDMLib.metrics import folded_fraction
 
 WINDOWS = {3: (40, 56, 40), 2: (96, 96)}
-# Mean displacement of a pair's second field, as shares of the one asked for; the first field has the middle one.
+# Mean displacement of a pair's second field, as a fraction of the requested one; the first field has the middle one.
 STRENGTHS = (0.5, 1.0, 1.5)
+# Subjects whose fields are measured to choose the level of a model for each strength.
+CALIBRATION = 6
+LEVELS = (8, 20, 32, 44, 56, 68, 79)
 PEAK_RATE = 3e-3
-_SQUARINGS = 4
+BATCH = 4
 
+# Moving, fixed (1, *window), and the field between them (d, *window), fraction of the window.
 Example = tuple[Tensor, Tensor, Tensor]
-
-
-class Registration(nn.Module):
-    """As VoxelMorph: a U-Net on both images whose velocity, at half resolution, is exponentiated.
-
-    With instance normalisation, without which a few hundred iterations teach it nothing.
-    """
-
-    def __init__(self, ndim: int, width: int = 12) -> None:
-        super().__init__()
-        conv = nn.Conv3d if ndim == 3 else nn.Conv2d
-
-        norm = nn.InstanceNorm3d if ndim == 3 else nn.InstanceNorm2d
-
-        def layer(a: int, b: int, stride: int) -> list[nn.Module]:
-            return [conv(a, b, 3, stride, 1), norm(b, affine=True), nn.LeakyReLU(0.2)]
-
-        def block(a: int, b: int, stride: int = 1) -> nn.Sequential:
-            return nn.Sequential(*layer(a, b, stride), *layer(b, b, 1))
-
-        self.a, self.b = block(2, width, 2), block(width, 2 * width, 2)
-        self.c = block(2 * width, 2 * width, 2)
-        self.d, self.e = block(4 * width, 2 * width), block(3 * width, width)
-        self.out = conv(width, ndim, 3, padding=1)
-        nn.init.normal_(self.out.weight, std=1e-3)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
-
-    def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """(N, 1, *S) twice -> (N, d, *S), fraction of the window: ``fixed(x) = moving(x + u(x))``."""
-        a = self.a(torch.cat([moving, fixed], 1))
-        b = self.b(a)
-        c = self.d(torch.cat([b, _twice(self.c(b))], 1))
-        velocity = self.out(self.e(torch.cat([a, _twice(c)], 1))).float() * 0.1
-        return resize_field(self_compose(velocity / 2**_SQUARINGS, 2**_SQUARINGS), tuple(moving.shape[2:]))
-
-
-def _twice(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")
+# Moving and fixed.
+TestPair = tuple[LabeledImage, LabeledImage]
 
 
 def picture(image: sitk.Image, view: View) -> Tensor:
-    """(1, *window), about 0 to 1."""
+    """Normalize an image to about 0 to 1 and crop it: (1, *window)."""
     array = sitk.GetArrayFromImage(image).astype(np.float32)
     low, high = np.percentile(array, (1, 99))
     scaled = torch.from_numpy((array - low) / max(float(high - low), 1e-6)).float()
-    return seen(scaled[None], view)
+    return crop_to_view(scaled[None], view)
 
 
-def in_window(field: np.ndarray, image: sitk.Image, view: View) -> Tensor:
-    """A field in millimetres on the image's grid -> (d, *window), fraction of the window."""
+def to_window(field: np.ndarray, image: sitk.Image, view: View) -> Tensor:
+    """Convert a field on the image's grid, mm, to (d, *window), fraction of the window."""
     ndim = image.GetDimension()
     direction = np.asarray(image.GetDirection()).reshape(ndim, ndim)
     voxels = (field @ direction) / np.asarray(image.GetSpacing())
     tensor = torch.from_numpy(np.ascontiguousarray(np.moveaxis(voxels[..., ::-1], -1, 0))).float()
-    return seen(tensor, view) / torch.tensor(view.window).view(-1, *[1] * ndim)
+    return crop_to_view(tensor, view) / torch.tensor(view.window).view(-1, *[1] * ndim)
 
 
-def moved(image: sitk.Image, field: np.ndarray) -> sitk.Image:
-    """``image`` where ``field`` points to, on its own grid; its border is continued."""
-    filter_ = sitk.ResampleImageFilter()
-    filter_.SetReferenceImage(image)
-    filter_.SetTransform(as_transform(field, image))
-    filter_.SetUseNearestNeighborExtrapolator(True)
-    return filter_.Execute(image)
+class ScaledMethod:
+    """Draw fields of one method that move the structures by a given distance on average.
 
+    Args:
+        name: of the method.
+        subjects: to measure its fields on.
+        target: mean displacement of the structures, mm.
+    """
 
-class Maker:
-    """Fields of one method with a mean displacement of the structures that is asked for."""
-
-    def __init__(self, name: str, subjects: list[Pair], target: float) -> None:
-        self.field: Deformer = deformer(name)
-        self.elastic = is_elastic(name)
-        levels = (0,) if self.elastic else LEVELS[::3]
+    def __init__(self, name: str, subjects: list[LabeledImage], target: float) -> None:
+        self.method = deformer(name)
+        levels = (0,) if is_elastic(name) else LEVELS
         some = [(k, image, structures(label)) for k, (image, label) in enumerate(subjects[:CALIBRATION])]
-        sizes = [np.mean([length(self.field(im, 77 + k, v), where) for k, im, where in some]) for v in levels]
+        sizes = [np.mean([mean_length(self.method(im, 77 + k, v), mask) for k, im, mask in some]) for v in levels]
+        # Level and factor of each strength.
         self.choices: list[tuple[int, float]] = []
         for share in STRENGTHS:
             best = int(np.argmin([abs(np.log(size / (share * target))) for size in sizes]))
             self.choices.append((levels[best], share * target / float(sizes[best])))
 
     def __call__(self, image: sitk.Image, seed: int, strength: int) -> np.ndarray:
-        """A field, mm; ``strength`` counts ``STRENGTHS``."""
+        """Draw a field, mm; ``strength`` is an index of ``STRENGTHS``."""
         level, factor = self.choices[strength]
-        return self.field(image, seed, level) * factor
+        return self.method(image, seed, level) * factor
 
 
-def make_pairs(maker: Maker, subjects: list[Pair], count: int, seed: int) -> list[Example]:
-    """Algorithm 4: ``count`` times moving, fixed, and the field between them, subject after subject."""
-    made = []
+def make_pairs(method: ScaledMethod, subjects: list[LabeledImage], count: int, seed: int) -> list[Example]:
+    """Make ``count`` pairs by Algorithm 4, subject after subject."""
+    pairs = []
     for k in range(count):
         image, label = subjects[k % len(subjects)]
         view = view_of(label, WINDOWS)
-        moving = moved(image, maker(image, 10_000 * seed + 2 * k, 1))
-        field = maker(moving, 10_000 * seed + 2 * k + 1, k % len(STRENGTHS))
-        made.append((picture(moving, view), picture(moved(moving, field), view), in_window(field, image, view)))
-    return made
+        moving = resample(image, as_transform(method(image, 10_000 * seed + 2 * k, 1), image))
+        field = method(moving, 10_000 * seed + 2 * k + 1, k % len(STRENGTHS))
+        fixed = resample(moving, as_transform(field, moving))
+        pairs.append((picture(moving, view), picture(fixed, view), to_window(field, image, view)))
+    return pairs
 
 
-def fit(pairs: list[Example], seed: int, iterations: int, batch: int = 4) -> Registration:
-    """A network trained to find the exact fields, and to make the images alike."""
+def fit(pairs: list[Example], seed: int, iterations: int) -> RegistrationNetwork:
+    """Train a network to find the exact fields and to make the images alike."""
     torch.manual_seed(seed)
     ndim = pairs[0][2].shape[0]
-    network = Registration(ndim)
-    optimiser = torch.optim.Adam(network.parameters(), lr=PEAK_RATE)
+    network = RegistrationNetwork(ndim)
+    optimizer = torch.optim.Adam(network.parameters(), lr=PEAK_RATE)
     axes = list(range(2, ndim + 2))
     sides = torch.tensor(pairs[0][2].shape[1:]).view(-1, *[1] * ndim)
-    far = torch.stack([(u * sides).square().mean() for _, _, u in pairs]).mean()
-    unlike = torch.stack([(a - b).square().mean() for a, b, _ in pairs]).mean()
+    field_scale = torch.stack([(u * sides).square().mean() for _, _, u in pairs]).mean()
+    image_scale = torch.stack([(a - b).square().mean() for a, b, _ in pairs]).mean()
     for step in range(iterations):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = PEAK_RATE * min(1.0, (step + 1) / 20) * (1 - step / iterations) ** 0.9
-        chosen = torch.randint(len(pairs), (batch,)).tolist()
+        chosen = torch.randint(len(pairs), (BATCH,)).tolist()
         shifts = torch.randint(-3, 4, (ndim,)).tolist()
         moving, fixed, truth = (torch.roll(torch.stack([pairs[i][k] for i in chosen]), shifts, axes) for k in range(3))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = network(*(_another_scan(x) for x in (moving, fixed)))
-        error = ((found - truth) * sides).square().mean() / far
-        loss = error + (warp(moving, found) - fixed).square().mean() / unlike
-        optimiser.zero_grad()
+            found = network(*(_change_intensities(x) for x in (moving, fixed)))
+        error = ((found - truth) * sides).square().mean() / field_scale
+        loss = error + (warp(moving, found) - fixed).square().mean() / image_scale
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return network.eval()
 
 
-def _another_scan(x: Tensor) -> Tensor:
-    """Other grey values and noise: two scans of two people never have quite the same."""
+def _change_intensities(x: Tensor) -> Tensor:
+    """Scale and shift the intensities and add noise: no two scans of two people are alike in these."""
     ones = (len(x), *[1] * (x.ndim - 1))
     return x * (1 + 0.15 * torch.randn(ones)) + 0.1 * torch.randn(ones) + 0.03 * torch.randn_like(x)
 
 
-def dice(a: Tensor, b: Tensor, classes: int) -> list[float]:
-    """Of each structure."""
-    both = [float(((a == c) & (b == c)).sum()) for c in range(1, classes)]
-    sizes = [float((a == c).sum() + (b == c).sum()) for c in range(1, classes)]
-    return [2 * x / y for x, y in zip(both, sizes, strict=True) if y > 0]
-
-
 @torch.no_grad()
-def judge(network: Registration | None, tests: list[tuple[Pair, Pair]], classes: int) -> dict[str, float]:
-    """Mean overlap, worst tenth and folds; without a network, of the images as they lie."""
-    found, folds = [], []
-    for moving, fixed in tests:
-        views = [view_of(p[1], WINDOWS) for p in (moving, fixed)]
+def judge(network: RegistrationNetwork | None, tests: list[TestPair], classes: int) -> dict[str, float]:
+    """Return mean overlap, mean of the worst tenth, and folded fraction; without a network, of unregistered images."""
+    overlaps, folds = [], []
+    for pair in tests:
+        views = [view_of(one.label, WINDOWS) for one in pair]
         labels = [
-            seen(torch.from_numpy(sitk.GetArrayFromImage(p[1]).astype(np.int16))[None], view)
-            for p, view in zip((moving, fixed), views, strict=True)
+            crop_to_view(torch.from_numpy(sitk.GetArrayFromImage(one.label).astype(np.int16))[None], view)
+            for one, view in zip(pair, views, strict=True)
         ]
         result = labels[0]
         if network is not None:
-            u = network(*(picture(p[0], view)[None] for p, view in zip((moving, fixed), views, strict=True)))
+            u = network(*(picture(one.image, view)[None] for one, view in zip(pair, views, strict=True)))
             result = warp(labels[0][None].float(), u, mode="nearest")[0].round().to(torch.int16)
             folds.append(float(folded_fraction(u).mean()))
-        found.append(float(np.mean(dice(result, labels[1], classes))))
-    worst = np.sort(found)[: max(1, len(found) // 10)]
+        shown = [value for value in dice(result, labels[1], classes) if not math.isnan(value)]
+        overlaps.append(float(np.mean(shown)))
+    worst = np.sort(overlaps)[: max(1, len(overlaps) // 10)]
     return {
-        "dice": float(np.mean(found)),
+        "dice": float(np.mean(overlaps)),
         "worst_tenth": float(worst.mean()),
         "folded": float(np.mean(folds)) if folds else 0.0,
     }
 
 
-def main() -> None:
-    """Run as a script."""
+def load_subjects(
+    dataset: str, hold_out: int, choose: int | None
+) -> tuple[list[list[list[LabeledImage]]], list[TestPair]]:
+    """Return the images of each subject to train on, by case, and the pairs to test on."""
+    patients = group_by_patient([case for case in find_cases(dataset) if case.label])
+    loaded = [[load_views(case) for case in patient] for patient in patients]
+    pool = [patient for i, patient in enumerate(loaded) if i % hold_out]
+    left_out = loaded[::hold_out]
+    if choose:
+        pool, left_out = pool[:-choose], pool[-choose:]
+    if len(patients[0]) == 2:
+        return pool, [pair for diastole, systole in left_out for pair in zip(diastole, systole, strict=True)]
+    alone, count = [patient[0][0] for patient in left_out], len(left_out)
+    return pool, [(alone[i], alone[(i + d) % count]) for d in (1, 5, 9, 13) for i in range(count)]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("dataset")
     parser.add_argument("--methods", nargs="+", required=True)
-    parser.add_argument("--subjects", type=int, default=20, help="whose images pairs are made of")
+    parser.add_argument("--subjects", type=int, default=20, help="to make pairs of")
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--tests", type=int, default=46, help="pairs of real images")
     parser.add_argument("--displacement", type=float, default=1.5, help="mean displacement of the structures, mm")
@@ -209,36 +187,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--hold-out", type=int, default=8)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--choose", type=int, metavar="N", help="test on N subjects of the pool: to choose settings")
+    parser.add_argument("--choose", type=int, metavar="N", help="test on N subjects of the pool, to choose settings")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    return parser.parse_args()
 
-    people = by_person([case for case in find_cases(options.dataset) if case.label])
-    loaded = [[load_pairs(case) for case in person] for person in people]
-    pool = [person for i, person in enumerate(loaded) if i % options.hold_out]
-    left_out = loaded[:: options.hold_out]
-    if options.choose:
-        pool, left_out = pool[: -options.choose], pool[-options.choose :]
-    if len(people[0]) == 2:
-        tests = [pair for diastole, systole in left_out for pair in zip(diastole, systole, strict=True)]
-    else:
-        alone, count = [person[0][0] for person in left_out], len(left_out)
-        tests = [(alone[i], alone[(i + d) % count]) for d in (1, 5, 9, 13) for i in range(count)]
+
+def main() -> None:
+    """Train and test every method with every seed; print and write the overlaps."""
+    options = parse_arguments()
+    torch.set_num_threads(1)
+    pool, tests = load_subjects(options.dataset, options.hold_out, options.choose)
     tests = tests[: options.tests]
-    classes = 1 + max(int(sitk.GetArrayViewFromImage(p[1]).max()) for pair in tests for p in pair)
+    classes = 1 + max(int(sitk.GetArrayViewFromImage(one.label).max()) for pair in tests for one in pair)
     rows: list[dict[str, object]] = [{"method": "unregistered", **judge(None, tests, classes)}]
     print(rows[0], flush=True)
-    makers: dict[str, Maker] = {}
+    methods: dict[str, ScaledMethod] = {}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         chosen = np.random.default_rng(seed).permutation(len(pool))[: options.subjects]
         few = [pair for i in chosen for case in pool[i] for pair in case]
-        order = np.random.default_rng(seed).permutation(len(few))
-        few = [few[i] for i in order]
+        few = [few[i] for i in np.random.default_rng(seed).permutation(len(few))]
         for name in options.methods:
-            if name not in makers:
-                makers[name] = Maker(name, few, options.displacement)
-            pairs = make_pairs(makers[name], few, options.pairs, seed)
+            if name not in methods:
+                methods[name] = ScaledMethod(name, few, options.displacement)
+            pairs = make_pairs(methods[name], few, options.pairs, seed)
             network = fit(pairs, seed, options.iterations)
             rows.append({"method": name, "seed": seed, **judge(network, tests, classes)})
             print(rows[-1], flush=True)

@@ -1,132 +1,50 @@
-"""What the speed benchmark times: one deformation of a phantom, by DRDM and by its peers.
-
-A contender is described by plain values, so that a process of its own can be told by a line of JSON what to be.
-"""
+"""The process of a method in the speed benchmark: ``interleaved_timing`` starts it and talks to it in lines of JSON."""
 
 from __future__ import annotations
 
+import importlib
+import json
+import signal
+import sys
+import time
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
+import SimpleITK as sitk
+import torch
 
-# The processes inherit the driver's peak memory as the least they report (Linux), so nothing large is imported here.
-if TYPE_CHECKING:
-    import SimpleITK as sitk
-    import torch
-
-SIDES = {2: 256, 3: 128}
-LEVEL = 48
-RANDOM_LEVEL = 64
-SEED = 0
-# Standard deviation; the body is 500.
-NOISE = 25.0
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One row of the table.
-
-    Attributes:
-        kind: one of ``KINDS``.
-        label: names it to the reader.
-        ndim, side: the image is (side,) * ndim.
-        model: of DRDM: catalogue name or path.
-        level, steps: of DRDM.
-        source: of the authors: path of a checkout of their repository.
-        threads: of its process; 0 is what the libraries choose.
-        device: where DRDM computes.
-    """
-
-    kind: str
-    label: str
-    ndim: int
-    side: int
-    model: str = ""
-    level: int = LEVEL
-    steps: int | None = None
-    source: str = ""
-    threads: int = 0
-    device: str = "cpu"
+import DRDMLib
+from benchmarks import reference_implementation
+from benchmarks.displacement import voxel_field
+from benchmarks.interleaved_timing import Method, Task
+from benchmarks.methods import monai_displacement, monai_transform, torchio_displacement, unit_grid
+from benchmarks.phantom import SEED, phantom
+from DRDMLib.metadata import ModelMetadata
+from DRDMLib.metrics import measure_ddf
+from DRDMLib.models import Model
+from DRDMLib.networks import build_network
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a contender does.
-
-    Attributes:
-        call: one deformation of the phantom.
-        field: from what ``call`` returned to the displacement field, millimetres; neither timed nor counted as memory.
-        seconds: from what ``call`` returned to the time of a whole deformation, where only a part of one was done.
-    """
-
-    call: Callable[[], Any]
-    field: Callable[[Any], sitk.Image]
-    seconds: Callable[[Any], float] | None = None
-
-
-def phantom(ndim: int, side: int | None = None) -> np.ndarray:
-    """A body with a rim, four organs, shading and a scanner's noise: (side,) * ndim, 32-bit, always the same.
-
-    The noise matters: networks trained on scans find nothing to hold on to in areas that are perfectly smooth.
-    """
-    generator = np.random.default_rng(SEED)
-    line = np.linspace(-1, 1, side or SIDES[ndim], dtype=np.float32)
-    axes = np.meshgrid(*[line] * ndim, indexing="ij", sparse=True)
-
-    def ellipsoid(centre: np.ndarray, radii: np.ndarray) -> np.ndarray:
-        squares = [((x - c) / r) ** 2 for x, c, r in zip(axes, centre.tolist(), radii.tolist(), strict=True)]
-        return 1 / (1 + np.exp(np.clip((np.sqrt(sum(squares)) - 1) / 0.03, -60, 60)))
-
-    image = 900 * ellipsoid(np.zeros(ndim), np.full(ndim, 0.8)) - 400 * ellipsoid(np.zeros(ndim), np.full(ndim, 0.72))
-    for strength in (300, -200, 250, -300):
-        image += strength * ellipsoid(generator.uniform(-0.4, 0.4, ndim), generator.uniform(0.1, 0.3, ndim))
-    for _ in range(6):
-        waves = [k * x for k, x in zip(generator.uniform(-12, 12, ndim).tolist(), axes, strict=True)]
-        image += 15 * np.cos(sum(waves) + float(generator.uniform(0, 6)))
-    image += generator.normal(0, NOISE, image.shape)
-    return image.astype(np.float32)
-
-
-def voxel_field(displacement: torch.Tensor) -> sitk.Image:
-    """A field (d, *S) in voxels, channel k along axis k, as a displacement field on a grid of 1 mm."""
-    import SimpleITK as sitk
-
-    vectors = np.moveaxis(displacement.cpu().numpy().astype(np.float64)[::-1], 0, -1)
-    return sitk.GetImageFromArray(np.ascontiguousarray(vectors), isVector=True)
-
-
-def drdm(who: Contender) -> Task:
-    """``DRDMLib.deform``, the warped image and the field."""
-    import SimpleITK as sitk
-
-    import DRDMLib
-    from DRDMLib.models import Model
-
-    image = sitk.GetImageFromArray(phantom(who.ndim, who.side))
-    if who.model == "published-layout-3d":
-        # The authors' 3D weights cannot be had everywhere; what they weigh does not change what they cost.
-        network = published_layout(who.device)
+def drdm(method: Method) -> Task:
+    """Compute the field with ``DRDMLib.deform``, and the warped image."""
+    image = sitk.GetImageFromArray(phantom(method.ndim, method.side))
+    if method.model == "published-layout-3d":
+        # The authors' 3D weights are not available everywhere; the time does not depend on their values.
+        network = published_layout(method.device)
     else:
-        network = DRDMLib.load_model(who.model, who.device)
+        network = DRDMLib.load_model(method.model, method.device)
     assert isinstance(network, Model)
 
     def call() -> tuple[sitk.Image, sitk.Image]:
-        result = DRDMLib.deform(image, network, level=who.level, seed=SEED, steps=who.steps)
+        result = DRDMLib.deform(image, network, level=method.level, seed=SEED, steps=method.steps)
         return result.warp(image), result.ddf
 
     return Task(call, lambda output: output[1])
 
 
-def published_layout(device: str) -> Any:
-    """The published 3D network with random weights that predict small steps."""
-    import torch
-
-    from DRDMLib.metadata import ModelMetadata
-    from DRDMLib.models import Model
-    from DRDMLib.networks import build_network
-
+def published_layout(device: str) -> Model:
+    """Make the published 3D network with random weights that predict small steps."""
     torch.manual_seed(SEED)
     network = build_network("recresacnet", 3, 80)
     with torch.no_grad():
@@ -137,25 +55,21 @@ def published_layout(device: str) -> Any:
     return Model(network, metadata, torch.device(device))
 
 
-def drdm_random(who: Contender) -> Task:
-    """The random field alone, without recovery and without an image."""
-    import torch
-
-    import DRDMLib
+def drdm_random(method: Method) -> Task:
+    """Compute the random field alone, without recovery and without an image."""
 
     def call() -> torch.Tensor:
-        return DRDMLib.random_ddf(who.side, who.ndim, who.level, torch.Generator().manual_seed(SEED))
+        return DRDMLib.random_ddf(method.side, method.ndim, method.level, torch.Generator().manual_seed(SEED))
 
-    return Task(call, lambda ddf: voxel_field(ddf[0] * who.side))
+    return Task(call, lambda ddf: voxel_field(ddf[0].numpy() * method.side))
 
 
-def torchio_elastic(who: Contender) -> Task:
-    """TorchIO's ``RandomElasticDeformation`` with its defaults; a 2D image is a volume of one slice to it."""
-    import SimpleITK as sitk
-    import torch
+def torchio(method: Method) -> Task:
+    """Deform with TorchIO's ``RandomElasticDeformation`` and its defaults; a 2D image is a volume of one slice."""
     import torchio
 
-    tensor = torch.from_numpy(phantom(who.ndim, who.side)).reshape(1, *[who.side] * who.ndim, *[1] * (3 - who.ndim))
+    image = phantom(method.ndim, method.side)
+    tensor = torch.from_numpy(image).reshape(1, *image.shape, *[1] * (3 - method.ndim))
     subject = torchio.Subject(image=torchio.ScalarImage(tensor=tensor))
     transform = torchio.RandomElasticDeformation()
 
@@ -163,73 +77,86 @@ def torchio_elastic(who: Contender) -> Task:
         torch.manual_seed(SEED)
         return transform(subject)
 
-    def spline_field(warped: torchio.Subject) -> sitk.Image:
-        grid = torchio.data.io.nib_to_sitk(warped.image.data, warped.image.affine, force_3d=True)
-        spline = warped.history[-1].get_bspline_transform(grid)
-        filled = sitk.TransformToDisplacementFieldFilter()
-        filled.SetReferenceImage(grid)
-        return filled.Execute(spline)
-
-    return Task(call, spline_field)
+    return Task(call, lambda deformed: torchio_displacement(deformed, unit_grid(sitk.GetImageFromArray(image))))
 
 
-def monai_elastic(who: Contender) -> Task:
-    """MONAI's ``Rand2DElastic`` or ``Rand3DElastic``, elastic part only: MONAI has no defaults for its strength."""
-    import torch
-    from monai.transforms import Rand2DElastic, Rand3DElastic
-
-    image = torch.from_numpy(phantom(who.ndim, who.side))[None]
-    common: dict[str, Any] = {"prob": 1.0, "mode": "bilinear", "padding_mode": "border"}
-    transform: Any
-    if who.ndim == 2:
-        transform = Rand2DElastic(spacing=(30, 30), magnitude_range=(5, 6), **common)
-    else:
-        transform = Rand3DElastic(sigma_range=(5, 7), magnitude_range=(50, 150), **common)
+def monai(method: Method) -> Task:
+    """Deform with MONAI's ``Rand2DElastic`` or ``Rand3DElastic``, only the elastic part."""
+    image = torch.from_numpy(phantom(method.ndim, method.side))[None]
+    transform = monai_transform(method.ndim)
 
     def call() -> torch.Tensor:
         return transform.set_random_state(SEED)(image)
 
-    return Task(call, lambda _: monai_field(transform, call, image))
+    def field(_: torch.Tensor) -> sitk.Image:
+        return voxel_field(monai_displacement(transform.set_random_state(SEED), image.shape[1:]))
+
+    return Task(call, field)
 
 
-def monai_field(transform: Any, call: Callable[[], Any], image: torch.Tensor) -> sitk.Image:
-    """The field of one more call: MONAI does not hand it out, so its resampler is watched."""
-    from monai.transforms.utils import create_grid
-
-    resampler = transform.resampler
-    seen = []
-
-    def watch(img: torch.Tensor, grid: torch.Tensor, **options: Any) -> torch.Tensor:
-        seen.append(grid.clone())
-        return resampler(img, grid, **options)
-
-    transform.resampler = watch
-    call()
-    ndim = image.ndim - 1
-    still: Any = create_grid(image.shape[1:], backend="torch")
-    return voxel_field((seen[0] - still)[:ndim])
-
-
-def authors(who: Contender) -> Task:
-    """The authors' deformation, from a checkout of their repository."""
-    from authors import deformation
-
-    return deformation(who)
-
-
-def authors_random(who: Contender) -> Task:
-    """The authors' random field alone."""
-    from authors import random_field
-
-    return random_field(who)
-
-
-# Kind -> what it does, and the module that is imported before the baseline memory is read.
-KINDS: dict[str, tuple[Callable[[Contender], Task], str]] = {
-    "drdm": (drdm, "DRDMLib.deformation"),
-    "random": (drdm_random, "DRDMLib.deformation"),
-    "torchio": (torchio_elastic, "torchio"),
-    "monai": (monai_elastic, "monai.transforms"),
-    "authors": (authors, "torch"),
-    "authors-random": (authors_random, "torch"),
+# Kind -> what it does, and the library that is imported before the memory of the baseline is read.
+KINDS: dict[str, tuple[Callable[[Method], Task], str]] = {
+    "drdm": (drdm, "DRDMLib"),
+    "random": (drdm_random, "DRDMLib"),
+    "torchio": (torchio, "torchio"),
+    "monai": (monai, "monai.transforms"),
+    "authors": (reference_implementation.deformation, "torch"),
+    "authors-random": (reference_implementation.random_field, "torch"),
 }
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held so far."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def work(method: Method, send: Callable[..., None]) -> None:
+    """Warm up, make one timed call for each line read, and at the end of the input send memory and figures."""
+    prepare, library = KINDS[method.kind]
+    importlib.import_module(library)
+    # TorchIO turns warnings on when it is imported, and then gives one for each 2D image.
+    warnings.simplefilter("ignore")
+    baseline = peak_bytes()
+    task = prepare(method)
+    task.call()
+    send(baseline_bytes=baseline, threads=torch.get_num_threads())
+    output: Any = None
+    while sys.stdin.readline().strip() == "run":
+        # The output of one call must not be in memory during the next.
+        output = None
+        begin = time.perf_counter()
+        output = task.call()
+        seconds = time.perf_counter() - begin
+        send(seconds=seconds if task.seconds is None else task.seconds(output))
+    peak = peak_bytes()
+    send(peak_bytes=peak, figures={} if output is None else measure_ddf(task.field(output)).to_dict())
+
+
+def main(described: str) -> None:
+    """Be the process of the method ``described`` in JSON; send problems to the driver in one line."""
+    # Ctrl-C reaches the driver, which ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel, sys.stdout = sys.stdout, sys.stderr
+
+    def send(**message: Any) -> None:
+        print(json.dumps(message), file=channel, flush=True)
+
+    try:
+        work(Method(**json.loads(described)), send)
+    except ModuleNotFoundError as error:
+        send(problem=f"{error.name} is not installed")
+    except Exception as error:
+        # DRDM's own messages are for users; the advice comes after the semicolon.
+        own = type(error).__module__.startswith("DRDMLib")
+        send(problem=str(error).partition(";")[0] if own else f"failed: {type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
