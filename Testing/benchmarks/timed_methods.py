@@ -26,7 +26,7 @@ from DRDMLib.models import Model
 from DRDMLib.networks import build_network
 
 
-def drdm(method: Method) -> Task:
+def drdm_task(method: Method) -> Task:
     """Compute the field with ``DRDMLib.deform``, and the warped image."""
     image = sitk.GetImageFromArray(phantom(method.ndim, method.side))
     if method.model == "published-layout-3d":
@@ -55,7 +55,7 @@ def published_layout(device: str) -> Model:
     return Model(network, metadata, torch.device(device))
 
 
-def drdm_random(method: Method) -> Task:
+def random_task(method: Method) -> Task:
     """Compute the random field alone, without recovery and without an image."""
 
     def call() -> torch.Tensor:
@@ -64,7 +64,7 @@ def drdm_random(method: Method) -> Task:
     return Task(call, lambda ddf: voxel_field(ddf[0].numpy() * method.side))
 
 
-def torchio(method: Method) -> Task:
+def torchio_task(method: Method) -> Task:
     """Deform with TorchIO's ``RandomElasticDeformation`` and its defaults; a 2D image is a volume of one slice."""
     import torchio
 
@@ -80,7 +80,7 @@ def torchio(method: Method) -> Task:
     return Task(call, lambda deformed: torchio_displacement(deformed, unit_grid(sitk.GetImageFromArray(image))))
 
 
-def monai(method: Method) -> Task:
+def monai_task(method: Method) -> Task:
     """Deform with MONAI's ``Rand2DElastic`` or ``Rand3DElastic``, only the elastic part."""
     image = torch.from_numpy(phantom(method.ndim, method.side))[None]
     transform = monai_transform(method.ndim)
@@ -96,10 +96,10 @@ def monai(method: Method) -> Task:
 
 # Kind -> what it does, and the library that is imported before the memory of the baseline is read.
 KINDS: dict[str, tuple[Callable[[Method], Task], str]] = {
-    "drdm": (drdm, "DRDMLib"),
-    "random": (drdm_random, "DRDMLib"),
-    "torchio": (torchio, "torchio"),
-    "monai": (monai, "monai.transforms"),
+    "drdm": (drdm_task, "DRDMLib"),
+    "random": (random_task, "DRDMLib"),
+    "torchio": (torchio_task, "torchio"),
+    "monai": (monai_task, "monai.transforms"),
     "authors": (reference_implementation.deformation, "torch"),
     "authors-random": (reference_implementation.random_field, "torch"),
 }
