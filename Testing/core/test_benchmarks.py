@@ -188,6 +188,29 @@ def test_the_field_of_monai_is_the_one_it_deforms_with():
         )
 
 
+def test_the_oracle_gives_the_shape_of_another_subject_and_the_same_one_again():
+    from benchmarks.displacement import as_transform
+    from benchmarks.labeled_views import LabeledImage
+    from benchmarks.oracle import Oracle
+    from benchmarks.overlap import dice
+
+    one, other = (
+        LabeledImage(
+            sitk.Image(21, 21, 21, sitk.sitkFloat32), sitk.GetImageFromArray(_ball(21, radius).astype(np.uint8))
+        )
+        for radius in (4, 6)
+    )
+    oracle = Oracle([[other]])
+    field = oracle.field(one, 0, 3)
+    assert np.array_equal(field, oracle.field(one, 0, 3))
+    deformed = sitk.Resample(one.label, as_transform(field, one.label), sitk.sitkNearestNeighbor)
+    before, after = (
+        dice(*(torch.from_numpy(sitk.GetArrayFromImage(x).astype(int)) for x in (label, other.label)), 2)[0]
+        for label in (one.label, deformed)
+    )
+    assert after > 0.9 > 0.5 > before
+
+
 def test_networks_keep_the_size_of_the_image():
     from benchmarks.networks import RegistrationNetwork, UNet
 
