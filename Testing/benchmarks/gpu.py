@@ -1,16 +1,15 @@
-"""What a GPU brings: seconds a version, alone and many seeds together; agreement with the processor; training steps.
+"""What a GPU brings: seconds a version, alone and many seeds together; agreement with the CPU; training steps.
 
-    python Testing/benchmarks/benchmark_gpu.py [--device cuda] [--seeds 32] [--json OUT.json]
+    python -m benchmarks.gpu [--device cuda] [--seeds 32] [--json OUT.json]
 
-``benchmark_deform.py --device cuda`` compares with others. Here each shipped model deforms the phantom at level 48; the
-field alone is the random field and its recovery, without certificate and without the way to the image's grid.
+``benchmarks.speed --device cuda`` compares with other methods. Here each shipped model deforms the phantom at level 48;
+"field alone" is the random field and its recovery, without the certificate and without resampling to the image's grid.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +18,7 @@ from typing import Any
 import SimpleITK as sitk
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from contenders import LEVEL, SIDES, phantom
-
+from benchmarks.phantom import phantom
 from DRDMLib.catalogue import load_model
 from DRDMLib.deformation import deform_all, generate, prepare
 from DRDMLib.device import choose_device
@@ -33,20 +29,21 @@ from DRDMLib.training import TrainingConfig
 from DRDMLib.training.state import Training
 
 MODELS = ("hippocampus-mr-3d", "brain-t1-3d", "general-3d", "cardiac-mr-2d")
+LEVEL = 48
 BATCHES = (4, 16, 64)
 STEPS = 12
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Of one call, after one that warms up; the call must wait for its result."""
+    """Return the seconds of one call, after one that warms up; the call must wait for its result."""
     call()
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
 
 
-def a_version(model: Model, image: sitk.Image, count: int) -> dict[str, float]:
-    """Seconds a version of ``count`` together: to the certified field, and the field on the model's grid alone."""
+def seconds_per_version(model: Model, image: sitk.Image, count: int) -> dict[str, float]:
+    """Return the seconds a version of ``count`` together: to the certified field, and to the model's field alone."""
     seeds = tuple(range(count))
     _, tensor = prepare(image, model)
     whole = seconds(lambda: list(deform_all(image, model, LEVEL, seeds)))
@@ -54,19 +51,19 @@ def a_version(model: Model, image: sitk.Image, count: int) -> dict[str, float]:
     return {"certified": whole / count, "field alone": field / count}
 
 
-def apart(model: Model, other: Model, image: sitk.Image) -> dict[str, float]:
-    """Largest difference of two devices' recoveries from the same random fields, fraction of the side."""
+def agreement(model: Model, other: Model, image: sitk.Image) -> dict[str, float]:
+    """Return the largest difference of two devices' recoveries of the same random fields, fraction of the side."""
     m = model.metadata
     source = torch.Generator().manual_seed(0)
     fields = {"velocity_scale": m.velocity_scale, "amplitude": m.amplitude, "noise_grids": m.noise_grids}
     start = random_ddf(m.size, m.ndim, LEVEL, source, batch=4, **fields)  # type: ignore[arg-type]
     tensor = prepare(image, model)[1].expand(4, *[-1] * (m.ndim + 1))
-    usual, there = (recover(x, tensor, start, level=LEVEL, steps=STEPS).cpu() for x in (model, other))
-    return {"apart": float((usual - there).abs().max()), "moves": float(usual.abs().max())}
+    on_cpu, on_device = (recover(x, tensor, start, level=LEVEL, steps=STEPS).cpu() for x in (model, other))
+    return {"apart": float((on_cpu - on_device).abs().max()), "moves": float(on_cpu.abs().max())}
 
 
-def training_steps(model: Model, batch: int, device: torch.device, count: int = 40) -> float:
-    """Training steps a second, once the bank of random fields is full."""
+def training_steps_per_second(model: Model, batch: int, device: torch.device, count: int = 40) -> float:
+    """Return the training steps a second, once the pool of random fields is full."""
     m = model.metadata
     training = Training(m, TrainingConfig(steps=10**6, batch=batch, bank=256, rotation=15.0), device)
     images = torch.randint(0, 255, (8, 1, *[m.size] * m.ndim), dtype=torch.uint8).to(device)
@@ -80,7 +77,7 @@ def training_steps(model: Model, batch: int, device: torch.device, count: int = 
 
 
 def main() -> None:
-    """Print, and write what was measured."""
+    """Measure every model; print and write the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seeds", type=int, default=32, help="computed together (32)")
@@ -90,11 +87,11 @@ def main() -> None:
     found: dict[str, Any] = {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)}
     found |= {"torch": torch.__version__, "models": {}}
     for name in MODELS:
-        usual, there = load_model(name, "cpu"), load_model(name, device)
-        image = sitk.GetImageFromArray(phantom(usual.ndim, SIDES[usual.ndim]))
-        row: dict[str, Any] = {f"{n} together": a_version(there, image, n) for n in (1, options.seeds)}
-        row["from the processor"] = apart(usual, there, image)
-        row["training steps a second"] = {b: training_steps(usual, b, device) for b in BATCHES}
+        on_cpu, on_device = load_model(name, "cpu"), load_model(name, device)
+        image = sitk.GetImageFromArray(phantom(on_cpu.ndim))
+        row: dict[str, Any] = {f"{n} together": seconds_per_version(on_device, image, n) for n in (1, options.seeds)}
+        row["from the processor"] = agreement(on_cpu, on_device, image)
+        row["training steps a second"] = {b: training_steps_per_second(on_cpu, b, device) for b in BATCHES}
         found["models"][name] = row
         print(name, json.dumps(row), flush=True)
         if options.json:

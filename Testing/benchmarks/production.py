@@ -1,16 +1,16 @@
 """What a run over a dataset costs beyond generating and warping, and what a second process brings.
 
-    python Testing/benchmarks/benchmark_production.py DATASET WORK --cases 4 --copies 3
+    python -m benchmarks.production DATASET WORK --cases 4 --copies 3
 
 Runs ``drdm`` on the first cases of a dataset, every process with one thread:
 
     bare        the same samples in memory, one after the other: generation and warping, nothing else
-    one core    one process that may use a single core for everything (Linux), so that nothing can overlap for free
-    one         one process, as it comes
+    one core    one process on a single core (Linux), so that nothing can overlap for free
+    one         one process on all cores
     two         two processes started by torchrun
 
-Prints JSON. Times count from the first sample's beginning to the end of the process, the quality page included; what
-``one`` and ``two`` have made is compared byte for byte.
+Prints JSON. Times count from the start of the first sample to the end of the process, the quality page included; the
+files of ``one`` and ``two`` are compared byte for byte.
 """
 
 from __future__ import annotations
@@ -22,42 +22,47 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from prove_resumption import contents  # noqa: E402
-
-from DRDMLib.datasets import find_cases  # noqa: E402
-
-BARE = """
-import json, sys, time
+import SimpleITK as sitk
 import torch
-import SimpleITK
-torch.set_num_threads(1)
-SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-from DRDMLib import algorithms, catalogue, datasets
+
+from benchmarks.resumption import contents
+from DRDMLib.algorithms import augment, synthesize
+from DRDMLib.catalogue import load_model
+from DRDMLib.datasets import find_cases
 from DRDMLib.images import read_image, read_label
-from DRDMLib.production.plan import make_plan, Settings
-dataset, command, model, levels, copies, steps = json.loads(sys.argv[1])
-plan = make_plan(Settings(command, tuple(map(tuple, levels)), copies=copies, steps=steps), datasets.find_cases(dataset))
-model = catalogue.load_model(model, "cpu")
-sources = []
-for case in plan.cases:
-    image = read_image(case.image, case.series)
-    sources.append((image, read_label(case.label, image) if case.label else None))
-how = algorithms.augment if command == "augment" else algorithms.synthesize
-begin = time.perf_counter()
-for task in plan.samples:
-    image, label = sources[task.case]
-    how(image, label, model, task.levels[0] if command == "augment" else task.levels, plan.seed(task, 0), steps=steps)
-print(time.perf_counter() - begin)
-"""
+from DRDMLib.production.plan import Settings, make_plan
+
+KINDS = ("bare", "one core", "one", "two")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
-def first_cases(dataset: Path, count: int, work: Path) -> Path:
-    """A table of some of a dataset's cases."""
+def bare_seconds(dataset: str, command: str, model: str, levels: list[list[int]], copies: int, steps: int) -> float:
+    """Return the seconds of all samples in memory, once images and model are loaded."""
+    torch.set_num_threads(1)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    settings = Settings(command, tuple(map(tuple, levels)), copies=copies, steps=steps)
+    plan = make_plan(settings, find_cases(dataset))
+    network = load_model(model, "cpu")
+    sources = []
+    for case in plan.cases:
+        image = read_image(case.image, case.series)
+        sources.append((image, read_label(case.label, image) if case.label else None))
+    begin = time.perf_counter()
+    for task in plan.samples:
+        image, label = sources[task.case]
+        seed = plan.seed(task, 0)
+        if command == "augment":
+            augment(image, label, network, task.levels[0], seed, steps=steps)
+        else:
+            total, moving = task.levels
+            synthesize(image, label, network, (total, moving), seed, steps=steps)
+    return time.perf_counter() - begin
+
+
+def write_table(dataset: Path, count: int, work: Path) -> Path:
+    """Write a table of the first cases of a dataset."""
     rows = ["name,image,label,subject"]
     for case in find_cases(dataset)[:count]:
         label = "" if case.label is None else case.label.resolve()
@@ -68,9 +73,8 @@ def first_cases(dataset: Path, count: int, work: Path) -> Path:
 
 
 def timed(command: list[str], cores: set[int] | None = None) -> tuple[float, list[str]]:
-    """Seconds from the first progress of the work itself to the end, and the messages."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, encoding="utf-8")
+    """Run a command; return the seconds from its first sample to its end, and its messages."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | ONE_THREAD, encoding="utf-8")
     if cores:
         os.sched_setaffinity(process.pid, cores)
     begin, messages = None, []
@@ -87,8 +91,8 @@ def timed(command: list[str], cores: set[int] | None = None) -> tuple[float, lis
     return time.perf_counter() - begin, messages
 
 
-def main() -> None:
-    """Measure and print."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("work", type=Path, help="new folder")
@@ -98,10 +102,20 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=3)
     parser.add_argument("--levels", nargs="+", help="default: 40, or 40:24")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--only", nargs="+", choices=["bare", "one core", "one", "two"])
-    arguments = parser.parse_args()
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS)
+    # What the process "bare" does: the arguments of bare_seconds in JSON.
+    parser.add_argument("--bare", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parse_arguments()
+    if arguments.bare:
+        print(bare_seconds(*json.loads(arguments.bare)))
+        return
     arguments.work.mkdir(parents=True)
-    table = first_cases(arguments.dataset, arguments.cases, arguments.work)
+    table = write_table(arguments.dataset, arguments.cases, arguments.work)
     levels = arguments.levels or (["40"] if arguments.command == "augment" else ["40:24"])
     options = ["--model", arguments.model, "--levels", *levels, "--copies", str(arguments.copies), "--device", "cpu"]
     options += ["--max-folded", "1", "--progress", "json"]
@@ -110,26 +124,21 @@ def main() -> None:
     def drdm(name: str) -> list[str]:
         return ["-m", "DRDMLib", arguments.command, str(table), "-o", str(arguments.work / name / "set"), *options]
 
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    told = [
-        str(table),
-        arguments.command,
-        arguments.model,
-        [[int(level) for level in text.split(":")] for text in levels],
-        arguments.copies,
-        arguments.steps,
-    ]
-    figures: dict[str, object] = {}
-    wanted = arguments.only or ["bare", "one core", "one", "two"]
-    if "bare" in wanted:
-        bare = [sys.executable, "-c", BARE, json.dumps(told)]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        figures["bare"] = float(subprocess.run(bare, env=environment, capture_output=True, check=True).stdout)
-    if "one core" in wanted and hasattr(os, "sched_setaffinity"):
+    figures: dict[str, Any] = {}
+    if "bare" in arguments.only:
+        numbers = [[int(level) for level in text.split(":")] for text in levels]
+        settings = [str(table), arguments.command, arguments.model, numbers, arguments.copies, arguments.steps]
+        # The dataset and the folder are only there because the command line asks for them.
+        own = [sys.executable, "-m", "benchmarks.production", str(arguments.dataset), str(arguments.work)]
+        bare = [*own, "--bare", json.dumps(settings)]
+        printed = subprocess.run(bare, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, check=True).stdout
+        figures["bare"] = float(printed)
+    if "one core" in arguments.only and hasattr(os, "sched_setaffinity"):
         figures["one core"], _ = timed([sys.executable, *drdm("one core")], {0})
-    if "one" in wanted:
+    if "one" in arguments.only:
         figures["one"], figures["said of one"] = timed([sys.executable, *drdm("one")])
-    if "two" in wanted:
+    if "two" in arguments.only:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         figures["two"], _ = timed([*torchrun, *drdm("two")])
     samples = len(find_cases(table)) * arguments.copies * len(levels)
     figures["samples"] = samples
