@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 from benchmarks.displacement import beyond_affine, mean_length
 from benchmarks.labeled_views import LabeledImage, load_views
 from benchmarks.methods import deformer
-from DRDMLib.datasets import find_cases
+from DRDMLib.io.datasets import find_cases
 
 OCTAVES = (1, 2, 4, 8)
 # Distances to the surface are cut off here, voxels.

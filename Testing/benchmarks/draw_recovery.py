@@ -13,10 +13,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from DRDMLib.catalogue import load_model
 from DRDMLib.deformation import generate, prepare
-from DRDMLib.fields import warp
-from DRDMLib.images import read_image
+from DRDMLib.diffusion.fields import warp
+from DRDMLib.io.images import read_image
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.settings import DeformationSettings
 
 
 def middle(tensor: torch.Tensor) -> np.ndarray:
@@ -59,7 +60,7 @@ def main() -> None:
         row[0].imshow(middle(tensor)[0], cmap="gray", origin="lower")
         row[0].set_title(f"original, level {level}", fontsize=7)
         for seed in range(options.seeds):
-            made = generate(tensor, model, level, seed, steps=options.steps)
+            made = generate(tensor, model, DeformationSettings(level, options.steps), (seed,))
             for axes, ddf, name in zip(row[1 + 2 * seed :], made, ("diffused", "recovered"), strict=False):
                 draw_deformed(axes, tensor, ddf, model.size)
                 axes.set_title(name, fontsize=7)

@@ -32,7 +32,7 @@ from benchmarks.methods import deformer
 from benchmarks.networks import UNet
 from benchmarks.oracle import Oracle
 from benchmarks.overlap import dice, dice_cross_entropy
-from DRDMLib.datasets import find_cases
+from DRDMLib.io.datasets import find_cases
 
 LEVELS = (16, 32, 48)
 WINDOWS = {3: (40, 52, 40), 2: (96, 96)}

@@ -19,14 +19,15 @@ import SimpleITK as sitk
 import torch
 
 from benchmarks.phantom import phantom
-from DRDMLib.catalogue import load_model
 from DRDMLib.deformation import deform_all, generate, prepare
-from DRDMLib.device import choose_device
-from DRDMLib.forward import random_ddf
-from DRDMLib.models import Model
-from DRDMLib.recovery import recover
+from DRDMLib.diffusion.forward import ForwardProcess
+from DRDMLib.diffusion.recovery import recover
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.models.model import Model
+from DRDMLib.runtime.device import choose_device
+from DRDMLib.settings import DeformationSettings
 from DRDMLib.training import TrainingConfig
-from DRDMLib.training.state import Training
+from DRDMLib.training.trainer import Trainer
 
 MODELS = ("hippocampus-mr-3d", "brain-t1-3d", "general-3d", "cardiac-mr-2d")
 LEVEL = 48
@@ -46,8 +47,8 @@ def seconds_per_version(model: Model, image: sitk.Image, count: int) -> dict[str
     """Return the seconds a version of ``count`` together: to the certified field, and to the model's field alone."""
     seeds = tuple(range(count))
     _, tensor = prepare(image, model)
-    whole = seconds(lambda: list(deform_all(image, model, LEVEL, seeds)))
-    field = seconds(lambda: generate(tensor, model, LEVEL, seeds, steps=STEPS).recovered.cpu())
+    whole = seconds(lambda: list(deform_all(image, model, DeformationSettings(LEVEL), seeds)))
+    field = seconds(lambda: generate(tensor, model, DeformationSettings(LEVEL, STEPS), seeds).recovered.cpu())
     return {"certified": whole / count, "field alone": field / count}
 
 
@@ -55,8 +56,7 @@ def agreement(model: Model, other: Model, image: sitk.Image) -> dict[str, float]
     """Return the largest difference of two devices' recoveries of the same random fields, fraction of the side."""
     m = model.metadata
     source = torch.Generator().manual_seed(0)
-    fields = {"velocity_scale": m.velocity_scale, "amplitude": m.amplitude, "noise_grids": m.noise_grids}
-    start = random_ddf(m.size, m.ndim, LEVEL, source, batch=4, **fields)  # type: ignore[arg-type]
+    start = ForwardProcess.of(m).ddf(LEVEL, source, batch=4)
     tensor = prepare(image, model)[1].expand(4, *[-1] * (m.ndim + 1))
     on_cpu, on_device = (recover(x, tensor, start, level=LEVEL, steps=STEPS).cpu() for x in (model, other))
     return {"apart": float((on_cpu - on_device).abs().max()), "moves": float(on_cpu.abs().max())}
@@ -65,13 +65,13 @@ def agreement(model: Model, other: Model, image: sitk.Image) -> dict[str, float]
 def training_steps_per_second(model: Model, batch: int, device: torch.device, count: int = 40) -> float:
     """Return the training steps a second, once the pool of random fields is full."""
     m = model.metadata
-    training = Training(m, TrainingConfig(steps=10**6, batch=batch, bank=256, rotation=15.0), device)
+    trainer = Trainer(m, TrainingConfig(steps=10**6, batch=batch, field_pool=256, rotation=15.0), device)
     images = torch.randint(0, 255, (8, 1, *[m.size] * m.ndim), dtype=torch.uint8).to(device)
     for _ in range(256 // batch + 3):
-        float(training.advance(images).total)
+        float(trainer.advance(images).total)
     begin = time.perf_counter()
     for _ in range(count):
-        last = training.advance(images).total
+        last = trainer.advance(images).total
     float(last)
     return count / (time.perf_counter() - begin)
 

@@ -28,15 +28,16 @@ from benchmarks.displacement import mean_length, scale_field
 from benchmarks.methods import monai_elastic, torchio_elastic
 from benchmarks.phantom import phantom
 from benchmarks.tables import markdown
-from DRDMLib.catalogue import load_model
-from DRDMLib.certificate import certify_carried, certify_saved
-from DRDMLib.datasets import find_cases
 from DRDMLib.deformation import deform, generate, prepare
-from DRDMLib.geometry import carried_field, needs_refinement
-from DRDMLib.images import read_image, read_label
-from DRDMLib.metrics import measure_ddf
-from DRDMLib.models import Model
-from DRDMLib.repair import repair
+from DRDMLib.invertibility.certificate import certify_on_grid, certify_saved
+from DRDMLib.invertibility.metrics import measure_ddf
+from DRDMLib.invertibility.repair import repair
+from DRDMLib.io.datasets import find_cases
+from DRDMLib.io.images import read_image, read_label
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.models.model import Model
+from DRDMLib.settings import DeformationSettings
+from DRDMLib.spatial.model_grid import needs_refinement, physical_field
 from DRDMLib.training.data import split
 
 LEVELS = (16, 32, 48, 64, 79)
@@ -98,12 +99,12 @@ def repair_rows(model: Model, subjects: list[sitk.Image]) -> list[dict[str, floa
         before, after, changes, ratios, largest, strict = [], [], [], [], [], []
         for number, image in enumerate(subjects):
             grid, tensor = prepare(image, model)
-            made = generate(tensor, model, level, 1000 + number)
-            field = carried_field(made.recovered, grid, refine=needs_refinement(image, grid))
-            before.append(certify_carried(field.image(), image).certified)
+            made = generate(tensor, model, DeformationSettings(level), (1000 + number,))
+            field = physical_field(made.recovered, grid, refine=needs_refinement(image, grid))
+            before.append(certify_on_grid(field.image(), image).certified)
             length = np.linalg.norm(field.vectors, axis=-1).mean()
             report = repair(field, image)
-            after.append(certify_carried(field.image(), image).certified)
+            after.append(certify_on_grid(field.image(), image).certified)
             changes.append((report.mean_mm, report.max_mm))
             ratios.append(np.linalg.norm(field.vectors, axis=-1).mean() / length)
             saved = sitk.Resample(field.image(), image, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat32)
@@ -166,8 +167,8 @@ def cost(model: Model) -> dict[str, float]:
     deform(image, model, 48, 0, steps=2)
     begin = time.process_time()
     grid, tensor = prepare(image, model)
-    made = generate(tensor, model, 48, 0)
-    field = carried_field(made.recovered, grid, refine=needs_refinement(image, grid))
+    made = generate(tensor, model, DeformationSettings(48), (0,))
+    field = physical_field(made.recovered, grid, refine=needs_refinement(image, grid))
     between = time.process_time()
     repair(field, image)
     ours = time.process_time() - between

@@ -12,8 +12,8 @@ import SimpleITK as sitk
 import torch.nn.functional as F
 from torch import Tensor
 
-from DRDMLib.datasets import Case
-from DRDMLib.images import read_image, read_label
+from DRDMLib.io.datasets import Case
+from DRDMLib.io.images import read_image, read_label
 
 # Slices nearer to the end of a stack often show no ventricle.
 MIDDLE_SLICES = 3

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import torchio as tio
 
-from DRDMLib.images import image_stem
-from DRDMLib.loaders import FieldGenerator, RandomDRDMDeformation, make_bank
+from DRDMLib.io.images import image_stem
+from DRDMLib.loaders import BankSettings, FieldGenerator, RandomDRDMDeformation, make_bank
 
 
 def milliseconds(call: Callable[[], object], times: int) -> float:
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--fields", type=int, default=4, help="fields in the bank")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bank = make_bank(arguments.image, arguments.work, model=arguments.model, levels=(40,), copies=arguments.fields)
+    bank = make_bank(arguments.image, arguments.work, BankSettings((40,), arguments.fields), model=arguments.model)
     name = image_stem(arguments.image)
     images: dict[str, tio.Image] = {"scan": tio.ScalarImage(arguments.image)}
     if arguments.label:

@@ -21,11 +21,12 @@ import SimpleITK as sitk
 import torch
 
 from benchmarks.displacement import as_transform, sample_transform, voxel_field
-from DRDMLib.catalogue import load_model
 from DRDMLib.deformation import generate, prepare
-from DRDMLib.geometry import field_image
-from DRDMLib.pose import random_affine
-from DRDMLib.resampling import field_on_grid
+from DRDMLib.diffusion.affine import random_affine
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.settings import DeformationSettings
+from DRDMLib.spatial.model_grid import field_image
+from DRDMLib.spatial.resampling import field_on_grid
 
 # TorchIO and MONAI are imported where they are used: the speed benchmark measures the memory of each alone.
 
@@ -180,9 +181,9 @@ def model_deformer(name: str, device: str = "cpu") -> Deformer:
     def field(image: sitk.Image, seed: int, level: int) -> np.ndarray:
         grid, tensor = prepare(image, model)
         if stage == "random":
-            ddf = generate(tensor, model, level, seed, steps=1).random
+            ddf = generate(tensor, model, DeformationSettings(level, 1), (seed,)).random
         else:
-            ddf = generate(tensor, model, level, seed, steps=STEPS).recovered
+            ddf = generate(tensor, model, DeformationSettings(level, STEPS), (seed,)).recovered
         return np.asarray(field_on_grid(field_image(ddf.cpu(), grid), image, 0, image.GetSize()[-1]))
 
     return field

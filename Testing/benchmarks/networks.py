@@ -12,7 +12,7 @@ from monai.networks.layers.factories import Conv
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from torch import Tensor, nn
 
-from DRDMLib.fields import resize_field, self_compose
+from DRDMLib.diffusion.fields import resize_field, self_compose
 
 # The velocity is squared as often: u = exp(v).
 _SQUARINGS = 4

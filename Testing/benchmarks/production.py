@@ -28,11 +28,12 @@ import SimpleITK as sitk
 import torch
 
 from benchmarks.resumption import contents
-from DRDMLib.algorithms import augment, synthesize
-from DRDMLib.catalogue import load_model
-from DRDMLib.datasets import find_cases
-from DRDMLib.images import read_image, read_label
-from DRDMLib.production.plan import Settings, make_plan
+from DRDMLib.deformation import augment, synthesize
+from DRDMLib.io.datasets import find_cases
+from DRDMLib.io.images import read_image, read_label
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.production.plan import RunSettings, make_plan
+from DRDMLib.settings import DeformationSettings
 
 KINDS = ("bare", "one core", "one", "two")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
@@ -42,7 +43,8 @@ def bare_seconds(dataset: str, command: str, model: str, levels: list[list[int]]
     """Return the seconds of all samples in memory, once images and model are loaded."""
     torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    settings = Settings(command, tuple(map(tuple, levels)), copies=copies, steps=steps)
+    deformation = DeformationSettings(steps=steps)
+    settings = RunSettings(command, tuple(map(tuple, levels)), copies=copies, deformation=deformation)
     plan = make_plan(settings, find_cases(dataset))
     network = load_model(model, "cpu")
     sources = []
@@ -54,10 +56,10 @@ def bare_seconds(dataset: str, command: str, model: str, levels: list[list[int]]
         image, label = sources[task.case]
         seed = plan.seed(task, 0)
         if command == "augment":
-            augment(image, label, network, task.levels[0], seed, steps=steps)
+            augment(image, label, network, settings.at_level(task.levels[0]), seed)
         else:
-            total, moving = task.levels
-            synthesize(image, label, network, (total, moving), seed, steps=steps)
+            first, second = map(settings.at_level, task.levels)
+            synthesize(image, label, network, (first, second), seed)
     return time.perf_counter() - begin
 
 

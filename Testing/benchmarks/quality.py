@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.tables import markdown
-from DRDMLib.catalogue import load_model
-from DRDMLib.datasets import Case, find_cases
 from DRDMLib.deformation import deform, generate, prepare
-from DRDMLib.images import read_image, read_label
-from DRDMLib.metrics import folded_fraction, roughness, tensor_jacobian
-from DRDMLib.models import Model
+from DRDMLib.invertibility.metrics import folded_fraction, roughness, tensor_jacobian
+from DRDMLib.io.datasets import Case, find_cases
+from DRDMLib.io.images import read_image, read_label
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.models.model import Model
 from DRDMLib.pictures import deformation_picture
+from DRDMLib.settings import DeformationSettings
 from DRDMLib.training.data import split
 
 LEVELS = (8, 16, 24, 32, 40, 48, 56, 64, 72, 79)
@@ -52,7 +53,8 @@ def level_rows(model: Model, subjects: list[torch.Tensor], levels: list[int]) ->
     """Return the means over subjects before and after recovery, and the diversity of two samples of one subject."""
     rows = []
     for level in levels:
-        made = [[generate(s, model, level, 1000 * i + k) for k in (0, 1)] for i, s in enumerate(subjects)]
+        how = DeformationSettings(level)
+        made = [[generate(s, model, how, (1000 * i + k,)) for k in (0, 1)] for i, s in enumerate(subjects)]
         before = figures(torch.cat([pair[0].random for pair in made]))
         after = figures(torch.cat([pair[0].recovered for pair in made]))
         apart = [float((a.recovered - b.recovered).norm(dim=1).mean()) for a, b in made]

@@ -29,7 +29,7 @@ from benchmarks.displacement import beyond_affine, deform_pair, mean_length, str
 from benchmarks.labeled_views import LabeledImage, load_case
 from benchmarks.methods import Deformer, deformer, is_elastic
 from benchmarks.networks import TwoSampleClassifier
-from DRDMLib.datasets import find_cases
+from DRDMLib.io.datasets import find_cases
 
 # Subjects whose fields are measured to choose the level of a model.
 CALIBRATION = 6

@@ -26,9 +26,9 @@ from benchmarks.labeled_views import LabeledImage, View, crop_to_view, group_by_
 from benchmarks.methods import deformer, is_elastic
 from benchmarks.networks import RegistrationNetwork
 from benchmarks.overlap import dice
-from DRDMLib.datasets import find_cases
-from DRDMLib.fields import warp
-from DRDMLib.metrics import folded_fraction
+from DRDMLib.diffusion.fields import warp
+from DRDMLib.invertibility.metrics import folded_fraction
+from DRDMLib.io.datasets import find_cases
 
 WINDOWS = {3: (40, 56, 40), 2: (96, 96)}
 # Mean displacement of a pair's second field, as a fraction of the requested one; the first field has the middle one.

@@ -19,9 +19,10 @@ import torch
 
 from benchmarks.quality import figures, prepare_subjects
 from benchmarks.tables import markdown
-from DRDMLib.catalogue import load_model
 from DRDMLib.deformation import generate
-from DRDMLib.models import Model
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.models.model import Model
+from DRDMLib.settings import DeformationSettings
 
 STEPS = (80, 24, 16, 12, 8, 6, 4, 2)
 _HEADS = {
@@ -41,10 +42,11 @@ def measure_steps(
     model: Model, subjects: list[torch.Tensor], level: int, steps: int, seed: int
 ) -> tuple[dict[str, Any], torch.Tensor]:
     """Return the figures of one number of steps, and the fields (N, d, *S)."""
+    how = DeformationSettings(level, steps)
     begin = time.perf_counter()
-    first = [generate(s, model, level, seed + 1000 * i, steps=steps).recovered for i, s in enumerate(subjects)]
+    first = [generate(s, model, how, (seed + 1000 * i,)).recovered for i, s in enumerate(subjects)]
     seconds = (time.perf_counter() - begin) / len(subjects)
-    second = [generate(s, model, level, seed + 1000 * i + 1, steps=steps).recovered for i, s in enumerate(subjects)]
+    second = [generate(s, model, how, (seed + 1000 * i + 1,)).recovered for i, s in enumerate(subjects)]
     fields = torch.cat(first)
     apart = 100 * float((fields - torch.cat(second)).norm(dim=1).mean())
     return {"steps": steps, "seconds": seconds, **figures(fields), "diversity_percent": apart}, fields

@@ -20,9 +20,9 @@ from benchmarks.displacement import voxel_field
 from benchmarks.interleaved_timing import Method, Task
 from benchmarks.methods import monai_displacement, monai_transform, torchio_displacement, unit_grid
 from benchmarks.phantom import SEED, phantom
-from DRDMLib.metadata import ModelMetadata
-from DRDMLib.metrics import measure_ddf
-from DRDMLib.models import Model
+from DRDMLib.invertibility.metrics import measure_ddf
+from DRDMLib.models.metadata import ModelMetadata
+from DRDMLib.models.model import Model
 from DRDMLib.networks import build_network
 
 

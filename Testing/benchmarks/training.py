@@ -1,4 +1,4 @@
-"""Training steps a second: DRDM's loop and, given a checkout of their repository, the authors', at equal size.
+"""Trainer steps a second: DRDM's loop and, given a checkout of their repository, the authors', at equal size.
 
     python -m benchmarks.training [--authors CHECKOUT] [--json OUT.json]
 
@@ -23,8 +23,8 @@ import torch
 from benchmarks import reference_implementation
 from benchmarks.phantom import phantom
 from benchmarks.tables import markdown
-from DRDMLib.metadata import ModelMetadata
-from DRDMLib.training.trainer import Training, TrainingConfig
+from DRDMLib.models.metadata import ModelMetadata
+from DRDMLib.training.loop import Trainer, TrainingConfig
 
 # Dimension, side, batch: the authors' 2D settings; in 3D half their side, so that it fits into a laptop's memory.
 SETTINGS = ((2, 256, 4), (3, 64, 1))
@@ -36,7 +36,7 @@ def drdm_step(
 ) -> Callable[[], float]:
     """Return one step of ``drdm train``."""
     metadata = ModelMetadata("benchmark", architecture, ndim, side, options=options, amplitude=2.0)
-    training = Training(metadata, TrainingConfig(steps=10**6, batch=batch, **config), torch.device(device))
+    training = Trainer(metadata, TrainingConfig(steps=10**6, batch=batch, **config), torch.device(device))
     image = torch.from_numpy(phantom(ndim, side))
     image = ((image - image.min()) / (image.max() - image.min()) * 255).to(torch.uint8)[None, None]
     image = image.to(device)
