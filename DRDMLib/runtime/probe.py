@@ -24,7 +24,7 @@ from typing import Any
 # What belongs to the wheel of PyTorch; pip renames a folder that it cannot delete to "~orch" and leaves it there.
 TORCH_FOLDERS = ("torch", "torchgen", "functorch")
 _LEFTOVER = re.compile(r"^(torch(gen)?-.*\.(dist-info|egg-info)|~.*orch.*)$")
-_NEEDED = ("safetensors",)
+_NEEDED = ("safetensors", "platformdirs")
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,14 @@ def torch_wishes() -> list[tuple[str, str]]:
     return sorted(set(wishes))
 
 
+def missing_packages() -> list[str]:
+    """Packages besides PyTorch that DRDM needs and that are not installed; imports none of them."""
+    return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+
+
 def installed() -> dict[str, Any]:
     """What is installed; imports none of it."""
     folders = site_folders()
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     return {
         "system": platform.system(),
         "machine": platform.machine().lower(),
@@ -112,7 +116,7 @@ def installed() -> dict[str, Any]:
         "torch": torch_version(),
         "found": importlib.util.find_spec("torch") is not None,
         "leftovers": sorted({path.name for path in torch_leftovers(folders)}),
-        "missing": missing,
+        "missing": missing_packages(),
         "cards": [asdict(card) for card in nvidia_cards()],
         "wishes": torch_wishes(),
         "free_gigabytes": round(min((shutil.disk_usage(f).free for f in folders), default=0) / 1e9, 2),

@@ -13,7 +13,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError
-from DRDMLib.runtime.probe import torch_version
+from DRDMLib.runtime.probe import missing_packages, torch_version
 
 from ..job import DrdmProcess, Job, JobState
 from .diagnosis import DRIVER_PAGE, Condition, Diagnosis, Remedy, diagnose
@@ -57,7 +57,7 @@ class Environment:
         facts = self._facts or {
             "torch": torch_version(),
             "found": importlib.util.find_spec("torch") is not None,
-            "missing": [name for name in ("safetensors",) if importlib.util.find_spec(name) is None],
+            "missing": missing_packages(),
         }
         return diagnose(facts)
 

@@ -95,8 +95,9 @@ class Sandbox:
         self.site = next(self.folder.rglob("site-packages"))
         self.tools = folder / "tools"
         self.tools.mkdir()
-        (self.site / "safetensors").mkdir()
-        (self.site / "safetensors" / "__init__.py").touch()
+        for package in ("safetensors", "platformdirs"):
+            (self.site / package).mkdir()
+            (self.site / package / "__init__.py").touch()
 
     def addCard(self, name="NVIDIA RTX 5090", driver="570.86", capability="12.0"):
         """Add an imitation of ``nvidia-smi``."""
