@@ -126,7 +126,8 @@ class Installation:
         parts = [found.problem or found.advice]
         if found.remedy is Remedy.REPLACE:
             parts.append(_("The installed PyTorch will be removed first."))
-        what = _("the missing Python packages") if found.remedy is Remedy.PACKAGES else _("PyTorch and small Python packages")
+        small = found.remedy is Remedy.PACKAGES
+        what = _("the missing Python packages") if small else _("PyTorch and small Python packages")
         parts.append(
             _("Download and install {what} now? This needs up to {gigabytes:.1g} GB and takes some minutes.").format(
                 what=what, gigabytes=found.gigabytes
