@@ -44,7 +44,7 @@ def registerSampleData() -> None:
 
     import SampleData
 
-    from DRDMLib.resources import resource
+    from DRDMLib.io.resources import resource
 
     paths = [resource("Sample", name) for name in ("sample.nii.gz", "sample_label.nii.gz")]
     SampleData.SampleDataLogic.registerCustomSampleDataSource(

@@ -17,40 +17,42 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 _WHERE = {
     "Deformation": "deformation",
+    "DeformationSettings": "settings",
     "deform": "deformation",
     "deform_all": "deformation",
-    "load_model": "catalogue",
-    "available_models": "catalogue",
-    "Model": "models",
-    "ModelMetadata": "metadata",
-    "save_model": "models",
-    "random_ddf": "forward",
-    "recover": "recovery",
-    "augment": "algorithms",
-    "synthesize": "algorithms",
-    "read_image": "images",
-    "read_label": "images",
+    "load_model": "models.catalogue",
+    "available_models": "models.catalogue",
+    "Model": "models.model",
+    "ModelMetadata": "models.metadata",
+    "save_model": "models.model",
+    "random_ddf": "diffusion.forward",
+    "recover": "diffusion.recovery",
+    "augment": "deformation",
+    "synthesize": "deformation",
+    "read_image": "io.images",
+    "read_label": "io.images",
     "DRDMError": "errors",
 }
 
 __all__ = ["__version__", *sorted(_WHERE)]
 
 if TYPE_CHECKING:
-    from .algorithms import augment as augment
-    from .algorithms import synthesize as synthesize
-    from .catalogue import available_models as available_models
-    from .catalogue import load_model as load_model
     from .deformation import Deformation as Deformation
+    from .deformation import augment as augment
     from .deformation import deform as deform
     from .deformation import deform_all as deform_all
+    from .deformation import synthesize as synthesize
+    from .diffusion.forward import random_ddf as random_ddf
+    from .diffusion.recovery import recover as recover
     from .errors import DRDMError as DRDMError
-    from .forward import random_ddf as random_ddf
-    from .images import read_image as read_image
-    from .images import read_label as read_label
-    from .metadata import ModelMetadata as ModelMetadata
-    from .models import Model as Model
-    from .models import save_model as save_model
-    from .recovery import recover as recover
+    from .io.images import read_image as read_image
+    from .io.images import read_label as read_label
+    from .models.catalogue import available_models as available_models
+    from .models.catalogue import load_model as load_model
+    from .models.metadata import ModelMetadata as ModelMetadata
+    from .models.model import Model as Model
+    from .models.model import save_model as save_model
+    from .settings import DeformationSettings as DeformationSettings
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""New versions of one image: Algorithm 2 from an image in space to a field in millimetres."""
+"""Deform an image in space: Algorithms 2, 3 and 4 of the paper, from images to fields in millimeters."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from .catalogue import load_model
-from .certificate import certify_carried
-from .device import full_precision
-from .errors import SettingError
-from .fallback import relieved
-from .fields import compose
-from .forward import random_ddf
-from .geometry import (
-    WorkingGrid,
-    carried_field,
+from .diffusion.affine import random_pose
+from .diffusion.fields import compose
+from .diffusion.forward import ForwardProcess
+from .diffusion.recovery import recover
+from .invertibility.certificate import certify_on_grid
+from .invertibility.inverse import inverse_field, inverse_layers, inverse_points
+from .invertibility.metrics import FieldMetrics, measure_on_grid
+from .invertibility.repair import NOT_REPAIRED, Repair, repair
+from .io.images import fit_label, require_scalar_image
+from .models.catalogue import load_model
+from .models.model import Model
+from .runtime.device import full_precision
+from .runtime.fallback import with_fallback
+from .settings import DEFAULT_LEVEL, DeformationSettings
+from .spatial.model_grid import (
+    ModelGrid,
     field_image,
     image_extent,
+    model_grid,
     needs_refinement,
+    physical_field,
     sample_image,
-    working_grid,
 )
-from .images import fit_label, require_scalar_image
-from .inverse import inverse_field, inverse_layers, inverse_points
-from .metrics import FieldMetrics, measure_carried
-from .models import Model
-from .pose import MOST, random_pose
-from .recovery import countdown, recover
-from .repair import NOT_REPAIRED, Repair, repair
-from .resampling import field_on_grid, slabs, warp_image, warp_label
+from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label
 
-DEFAULT_LEVEL = 48
 # Slices of a stack that are recovered together; bounds the memory that the network needs.
 _STACK_BATCH = 16
 
 Progress = Callable[[int, int], None]
+DEFAULT_SETTINGS = DeformationSettings()
 
 
 class Generated(NamedTuple):
@@ -95,8 +95,8 @@ class Deformation:
     def inverse(self) -> sitk.Image:
         """The inverse field over the extent of ``field``: takes points of the original to points of the new image.
 
-        A grid made as fine as it takes to be right between its nodes too, see :func:`DRDMLib.inverse.inverse_field`;
-        it can be large. :meth:`inverse_points` is exact, and quick for a few points.
+        Its grid is as fine as it takes to be right between its nodes too, and can be large; see
+        :func:`DRDMLib.invertibility.inverse.inverse_field`. For a few points :meth:`inverse_points` is exact and quick.
         """
         return inverse_field(self.field, self.reference)
 
@@ -122,10 +122,10 @@ class Deformation:
     @cached_property
     def metrics(self) -> FieldMetrics:
         """Figures of the field on the image's grid; certified are the field itself and its samples on that grid."""
-        figures = measure_carried(self.field, self.reference)
+        figures = measure_on_grid(self.field, self.reference)
         certified = self.certified
         if certified is None:
-            certified = certify_carried(self.field, self.reference).certified
+            certified = certify_on_grid(self.field, self.reference).certified
         return dataclasses.replace(figures, certified_invertible=certified)
 
     @property
@@ -157,58 +157,47 @@ def displacement_transform(field: sitk.Image) -> sitk.DisplacementFieldTransform
 def generate(
     images: Tensor,
     model: Model,
-    level: int,
-    seed: int | Sequence[int],
+    settings: DeformationSettings,
+    seeds: Sequence[int],
     *,
-    steps: int | None = None,
-    pose: float = 0.0,
-    start: str = "level",
     on_step: Progress | None = None,
 ) -> Generated:
-    """Draw a random deformation of ``level`` and recover from it (Algorithm 2), on the model's grid and device.
+    """Draw a random deformation and recover from it (Algorithm 2), on the model's grid and device.
 
     Args:
         images: (N, 1, *S), 0..1; the slices of a stack share one random deformation, so that they stay together.
-        seed: of the random deformation; or of several, (K,), of a single image, which are computed together.
-        steps, pose: as for :func:`deform`; both fields have the same pose.
+        settings: both fields get the same pose.
+        seeds: one; or of a single image several, (K,), which are computed together.
         on_step: called with (done, total); may raise to cancel.
 
     Warns:
         FallbackWarning: memory was short, so that fewer slices were taken at a time, or the CPU.
     """
-    steps = model.usual_steps if steps is None else steps
-    seeds = tuple(seed) if isinstance(seed, Sequence) else (seed,)
+    if settings.steps is None:
+        settings = dataclasses.replace(settings, steps=model.default_steps)
     if len(seeds) > 1:
         images = images.expand(len(seeds), *images.shape[1:])
 
     def compute(model: Model, batch: int) -> Generated:
         with full_precision(model.device):
-            return _generate(images, model, level, seeds, steps, pose, start, on_step, batch)
+            return _generate(images, model, settings, seeds, on_step, batch)
 
-    return relieved(compute, model, min(_STACK_BATCH, len(images)))
+    return with_fallback(compute, model, min(_STACK_BATCH, len(images)))
 
 
 def _generate(
     images: Tensor,
     model: Model,
-    level: int,
-    seeds: tuple[int, ...],
-    steps: int | None,
-    pose: float,
-    start: str,
+    settings: DeformationSettings,
+    seeds: Sequence[int],
     on_step: Progress | None,
     batch: int,
 ) -> Generated:
-    m = model.metadata
-    # An invertible map whose displacement is multiplied need not be one: the gain goes into the small steps.
-    gain = (m.size / m.control_size if m.amplitude is None else m.amplitude) / 2
-    scale = m.velocity_scale * gain
-    draw = partial(random_ddf, control_size=m.control_size, noise_grids=m.noise_grids)
-    draw = partial(draw, m.size, m.ndim, level, velocity_scale=scale, amplitude=2.0)
+    process = ForwardProcess.of(model.metadata).invertible()
     sources = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
-    drawn = torch.cat([draw(source) for source in sources])
+    drawn = torch.cat([process.ddf(settings.level, source) for source in sources])
     drawn = drawn.expand(len(images), *drawn.shape[1:])
-    total = len(countdown(model, start, level, steps))
+    total = len(settings.schedule(model.timesteps))
     chunks = images.split(batch)
     parts = []
     for number, chunk in enumerate(chunks):
@@ -217,34 +206,21 @@ def _generate(
             if on_step is not None:
                 on_step(number * total + done, len(chunks) * total)
 
-        first = number * batch
-        some = drawn[first : first + len(chunk)]
-        parts.append(recover(model, chunk, some, start, level, steps, on_step=report))
+        some = drawn[number * batch : number * batch + len(chunk)]
+        parts.append(recover(model, chunk, some, settings.start, settings.level, settings.steps, on_step=report))
     recovered = torch.cat(parts)
-    if not pose:
+    if not settings.pose:
         return Generated(drawn, recovered)
-    # Drawn last, and taken up last: with another pose a seed still gives the same anatomy.
-    poses = torch.cat([random_pose(m.size, m.ndim, pose, source) for source in sources])
+    # Drawn last and applied last: a seed gives the same anatomy in any pose.
+    poses = torch.cat([random_pose(model.size, model.ndim, settings.pose, source) for source in sources])
     poses = poses.expand(len(images), *poses.shape[1:])
     return Generated(compose(drawn, poses), compose(recovered, poses))
 
 
-def check_level(model: Model, level: int) -> None:
-    """Raises SettingError when ``level`` is not one of the model's."""
-    if not 0 <= level < model.timesteps:
-        raise SettingError(f"Level {level} is out of range; this model takes 0 to {model.timesteps - 1}.")
-
-
-def check_pose(pose: float) -> None:
-    """Raises SettingError when ``pose`` is none that is on offer."""
-    if not 0 <= pose <= MOST:
-        raise SettingError(f"Pose {pose:g} is out of range; use 0 (none) to {MOST:g}.")
-
-
-def prepare(image: sitk.Image, model: Model, plane: str = "auto") -> tuple[WorkingGrid, Tensor]:
+def prepare(image: sitk.Image, model: Model, plane: str = "auto") -> tuple[ModelGrid, Tensor]:
     """The model's grid on ``image``, and the image on it: (N, 1, *S), 0..1."""
     how = model.metadata
-    grid = working_grid(image, how, plane=plane)
+    grid = model_grid(image, how, plane=plane)
     return grid, sample_image(image, grid, how.intensity, how.image_padding)
 
 
@@ -261,68 +237,60 @@ def deform(
     start: str = "level",
     on_step: Progress | None = None,
 ) -> Deformation:
-    """A new, anatomically plausible version of ``image``, by a field that is proven to be invertible.
+    """Make a new, anatomically plausible version of ``image``, by a field that is proven to be invertible.
 
     Args:
         image: single channel, 2D or 3D, any spacing and direction.
-        model: a loaded model, a catalogue name, a path, or ``None`` for the best shipped one of the image's dimension.
-        level: T', 0 (nothing) to T-1 (strongest).
+        model: a loaded model, a catalog name, a path, or ``None`` for the best available one for the image.
+        level, steps, pose, plane, start: see :class:`DRDMLib.DeformationSettings`.
         seed: the same seed gives the same result, on the same device to the bit.
-        steps: recovery steps; by default as many as do what a step for each level does (12 for the shipped models). As
-            many as the model has levels, or more: one for each.
         device: where to compute, if ``model`` is not loaded yet.
-        pose: how much the whole is turned, resized and shifted besides, 0 to 2, see :mod:`DRDMLib.pose`: at 1 by up to
-            15 degrees, 15 % and 6 % of the side. With another pose a seed gives the same anatomy.
-        plane: for a 2D model on a volume: ``"axial"``, ``"coronal"``, ``"sagittal"`` or ``"auto"``.
-        start: ``"level"`` as in the paper, ``"full"`` as in the authors' script.
         on_step: called with (done, total); may raise to cancel.
 
     Raises:
         ImageError: the image cannot be used.
         ModelError: the model cannot be used, or is of the other dimension.
-        SettingError: level, steps, pose or device out of range.
+        SettingError: level, steps, pose, plane, start or device out of range.
         DRDMError: the deformation cannot be made invertible.
     """
-    one = deform_all(image, model, level, (seed,), steps, device, pose=pose, plane=plane, start=start, on_step=on_step)
-    return next(one)
+    settings = DeformationSettings(level, steps, pose, plane, start)
+    return next(deform_all(image, model, settings, (seed,), device=device, on_step=on_step))
 
 
 def deform_all(
     image: sitk.Image,
     model: Model | str | os.PathLike[str] | None = None,
-    level: int = DEFAULT_LEVEL,
+    settings: DeformationSettings = DEFAULT_SETTINGS,
     seeds: Sequence[int] = (0,),
-    steps: int | None = None,
-    device: str | torch.device = "auto",
     *,
-    pose: float = 0.0,
-    plane: str = "auto",
-    start: str = "level",
+    device: str | torch.device = "auto",
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
-    """A version of ``image`` for each seed; an accelerator computes all of them together.
+    """Make a version of ``image`` for each seed; an accelerator computes all of them together.
 
-    Sums over a batch may be taken in another order: the versions are those of :func:`deform` but for rounding. On a
-    CPU, where a batch gains nothing, they are made one after the other, and are the same to the bit.
+    A batch may add up sums in another order: the versions are those of :func:`deform` but for rounding. On a CPU, where
+    a batch gains nothing, they are made one after the other and are the same to the bit.
 
-    Args and exceptions as for :func:`deform`.
+    Args:
+        settings: the same for all versions.
+        seeds: one for each version.
+
+    The other arguments and the exceptions are those of :func:`deform`.
     """
     begin = time.perf_counter()
     image = require_scalar_image(image)
     if not isinstance(model, Model):
         model = model_for(image, model, device)
-    check_level(model, level)
-    check_pose(pose)
-    grid, tensor = prepare(image, model, plane)
-    steps = model.usual_steps if steps is None else steps
-    carry: Any = {"refine": needs_refinement(image, grid), "posed": pose > 0}
+    schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
+    grid, tensor = prepare(image, model, settings.plane)
+    carry: Any = {"refine": needs_refinement(image, grid), "posed": settings.pose > 0}
     together = model.device.type != "cpu" and len(tensor) == 1
     for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
-        fields = generate(tensor, model, level, group, steps=steps, pose=pose, start=start, on_step=on_step)
+        fields = generate(tensor, model, settings, group, on_step=on_step)
         for number, seed in enumerate(group):
             own = slice(number, number + 1) if len(group) > 1 else slice(None)
             recovered, random = fields.recovered[own], fields.random[own]
-            carried = carried_field(recovered, grid, **carry)
+            carried = physical_field(recovered, grid, **carry)
             repaired = repair(carried, image)
             yield Deformation(
                 reference=image,
@@ -331,14 +299,95 @@ def deform_all(
                 certified=True,
                 _random=partial(field_image, random, grid, **carry),
                 seed=seed,
-                level=level,
-                steps=len(countdown(model, start, level, steps)),
-                pose=pose,
+                level=settings.level,
+                steps=len(schedule),
+                pose=settings.pose,
                 seconds=time.perf_counter() - begin,
                 model=model.metadata.name,
                 device=recovered.device.type,
             )
             begin = time.perf_counter()
+
+
+def chosen_model_message(model: Model) -> str:
+    """What to tell a user who has not named a model."""
+    return f"Model: {model.metadata.name} (the best one here for {model.ndim}D images of this size)."
+
+
+class Augmented(NamedTuple):
+    """A new version of an image, its label deformed with it, and the deformation."""
+
+    image: sitk.Image
+    label: sitk.Image | None
+    deformation: Deformation
+
+
+def augment(
+    image: sitk.Image,
+    label: sitk.Image | None,
+    model: Model,
+    settings: DeformationSettings,
+    seed: int,
+    *,
+    on_step: Progress | None = None,
+) -> Augmented:
+    """Algorithm 3 of the paper: one field, recovered on the image alone, deforms image and label together.
+
+    Raises:
+        ImageError, ModelError, SettingError: as :func:`deform`.
+    """
+    deformation = next(deform_all(image, model, settings, (seed,), on_step=on_step))
+    warped = None if label is None else deformation.warp_label(label)
+    return Augmented(deformation.warp(image), warped, deformation)
+
+
+@dataclass
+class Pair:
+    """A moving and a fixed image with the exact field between them: ``fixed(x) = moving(x + field(x))``.
+
+    Resampling ``moving`` with the field gives ``fixed`` voxel by voxel; the price is that ``fixed`` has been
+    interpolated once more.
+
+    Attributes:
+        moving, fixed: two versions of one image.
+        moving_label, fixed_label: the label in both, if there is one.
+        first: original -> moving.
+        second: moving -> fixed; its field is the ground truth, on the fixed image's grid.
+    """
+
+    moving: sitk.Image
+    fixed: sitk.Image
+    moving_label: sitk.Image | None
+    fixed_label: sitk.Image | None
+    first: Deformation
+    second: Deformation
+
+
+def synthesize(
+    image: sitk.Image,
+    label: sitk.Image | None,
+    model: Model,
+    settings: tuple[DeformationSettings, DeformationSettings],
+    seed: int,
+    *,
+    on_step: Progress | None = None,
+) -> Pair:
+    """Algorithm 4 of the paper: a moving image, and a fixed one generated from the moving.
+
+    Args:
+        settings: of the first deformation (original to moving) and of the second (moving to fixed).
+        seed: of the first; the second uses a seed derived from it.
+
+    Raises:
+        ImageError, ModelError, SettingError: as :func:`deform`.
+    """
+
+    def part(number: int) -> Progress | None:
+        return None if on_step is None else lambda done, total: on_step(number * total + done, 2 * total)
+
+    first = augment(image, label, model, settings[0], seed, on_step=part(0))
+    second = augment(first.image, first.label, model, settings[1], seed + 2**31, on_step=part(1))
+    return Pair(first.image, second.image, first.label, second.label, first.deformation, second.deformation)
 
 
 def model_for(

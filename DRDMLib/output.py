@@ -13,19 +13,24 @@ import numpy as np
 import SimpleITK as sitk
 
 from .deformation import Deformation
-from .errors import OutputError
-from .files import output_error, write_text
-from .nifti import write_nifti
-from .resampling import field_component, field_on_grid, slabs, warped_slabs
+from .errors import OutputError, SettingError
+from .io.files import output_error, write_text
+from .io.nifti import write_nifti
+from .spatial.resampling import field_component, field_on_grid, slabs, warped_slabs
 
 REPORT = "report.json"
 
 
-def check_folder(folder: str | os.PathLike[str], besides: tuple[str, ...] = ()) -> Path:
-    """A place for results: a folder that is empty, or not there yet. Nothing is made.
+def holds_a_run(folder: Path) -> SettingError:
+    """The error for a folder that already holds a run, when the user has not asked to resume it."""
+    return SettingError(f"'{folder}' holds a run already; add --resume to continue it, or name a new folder.")
+
+
+def require_empty_folder(folder: str | os.PathLike[str], besides: tuple[str, ...] = ()) -> Path:
+    """Require a folder that is empty or does not exist yet; nothing is created.
 
     Args:
-        besides: files whose names start so do not count.
+        besides: beginnings of the names of files that do not count.
 
     Raises:
         OutputError: it is a file, or holds something.
@@ -41,13 +46,13 @@ def check_folder(folder: str | os.PathLike[str], besides: tuple[str, ...] = ()) 
     return path
 
 
-def prepare_folder(folder: str | os.PathLike[str], besides: tuple[str, ...] = ()) -> Path:
-    """An empty folder that can be written to; made if it is not there. Arguments as in :func:`check_folder`.
+def make_output_folder(folder: str | os.PathLike[str], besides: tuple[str, ...] = ()) -> Path:
+    """Make an empty folder that can be written to, unless it exists. Arguments as in :func:`require_empty_folder`.
 
     Raises:
         OutputError: it is a file, holds something, or cannot be written to.
     """
-    path = check_folder(folder, besides)
+    path = require_empty_folder(folder, besides)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".drdm-probe"
@@ -126,7 +131,7 @@ def write_inverse(path: Path, deformation: Deformation) -> Path:
     return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, noisy=True)
 
 
-def item_of(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:
+def report_entry(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:
     """The report's entry for one deformation; file names are relative to ``folder``."""
     return {
         **{kind: None if path is None else path.relative_to(folder).as_posix() for kind, path in files.items()},

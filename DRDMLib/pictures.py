@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from .deformation import Deformation, displacement_transform
+from .diffusion.fields import warp
+from .diffusion.forward import random_ddf
+from .diffusion.recovery import recover
 from .errors import SettingError
-from .fields import warp
-from .files import complete_or_absent
-from .forward import random_ddf
-from .images import fit_label
-from .metrics import folded_fraction, jacobian_determinant
-from .models import Model
-from .recovery import recover
-from .resampling import field_on_grid, warp_image, warp_label
+from .invertibility.metrics import folded_fraction, jacobian_determinant
+from .io.files import atomic_write
+from .io.images import fit_label
+from .models.model import Model
+from .spatial.resampling import field_on_grid, warp_image, warp_label
 
 PREVIEW_LEVELS = (16, 48, 79)
 _BACKGROUND, _INK = "#101418", "#e8edf2"
@@ -44,7 +44,7 @@ def require_matplotlib() -> Any:
 
 def _save(figure: Any, path: Path) -> None:
     try:
-        with complete_or_absent(path) as partial:
+        with atomic_write(path) as partial:
             figure.savefig(partial, format="png", dpi=110, facecolor=figure.get_facecolor())
     finally:
         require_matplotlib().close(figure)

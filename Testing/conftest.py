@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import write_tiny_model
 
-from DRDMLib.models import Model, load_model_file
+from DRDMLib.models.model import Model, load_model_file
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

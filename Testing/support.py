@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from DRDMLib.models import ModelMetadata, save_model
+from DRDMLib.models.model import ModelMetadata, save_model
 from DRDMLib.networks import build_network
 
 

@@ -14,8 +14,8 @@ import SimpleITK as sitk
 import slicer
 from slicer.i18n import tr as _
 
-from DRDMLib.catalogue import add_own_model
 from DRDMLib.errors import DRDMError
+from DRDMLib.models.catalogue import add_user_model
 
 from . import mrml
 from .job import Job, JobState, Progress
@@ -267,7 +267,7 @@ class BatchLogic:
         def keep(job: Job) -> None:
             if job.state is JobState.DONE:
                 try:
-                    job.items.append({"model": add_own_model(Path(outputFolder) / "model.safetensors", name).name})
+                    job.items.append({"model": add_user_model(Path(outputFolder) / "model.safetensors", name).name})
                 except DRDMError as error:
                     job.state, job.text = JobState.FAILED, str(error)
 

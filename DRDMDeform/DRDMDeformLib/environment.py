@@ -13,7 +13,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError
-from DRDMLib.probe import torch_version
+from DRDMLib.runtime.probe import torch_version
 
 from .diagnosis import DRIVER_PAGE, Condition, Diagnosis, Remedy, diagnose
 from .installation import Installation

@@ -20,7 +20,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError
-from DRDMLib.probe import site_folders, torch_leftovers
+from DRDMLib.runtime.probe import site_folders, torch_leftovers
 
 from .diagnosis import Diagnosis, Remedy, explainFailure
 

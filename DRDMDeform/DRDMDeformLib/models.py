@@ -8,8 +8,8 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from DRDMLib.catalogue import Entry, available_models, default_entry, find, model_metadata
 from DRDMLib.errors import DRDMError, ModelError
+from DRDMLib.models.catalogue import Entry, available_models, default_entry, find, model_metadata
 
 
 @dataclass(frozen=True)

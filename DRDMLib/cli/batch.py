@@ -6,26 +6,27 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..distributed import place_here
 from ..errors import OutputError
 from ..production.limits import Limits
-from ..production.plan import AUGMENT, SYNTHESIZE, Settings
+from ..production.plan import AUGMENT, SYNTHESIZE, RunSettings
 from ..production.regenerate import regenerate as regenerate_sample
-from ..production.run import produce
-from .progress import Reporter
+from ..production.run import RunRequest, produce
+from ..runtime.distributed import current_process
+from ..runtime.reporter import Reporter
+from ..settings import DeformationSettings
 
 
 def augment(options: argparse.Namespace, reporter: Reporter) -> None:
-    """``drdm augment``."""
+    """Run ``drdm augment``."""
     levels = tuple((level,) for level in dict.fromkeys(options.levels))
-    _produce(options, reporter, Settings(AUGMENT, levels, **_common(options)))
+    _produce(options, reporter, RunSettings(AUGMENT, levels, **_common(options)))
 
 
 def synthesize(options: argparse.Namespace, reporter: Reporter) -> None:
-    """``drdm synthesize``."""
+    """Run ``drdm synthesize``."""
     pairs = tuple(dict.fromkeys(options.levels))
     more: dict[str, Any] = {"voxel_fields": options.voxel_fields, "split": tuple(options.split)}
-    _produce(options, reporter, Settings(SYNTHESIZE, pairs, **_common(options), **more))
+    _produce(options, reporter, RunSettings(SYNTHESIZE, pairs, **_common(options), **more))
 
 
 def _common(options: argparse.Namespace) -> dict[str, Any]:
@@ -34,33 +35,38 @@ def _common(options: argparse.Namespace) -> dict[str, Any]:
         least_mm=options.min_mm,
         most_mm=options.max_mm,
         inside=options.labels_inside,
-        draws=options.draws,
+        max_attempts=options.draws,
     )
-    names = ("copies", "seed", "steps", "pose", "plane", "quality")
-    return {name: getattr(options, name) for name in names} | {"limits": limits}
+    deformation = DeformationSettings(steps=options.steps, pose=options.pose, plane=options.plane)
+    return {
+        "copies": options.copies,
+        "seed": options.seed,
+        "deformation": deformation,
+        "limits": limits,
+        "quality": options.quality,
+    }
 
 
-def _produce(options: argparse.Namespace, reporter: Reporter, settings: Settings) -> None:
-    place = place_here(options.share)
-    run = produce(
-        options.dataset,
-        options.output,
-        settings,
-        reporter,
+def _produce(options: argparse.Namespace, reporter: Reporter, settings: RunSettings) -> None:
+    process = current_process(options.share)
+    request = RunRequest(
+        dataset=Path(options.dataset),
+        folder=Path(options.output),
         model=options.model,
         device=options.device,
-        place=place,
-        resume=options.resume or place.restarts > 0,
+        process=process,
+        resume=options.resume or process.restarts > 0,
         subject_pattern=options.subject,
     )
+    run = produce(request, settings, reporter)
     if len(run.done) == len(run.plan.tasks):
         reporter.message(run.summary())
     else:
-        reporter.message(f"Share {place.rank + 1} of {place.world} is done; others are still at work.")
+        reporter.message(f"Share {process.rank + 1} of {process.world} is done; others are still being made.")
 
 
 def regenerate(options: argparse.Namespace, reporter: Reporter) -> None:
-    """``drdm regenerate``."""
+    """Run ``drdm regenerate``."""
     made = regenerate_sample(
         options.record,
         options.output,
@@ -70,10 +76,10 @@ def regenerate(options: argparse.Namespace, reporter: Reporter) -> None:
         device=options.device,
         on_step=lambda done, total: reporter.progress("regenerate", done, total),
     )
-    for text in made.elsewhere:
-        reporter.message(f"Not as it was then: {text}.")
-    if made.differing:
-        kinds = ", ".join(made.differing)
+    for text in made.environment_differences:
+        reporter.message(f"Different from when it was made: {text}.")
+    if made.differences:
+        kinds = ", ".join(made.differences)
         raise OutputError(
             f"Made again, but not the same to the bit ({kinds}); use the software and device of the record."
         )

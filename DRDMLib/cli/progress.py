@@ -1,30 +1,13 @@
-"""Showing how far long work has come: a bar on a terminal, JSON lines for other programs, or nothing."""
+"""Report progress: a bar on a terminal, JSON lines for other programs, or nothing."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from typing import Any, Protocol
+from typing import Any
 
-
-class Reporter(Protocol):
-    """What commands tell while they work."""
-
-    def progress(self, task: str, done: float, total: float, **figures: float) -> None:
-        """``done`` of ``total`` units of ``task``."""
-
-    def item(self, **values: Any) -> None:
-        """One result is complete."""
-
-    def message(self, text: str) -> None:
-        """Something a person should know."""
-
-    def warning(self, text: str) -> None:
-        """Something is done in another way than was asked for."""
-
-    def close(self) -> None:
-        """Leave the terminal tidy."""
+from ..runtime.reporter import Reporter
 
 
 class JsonReporter:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 _WHERE = {
     "PairDataset": "pairs",
     "FieldBank": "bank",
-    "make_bank": "making",
+    "BankSettings": "bank",
+    "make_bank": "bank",
     "FieldGenerator": "generator",
     "RandomDRDMDeformation": "torchio_transform",
     "RandDRDMDeformationd": "monai_transform",
@@ -22,9 +23,10 @@ _WHERE = {
 __all__ = sorted(_WHERE)
 
 if TYPE_CHECKING:
+    from .bank import BankSettings as BankSettings
     from .bank import FieldBank as FieldBank
+    from .bank import make_bank as make_bank
     from .generator import FieldGenerator as FieldGenerator
-    from .making import make_bank as make_bank
     from .monai_transform import RandDRDMDeformationd as RandDRDMDeformationd
     from .pairs import PairDataset as PairDataset
     from .torchio_transform import RandomDRDMDeformation as RandomDRDMDeformation

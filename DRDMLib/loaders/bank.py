@@ -1,23 +1,39 @@
-"""Fields made beforehand, kept in a folder with one file for each case."""
+"""Banks: fields made in advance, kept in a folder with one file for each case."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+from .. import __version__
+from ..deformation import deform_all, model_for
 from ..errors import OutputError, SettingError
-from .world import WorldField
+from ..io import datasets
+from ..io.files import output_error, write_bytes
+from ..io.images import image_stem
+from ..models.catalogue import digest_of, load_model, resolve
+from ..models.model import Model
+from ..production.plan import seed_of
+from ..production.sources import Source, read_source
+from ..runtime.distributed import ProcessInfo
+from ..runtime.threads import one_thread_each
+from ..settings import DeformationSettings
+from .world import WorldField, world_field
 
-SUFFIX, TOLD = ".safetensors", "drdm"
+SUFFIX, METADATA_KEY = ".safetensors", "drdm"
 
 
 class FieldBank:
-    """Draws a case's fields from a folder that :func:`DRDMLib.loaders.make_bank` has filled.
+    """Draw the fields of a case from a folder that :func:`DRDMLib.loaders.make_bank` has filled.
 
     A field belongs to the anatomy that it was recovered on, so every case has its own. Only the field that is drawn is
     read, and processes share what the system holds in memory.
@@ -67,17 +83,124 @@ class FieldBank:
                 )
             try:
                 with safe_open(path, "pt") as stream:
-                    affine = np.asarray(json.loads(stream.metadata()[TOLD])["affine"], np.float64)
+                    affine = np.asarray(json.loads(stream.metadata()[METADATA_KEY])["affine"], np.float64)
                     self._known[name] = stream.get_slice("fields").get_shape()[0], affine
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-                raise OutputError(f"'{path}' is damaged; delete it and make the bank again.") from error
+                raise _damaged(path) from error
         return self._known[name]
+
+
+@dataclass(frozen=True)
+class BankSettings:
+    """Which fields a bank holds.
+
+    Attributes:
+        levels: T' of the fields.
+        copies: fields of each level, for each case.
+        seed: of the bank; every field has a seed of its own that follows from it.
+        deformation: of every field, but for its level.
+    """
+
+    levels: Sequence[int] = (20, 40, 60)
+    copies: int = 4
+    seed: int = 0
+    deformation: DeformationSettings = field(default_factory=DeformationSettings)
+
+
+def make_bank(
+    dataset: str | Path,
+    folder: str | Path,
+    settings: BankSettings | None = None,
+    *,
+    model: str | None = None,
+    device: str = "auto",
+    process: ProcessInfo | None = None,
+    on_case: Callable[[int, int], None] | None = None,
+) -> FieldBank:
+    """Make the fields of every image of a dataset; complete files are kept.
+
+    Args:
+        dataset: as :func:`DRDMLib.io.datasets.find_cases` takes it.
+        folder: new, empty, or a bank of the same settings.
+        settings: by default 4 fields of each of the levels 20, 40 and 60.
+        model: name or path; by default the best one for each image.
+        process: this process among several that share the cases.
+        on_case: called with (done, total) after each case.
+
+    Raises:
+        DRDMError: an image or the model cannot be used.
+        SettingError: the bank was made with other settings.
+        OutputError: the folder cannot be written to.
+    """
+    folder, process, settings = Path(folder), process or ProcessInfo(), settings or BankSettings()
+    cases = datasets.find_cases(dataset)
+    loaded = None if model is None else load_model(model, process.device(device))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    own = cases[process.rank :: process.world]
+    for number, case in enumerate(own, start=1):
+        source = read_source(case, need_label=False)
+        used = loaded or model_for(source.image, None, process.device(device))
+        metadata: dict[str, Any] = {
+            "levels": list(settings.levels),
+            "copies": settings.copies,
+            "seed": settings.seed,
+            "steps": settings.deformation.steps,
+            "pose": settings.deformation.pose,
+            "plane": settings.deformation.plane,
+            "model": used.metadata.name,
+            "model_digest": digest_of(resolve(model or used.metadata.name)[0], "sha256"),
+            "image_digest": source.digests["image"],
+            "drdm": __version__,
+        }
+        path = folder / f"{case.name}{SUFFIX}"
+        if not _exists(path, metadata):
+            with one_thread_each(used.device):
+                fields = _make_fields(source, used, settings)
+            metadata["affine"] = fields[0].affine.tolist()
+            # One entry: safetensors keeps no order of several, and the same fields are to be the same bytes.
+            vectors = {"fields": torch.stack([f.vectors for f in fields])}
+            write_bytes(path, save(vectors, {METADATA_KEY: json.dumps(metadata)}))
+        if on_case is not None:
+            on_case(number, len(own))
+    return FieldBank(folder)
+
+
+def _exists(path: Path, metadata: dict[str, Any]) -> bool:
+    """Whether the file is there; raises SettingError if it was made otherwise, OutputError if it is damaged."""
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, "pt") as stream:
+            written = json.loads(stream.metadata()[METADATA_KEY])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path) from error
+    for key, value in metadata.items():
+        if written.get(key) != value:
+            raise SettingError(f"The fields in '{path}' were made with other {key}; name a new folder.")
+    return True
+
+
+def _damaged(path: Path) -> OutputError:
+    return OutputError(f"'{path}' is damaged; delete it and make the bank again.")
+
+
+def _make_fields(source: Source, model: Model, settings: BankSettings) -> list[WorldField]:
+    fields = []
+    for level in settings.levels:
+        how = replace(settings.deformation, level=level)
+        seeds = [seed_of(settings.seed, source.case.name, (level,), copy, 0) for copy in range(settings.copies)]
+        # One at a time, so that the same fields come from every kind of device.
+        for seed in seeds:
+            made = next(deform_all(source.image, model, how, (seed,)))
+            fields.append(world_field(made.field, source.image))
+    return fields
 
 
 def case_name(path: str | Path) -> str:
     """The name under which a bank keeps the fields of an image file (nnU-Net's channel number left out)."""
-    from ..images import image_stem
-
     stem = image_stem(path)
     head, _, channel = stem.rpartition("_")
     return head if head and len(channel) == 4 and channel.isdigit() else stem

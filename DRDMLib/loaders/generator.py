@@ -1,29 +1,31 @@
-"""Fields made as they are needed."""
+"""Make fields when they are needed."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..deformation import deform, model_for
-from ..models import Model
+from ..deformation import DEFAULT_SETTINGS, deform_all, model_for
+from ..models.model import Model
+from ..settings import DeformationSettings
 from .world import WorldField, image_of, world_field
 
 
 class FieldGenerator:
-    """Runs the network for every draw: seconds on a CPU, and always new.
+    """Make a new field for every draw, which takes the network seconds on a CPU.
 
     Example:
-        >>> source = FieldGenerator("brain-t1-3d", levels=(20, 40, 60), steps=12)
+        >>> source = FieldGenerator("brain-t1-3d", levels=(20, 40, 60))
 
     Args:
         model: loaded, or a name or path; by default the best one for the first image.
         levels: T', one of which is drawn each time.
-        steps, pose: see :func:`DRDMLib.deform`.
+        settings: of the deformations, but for their level.
         device: where the network runs; with DataLoader's workers use ``"cpu"``.
     """
 
@@ -32,13 +34,11 @@ class FieldGenerator:
         model: Model | str | os.PathLike[str] | None = None,
         *,
         levels: Sequence[int] = (20, 40, 60),
-        steps: int | None = None,
-        pose: float = 0.0,
+        settings: DeformationSettings = DEFAULT_SETTINGS,
         device: str | torch.device = "auto",
-        plane: str = "auto",
     ) -> None:
         self.model = model
-        self.levels, self.steps, self.pose, self.device, self.plane = tuple(levels), steps, pose, device, plane
+        self.levels, self.settings, self.device = tuple(levels), settings, device
 
     def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
         """See :class:`DRDMLib.loaders.world.FieldSource`.
@@ -50,5 +50,6 @@ class FieldGenerator:
         if not isinstance(self.model, Model):
             self.model = model_for(picture, self.model, self.device)
         level = self.levels[seed % len(self.levels)]
-        made = deform(picture, self.model, level, seed, self.steps, pose=self.pose, plane=self.plane)
+        settings = replace(self.settings, level=level)
+        made = next(deform_all(picture, self.model, settings, (seed,)))
         return world_field(made.field, picture)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import OutputError, SettingError
-from ..images import read_field, read_image, read_label
+from ..io.images import read_field, read_image, read_label
 
 _KEYS = {"train": "training_paired_images", "validation": "registration_val", "test": "registration_test"}
 _UNITS = ("voxels", "fraction", "millimetres")
@@ -30,13 +30,13 @@ class PairDataset(Dataset[dict[str, Any]]):
     Example:
         >>> pairs = PairDataset("pairs", "train", unit="fraction")
         >>> batch = next(iter(torch.utils.data.DataLoader(pairs, batch_size=2, shuffle=True)))
-        >>> again = DRDMLib.fields.warp(batch["moving"], batch["ddf"])
+        >>> again = DRDMLib.diffusion.fields.warp(batch["moving"], batch["ddf"])
 
     Args:
         folder: that of the run.
         part: ``"train"``, ``"validation"`` or ``"test"``; no subject is in two of them.
         unit: of ``ddf``: ``"voxels"`` along each axis, ``"fraction"`` of the image's side (as
-            :func:`DRDMLib.fields.warp` takes it), or ``"millimetres"`` (RAS world coordinates).
+            :func:`DRDMLib.diffusion.fields.warp` takes it), or ``"millimetres"`` (RAS world coordinates).
         labels: whether to load labels; by default if all pairs of the part have them, so that batches can be made.
         scale: take 0.5 % of the moving image's voxels to 0 and below and 0.5 % to 1 and above, and the fixed one alike.
         transform: applied to each item.

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..diffusion.fields import warp
 from ..errors import ImageError
-from ..fields import warp
 
 _FLIP = np.diag([-1.0, -1.0, 1.0])
 

@@ -1,6 +1,6 @@
 """Recovery networks by name. Each maps (image (N, 1, *S), t (N,)) to a step (N, d, *S) in fractions of the side.
 
-``usual_steps`` of each is how many visits of recovery do what visiting every level does, or nearly: measured by
+``default_steps`` of each is how many visits of recovery do what visiting every level does, or nearly: measured by
 ``Testing/benchmarks/benchmark_steps.py``.
 """
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..fields import resize_field, self_compose
-from ..forward import strength
+from ..diffusion.fields import resize_field, self_compose
+from ..diffusion.forward import strength
 from .convolution import Conv3d
 from .recresacnet import sinusoidal_table
 
@@ -64,7 +64,7 @@ class CompactNet(nn.Module):
             has moved.
     """
 
-    usual_steps = 12
+    default_steps = 12
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..fields import compose, warp
+from ..diffusion.fields import compose, warp
 from .convolution import Conv3d
 
 TIME_CHANNELS = 100
@@ -45,7 +45,7 @@ class AtrousBlock(nn.Module):
 class RecResACNet(nn.Module):
     """Published encoder-decoder that sees the deformed image twice: as it is, and after its own first correction."""
 
-    usual_steps = 24
+    default_steps = 24
 
     def __init__(self, ndim: int, timesteps: int = 80, passes: int = 2) -> None:
         super().__init__()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -22,16 +23,22 @@ class Limits:
         least_mm: smallest mean displacement, millimetres.
         most_mm: largest displacement of any voxel, millimetres.
         inside: smallest share of each label's voxels that stay in the image; with any value, no label may vanish.
-        draws: how many times a sample is drawn before it is given up.
+        max_attempts: how many times a sample is drawn before it is given up.
     """
 
     folded: float | None = 0.0
     least_mm: float | None = None
     most_mm: float | None = None
     inside: float | None = None
-    draws: int = 10
+    max_attempts: int = 10
 
-    def broken(
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the names that ``run.json`` uses."""
+        values = asdict(self)
+        values["draws"] = values.pop("max_attempts")
+        return values
+
+    def violation(
         self, deformation: Deformation, label: sitk.Image | None, warped: sitk.Image | None, *, final: bool = True
     ) -> str:
         """Which bound a deformation breaks (``folded``, ``too little``, ``too much``, ``label left``), or nothing.

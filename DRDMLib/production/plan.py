@@ -1,7 +1,7 @@
-"""Which samples a run makes, and which of the processes at work makes each.
+"""Plan which samples a run makes, and which process makes each.
 
-A sample's random numbers follow from its own name and the run's seed alone, so that neither the other samples nor the
-number of processes change it.
+The random numbers of a sample follow from its own name and the seed of the run alone: neither the other samples nor
+the number of processes change it.
 """
 
 from __future__ import annotations
@@ -9,27 +9,29 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..datasets import Case
-from ..distributed import Place
 from ..errors import ImageError
+from ..io.datasets import Case
+from ..runtime.distributed import ProcessInfo
+from ..settings import DeformationSettings
 from .limits import Limits
 
 AUGMENT, SYNTHESIZE = "augment", "synthesize"
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a run was asked for; a folder holds results of one of these only.
+class RunSettings:
+    """What to make in a run; a folder holds results of one of these only.
 
     Attributes:
         command: ``"augment"`` (Algorithm 3) or ``"synthesize"`` (Algorithm 4).
         levels: one T' for each version, or two for each pair: original to moving, moving to fixed.
         copies: samples for each image and level.
-        seed, steps, pose, plane: as :func:`DRDMLib.deform` takes them.
-        limits: what samples must keep to.
+        seed: of the run; every sample has a seed of its own that follows from it.
+        deformation: of every sample, but for its level.
+        limits: that samples must keep to.
         voxel_fields: also write the fields of pairs in voxels.
         split: shares of the subjects for training, validation and test.
         quality: make thumbnails and the quality page.
@@ -39,18 +41,31 @@ class Settings:
     levels: tuple[tuple[int, ...], ...]
     copies: int = 1
     seed: int = 0
-    steps: int | None = None
-    pose: float = 0.0
-    plane: str = "auto"
+    deformation: DeformationSettings = field(default_factory=DeformationSettings)
     limits: Limits = field(default_factory=Limits)
     voxel_fields: bool = False
     split: tuple[float, ...] = (0.8, 0.1, 0.1)
     quality: bool = True
 
+    def at_level(self, level: int) -> DeformationSettings:
+        """Settings of a deformation of this level."""
+        return replace(self.deformation, level=level)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they are written and compared."""
-        levels = [level[0] if self.command == AUGMENT else list(level) for level in self.levels]
-        return asdict(self) | {"levels": levels, "split": list(self.split)}
+        return {
+            "command": self.command,
+            "levels": [level[0] if self.command == AUGMENT else list(level) for level in self.levels],
+            "copies": self.copies,
+            "seed": self.seed,
+            "steps": self.deformation.steps,
+            "pose": self.deformation.pose,
+            "plane": self.deformation.plane,
+            "limits": self.limits.to_dict(),
+            "voxel_fields": self.voxel_fields,
+            "split": list(self.split),
+            "quality": self.quality,
+        }
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ def seed_of(run_seed: int, case: str, levels: tuple[int, ...], copy: int, attemp
 class Plan:
     """All tasks of a run, case after case."""
 
-    settings: Settings
+    settings: RunSettings
     cases: list[Case]
     tasks: list[Task]
 
@@ -98,25 +113,25 @@ class Plan:
         """Of one draw of a task."""
         return seed_of(self.settings.seed, self.cases[task.case].name, task.levels, task.copy, attempt)
 
-    def share(self, place: Place) -> list[Task]:
+    def share(self, process: ProcessInfo) -> list[Task]:
         """The tasks of one process, in the order of the plan.
 
         Tasks are dealt out like cards, costly ones first and otherwise in an order that has nothing to do with the
         images, so that shares cost alike: one of 64 processes does not get all the strong deformations.
         """
-        if place.world == 1:
+        if process.world == 1:
             return self.tasks
 
-        def place_in_deck(task: Task) -> tuple[int, bytes]:
-            steps = self.settings.steps
+        def position_in_deck(task: Task) -> tuple[int, bytes]:
+            steps = self.settings.deformation.steps
             cost = sum(level + 1 if steps is None else min(steps, level + 1) for level in task.levels)
             return -cost, hashlib.sha256(task.name.encode()).digest()
 
-        own = sorted(self.tasks, key=place_in_deck)[place.rank :: place.world]
+        own = sorted(self.tasks, key=position_in_deck)[process.rank :: process.world]
         return sorted(own, key=lambda task: task.number)
 
 
-def make_plan(settings: Settings, cases: list[Case]) -> Plan:
+def make_plan(settings: RunSettings, cases: list[Case]) -> Plan:
     """The plan for these cases.
 
     Raises:
@@ -132,7 +147,7 @@ def make_plan(settings: Settings, cases: list[Case]) -> Plan:
     return Plan(settings, cases, tasks)
 
 
-def _samples(settings: Settings, cases: list[Case]) -> Iterator[tuple[int, str, tuple[int, ...], int]]:
+def _samples(settings: RunSettings, cases: list[Case]) -> Iterator[tuple[int, str, tuple[int, ...], int]]:
     for number, case in enumerate(cases):
         if settings.command == AUGMENT:
             yield number, case.name, (), 0

@@ -13,7 +13,7 @@ import torch
 
 from .. import __version__
 from ..errors import OutputError
-from ..files import write_text
+from ..io.files import write_text
 
 RECORDS = "records"
 DONE, FAILED, REJECTED = "done", "failed", "rejected"

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from .. import output
-from ..catalogue import digest_of, find, load_model, resolve
-from ..datasets import Case
 from ..deformation import Progress
 from ..errors import ImageError, ModelError, OutputError
+from ..io.datasets import Case
+from ..io.files import output_error
+from ..models.catalogue import digest_of, find, load_model, resolve
+from ..runtime.threads import one_thread_each
+from ..settings import DeformationSettings
 from . import records
-from .limits import Limits
-from .plan import Settings, Task, make_plan
-from .sampling import Product, keep_original, make_sample
+from .plan import RunSettings, Task, make_plan
+from .sampling import Product, SampleMaker
 from .sources import Source, read_source
-from .threads import one_thread_each
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,13 @@ class Regenerated:
 
     Attributes:
         files: kind -> path.
-        differing: kinds of files that are not the same to the bit.
-        elsewhere: what is different here from where it was made first (versions, device).
+        differences: kinds of files that are not the same to the bit.
+        environment_differences: what is different here from where it was made first (versions, device).
     """
 
     files: dict[str, Path]
-    differing: list[str]
-    elsewhere: list[str]
+    differences: list[str]
+    environment_differences: list[str]
 
 
 def regenerate(
@@ -62,47 +63,44 @@ def regenerate(
     if record["status"] != records.DONE:
         raise OutputError(f"The sample '{record['name']}' was not made: {record.get('reason', 'unknown')}")
     case = _case(record, image, label)
-    settings = Settings(
+    settings = RunSettings(
         command=record["command"],
         levels=(tuple(record["levels"]),) if record["levels"] else (),
         copies=record["copy"] + 1,
         seed=record["run_seed"],
-        steps=record["steps"],
         # Records made before there were poses do not name any.
-        pose=record.get("pose", 0.0),
-        plane=record["plane"],
-        limits=Limits(),
+        deformation=DeformationSettings(steps=record["steps"], pose=record.get("pose", 0.0), plane=record["plane"]),
         voxel_fields="voxel_ddf" in record["files"],
         quality="thumbnail" in record["files"],
     )
-    plan = make_plan(settings, [case])
     source = _source(record, case)
     context = {key: record[key] for key in ("model", "configuration", "device", "software", "label_values")}
+    maker = SampleMaker(make_plan(settings, [case]), context)
     task = Task(0, 0, record["name"], tuple(record["levels"]), record["copy"])
-    elsewhere = _differences(record["software"], records.software())
+    environment_differences = _differences(record["software"], records.software())
     if task.original:
-        product = keep_original(plan, task, source, context)
+        product = maker.original(task, source)
     else:
         loaded = load_model(_model(record, model), device or record["device"]["type"])
-        elsewhere += _differences(record["device"], records.device_described(loaded.device))
+        environment_differences += _differences(record["device"], records.device_described(loaded.device))
         part = "test" if record["files"]["image"].startswith("imagesTs") else "train"
         attempt = record["attempt"]
         with one_thread_each(loaded.device):
-            product = make_sample(plan, task, source, loaded, context, part=part, attempt=attempt, on_step=on_step)
+            product = maker.make(task, source, loaded, part=part, attempt=attempt, on_step=on_step)
         product.record["redrawn"] = record["redrawn"]
-    return _written(product, record, output.prepare_folder(folder), elsewhere)
+    return _written(product, record, output.make_output_folder(folder), environment_differences)
 
 
-def _written(product: Product, record: dict[str, Any], folder: Path, elsewhere: list[str]) -> Regenerated:
+def _written(product: Product, record: dict[str, Any], folder: Path, environment_differences: list[str]) -> Regenerated:
     files = {kind: folder / path for kind, path in product.record["files"].items()}
     try:
         for path in [*files.values(), records.record_path(folder, record["name"])]:
             path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise output.output_error(folder, error) from error
+        raise output_error(folder, error) from error
     product.write(folder)
-    differing = [k for k, digest in record["digests"].items() if product.record["digests"].get(k) != digest]
-    return Regenerated(files, differing, elsewhere)
+    differences = [k for k, digest in record["digests"].items() if product.record["digests"].get(k) != digest]
+    return Regenerated(files, differences, environment_differences)
 
 
 def _case(record: dict[str, Any], image: str | None, label: str | None) -> Case:
@@ -120,8 +118,8 @@ def _case(record: dict[str, Any], image: str | None, label: str | None) -> Case:
 
 
 def _source(record: dict[str, Any], case: Case) -> Source:
-    becomes = {int(old): new for old, new in record["label_values"].items()}
-    source = read_source(case, need_label=False, values=becomes)
+    label_mapping = {int(old): new for old, new in record["label_values"].items()}
+    source = read_source(case, need_label=False, values=label_mapping)
     for kind, digest in record["source"]["digests"].items():
         if source.digests.get(kind) != digest:
             raise ImageError(

@@ -8,16 +8,20 @@ import time
 from typing import Any
 
 from .. import output
-from ..errors import DRDMError
-from . import records
+from ..errors import DRDMError, ImageError, OutputError
+from ..io.files import write_text
+from . import records, run_folder
+from .layouts import learn2reg_dataset, nnunet_dataset, nnunet_splits, subject_splits
+from .plan import AUGMENT
+from .quality import write_quality_page
+from .run_state import LOGS, Run
 from .sampling import Product
-from .state import LOGS, Run
 
 # The report of a long run is large: writing it must not take more than this share of the time.
 _REPORT_SHARE = 0.02
 
 
-def item_of(run: Run, record: dict[str, Any]) -> dict[str, Any]:
+def report_entry(run: Run, record: dict[str, Any]) -> dict[str, Any]:
     """The entry of a sample in ``report.json``."""
     files = {kind: path for kind, path in record["files"].items() if kind != "thumbnail"}
     item = record["item"]
@@ -42,7 +46,7 @@ def log_times(run: Run, product: Product) -> None:
     run.seconds[product.record["name"]] = round(seconds, 3)
     line = {"name": product.record["name"], "seconds": round(seconds, 3)}
     line |= {part: round(value, 4) for part, value in product.seconds.items()}
-    path = run.folder / LOGS / f"{run.place.rank + 1:03d}-of-{run.place.world:03d}.jsonl"
+    path = run.folder / LOGS / f"{run.process.rank + 1:03d}-of-{run.process.world:03d}.jsonl"
     with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(line) + "\n")
 
@@ -68,7 +72,7 @@ def write_report(run: Run) -> None:
     output.write_report(
         run.folder,
         run.model.metadata.name,
-        [item_of(run, r) for r in done if r["status"] == records.DONE and r["levels"]],
+        [report_entry(run, r) for r in done if r["status"] == records.DONE and r["levels"]],
         settings=run.plan.settings.to_dict() | {"cases": [case.name for case in run.plan.cases]},
         failures=run.failures(),
         redrawn={
@@ -91,7 +95,7 @@ class ReportKeeper:
     def update(self) -> None:
         """After each sample."""
         now = time.monotonic()
-        if self.run.place.world > 1 or self._cost > _REPORT_SHARE * (now - self._written):
+        if self.run.process.world > 1 or self._cost > _REPORT_SHARE * (now - self._written):
             return
         write_report(self.run)
         self._written = time.monotonic()
@@ -101,6 +105,52 @@ class ReportKeeper:
 def interrupted(run: Run) -> None:
     """Write what is known so far, if it can be written."""
     with contextlib.suppress(DRDMError, OSError):
-        if run.place.world == 1:
+        if run.process.world == 1:
             read_times(run)
             write_report(run)
+
+
+def finalize_run(run: Run) -> bool:
+    """Describe the result if all of it is there; says whether it is.
+
+    Raises:
+        ImageError: no case could be used.
+        OutputError: the disk is full.
+    """
+    for task in run.plan.tasks:
+        if task.number not in run.done:
+            with contextlib.suppress(OutputError):
+                run.done[task.number] = records.read_record(records.record_path(run.folder, task.name))
+    read_times(run)
+    write_report(run)
+    if not run.complete:
+        return False
+    done = [run.done[task.number] for task in run.plan.tasks]
+    done = [record for record in done if record["status"] == records.DONE]
+    if not any(record["levels"] for record in done):
+        raise ImageError(f"None of the {len(run.plan.cases)} cases can be used; the first: {run.failures()[0]}")
+    if run.plan.settings.command == AUGMENT:
+        _describe_training_set(run, done)
+    else:
+        _describe_pairs(run, done)
+    if run.plan.settings.quality:
+        write_quality_page(run.folder, run.plan, [run.done[task.number] for task in run.plan.samples])
+    run_folder.clean_up(run.folder)
+    return True
+
+
+def _describe_training_set(run: Run, done: list[dict[str, Any]]) -> None:
+    described, labels = run.description["source_description"], run.description["labels"]
+    _write_json(run, "dataset.json", nnunet_dataset(run.plan, done, labels, run.label_mapping, described))
+    splits = nnunet_splits(run.plan, done)
+    if splits:
+        _write_json(run, "splits_final.json", splits)
+
+
+def _describe_pairs(run: Run, done: list[dict[str, Any]]) -> None:
+    _write_json(run, "dataset.json", learn2reg_dataset(run.plan, done, run.parts, run.folder.name, run.model))
+    _write_json(run, "splits.json", subject_splits(run.plan, done, run.parts))
+
+
+def _write_json(run: Run, name: str, value: Any) -> None:
+    write_text(run.folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,66 +1,219 @@
-"""A run over a dataset, from its first look at the folder to its last word."""
+"""Run Algorithm 3 or 4 over a dataset, from the empty folder to the described result."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from .. import datasets
-from ..device import choose_device
-from ..distributed import Place
-from . import folder as run_folder
-from .closing import close_run
-from .opening import open_run
-from .plan import Settings, make_plan
-from .report import interrupted
-from .state import Listener, Run
+from .. import __version__, output
+from ..deformation import chosen_model_message, model_for, prepare
+from ..errors import DRDMError, ImageError, ModelError
+from ..io import datasets
+from ..io.datasets import Case
+from ..io.images import read_image, read_label
+from ..models.catalogue import digest_of, find, load_model, resolve
+from ..models.model import Model
+from ..runtime.device import choose_device
+from ..runtime.distributed import ProcessInfo
+from ..runtime.reporter import Reporter
+from . import records, run_folder
+from .layouts import consecutive, split_subjects
+from .limits import label_values
+from .plan import AUGMENT, Plan, RunSettings, make_plan
+from .report import finalize_run, interrupted
+from .run_state import LOGS, Run
+from .sampling import QUALITY, part_folder
+from .sources import Source, read_case
 from .work import Work
 
+_READERS = 2
 
-def produce(
-    dataset: str | Path,
-    folder: str | Path,
-    settings: Settings,
-    listener: Listener,
-    *,
-    model: str | None = None,
-    device: str = "auto",
-    place: Place | None = None,
-    resume: bool = False,
-    subject_pattern: str | None = None,
-) -> Run:
-    """Make what ``settings`` ask for from every case of a dataset, or go on with it.
 
-    Args:
-        dataset: as :func:`DRDMLib.datasets.find_cases` takes it.
+@dataclass(frozen=True)
+class RunRequest:
+    """Where to run, on what, and with which model and device.
+
+    Attributes:
+        dataset: as :func:`DRDMLib.io.datasets.find_cases` takes it.
         folder: new or empty, or that of an interrupted run with the same settings.
-        listener: is told how it goes.
         model: name or path; by default the best one for the first image.
-        place: this process among several.
-        resume: go on with the run that the folder holds. Several processes join one run without it.
+        device: see :func:`DRDMLib.runtime.device.choose_device`.
+        process: this process among several.
+        resume: continue the run that the folder holds. Several processes join one run without it.
+        subject_pattern: see :func:`DRDMLib.io.datasets.find_cases`.
+    """
+
+    dataset: Path
+    folder: Path
+    model: str | None = None
+    device: str = "auto"
+    process: ProcessInfo = field(default_factory=ProcessInfo)
+    resume: bool = False
+    subject_pattern: str | None = None
+
+    @property
+    def joins(self) -> bool:
+        """Whether to continue a run that the folder already holds."""
+        return self.resume or self.process.world > 1
+
+
+def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> Run:
+    """Make all samples of every case of a dataset, or continue an interrupted run.
 
     Raises:
-        DRDMError: nothing can be done with this input, these settings, or this folder; what is complete stays.
+        DRDMError: the input, the settings or the folder cannot be used; complete samples are kept.
     """
-    place, folder = place or Place(), Path(folder)
-    plan = make_plan(settings, datasets.find_cases(dataset, subject_pattern))
-    device = place.device(device)
-    choose_device(device)
+    plan = make_plan(settings, datasets.find_cases(request.dataset, request.subject_pattern))
+    choose_device(request.process.device(request.device))
     # Refused before anything is touched.
-    run_folder.earlier_run(folder, resume=resume or place.world > 1)
+    run_folder.earlier_run(request.folder, resume=request.joins)
 
-    def opening() -> Run:
-        return open_run(plan, Path(dataset), folder, model, device, place, resume, listener)
-
-    with run_folder.share_of_folder(folder, place, opening) as run:
+    with run_folder.share_of_folder(
+        request.folder, request.process, lambda: prepare_run(request, plan, reporter)
+    ) as run:
         try:
             Work(run).do()
         except BaseException:
             interrupted(run)
             raise
-    with run_folder.alone(folder):
-        complete = close_run(run)
+    with run_folder.run_lock(request.folder):
+        complete = finalize_run(run)
     for text in run.failures() if complete else []:
-        listener.message(f"Left out: {text}")
+        reporter.message(f"Left out: {text}")
     if run.clock.samples:
-        listener.message(run.clock.sentence(run.gpu_busy))
+        reporter.message(run.clock.sentence(run.gpu_busy))
     return run
+
+
+def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
+    """Make the folder ready for a new run, or check that it holds the same run.
+
+    Raises:
+        DRDMError: as :func:`produce`.
+    """
+    device = request.process.device(request.device)
+    earlier = run_folder.earlier_run(request.folder, resume=request.joins)
+    sources: dict[int, Source] = {}
+    if earlier is not None:
+        run_folder.require_same(earlier, plan, choose_device(device).type, __version__, request.folder)
+        model = _same_model(earlier["model"], request.model, device, request.folder)
+        description = earlier
+    else:
+        description, model, sources = _describe(request, plan, device, reporter)
+        output.make_output_folder(request.folder, besides=run_folder.BEGINNINGS)
+        # Written first: whatever stops the run from here on, the folder says which run it belongs to.
+        run_folder.write_run(request.folder, description)
+        if request.model is None:
+            reporter.message(chosen_model_message(model))
+    run = Run(plan, request.folder, request.process, model, description, _context(description, model), reporter)
+    run.sources |= sources
+    # Each time: an earlier run may have been killed before it had made all of them.
+    run_folder.make_folders(request.folder, _folders(plan, description))
+    return run
+
+
+def _describe(
+    request: RunRequest, plan: Plan, device: str, reporter: Reporter
+) -> tuple[dict[str, Any], Model, dict[int, Source]]:
+    """The content of ``run.json``, the model, and the case that has been read to choose it."""
+    described = datasets.nnunet_description(request.dataset)
+    augments = plan.settings.command == AUGMENT
+    label_mapping, labels = consecutive(_survey(plan, reporter), described) if augments else ({}, {})
+    number, source, model = _first_usable(plan, request.model, device, label_mapping)
+    for level in {level for levels in plan.settings.levels for level in levels}:
+        plan.settings.at_level(level).schedule(model.timesteps)
+    subjects = [case.subject for case in plan.cases]
+    description = {
+        "settings": plan.settings.to_dict(),
+        "cases": [{"name": case.name, "subject": case.subject} for case in plan.cases],
+        "model": {
+            "name": model.metadata.name,
+            "digest": digest_of(resolve(request.model or model.metadata.name)[0], "sha256"),
+        },
+        "device": records.device_described(model.device),
+        "software": records.software(),
+        "label_values": {str(old): new for old, new in label_mapping.items()},
+        "labels": labels,
+        "source_description": described if augments else {},
+        "parts": split_subjects(subjects, plan.settings.split, plan.settings.seed),
+    }
+    return description, model, {number: source}
+
+
+def _folders(plan: Plan, description: dict[str, Any]) -> list[str]:
+    names = [records.RECORDS, LOGS, *([QUALITY] if plan.settings.quality else [])]
+    if plan.settings.command == AUGMENT:
+        return [*names, "imagesTr", "labelsTr"]
+    kinds = ["images", "labels", "displacements", *(["displacementsVoxel"] if plan.settings.voxel_fields else [])]
+    parts = sorted(set(description["parts"].values()))
+    return [*names, *dict.fromkeys(part_folder(kind, part) for part in parts for kind in kinds)]
+
+
+def _context(description: dict[str, Any], model: Model) -> dict[str, Any]:
+    """What all records of a run repeat."""
+    return {
+        "model": description["model"],
+        "configuration": run_folder.configuration_digest(description),
+        "device": records.device_described(model.device),
+        "software": records.software(),
+        "label_values": description["label_values"],
+    }
+
+
+def _same_model(written: dict[str, str], name: str | None, device: str, folder: Path) -> Model:
+    """The model of an earlier run."""
+    if name is None and find(written["name"]) is None:
+        raise ModelError(f"The run in '{folder}' uses the model '{written['name']}'; give its file with --model.")
+    name = name or written["name"]
+    path, resolved = resolve(name)
+    if resolved != written["name"] or digest_of(path, "sha256") != written["digest"]:
+        raise ModelError(
+            f"The run in '{folder}' uses the model '{written['name']}' ({written['digest'][:19]}...); name that one."
+        )
+    return load_model(name, device)
+
+
+def _survey(plan: Plan, reporter: Reporter) -> set[int]:
+    """All values of all labels: nnU-Net needs them before the first file is written."""
+
+    def values(case: Case) -> set[int]:
+        if case.label is None:
+            return set()
+        with contextlib.suppress(DRDMError):
+            return set(label_values(read_label(case.label, read_image(case.image, case.series))))
+        return set()
+
+    return _union(values, plan.cases, reporter)
+
+
+def _union(values: Callable[[Case], set[int]], cases: list[Case], reporter: Reporter) -> set[int]:
+    found: set[int] = set()
+    with ThreadPoolExecutor(_READERS) as pool:
+        for number, some in enumerate(pool.map(values, cases), start=1):
+            found |= some
+            if number == len(cases) or number % 10 == 0:
+                reporter.progress("read", number, len(cases))
+    return found
+
+
+def _first_usable(
+    plan: Plan, name: str | None, device: str, label_mapping: dict[int, int]
+) -> tuple[int, Source, Model]:
+    """The first case that can be read and that fits the model; without a name it chooses the model."""
+    model = None if name is None else load_model(name, device)
+    first: DRDMError | None = None
+    for number in range(len(plan.cases)):
+        try:
+            source = read_case(plan, number, label_mapping)
+            chosen = model or model_for(source.image, None, device)
+            prepare(source.image, chosen, plan.settings.deformation.plane)
+            return number, source, chosen
+        except (ImageError, ModelError) as error:
+            if len(plan.cases) == 1:
+                raise
+            first = first or type(error)(f"{plan.cases[number].name}: {error}")
+    raise ImageError(f"None of the {len(plan.cases)} cases can be used; the first: {first}")

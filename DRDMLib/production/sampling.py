@@ -13,17 +13,15 @@ import SimpleITK as sitk
 import torch
 
 from .. import output
-from ..algorithms import augment as algorithm3
-from ..algorithms import synthesize as algorithm4
-from ..deformation import Deformation, Progress
+from ..deformation import Deformation, Progress, augment, synthesize
 from ..errors import DRDMError, OutputError
-from ..files import complete_or_absent
-from ..models import Model
+from ..io.files import atomic_write
+from ..models.model import Model
 from . import records
 from .limits import Limits
 from .plan import AUGMENT, Plan, Task
+from .quality import histograms, thumbnail, write_png
 from .sources import Source, digest_of_files
-from .thumbnails import histograms, thumbnail, write_png
 
 QUALITY = "quality"
 
@@ -69,169 +67,175 @@ def part_folder(kind: str, part: str) -> str:
     return f"{kind}{'Ts' if part == 'test' else 'Tr'}"
 
 
-def base_record(plan: Plan, task: Task, context: dict[str, Any]) -> dict[str, Any]:
-    """What is known of a task before it is done.
-
-    Args:
-        context: model, device, software and the configuration's digest, the same for all samples of a run.
-    """
-    case = plan.cases[task.case]
-    return {
-        "name": task.name,
-        "status": records.FAILED,
-        "command": plan.settings.command,
-        "case": case.name,
-        "subject": case.subject,
-        "levels": list(task.levels),
-        "copy": task.copy,
-        "run_seed": plan.settings.seed,
-        "steps": plan.settings.steps,
-        "pose": plan.settings.pose,
-        "plane": plan.settings.plane,
-        **context,
-        "files": {},
-        "digests": {},
-    }
-
-
-def failure(plan: Plan, task: Task, context: dict[str, Any], error: DRDMError) -> Product:
-    """A task that cannot be done, and why."""
-    return Product(base_record(plan, task, context) | {"reason": str(error)})
-
-
-def keep_original(plan: Plan, task: Task, source: Source, context: dict[str, Any]) -> Product:
-    """The undeformed image and label of an augmented set."""
-    record = base_record(plan, task, context) | {"status": records.DONE, "source": _source(source)}
-    product = Product(record)
-    _add_image(product, "image", f"imagesTr/{task.name}_0000.nii.gz", source.image)
-    for k, channel in enumerate(source.channels, start=1):
-        _add_image(product, f"channel_{k:04d}", f"imagesTr/{task.name}_{k:04d}.nii.gz", channel)
-    assert source.label is not None
-    _add_image(product, "label", f"labelsTr/{task.name}.nii.gz", source.label)
-    return product
-
-
-def make_sample(
-    plan: Plan,
-    task: Task,
-    source: Source,
-    model: Model,
-    context: dict[str, Any],
-    *,
-    part: str = "train",
-    on_step: Progress | None = None,
-    attempt: int | None = None,
-) -> Product:
-    """Draw a sample, and again until one keeps to the limits.
-
-    Args:
-        part: ``train``, ``validation`` or ``test``; decides the folder of a pair.
-        attempt: make this draw, whatever the limits say.
-
-    Raises:
-        ImageError, ModelError, SettingError: the source cannot be used.
-    """
-    limits, turned_down = plan.settings.limits, []
-    seconds = {"generate": 0.0, "warp": 0.0, "check": 0.0}
-    for number in range(limits.draws) if attempt is None else [attempt]:
-        seed = plan.seed(task, number)
-        begin = time.perf_counter()
-        made = _draw(plan, task, source, model, seed, on_step)
-        generated = sum(part.seconds for part in made.deformations)
-        seconds["generate"] += generated
-        checking = time.perf_counter()
-        seconds["warp"] += checking - begin - generated
-        reason = "" if attempt is not None else _broken(limits, made)
-        made.deformations[-1].metrics  # noqa: B018 (computed here, in its turn)
-        seconds["check"] += time.perf_counter() - checking
-        if not reason:
-            break
-        turned_down.append({"attempt": number, "seed": seed, "reason": reason})
-    record = base_record(plan, task, context) | {"source": _source(source), "redrawn": turned_down}
-    if reason:
-        counts = {why: sum(draw["reason"] == why for draw in turned_down) for why in _unique(turned_down)}
-        told = ", ".join(f"{why} {count} times" for why, count in counts.items())
-        record |= {"status": records.REJECTED, "reason": f"None of {limits.draws} draws keeps to the limits ({told})."}
-        return Product(record, seconds=seconds)
-    record |= {"status": records.DONE, "seed": seed, "attempt": number}
-    if model.device.type != "cpu" and all(one.device == "cpu" for one in made.deformations):
-        # The GPU gave up: the sample can be made again there only.
-        record["device"] = records.device_described(torch.device("cpu"))
-    product = Product(record, seconds=seconds)
-    made.lay_out(product, task, part)
-    last = made.deformations[-1]
-    item = output.item_of(last, {}, Path())
-    item.pop("seconds")
-    record["item"] = item | ({} if len(made.deformations) == 1 else {"levels": list(task.levels)})
-    if plan.settings.quality:
-        path = f"{QUALITY}/{task.name}.png"
-        record["files"]["thumbnail"] = path
-        pictures = [] if len(made.deformations) == 1 else [(made.images[0], made.labels[1])]
-        pictures.append((made.images[-1], made.labels[-1]))
-        product.writers["thumbnail"] = functools.partial(_write_thumbnail, pictures, last)
-        product.finish = functools.partial(_add_histograms, last)
-    return product
-
-
-def _broken(limits: Limits, made: _Made) -> str:
-    """Which limit any stage of a sample breaks, or nothing."""
-    last = made.deformations[-1]
-    stages = zip(made.deformations, made.labels[:-1], made.labels[1:], strict=True)
-    reasons = (limits.broken(one, before, after, final=one is last) for one, before, after in stages)
-    return next(filter(None, reasons), "")
-
-
-def _unique(turned_down: list[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(draw["reason"] for draw in turned_down))
-
-
 @dataclass
 class _Made:
-    """Images made, labels of all stages (the original's first), deformations between them, and where they go."""
+    """One draw: images made, labels of all stages (the original's first), deformations between them, and file names."""
 
     images: list[sitk.Image]
     labels: list[sitk.Image | None]
     deformations: list[Deformation]
     lay_out: Callable[[Product, Task, str], None]
 
+    def violation(self, limits: Limits) -> str:
+        """Which limit any stage breaks; empty for none."""
+        last = self.deformations[-1]
+        stages = zip(self.deformations, self.labels[:-1], self.labels[1:], strict=True)
+        reasons = (limits.violation(one, before, after, final=one is last) for one, before, after in stages)
+        return next(filter(None, reasons), "")
 
-def _draw(plan: Plan, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Made:
-    settings = plan.settings
-    how: Any = {"steps": settings.steps, "pose": settings.pose, "plane": settings.plane, "on_step": on_step}
-    if settings.command == AUGMENT:
-        made = algorithm3(source.image, source.label, model, task.levels[0], seed, **how)
-        channels = [made.deformation.warp(channel) for channel in source.channels]
 
-        def lay_out(product: Product, task: Task, part: str) -> None:
-            for k, image in enumerate([made.image, *channels]):
-                kind = f"channel_{k:04d}" if k else "image"
-                _add_image(product, kind, f"imagesTr/{task.name}_{k:04d}.nii.gz", image)
-            assert made.label is not None
-            _add_image(product, "label", f"labelsTr/{task.name}.nii.gz", made.label)
+def _rejection(reasons: list[str]) -> str:
+    counts = ", ".join(f"{reason} {reasons.count(reason)} times" for reason in dict.fromkeys(reasons))
+    return f"None of {len(reasons)} draws keeps to the limits ({counts})."
 
-        return _Made([made.image], [source.label, made.label], [made.deformation], lay_out)
-    pair = algorithm4(source.image, source.label, model, (task.levels[0], task.levels[1]), seed, **how)
 
-    def lay_out_pair(product: Product, task: Task, part: str) -> None:
-        images, labels, fields = (part_folder(kind, part) for kind in ("images", "labels", "displacements"))
-        # As in every report, image, label and ddf belong together: here those of the fixed image.
-        _add_image(product, "image", f"{images}/{task.name}_fixed.nii.gz", pair.fixed)
-        product.record["files"]["ddf"] = f"{fields}/{task.name}.nii.gz"
-        product.writers["ddf"] = functools.partial(output.write_ddf, deformation=pair.second)
-        if settings.voxel_fields:
-            product.record["files"]["voxel_ddf"] = f"{part_folder('displacementsVoxel', part)}/{task.name}.nii.gz"
-            product.writers["voxel_ddf"] = functools.partial(output.write_voxel_ddf, deformation=pair.second)
-        _add_image(product, "moving", f"{images}/{task.name}_moving.nii.gz", pair.moving)
-        if pair.fixed_label is not None and pair.moving_label is not None:
-            _add_image(product, "label", f"{labels}/{task.name}_fixed.nii.gz", pair.fixed_label)
-            _add_image(product, "moving_label", f"{labels}/{task.name}_moving.nii.gz", pair.moving_label)
+def _add_quality(product: Product, task: Task, made: _Made) -> None:
+    """Add the thumbnail and the histograms of the last deformation."""
+    last = made.deformations[-1]
+    pictures = [] if len(made.deformations) == 1 else [(made.images[0], made.labels[1])]
+    pictures.append((made.images[-1], made.labels[-1]))
+    product.record["files"]["thumbnail"] = f"{QUALITY}/{task.name}.png"
+    product.writers["thumbnail"] = functools.partial(_write_thumbnail, pictures, last)
+    product.finish = functools.partial(_add_histograms, last)
 
-    return _Made(
-        [pair.moving, pair.fixed],
-        [source.label, pair.moving_label, pair.fixed_label],
-        [pair.first, pair.second],
-        lay_out_pair,
-    )
+
+@dataclass(frozen=True)
+class SampleMaker:
+    """Makes the samples of a plan.
+
+    Attributes:
+        context: model, device, software and the configuration's digest, the same for all samples of a run.
+    """
+
+    plan: Plan
+    context: dict[str, Any]
+
+    def failure(self, task: Task, error: DRDMError) -> Product:
+        """A task that cannot be done, and why."""
+        return Product(self._record(task) | {"reason": str(error)})
+
+    def original(self, task: Task, source: Source) -> Product:
+        """The undeformed image and label of an augmented set."""
+        record = self._record(task) | {"status": records.DONE, "source": _source(source)}
+        product = Product(record)
+        _add_image(product, "image", f"imagesTr/{task.name}_0000.nii.gz", source.image)
+        for k, channel in enumerate(source.channels, start=1):
+            _add_image(product, f"channel_{k:04d}", f"imagesTr/{task.name}_{k:04d}.nii.gz", channel)
+        assert source.label is not None
+        _add_image(product, "label", f"labelsTr/{task.name}.nii.gz", source.label)
+        return product
+
+    def make(
+        self,
+        task: Task,
+        source: Source,
+        model: Model,
+        *,
+        part: str = "train",
+        attempt: int | None = None,
+        on_step: Progress | None = None,
+    ) -> Product:
+        """Draw a sample, and again until one keeps to the limits.
+
+        Args:
+            part: ``train``, ``validation`` or ``test``; decides the folder of a pair.
+            attempt: make this draw, whatever the limits say.
+
+        Raises:
+            ImageError, ModelError, SettingError: the source cannot be used.
+        """
+        limits = self.plan.settings.limits
+        rejected: list[dict[str, Any]] = []
+        seconds = {"generate": 0.0, "warp": 0.0, "check": 0.0}
+        for number in range(limits.max_attempts) if attempt is None else [attempt]:
+            seed = self.plan.seed(task, number)
+            begin = time.perf_counter()
+            made = self._draw(task, source, model, seed, on_step)
+            generated = sum(one.seconds for one in made.deformations)
+            seconds["generate"] += generated
+            checking = time.perf_counter()
+            seconds["warp"] += checking - begin - generated
+            reason = "" if attempt is not None else made.violation(limits)
+            # Measures the field, so that its time is counted here.
+            item = output.report_entry(made.deformations[-1], {}, Path())
+            seconds["check"] += time.perf_counter() - checking
+            if not reason:
+                break
+            rejected.append({"attempt": number, "seed": seed, "reason": reason})
+        record = self._record(task) | {"source": _source(source), "redrawn": rejected}
+        if reason:
+            record |= {"status": records.REJECTED, "reason": _rejection([draw["reason"] for draw in rejected])}
+            return Product(record, seconds=seconds)
+        record |= {"status": records.DONE, "seed": seed, "attempt": number}
+        if model.device.type != "cpu" and all(one.device == "cpu" for one in made.deformations):
+            # The GPU failed: the sample can be made again on a CPU only.
+            record["device"] = records.device_described(torch.device("cpu"))
+        item.pop("seconds")
+        record["item"] = item | ({} if len(made.deformations) == 1 else {"levels": list(task.levels)})
+        product = Product(record, seconds=seconds)
+        made.lay_out(product, task, part)
+        if self.plan.settings.quality:
+            _add_quality(product, task, made)
+        return product
+
+    def _record(self, task: Task) -> dict[str, Any]:
+        """What is known of a task before it is done."""
+        case, settings = self.plan.cases[task.case], self.plan.settings
+        return {
+            "name": task.name,
+            "status": records.FAILED,
+            "command": settings.command,
+            "case": case.name,
+            "subject": case.subject,
+            "levels": list(task.levels),
+            "copy": task.copy,
+            "run_seed": settings.seed,
+            "steps": settings.deformation.steps,
+            "pose": settings.deformation.pose,
+            "plane": settings.deformation.plane,
+            **self.context,
+            "files": {},
+            "digests": {},
+        }
+
+    def _draw(self, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Made:
+        settings = self.plan.settings
+        if settings.command == AUGMENT:
+            how = settings.at_level(task.levels[0])
+            made = augment(source.image, source.label, model, how, seed, on_step=on_step)
+            channels = [made.deformation.warp(channel) for channel in source.channels]
+
+            def lay_out(product: Product, task: Task, part: str) -> None:
+                for k, image in enumerate([made.image, *channels]):
+                    kind = f"channel_{k:04d}" if k else "image"
+                    _add_image(product, kind, f"imagesTr/{task.name}_{k:04d}.nii.gz", image)
+                assert made.label is not None
+                _add_image(product, "label", f"labelsTr/{task.name}.nii.gz", made.label)
+
+            return _Made([made.image], [source.label, made.label], [made.deformation], lay_out)
+        both = settings.at_level(task.levels[0]), settings.at_level(task.levels[1])
+        pair = synthesize(source.image, source.label, model, both, seed, on_step=on_step)
+
+        def lay_out_pair(product: Product, task: Task, part: str) -> None:
+            images, labels, fields = (part_folder(kind, part) for kind in ("images", "labels", "displacements"))
+            # As in every report, image, label and ddf belong together: here those of the fixed image.
+            _add_image(product, "image", f"{images}/{task.name}_fixed.nii.gz", pair.fixed)
+            product.record["files"]["ddf"] = f"{fields}/{task.name}.nii.gz"
+            product.writers["ddf"] = functools.partial(output.write_ddf, deformation=pair.second)
+            if settings.voxel_fields:
+                product.record["files"]["voxel_ddf"] = f"{part_folder('displacementsVoxel', part)}/{task.name}.nii.gz"
+                product.writers["voxel_ddf"] = functools.partial(output.write_voxel_ddf, deformation=pair.second)
+            _add_image(product, "moving", f"{images}/{task.name}_moving.nii.gz", pair.moving)
+            if pair.fixed_label is not None and pair.moving_label is not None:
+                _add_image(product, "label", f"{labels}/{task.name}_fixed.nii.gz", pair.fixed_label)
+                _add_image(product, "moving_label", f"{labels}/{task.name}_moving.nii.gz", pair.moving_label)
+
+        return _Made(
+            [pair.moving, pair.fixed],
+            [source.label, pair.moving_label, pair.fixed_label],
+            [pair.first, pair.second],
+            lay_out_pair,
+        )
 
 
 def _source(source: Source) -> dict[str, Any]:
@@ -246,7 +250,7 @@ def _add_image(product: Product, kind: str, path: str, image: sitk.Image) -> Non
 def _write_thumbnail(
     pictures: list[tuple[sitk.Image, sitk.Image | None]], deformation: Deformation, path: Path
 ) -> Path:
-    with complete_or_absent(path) as partial:
+    with atomic_write(path) as partial:
         write_png(partial, thumbnail(pictures, deformation.field))
     return path
 

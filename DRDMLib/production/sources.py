@@ -1,4 +1,4 @@
-"""A case as it is read: image, further channels, label, and what identifies the files."""
+"""Read a case: image, further channels, label, and the digests of their files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from ..datasets import Case
 from ..errors import ImageError
-from ..geometry import same_grid
-from ..images import image_files, read_image, read_label
+from ..io.datasets import Case
+from ..io.images import image_files, read_image, read_label
+from ..spatial.model_grid import same_grid
+from .plan import AUGMENT, Plan
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,12 @@ def read_source(case: Case, *, need_label: bool, values: dict[int, int] | None =
     except OSError as error:
         raise ImageError(f"'{case.image}' cannot be read again ({error.strerror}); check the disk.") from error
     return Source(case, image, label, channels, digests, {kind: str(path) for kind, path in paths.items()})
+
+
+def read_case(plan: Plan, number: int, label_mapping: dict[int, int]) -> Source:
+    """Read a case of the plan.
+
+    Raises:
+        ImageError: it cannot be used.
+    """
+    return read_source(plan.cases[number], need_label=plan.settings.command == AUGMENT, values=label_mapping)

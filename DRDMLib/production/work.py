@@ -16,15 +16,13 @@ from typing import Any
 import torch
 
 from ..errors import Cancelled, DRDMError, ImageError, OutputError
+from ..runtime.threads import at_once, one_thread_each, share_threads
 from . import records
-from .opening import read_case
 from .plan import Task
-from .report import ReportKeeper, item_of, log_times
-from .sampling import Product, failure, keep_original, make_sample
-from .sources import Source
-from .state import Run
-from .threads import at_once, one_thread_each, share_threads
-from .throughput import GpuWatch
+from .report import ReportKeeper, log_times, report_entry
+from .run_state import GpuWatch, Run
+from .sampling import Product, SampleMaker
+from .sources import Source, read_case
 
 _WRITERS = 2
 # Samples that may wait to be compressed.
@@ -47,7 +45,8 @@ class Work:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.tasks = run.plan.share(run.place)
+        self.tasks = run.plan.share(run.process)
+        self._maker = SampleMaker(run.plan, run.context)
         self._report = ReportKeeper(run)
         self._jobs: list[_Job] = []
         self._total = sum(not task.original for task in self.tasks)
@@ -107,7 +106,7 @@ class Work:
 
     def _case(self, number: int) -> Source | DRDMError:
         try:
-            source = self.run.sources.pop(number, None) or read_case(self.run.plan, number, self.run.becomes)
+            source = self.run.sources.pop(number, None) or read_case(self.run.plan, number, self.run.label_mapping)
             self._require_unchanged(number, source)
         except DRDMError as error:
             return error
@@ -140,15 +139,15 @@ class Work:
                 raise source
             source = source.apart()
             if task.original:
-                return keep_original(run.plan, task, source, run.context)
+                return self._maker.original(task, source)
             part = run.parts.get(run.plan.cases[task.case].subject, "train")
-            return make_sample(run.plan, task, source, run.model, run.context, part=part, on_step=on_step)
+            return self._maker.make(task, source, run.model, part=part, on_step=on_step)
         except OutputError:
             raise
         except DRDMError as error:
             if len(run.plan.cases) == 1 and not run.done:
                 raise
-            return failure(run.plan, task, run.context, error)
+            return self._maker.failure(task, error)
 
     def _collect(self, writers: ThreadPoolExecutor, voxels: int | None) -> None:
         """Hand on what is made, note what is written, and wait until an image of so many voxels may be begun.
@@ -191,10 +190,10 @@ class Work:
             self.run.clock.add({k: v for k, v in product.seconds.items() if k != "write"})
             log_times(self.run, product)
             self._report.update()
-            self.run.listener.item(**item_of(self.run, product.record))
+            self.run.reporter.item(**report_entry(self.run, product.record))
         self._show()
 
     def _show(self) -> None:
         now = min(self._finished + sum(list(self._begun.values())), self._total)
         whole = now == int(now)
-        self.run.listener.progress(self.run.plan.settings.command, int(now) if whole else round(now, 3), self._total)
+        self.run.reporter.progress(self.run.plan.settings.command, int(now) if whole else round(now, 3), self._total)

@@ -1,5 +1,6 @@
-"""Algorithm 1: training a recovery network on images without labels."""
+"""Algorithm 1: train a recovery network on images without labels."""
 
-from .trainer import TrainingConfig, train
+from .config import ModelDesign, TrainingConfig
+from .loop import train
 
-__all__ = ["TrainingConfig", "train"]
+__all__ = ["ModelDesign", "TrainingConfig", "train"]

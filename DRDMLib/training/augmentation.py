@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..pose import random_rotations
+from ..diffusion.affine import random_rotations
 
 
 def augment_images(

@@ -1,7 +1,7 @@
 """Checkpoints of training by one process or several: complete for one step, or the one before.
 
-The first process writes what all share. The random numbers of the others' portions lie beside, in files named after the
-step, and are there before the checkpoint that belongs to them.
+The first process writes what all share. The random numbers of the other processes' micro-batches are written before it,
+to files that are named after the step.
 """
 
 from __future__ import annotations
@@ -15,55 +15,55 @@ from typing import Any
 import torch
 from torch import distributed
 
-from ..distributed import Place
 from ..errors import SettingError
-from ..files import write_bytes
-from .state import Training
+from ..io.files import write_bytes
+from ..runtime.distributed import ProcessInfo
+from .trainer import Trainer
 
 CHECKPOINT = "checkpoint.pt"
-_STREAMS = "streams"
+_SAMPLERS = "streams"
 
 
-def save_checkpoint(run: Path, training: Training, place: Place) -> None:
-    """Write a checkpoint; all processes call it, after the same step.
+def save_checkpoint(run: Path, trainer: Trainer, process: ProcessInfo) -> None:
+    """Write a checkpoint; all processes call this after the same step.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written to.
     """
-    folder = run / _STREAMS
-    if not place.first:
+    folder = run / _SAMPLERS
+    if not process.first:
         folder.mkdir(exist_ok=True)
-        for stream in training.streams:
-            _write(folder / _name(training.step, stream.number), stream.state())
-    if place.world > 1:
+        for sampler in trainer.samplers:
+            _write(folder / _name(trainer.step, sampler.number), sampler.state())
+    if process.world > 1:
         distributed.barrier()
-    if not place.first:
+    if not process.first:
         return
-    own = {str(stream.number): stream.state() for stream in training.streams}
-    _write(run / CHECKPOINT, training.state() | {"streams": own})
+    own = {str(sampler.number): sampler.state() for sampler in trainer.samplers}
+    _write(run / CHECKPOINT, trainer.state() | {"streams": own})
     with contextlib.suppress(OSError):
         for path in folder.glob("*.pt"):
-            if not path.name.startswith(_name(training.step, 0)[:-7]):
+            if not path.name.startswith(_step_name(trainer.step)):
                 path.unlink()
-        if place.world == 1:
+        if process.world == 1:
             folder.rmdir()
 
 
-def load_checkpoint(run: Path, training: Training) -> None:
-    """Go on from the folder's checkpoint, with any number of processes that divides its portions.
+def load_checkpoint(run: Path, trainer: Trainer) -> None:
+    """Continue from the folder's checkpoint, with any number of processes that divides its number of micro-batches.
 
     Raises:
-        SettingError: it is damaged, or belongs to another network or number of portions.
+        SettingError: it is damaged, or belongs to another network or number of micro-batches.
     """
-    state = _read(run / CHECKPOINT, training.device, "streams")
-    training.load_state(state)
-    for stream in training.streams:
-        own = state["streams"].get(str(stream.number))
-        stream.load_state(own or _read(run / _STREAMS / _name(training.step, stream.number), training.device, "draws"))
+    state = _read(run / CHECKPOINT, trainer.device, "streams")
+    trainer.load_state(state)
+    for sampler in trainer.samplers:
+        own = state["streams"].get(str(sampler.number))
+        sampler.load_state(own or _read(run / _SAMPLERS / _name(trainer.step, sampler.number), trainer.device, "draws"))
 
 
 def config_of(run: Path) -> dict[str, Any] | None:
-    """How the run in a folder was trained so far, see ``TrainingConfig``; nothing if there is no checkpoint.
+    """Settings of the run in a folder, see ``TrainingConfig.to_dict``; ``None`` if there is no checkpoint.
 
     Raises:
         SettingError: it is damaged.
@@ -75,8 +75,12 @@ def config_of(run: Path) -> dict[str, Any] | None:
     return config
 
 
+def _step_name(step: int) -> str:
+    return f"{step:09d}"
+
+
 def _name(step: int, number: int) -> str:
-    return f"{step:09d}-{number:03d}.pt"
+    return f"{_step_name(step)}-{number:03d}.pt"
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

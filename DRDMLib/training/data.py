@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..datasets import Case
 from ..deformation import effective_dimension
 from ..errors import ModelError
-from ..geometry import sample_image, working_grid
-from ..images import read_image
-from ..models import ModelMetadata
+from ..io.datasets import Case
+from ..io.images import read_image
+from ..models.model import ModelMetadata
+from ..spatial.model_grid import model_grid, sample_image
 
 # Slices of a volume with less mean intensity than this share of its brightest slice show no anatomy.
 _EMPTY_SLICE = 0.1
@@ -42,7 +42,7 @@ def load_training_images(
         image = read_image(case.image, case.series)
         if metadata.ndim == 3 and effective_dimension(image) == 2:
             raise ModelError(f"'{case.image}' is a single slice; train a 2D model with --ndim 2.")
-        grid = working_grid(image, metadata, plane=plane)
+        grid = model_grid(image, metadata, plane=plane)
         tensor = sample_image(image, grid, metadata.intensity, metadata.image_padding)
         if len(tensor) > 1:
             brightness = tensor.flatten(1).mean(dim=1)

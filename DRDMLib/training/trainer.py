@@ -1,167 +1,235 @@
-"""A training run: checkpoints, resuming, log and pictures, by one process or several."""
+"""Algorithm 1, and the state of a training run."""
 
 from __future__ import annotations
 
 import math
-import os
-import time
+import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ..device import choose_device
-from ..distributed import Place, process_group
-from ..errors import SettingError
-from ..losses import LossTerms
-from ..models import Model, ModelMetadata, save_model
-from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from ..diffusion.fields import warp
+from ..errors import FallbackWarning, SettingError
+from ..models.model import ModelMetadata
+from ..networks import build_network
+from ..runtime.distributed import ProcessInfo
+from ..runtime.fallback import DeviceLimit, device_limit, release_memory
+from .augmentation import augment_images
 from .config import TrainingConfig
-from .log import RunLog
-from .state import Training
-
-__all__ = ["Training", "TrainingConfig", "train"]
-
-StepReport = Callable[[int, float, dict[str, float]], None]
-CheckpointReport = Callable[[Path, Model], None]
+from .field_sampler import FieldSampler, MicroBatchSampler
+from .losses import LossTerms, RecoveryLoss, Residual
 
 
-def train(
+def training_step(
+    network: nn.Module,
     images: Tensor,
-    held_out: Tensor,
-    metadata: ModelMetadata,
-    config: TrainingConfig,
-    run: str | os.PathLike[str],
-    *,
-    device: str | torch.device = "auto",
-    place: Place | None = None,
-    resume: bool = False,
-    on_step: StepReport | None = None,
-    on_checkpoint: CheckpointReport | None = None,
-) -> Path:
-    """Train a model and write it to a folder; can be cancelled and resumed at any time.
+    fields: FieldSampler,
+    loss: RecoveryLoss | Residual,
+    augment: Callable[[Tensor, torch.Generator], Tensor],
+) -> LossTerms:
+    """Algorithm 1 of the paper, one step: deform a batch to random levels, predict the last small steps, compare.
+
+    With the loss :class:`Residual` all of the deformation is to be predicted, not only its last step.
 
     Args:
-        images: (M, 1, *S), uint8, training images on the model's grid.
-        held_out: (K, 1, *S), uint8, images for the validation loss; may be empty.
-        metadata: the model to train; its ``training`` is filled in.
-        run: folder that gets ``checkpoint.pt``, ``model.safetensors``, ``log.csv`` and TensorBoard's events.
-        place: this process among several that train one model together; all are given the same images.
-        resume: go on from ``checkpoint.pt`` if it is there.
-        on_step: called with (step, progress 0..1, figures); may raise to cancel. With one process a checkpoint is
-            written then; with several the last one remains.
-        on_checkpoint: called with the folder and the model so far, e.g. to draw a picture.
+        images: (N, 1, *S), 0..1.
+    """
+    originals = augment(images, fields.generator)
+    t, (psi_all, psi_t) = fields.draw(len(originals))
+    deformed = warp(originals, psi_all, padding=fields.model.image_padding)
+    if isinstance(loss, Residual):
+        return loss(network(deformed, t, torch.full_like(t, -1)).float(), psi_all)
+    return loss(network(deformed, t).float(), psi_t)
 
-    Returns:
-        Path of ``model.safetensors``.
+
+class Trainer:
+    """The state of a run: all that a checkpoint must hold to continue as if there had been no interruption.
+
+    Each of several processes has all of it but the random numbers: it has those of its own micro-batches.
 
     Raises:
-        SettingError: the device is not there, the batch cannot be shared equally, or the run to resume has another
-            network.
+        SettingError: the batch cannot be shared equally.
     """
-    run, place = Path(run), place or Place()
-    run.mkdir(parents=True, exist_ok=True)
-    chosen = choose_device(place.device(str(device)))
-    with process_group(place, chosen):
-        training = Training(metadata, config, chosen, place)
-        if resume and (run / CHECKPOINT).is_file():
-            load_checkpoint(run, training)
-        session = _Session(training, images.to(chosen), held_out, run, on_step, on_checkpoint)
-        session.go_on()
-    return run / "model.safetensors"
-
-
-class _Session:
-    """From one start of a run to its end, or to where it is stopped."""
 
     def __init__(
-        self,
-        training: Training,
-        images: Tensor,
-        held_out: Tensor,
-        run: Path,
-        on_step: StepReport | None,
-        on_checkpoint: CheckpointReport | None,
+        self, metadata: ModelMetadata, config: TrainingConfig, device: torch.device, process: ProcessInfo | None = None
     ) -> None:
-        self.training, self.images, self.held_out, self.run = training, images, held_out, run
-        self.first, self.alone = training.place.first, training.place.world == 1
-        self.on_step = on_step if self.first else None
-        self.on_checkpoint = on_checkpoint
-        self.log = RunLog(run, resumed_at=training.step) if self.first else None
-        self.saved = time.monotonic()
+        self.process = process or ProcessInfo()
+        _require_equal_shares(config, self.process.world)
+        torch.manual_seed(config.seed)
+        self.metadata, self.config, self.device = metadata, config, device
+        self.network = build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
+        self.network.to(device).train()
+        self.average = build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
+        self.average.to(device).eval()
+        self.average.load_state_dict(self.network.state_dict())
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
+        # Sums gradients over all processes while they are computed.
+        self.trained: nn.Module = DistributedDataParallel(self.network) if self.process.world > 1 else self.network
+        numbers = range(self.process.rank, config.micro_batches, self.process.world)
+        self.samplers = [MicroBatchSampler(metadata, config, device, number) for number in numbers]
+        self.loss = Residual() if metadata.options.get("whole") else RecoveryLoss(config.loss)
+        on_gpu = device.type == "cuda"
+        self.half = on_gpu if config.half_precision is None else config.half_precision
+        # Images computed at a time; fewer when memory is short.
+        self.chunk = config.batch // config.micro_batches
+        self.step = 0
+        self.seconds = 0.0
 
-    def go_on(self) -> None:
-        """Train to the end, with a checkpoint now and then."""
-        training = self.training
-        terms: LossTerms | None = None
-        try:
-            while training.progress() < 1:
-                begin = time.monotonic()
-                terms = training.advance(self.images)
-                if not torch.isfinite(terms.total):
-                    terms = None
-                    raise SettingError(
-                        "The training diverged (its loss is not finite); resume with a lower learning rate."
-                    )
-                if training.device.type == "cuda" and training.step % 20 == 0:
-                    torch.cuda.synchronize()
-                due = self._agree(time.monotonic() - begin)
-                if self.on_step is not None and training.step % 10 == 0:
-                    self.on_step(training.step, training.progress(), {"loss": float(terms.total)})
-                if due:
-                    self.save(terms)
-                    self.saved = time.monotonic()
-        except BaseException:
-            # Several processes are not at the same step then: their last common checkpoint remains.
-            if not self.alone:
-                terms = None
-            raise
-        finally:
-            if terms is not None:
-                self.save(terms)
+    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        c, padding = self.config, self.metadata.image_padding
+        return augment_images(
+            images, generator, rotation=c.rotation, zoom=c.zoom, shift=c.shift, tones=c.random_contrast, padding=padding
+        )
 
-    def _agree(self, seconds: float) -> bool:
-        """Add up the time, and say whether a checkpoint is due; of several processes the first one's clock counts."""
-        due = time.monotonic() - self.saved > 60 * self.training.config.checkpoint_minutes
-        if not self.alone:
-            told = torch.tensor([seconds, float(due)], dtype=torch.float64, device=self.training.device)
-            distributed.broadcast(told, 0)
-            seconds, due = float(told[0]), bool(told[1])
-        self.training.seconds += seconds
-        return due
+    def progress(self) -> float:
+        """0 at the start, 1 at the end of the run."""
+        if self.config.steps is not None:
+            return self.step / max(1, self.config.steps)
+        return self.seconds / max(1e-9, 60 * self.config.minutes)
 
-    def save(self, terms: LossTerms) -> None:
-        """Log and checkpoint; all processes come here after the same step."""
-        training = self.training
-        if self.log is not None:
-            row = {
-                "loss": terms.total,
-                "distance": terms.distance,
-                "angle": terms.angle,
-                "regularity": terms.regularity,
-            }
-            figures = {name: float(value) for name, value in row.items()}
-            figures["validation"] = training.validation_loss(self.held_out) if len(self.held_out) else math.nan
-            figures["learning_rate"] = training.learning_rate()
-            self.log.write(training.step, training.seconds, figures)
-        save_checkpoint(self.run, training, training.place)
-        if not self.first:
-            return
-        described = replace(training.metadata, training=_provenance(training, len(self.images)))
-        save_model(self.run / "model.safetensors", training.average, described)
-        if self.on_checkpoint is not None:
-            self.on_checkpoint(self.run, Model(training.average, described, training.device))
+    def learning_rate(self) -> float:
+        """Linear rise, then a cosine fall to a hundredth, or none."""
+        rise = min(1.0, (self.step + 1) / max(1, self.config.warmup))
+        fall = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, self.progress()))) if self.config.decay else 1.0
+        return self.config.learning_rate * min(rise, fall)
+
+    def advance(self, images: Tensor) -> LossTerms:
+        """Take one optimizer step on a random batch of ``images`` (M, 1, *S), in smaller parts when memory is short.
+
+        Raises:
+            SettingError: there is not even memory for one image.
+
+        Warns:
+            FallbackWarning: memory was short.
+        """
+        while True:
+            try:
+                return self._advance(images)
+            except Exception as error:
+                if device_limit(error, self.device) is not DeviceLimit.MEMORY:
+                    raise
+            self.optimizer.zero_grad(set_to_none=True)
+            release_memory(self.device)
+            if self.process.world > 1:
+                # The other processes wait for this one in the middle of the step.
+                raise SettingError(f"The memory of '{self.device}' is too small; use a smaller --batch.")
+            if self.chunk == 1:
+                raise SettingError(
+                    f"The memory of '{self.device}' does not hold one image of this size; use a smaller size or model, "
+                    "or another device."
+                )
+            self.chunk //= 2
+            text = f"Memory is short on '{self.device}'; the images of a step are computed {self.chunk} at a time."
+            warnings.warn(text, FallbackWarning, stacklevel=3)
+
+    def _advance(self, images: Tensor) -> LossTerms:
+        rate = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        means = torch.stack([self._micro_batch(images, sampler) for sampler in self.samplers]).mean(dim=0)
+        if self.process.world > 1:
+            distributed.all_reduce(means)
+            means /= self.process.world
+        if self.config.clip > 0:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.step += 1
+        self._average_weights()
+        return LossTerms(*means.unbind())
+
+    def _micro_batch(self, images: Tensor, sampler: MicroBatchSampler) -> Tensor:
+        """Add the gradients of one micro-batch; its loss terms, (4,)."""
+        chosen = sampler.choose(len(images), self.config.batch // self.config.micro_batches)
+        batch = images[chosen].to(self.device).float() / 255.0
+        parts = batch.split(self.chunk)
+        means = []
+        for number, part in enumerate(parts, start=1):
+            last = sampler is self.samplers[-1] and number == len(parts)
+            share = len(part) / len(batch)
+            with self._gradients_exchanged(last):
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
+                    terms = training_step(self.trained, part, sampler.fields, self.loss, self._augment)
+                (terms.total * share / len(self.samplers)).backward()
+            means.append(torch.stack([term.detach().float() for term in terms]) * share)
+        return torch.stack(means).sum(dim=0)
+
+    def _gradients_exchanged(self, yes: bool) -> AbstractContextManager[None]:
+        """Processes exchange gradients once a step, with its last part."""
+        if not yes and isinstance(self.trained, DistributedDataParallel):
+            return self.trained.no_sync()
+        return nullcontext()
+
+    @torch.no_grad()
+    def _average_weights(self) -> None:
+        decay = min(self.config.ema, self.step / (self.step + 10.0))
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """The content of a checkpoint besides the samplers: tensors and plain values, so that nothing is executed."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "metadata": asdict(self.metadata),
+            "config": self.config.to_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint; the samplers have states of their own.
+
+        Raises:
+            SettingError: it belongs to another network, or to another number of micro-batches.
+        """
+        ours, theirs = asdict(self.metadata), state["metadata"]
+        for key in ("architecture", "options", "ndim", "size", "timesteps"):
+            if ours[key] != theirs[key]:
+                raise SettingError(
+                    f"The run to resume has {key} {theirs[key]}, not {ours[key]}; give its settings or a new folder."
+                )
+        parts = state["config"]["portions"]
+        if parts != self.config.micro_batches:
+            raise SettingError(
+                f"The run to resume shares each step among {parts} processes or a divisor of {parts}, not among "
+                f"{self.config.micro_batches}; start it with such a number of processes."
+            )
+        # The description by the first session holds, unless this one gives a new one.
+        given = {k: v for k in ("anatomy", "modality", "training_data", "licence") if (v := ours[k])}
+        self.metadata = replace(ModelMetadata.from_dict(theirs), **given)
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimiser"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    @torch.no_grad()
+    def validation_loss(self, images: Tensor, most: int = 8) -> float:
+        """Distance term of the averaged weights on images left out of training; the same draws each time."""
+        generator = torch.Generator(self.device).manual_seed(12345)
+        fields = FieldSampler(self.metadata, generator)
+        total, batches = 0.0, min(most, len(images))
+        for index in range(batches):
+            at = torch.arange(index * 2, index * 2 + 2) % len(images)
+            batch = images[at.to(images.device)].to(self.device).float() / 255.0
+            total += float(training_step(self.average, batch, fields, self.loss, lambda x, _: x).distance)
+        return total / batches
 
 
-def _provenance(training: Training, images: int) -> dict[str, Any]:
-    return asdict(training.config) | {
-        "images": images,
-        "batch": training.batch,
-        "processes": training.place.world,
-        "steps_done": training.step,
-        "minutes_done": round(training.seconds / 60, 2),
-        "device": str(training.device),
-    }
+def _require_equal_shares(config: TrainingConfig, processes: int) -> None:
+    if config.micro_batches % processes:
+        raise SettingError(
+            f"{config.micro_batches} micro-batches cannot be shared by {processes} processes; use a multiple of them."
+        )
+    if config.batch % config.micro_batches:
+        raise SettingError(
+            f"A batch of {config.batch} images cannot be shared equally by {config.micro_batches} processes; use a "
+            f"multiple of {config.micro_batches}."
+        )

@@ -7,8 +7,8 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from DRDMLib import deform, load_model, read_image, read_label
+from DRDMLib.io.resources import resource
 from DRDMLib.pictures import deformation_picture, require_matplotlib
-from DRDMLib.resources import resource
 
 HERE = Path(__file__).resolve().parent
 LEVELS, SEEDS = (24, 48, 72), range(6)

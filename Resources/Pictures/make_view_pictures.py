@@ -34,8 +34,8 @@ from DRDMDeformLib.mrml import (  # noqa: E402
 )
 
 from DRDMLib import deform, read_image, read_label  # noqa: E402
+from DRDMLib.io.resources import resource  # noqa: E402
 from DRDMLib.pictures import require_matplotlib  # noqa: E402
-from DRDMLib.resources import resource  # noqa: E402
 
 LEVEL, SEED = 64, 0
 BACKGROUND = "#101418"

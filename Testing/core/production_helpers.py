@@ -4,17 +4,18 @@ import json
 
 from command_helpers import boxes, scene, snapshot, write
 
-from DRDMLib.distributed import Place
 from DRDMLib.production.limits import Limits
-from DRDMLib.production.plan import AUGMENT, SYNTHESIZE, Settings
-from DRDMLib.production.run import produce
+from DRDMLib.production.plan import AUGMENT, SYNTHESIZE, RunSettings
+from DRDMLib.production.run import RunRequest, produce
+from DRDMLib.runtime.distributed import ProcessInfo
+from DRDMLib.settings import DeformationSettings
 
 # A strong random field and one step of recovery: quick, and all samples differ.
 LEVELS = {AUGMENT: ((40,), (12,)), SYNTHESIZE: ((40, 20),)}
 
 
 class Heard:
-    """What a run has told."""
+    """Keeps what a run reports."""
 
     def __init__(self):
         self.items, self.messages, self.steps = [], [], []
@@ -28,6 +29,11 @@ class Heard:
     def message(self, text):
         self.messages.append(text)
 
+    warning = message
+
+    def close(self):
+        pass
+
 
 def write_cases(folder, names=("a", "b"), size=(22, 20, 18), labels=True):
     """A folder with images/ and labels/."""
@@ -40,24 +46,24 @@ def write_cases(folder, names=("a", "b"), size=(22, 20, 18), labels=True):
 
 
 def settings_for(command, **more):
-    return Settings(command, **({"levels": LEVELS[command], "steps": 1, "limits": Limits(folded=None)} | more))
+    deformation = DeformationSettings(**({"steps": 1} | {k: more.pop(k) for k in ("steps", "pose") if k in more}))
+    defaults = {"levels": LEVELS[command], "deformation": deformation, "limits": Limits(folded=None)}
+    return RunSettings(command, **(defaults | more))
 
 
-def make(dataset, folder, model, command=AUGMENT, *, place=None, resume=False, subject=None, device="cpu", **more):
+def make(dataset, folder, model, command=AUGMENT, *, process=None, resume=False, subject=None, device="cpu", **more):
     """Run it; returns the run and what it told."""
     heard = Heard()
-    run = produce(
+    request = RunRequest(
         dataset,
         folder,
-        settings_for(command, **more),
-        heard,
         model=str(model),
         device=device,
-        place=place or Place(),
+        process=process or ProcessInfo(),
         resume=resume,
         subject_pattern=subject,
     )
-    return run, heard
+    return produce(request, settings_for(command, **more), heard), heard
 
 
 def report_of(folder):

@@ -13,8 +13,8 @@ import SimpleITK as sitk
 import torch
 from command_helpers import array_of, boxes, run_process, scene, snapshot, write
 
-from DRDMLib import catalogue
-from DRDMLib.models import ModelMetadata, load_model_file, save_model
+from DRDMLib.models import catalogue
+from DRDMLib.models.model import ModelMetadata, load_model_file, save_model
 
 
 @pytest.fixture

@@ -16,34 +16,35 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from support import rotation, smooth_image
 
-from DRDMLib.catalogue import load_model
-from DRDMLib.certificate import (
+from DRDMLib.deformation import deform, generate, prepare
+from DRDMLib.diffusion.fields import STEP_BOUND, compose, invertible_step, steepness
+from DRDMLib.errors import DRDMError
+from DRDMLib.invertibility.certificate import (
     bernstein_bound,
     bernstein_coefficients,
-    certify_carried,
+    certify_on_grid,
     certify_saved,
     corner_values,
     failing_cells,
 )
-from DRDMLib.deformation import deform, generate, prepare
-from DRDMLib.errors import DRDMError
-from DRDMLib.fields import STEP_BOUND, compose, invertible_step, steepness
-from DRDMLib.geometry import carried_field, needs_refinement
-from DRDMLib.images import read_image
-from DRDMLib.inverse import Mapping
-from DRDMLib.lattices import STORED, FieldLattice, extended, positions
-from DRDMLib.metrics import digital_diffeomorphism, jacobian_determinant, measure_ddf
-from DRDMLib.repair import MARGIN, repair
-from DRDMLib.resources import resource
+from DRDMLib.invertibility.inverse import Mapping
+from DRDMLib.invertibility.metrics import digital_diffeomorphism, jacobian_determinant, measure_ddf
+from DRDMLib.invertibility.repair import MARGIN, repair
+from DRDMLib.io.images import read_image
+from DRDMLib.io.resources import resource
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.settings import DeformationSettings
+from DRDMLib.spatial.field_grid import STORED, FieldGrid, extended, positions
+from DRDMLib.spatial.model_grid import needs_refinement, physical_field
 
 
 def field_of(
     values: np.ndarray, spacing: tuple[float, ...] | None = None, direction: np.ndarray | None = None
-) -> FieldLattice:
+) -> FieldGrid:
     """(*S, d) along the array's axes, millimetres -> the same in space."""
     d = values.shape[-1]
     direction = np.eye(d) if direction is None else direction
-    return FieldLattice(
+    return FieldGrid(
         np.ascontiguousarray(values[..., ::-1] @ direction.T), spacing or (1.0,) * d, direction, np.arange(d) * 7.0
     )
 
@@ -73,7 +74,7 @@ def within_cells(corners: np.ndarray, spacing: np.ndarray, at: np.ndarray) -> tu
     return value, np.linalg.det(slope + np.eye(d))
 
 
-def least_sampled(field: FieldLattice, seed: int, count: int = 200_000) -> float:
+def least_sampled(field: FieldGrid, seed: int, count: int = 200_000) -> float:
     """Least determinant at random points of random cells, double precision; mostly at faces, edges and corners."""
     generator = np.random.default_rng(seed)
     values = field.brick(tuple(slice(0, n) for n in field.vectors.shape[:-1]))
@@ -91,7 +92,7 @@ ANGLES = st.tuples(*[st.floats(-180, 180)] * 3)
 
 
 @st.composite
-def fields(draw: st.DrawFn) -> FieldLattice:
+def fields(draw: st.DrawFn) -> FieldGrid:
     shape = draw(SHAPES)
     values = smooth_values(shape, draw(st.integers(0, 10**6)), draw(st.floats(0.4, 2.5)), draw(st.floats(0.2, 2.0)))
     spacing = tuple(draw(st.sampled_from([0.1, 0.7, 1.0, 3.0, 12.0])) for _ in shape)
@@ -141,7 +142,7 @@ def test_certified_fields_fold_nowhere(field, seed):
         assert len(failing) == 0
 
 
-def steepness_of(field: FieldLattice) -> float:
+def steepness_of(field: FieldGrid) -> float:
     values = field.brick(tuple(slice(0, n) for n in field.vectors.shape[:-1]))
     return sum(np.abs(np.diff(values, axis=1 + a)).max() / s for a, s in enumerate(field.spacing))
 
@@ -230,7 +231,7 @@ def rolled_up(turns: float) -> sitk.Image:
 
 def test_no_fold_is_not_enough():
     strip = rolled_up(1.3)
-    assert len(failing_cells(FieldLattice.of(strip))) == 0
+    assert len(failing_cells(FieldGrid.of(strip))) == 0
     assert measure_ddf(strip).folded_fraction == 0
     refused = certify_saved(strip)
     assert not refused.certified and "border" in refused.reason
@@ -259,7 +260,7 @@ def test_a_field_that_is_torn_at_its_rim_is_not_certified():
     values = np.full((30, 30, 30, 3), 2.0)
     field = field_of(values)
     torn = dataclasses.replace(field, origin=np.asarray(image.GetOrigin()) - 10).image()
-    assert not certify_carried(torn, image).certified
+    assert not certify_on_grid(torn, image).certified
 
 
 # ------------------------------------------------------------------------------------------------ repair
@@ -275,16 +276,16 @@ def test_repair_reaches_the_certificate(shape, seed, steepest, spacing):
     middle.SetOrigin((field.origin + 2.3 * spacing).tolist())
     before = field.vectors.copy()
     report = repair(field, middle)
-    assert certify_carried(field.image(), middle).certified
+    assert certify_on_grid(field.image(), middle).certified
     assert least_sampled(field, seed, 20_000) > MARGIN
     ddf = sitk.Resample(field.image(), middle, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat32)
-    assert least_sampled(FieldLattice.of(ddf), seed, 20_000) > 0
+    assert least_sampled(FieldGrid.of(ddf), seed, 20_000) > 0
     change = np.linalg.norm(field.vectors - before, axis=-1)
     assert report.mean_mm == pytest.approx(change.mean(), rel=1e-3, abs=1e-5)
     assert report.max_mm == pytest.approx(change.max(), rel=1e-3, abs=1e-5)
     if report.rounds == 0:
         assert np.array_equal(before, field.vectors)
-    assert field.rim_is_zero()
+    assert field.border_is_zero()
 
 
 @pytest.mark.parametrize("d", [2, 3])
@@ -347,9 +348,9 @@ def test_what_is_made_is_certified(kind, tiny_model):
     image = IMAGES[kind]
     result = deform(image, tiny_model, level=79, seed=3, steps=3)
     assert result.metrics.certified_invertible
-    assert certify_carried(result.field, image).certified
-    assert least_sampled(FieldLattice.of(result.field), 0) > 0
-    assert least_sampled(FieldLattice.of(result.ddf), 0) > 0
+    assert certify_on_grid(result.field, image).certified
+    assert least_sampled(FieldGrid.of(result.field), 0) > 0
+    assert least_sampled(FieldGrid.of(result.ddf), 0) > 0
     # The strict criterion also counts two tetrahedra that linear interpolation has no use for: an untrained network's
     # strongest field, 40 % of the side, may flip a few of them.
     assert result.metrics.nondiffeomorphic_fraction < 0.001
@@ -366,8 +367,8 @@ def test_stacks_and_slices_are_certified(size, tiny_model_2d):
     image = smooth_image(size, (1.0, 1.0, 4.0)[: len(size)])
     result = deform(image, tiny_model_2d, level=79, seed=1, steps=3)
     assert result.metrics.certified_invertible
-    assert certify_carried(result.field, image).certified
-    assert least_sampled(FieldLattice.of(result.field), 0) > 0
+    assert certify_on_grid(result.field, image).certified
+    assert least_sampled(FieldGrid.of(result.field), 0) > 0
 
 
 @pytest.fixture(scope="module")
@@ -379,11 +380,11 @@ def shipped():
 def test_shipped_model_is_certified_and_keeps_its_strength(level, seed, shipped):
     model, image = shipped
     grid, tensor = prepare(image, model)
-    made = generate(tensor, model, level, seed)
-    field = carried_field(made.recovered, grid, refine=needs_refinement(image, grid))
+    made = generate(tensor, model, DeformationSettings(level), (seed,))
+    field = physical_field(made.recovered, grid, refine=needs_refinement(image, grid))
     before = field.vectors.copy()
     report = repair(field, image)
-    assert certify_carried(field.image(), image).certified
+    assert certify_on_grid(field.image(), image).certified
     saved = sitk.Resample(field.image(), image, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat32)
     figures = measure_ddf(saved)
     assert figures.certified_invertible and figures.nondiffeomorphic_fraction == 0
@@ -400,14 +401,14 @@ def test_shipped_model_is_certified_and_keeps_its_strength(level, seed, shipped)
 
 
 def test_published_model_is_certified(shared):
-    from DRDMLib.models import load_model_file
+    from DRDMLib.models.model import load_model_file
 
     model = load_model_file(shared / "reference" / "cmr_recresacnet.pth", "cpu")
     image = smooth_image((200, 160), (1.5, 1.5))
     result = deform(image, model, level=64, seed=0, steps=12)
     assert result.metrics.certified_invertible
     assert result.metrics.nondiffeomorphic_fraction == 0
-    assert least_sampled(FieldLattice.of(result.field), 0) > 0
+    assert least_sampled(FieldGrid.of(result.field), 0) > 0
     assert result.metrics.max_percent > 10
 
 

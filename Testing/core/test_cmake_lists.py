@@ -105,7 +105,7 @@ def test_a_separate_process_imports_all_of_the_library(installed):
     code = f"PACKAGES, FOLDER = ['DRDMLib'], {str(installed)!r}" + IMPORT_ALL
     code += """
 import DRDMLib
-from DRDMLib.resources import resource
+from DRDMLib.io.resources import resource
 scan = DRDMLib.read_image(resource("Sample", "sample.nii.gz"))
 print(DRDMLib.deform(scan, level=8, steps=1, device="cpu").model)
 """

@@ -19,8 +19,8 @@ import SimpleITK as sitk
 from command_helpers import array_of, boxes, command, environment, run_process, scene, snapshot, write
 
 import DRDMLib
-from DRDMLib import catalogue
-from DRDMLib.models import load_model_file, read_metadata
+from DRDMLib.models import catalogue
+from DRDMLib.models.model import load_model_file, read_metadata
 
 COMMANDS = ["demo", "deform", "augment", "synthesize", "regenerate", "train", "evaluate", "models"]
 METRICS = ["mean_mm", "max_mm", "mean_percent", "max_percent", "folded_fraction", "min_jacobian"]

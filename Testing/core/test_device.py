@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from DRDMLib.device import full_precision
+from DRDMLib.runtime.device import full_precision
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 cudnn = torch.backends.cudnn

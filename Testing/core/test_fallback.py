@@ -11,12 +11,13 @@ import torch
 from support import smooth_image
 
 import DRDMLib
-from DRDMLib import fallback
 from DRDMLib.cli import main
 from DRDMLib.errors import FallbackWarning, SettingError
-from DRDMLib.fallback import Shortage, relieved, shortage
-from DRDMLib.models import Model
-from DRDMLib.training.trainer import Training, TrainingConfig
+from DRDMLib.models.model import Model
+from DRDMLib.runtime import fallback
+from DRDMLib.runtime.fallback import DeviceLimit, device_limit, with_fallback
+from DRDMLib.training.config import TrainingConfig
+from DRDMLib.training.trainer import Trainer
 
 CUDA, MPS, CPU = torch.device("cuda"), torch.device("mps"), torch.device("cpu")
 
@@ -24,34 +25,34 @@ CUDA, MPS, CPU = torch.device("cuda"), torch.device("mps"), torch.device("cpu")
 @pytest.mark.parametrize(
     ("error", "device", "lacking"),
     [
-        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), CUDA, Shortage.MEMORY),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), CUDA, Shortage.MEMORY),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 8.1 GB)"), MPS, Shortage.MEMORY),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), CUDA, DeviceLimit.MEMORY),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), CUDA, DeviceLimit.MEMORY),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.1 GB)"), MPS, DeviceLimit.MEMORY),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
             CPU,
-            Shortage.MEMORY,
+            DeviceLimit.MEMORY,
         ),
         (
             NotImplementedError("'aten::grid_sampler_3d' is not currently implemented for the MPS device"),
             MPS,
-            Shortage.OPERATOR,
+            DeviceLimit.OPERATOR,
         ),
-        (RuntimeError("Conv3D is not supported on MPS"), MPS, Shortage.OPERATOR),
-        (TypeError("Cannot convert a MPS Tensor to float64 dtype"), MPS, Shortage.OPERATOR),
-        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), MPS, Shortage.NOTHING),
-        (NotImplementedError("not yet"), CUDA, Shortage.NOTHING),
-        (ValueError("out of memory"), CUDA, Shortage.NOTHING),
+        (RuntimeError("Conv3D is not supported on MPS"), MPS, DeviceLimit.OPERATOR),
+        (TypeError("Cannot convert a MPS Tensor to float64 dtype"), MPS, DeviceLimit.OPERATOR),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), MPS, DeviceLimit.NOTHING),
+        (NotImplementedError("not yet"), CUDA, DeviceLimit.NOTHING),
+        (ValueError("out of memory"), CUDA, DeviceLimit.NOTHING),
     ],
 )
 def test_what_a_device_lacks(error, device, lacking):
-    assert shortage(error, device) is lacking
+    assert device_limit(error, device) is lacking
 
 
 def test_a_real_allocation_that_fails_is_understood():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**55, dtype=torch.uint8)
-    assert shortage(raised.value, CPU) is Shortage.MEMORY
+    assert device_limit(raised.value, CPU) is DeviceLimit.MEMORY
 
 
 def on_a_gpu(model: Model) -> Model:
@@ -71,7 +72,7 @@ def test_half_the_batch_until_it_fits_then_the_cpu(tiny_model):
         return model.predict(torch.zeros(1, 1, 16, 16, 16), 3)
 
     with pytest.warns(FallbackWarning) as said:
-        result = relieved(compute, on_a_gpu(tiny_model), 4)
+        result = with_fallback(compute, on_a_gpu(tiny_model), 4)
     assert tried == [("cuda", 4), ("cuda", 2), ("cuda", 1), ("cpu", 1)]
     assert "2 images at a time" in str(said[0].message) and "CPU is used" in str(said[-1].message)
     # The copy has the very weights.
@@ -90,7 +91,7 @@ def test_a_missing_operator_goes_to_the_cpu_at_once(tiny_model):
     apple = tiny_model.on("cpu")
     apple.device = MPS
     with pytest.warns(FallbackWarning, match="aten::x.*CPU is used"):
-        assert relieved(compute, apple, 8) == 8
+        assert with_fallback(compute, apple, 8) == 8
     assert tried == [("mps", 8), ("cpu", 8)]
 
 
@@ -99,13 +100,13 @@ def test_other_faults_and_a_full_main_memory_are_not_hidden(tiny_model):
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        relieved(wrong, on_a_gpu(tiny_model), 4)
+        with_fallback(wrong, on_a_gpu(tiny_model), 4)
 
     def full(model, batch):
         torch.empty(2**55, dtype=torch.uint8)
 
     with pytest.warns(FallbackWarning), pytest.raises(MemoryError):
-        relieved(full, tiny_model, 4)
+        with_fallback(full, tiny_model, 4)
 
 
 def short_of_memory(monkeypatch, most):
@@ -141,10 +142,10 @@ def test_the_command_line_says_so(tiny_model_2d_path, tmp_path, monkeypatch, cap
     assert any(event["event"] == "warning" and "images at a time" in event["text"] for event in events)
 
 
-def test_training_goes_on_with_a_smaller_batch(tiny_model, monkeypatch):
-    training = Training(tiny_model.metadata, TrainingConfig(steps=4, batch=4), CPU)
+def test_training_accumulates_when_memory_is_short(tiny_model, monkeypatch):
+    trainer = Trainer(tiny_model.metadata, TrainingConfig(steps=4, batch=4), CPU)
     images = torch.randint(0, 255, (5, 1, *[tiny_model.size] * 3), dtype=torch.uint8)
-    real = type(training.network).forward
+    real = type(trainer.network).forward
 
     def limited(most):
         def forward(self, image, *more):
@@ -154,16 +155,16 @@ def test_training_goes_on_with_a_smaller_batch(tiny_model, monkeypatch):
 
         return forward
 
-    monkeypatch.setattr(type(training.network), "forward", limited(1))
-    with pytest.warns(FallbackWarning, match="1 images a step"):
-        training.advance(images)
-    assert (training.batch, training.step) == (1, 1)
+    monkeypatch.setattr(type(trainer.network), "forward", limited(1))
+    with pytest.warns(FallbackWarning, match="computed 1 at a time"):
+        trainer.advance(images)
+    assert (trainer.chunk, trainer.step) == (1, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        training.advance(images)
-    monkeypatch.setattr(type(training.network), "forward", limited(0))
+        trainer.advance(images)
+    monkeypatch.setattr(type(trainer.network), "forward", limited(0))
     with pytest.raises(SettingError, match="does not hold one image"):
-        training.advance(images)
+        trainer.advance(images)
 
 
 def test_memory_is_given_back_after_the_fault_is_gone(tiny_model, monkeypatch):
@@ -184,7 +185,7 @@ def test_memory_is_given_back_after_the_fault_is_gone(tiny_model, monkeypatch):
     gc.disable()
     try:
         with pytest.warns(FallbackWarning):
-            relieved(compute, on_a_gpu(tiny_model), 1)
+            with_fallback(compute, on_a_gpu(tiny_model), 1)
     finally:
         gc.enable()
     assert alive == [False]

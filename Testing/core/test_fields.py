@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from DRDMLib.fields import compose, resize_field, self_compose, warp
-from DRDMLib.forward import composition_counts, diffuse, random_ddf, random_dvf
-from DRDMLib.metrics import roughness
+from DRDMLib.diffusion.fields import compose, resize_field, self_compose, warp
+from DRDMLib.diffusion.forward import ForwardProcess, composition_counts, random_ddf
+from DRDMLib.invertibility.metrics import roughness
 
 
 def looped(dvf: torch.Tensor, times: int) -> torch.Tensor:
@@ -61,7 +61,7 @@ def test_squaring_agrees_with_the_loop(ndim, times, tolerance):
     Every linear interpolation smooths a little; the loop interpolates n times, squaring 2 log2 n times, so the two
     drift apart slowly with n.
     """
-    dvf = random_dvf(1, ndim, torch.Generator().manual_seed(times), scale=4e-5)
+    dvf = ForwardProcess(64, ndim).dvf(1, torch.Generator().manual_seed(times))
     loop, squared = looped(dvf, times), self_compose(dvf, times)
     inner = (..., *[slice(16, -16)] * ndim)
     assert (loop - squared)[inner].norm(dim=1).mean() <= tolerance * loop[inner].norm(dim=1).mean()
@@ -74,7 +74,7 @@ def test_squaring_agrees_with_the_loop(ndim, times, tolerance):
 @given(counts=st.lists(st.integers(0, 50), min_size=1, max_size=5), seed=st.integers(0, 100))
 @settings(max_examples=20, deadline=None)
 def test_batched_counts_are_the_single_ones(counts, seed):
-    dvf = random_dvf(len(counts), 2, torch.Generator().manual_seed(seed), scale=4e-5, control_size=32)
+    dvf = ForwardProcess(64, 2, control_size=32).dvf(len(counts), torch.Generator().manual_seed(seed))
     together = self_compose(dvf, torch.tensor(counts))
     for i, n in enumerate(counts):
         assert torch.equal(together[i : i + 1], self_compose(dvf[i : i + 1], n))
@@ -89,7 +89,7 @@ def test_counts_of_the_paper():
 @pytest.mark.parametrize(("ndim", "size"), [(2, 256), (3, 64)])
 def test_noise_has_the_published_strength(ndim, size):
     """Variance of the DVF before interpolation smooths it: at the control nodes of the coarsest grid it dominates."""
-    draws = torch.cat([random_dvf(4, ndim, torch.Generator().manual_seed(s), scale=4e-5) for s in range(6)])
+    draws = torch.cat([ForwardProcess(64, ndim).dvf(4, torch.Generator().manual_seed(s)) for s in range(6)])
     # Linear interpolation leaves between (2/3)^d and all of each scale's variance, and the finest untouched.
     variances = [(4e-5 * 64 / s) ** 2 for s in (64, 32, 16, 8)]
     measured = float(draws.var())
@@ -113,7 +113,7 @@ def test_without_fine_noise_a_field_is_as_large_and_smoother(ndim):
     assert roughness(coarse).mean() < 0.6 * roughness(published).mean()
     assert drawn([16, 8, 4]).norm(dim=1).mean() > 1.5 * coarse.norm(dim=1).mean()
     # Linear interpolation would bend only in its creases, there by as much as it rises from node to node.
-    small = random_dvf(4, ndim, torch.Generator().manual_seed(0), scale=4e-5, noise_grids=[8])
+    small = ForwardProcess(64, ndim, noise_grids=[8]).dvf(4, torch.Generator().manual_seed(0))
     assert small.diff(n=2, dim=2).abs().max() < 0.4 * small.diff(dim=2).abs().max()
 
 
@@ -122,7 +122,7 @@ def test_levels_grow_and_the_step_is_the_end_of_the_deformation():
         random_ddf(48, 3, t, torch.Generator().manual_seed(3), amplitude=2.0).norm(dim=1).mean() for t in (8, 32, 79)
     ]
     assert means[0] < means[1] < means[2]
-    whole, step = diffuse(64, 2, 48, torch.Generator().manual_seed(0), amplitude=2.0)
+    whole, step = ForwardProcess(64, 2, amplitude=2.0).step(48, torch.Generator().manual_seed(0))
     cosine = torch.nn.functional.cosine_similarity(whole.flatten(), step.flatten(), dim=0)
     assert cosine > 0.7
     assert 0.05 < step.norm() / whole.norm() < 0.2

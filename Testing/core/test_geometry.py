@@ -10,10 +10,10 @@ from support import rotation, smooth_image
 
 from DRDMLib.deformation import Deformation, deform, prepare
 from DRDMLib.errors import ModelError
-from DRDMLib.geometry import field_image, sample_image, working_grid
-from DRDMLib.models import ModelMetadata
+from DRDMLib.models.model import ModelMetadata
 from DRDMLib.output import write_ddf, write_warped
 from DRDMLib.pictures import deformation_picture
+from DRDMLib.spatial.model_grid import field_image, model_grid, sample_image
 
 OBLIQUE = rotation(20, -35, 50)
 FLIPPED = np.diag([-1.0, 1.0, -1.0])
@@ -117,7 +117,7 @@ def test_axis_order_and_signs(axes, orientation):
     """A field that moves along one tensor axis only moves along one known physical axis, by the known length."""
     image = smooth_image((30, 40, 24), (1.0, 1.0, 2.0), CORONAL @ rotation(5, 10, -8))
     model = ModelMetadata("m", "compact", 3, 16, axes=axes, orientation=orientation)
-    grid = working_grid(image, model)
+    grid = model_grid(image, model)
     array = sitk.GetArrayFromImage(grid.resampler().Execute(sitk.Cast(image, sitk.sitkFloat32)))
     tensor = grid.to_tensor(array)
     for channel in range(3):
@@ -167,9 +167,9 @@ def test_a_picture_shows_the_patient_the_same_way_round(tiny_model, tmp_path):
 
 def test_true_proportions_and_stretch():
     image = smooth_image((60, 30, 10), (1.0, 1.0, 2.0))
-    isotropic = working_grid(image, ModelMetadata("m", "compact", 3, 24))
+    isotropic = model_grid(image, ModelMetadata("m", "compact", 3, 24))
     assert np.allclose(isotropic.spacing, 60 / 24)
-    stretched = working_grid(image, ModelMetadata("m", "compact", 3, 24, geometry="stretch"))
+    stretched = model_grid(image, ModelMetadata("m", "compact", 3, 24, geometry="stretch"))
     assert np.allclose(stretched.spacing, (60 / 24, 30 / 24, 20 / 24))
     middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
     for grid in (isotropic, stretched):
@@ -182,7 +182,7 @@ def test_shrinking_averages_instead_of_picking():
     board = np.indices((96, 96, 96)).sum(axis=0) % 2 * 100.0
     image = sitk.GetImageFromArray(board.astype(np.float32))
     image[0, 0, 0], image[95, 95, 95] = -1000.0, 1000.0
-    tensor = sample_image(image, working_grid(image, ModelMetadata("m", "compact", 3, 16)), "minmax")
+    tensor = sample_image(image, model_grid(image, ModelMetadata("m", "compact", 3, 16)), "minmax")
     assert float(tensor[0, 0, 2:-2, 2:-2, 2:-2].std()) < 0.01
 
 
@@ -190,7 +190,7 @@ def test_a_cut_out_image_is_continued_by_its_border():
     """Inside as with zeros outside; outside as SimpleITK's own extrapolation to the nearest voxel."""
     image = smooth_image((40, 24, 16), direction=OBLIQUE) + 1000.0
     cut_out = ModelMetadata("m", "compact", 3, 40, image_padding="border")
-    grid = working_grid(image, cut_out)
+    grid = model_grid(image, cut_out)
     dark, continued = (sample_image(image, grid, padding=p)[0, 0].numpy() for p in ("zeros", "border"))
     outside = dark == 0
     assert 0.5 < outside.mean() < 0.9
@@ -235,7 +235,7 @@ def test_a_3d_model_refuses_a_slice(image, tiny_model):
 
 def test_refined_field_keeps_the_coarse_one():
     image = smooth_image((90, 80, 70), (0.5, 0.5, 0.5))
-    grid = working_grid(image, ModelMetadata("m", "compact", 3, 16))
+    grid = model_grid(image, ModelMetadata("m", "compact", 3, 16))
     ddf = torch.randn(1, 3, 16, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.02
     coarse, fine = field_image(ddf, grid), field_image(ddf, grid, refine=True)
     index = (9, 10, 11)

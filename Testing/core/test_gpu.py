@@ -11,17 +11,17 @@ from production_helpers import make, records_of, write_cases
 from support import smooth_image
 
 import DRDMLib
-from DRDMLib.catalogue import load_model
 from DRDMLib.deformation import generate, prepare
+from DRDMLib.diffusion.forward import random_ddf
+from DRDMLib.diffusion.recovery import recover
 from DRDMLib.errors import FallbackWarning
-from DRDMLib.forward import random_ddf
 from DRDMLib.loaders import FieldGenerator
-from DRDMLib.metadata import ModelMetadata
-from DRDMLib.models import Model, load_model_file, save_model
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.models.metadata import ModelMetadata
+from DRDMLib.models.model import Model, load_model_file, save_model
 from DRDMLib.networks import build_network
-from DRDMLib.probe import works
 from DRDMLib.production.regenerate import regenerate
-from DRDMLib.recovery import recover
+from DRDMLib.runtime.probe import works
 from DRDMLib.training import TrainingConfig, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -66,7 +66,7 @@ def test_recovery_is_that_of_the_processor(name):
 
 def test_seeds_together_are_the_seeds_apart():
     image, model = scan(3), load_model("hippocampus-mr-3d", "cuda")
-    together = list(DRDMLib.deform_all(image, model, 48, (1, 2, 3)))
+    together = list(DRDMLib.deform_all(image, model, DRDMLib.DeformationSettings(48), (1, 2, 3)))
     for seed, one in zip((1, 2, 3), together, strict=True):
         alone = DRDMLib.deform(image, model, 48, seed)
         assert np.abs(arrays(alone)[1] - arrays(one)[1]).max() < 0.01
@@ -78,14 +78,14 @@ def test_a_full_gpu_hands_over_to_the_processor():
     metadata = ModelMetadata("large", "recresacnet", 3, 96)
     model = Model(network, metadata, torch.device("cuda"))
     _, images = prepare(scan(3), model)
-    expected = generate(images, model, 2, 0, steps=1)
+    expected = generate(images, model, DRDMLib.DeformationSettings(2, steps=1), (0,))
     gc.collect()
     torch.cuda.empty_cache()
     share = (torch.cuda.memory_allocated() + 2**27) / torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(share)
     try:
         with pytest.warns(FallbackWarning, match="memory of the GPU"):
-            made = generate(images, model, 2, 0, steps=1)
+            made = generate(images, model, DRDMLib.DeformationSettings(2, steps=1), (0,))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert made.recovered.device.type == "cpu" and expected.recovered.device.type == "cuda"
@@ -108,7 +108,7 @@ def test_training_goes_on_where_it_was_stopped(tmp_path):
     images = torch.stack([torch.tensor(sitk.GetArrayFromImage(smooth_image((16,) * 3, seed=s))) for s in range(4)])
     images = ((images - images.amin()) / (images.amax() - images.amin()) * 255).to(torch.uint8)[:, None]
     metadata = ModelMetadata("t", "compact", 3, 16, options={"width": 8, "whole": True}, amplitude=2.0)
-    config = TrainingConfig(steps=20, batch=2, ema=0.9, bank=4, warmup=2, learning_rate=1e-4)
+    config = TrainingConfig(steps=20, batch=2, ema=0.9, field_pool=4, warmup=2, learning_rate=1e-4)
 
     def stop(step, share, figures):
         raise KeyboardInterrupt

@@ -10,9 +10,9 @@ import SimpleITK as sitk
 from support import rotation, smooth_image
 
 from DRDMLib.cli import main
-from DRDMLib.datasets import find_cases
 from DRDMLib.errors import ImageError
-from DRDMLib.images import image_stem, read_image, read_label
+from DRDMLib.io.datasets import find_cases
+from DRDMLib.io.images import image_stem, read_image, read_label
 
 
 def write_dicom_series(image: sitk.Image, folder) -> None:

@@ -6,8 +6,8 @@ import SimpleITK as sitk
 from command_helpers import run_process, scene, write
 
 import DRDMLib
+from DRDMLib.io.resources import resource
 from DRDMLib.output import write_inverse
-from DRDMLib.resources import resource
 
 
 def inner_points(image, count=400, seed=0):

@@ -10,9 +10,10 @@ from support import rotation, smooth_image
 
 from DRDMLib import deform
 from DRDMLib.deformation import generate
-from DRDMLib.fields import compose
-from DRDMLib.forward import random_ddf
-from DRDMLib.pose import SHIFT, TURN, ZOOM, random_pose
+from DRDMLib.diffusion.affine import MAX_ROTATION_DEGREES, MAX_SCALING, MAX_SHIFT, random_pose
+from DRDMLib.diffusion.fields import compose
+from DRDMLib.diffusion.forward import random_ddf
+from DRDMLib.settings import DeformationSettings
 
 SIDE = 24
 
@@ -46,7 +47,11 @@ def test_a_pose_is_affine_and_keeps_its_bounds(ndim, amount):
         turns.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
         sizes.append(np.abs(np.log(zooms)).max())
         shifts.append(np.abs(shift).max())
-    for found, bound in ((turns, amount * TURN), (sizes, amount * ZOOM * 4 / 3), (shifts, amount * SHIFT)):
+    for found, bound in (
+        (turns, amount * MAX_ROTATION_DEGREES),
+        (sizes, amount * MAX_SCALING * 4 / 3),
+        (shifts, amount * MAX_SHIFT),
+    ):
         assert 0.75 * bound < max(found) < 1.01 * bound
 
 
@@ -54,7 +59,7 @@ def test_a_pose_is_affine_and_keeps_its_bounds(ndim, amount):
 def test_a_pose_is_added_to_the_same_anatomy(ndim, tiny_model, tiny_model_2d):
     model = tiny_model if ndim == 3 else tiny_model_2d
     image = torch.rand(1, 1, *[model.metadata.size] * ndim, generator=seeded(0))
-    plain, posed = generate(image, model, 20, (5, 6)), generate(image, model, 20, (5, 6), pose=1.0)
+    plain, posed = (generate(image, model, DeformationSettings(20, pose=pose), (5, 6)) for pose in (0.0, 1.0))
     for number in range(2):
         one = slice(number, number + 1)
         inner = (slice(None), slice(None), *[slice(6, -6)] * ndim)

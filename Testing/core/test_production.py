@@ -12,16 +12,15 @@ from command_helpers import array_of, boxes, scene, write
 from production_helpers import make, records_of, report_of, write_cases
 
 from DRDMLib import __version__
-from DRDMLib.catalogue import digest_of
-from DRDMLib.datasets import find_cases
 from DRDMLib.errors import ImageError, ModelError, OutputError
+from DRDMLib.io.datasets import find_cases
+from DRDMLib.models.catalogue import digest_of
+from DRDMLib.production.layouts import folds, split_subjects
 from DRDMLib.production.limits import Limits
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE
-from DRDMLib.production.quality import outlier_scores
+from DRDMLib.production.quality import SIDE, outlier_scores, thumbnail
 from DRDMLib.production.regenerate import regenerate
 from DRDMLib.production.sources import read_source
-from DRDMLib.production.subjects import folds, split_subjects
-from DRDMLib.production.thumbnails import SIDE, thumbnail
 
 
 @pytest.mark.parametrize(("command", "ndim", "pose"), [(AUGMENT, 3, 1.0), (SYNTHESIZE, 3, 0.0), (SYNTHESIZE, 2, 0.5)])
@@ -38,7 +37,7 @@ def test_every_sample_is_made_again_to_the_bit_from_its_record(command, ndim, po
         again = regenerate(
             folder / "records" / f"{name}.json", tmp_path / f"again {name}", model=str(tiny_models[ndim])
         )
-        assert not again.differing and not again.elsewhere
+        assert not again.differences and not again.elsewhere
         assert {k: p.read_bytes() for k, p in again.files.items()} == {
             k: (folder / f).read_bytes() for k, f in record["files"].items()
         }
@@ -56,7 +55,7 @@ def test_a_sample_that_differs_is_told(tmp_path, tiny_models):
     record["software"]["torch"] = "0.0"
     path.write_text(json.dumps(record), encoding="utf-8")
     again = regenerate(path, tmp_path / "again", model=str(tiny_models[3]))
-    assert set(again.differing) == {"image", "label", "thumbnail"}
+    assert set(again.differences) == {"image", "label", "thumbnail"}
     assert len(again.elsewhere) == 1 and "torch" in again.elsewhere[0]
 
 
@@ -74,7 +73,7 @@ def test_making_a_sample_again_refuses_other_sources(tmp_path, tiny_models, tiny
         regenerate(record, tmp_path / "3", model=str(tiny_model_2d_path), image=str(image))
     with pytest.raises(OutputError, match="not the record"):
         regenerate(folder / "report.json", tmp_path / "4")
-    assert not regenerate(record, tmp_path / "5", model=str(tiny_models[3]), image=str(image)).differing
+    assert not regenerate(record, tmp_path / "5", model=str(tiny_models[3]), image=str(image)).differences
 
 
 def test_samples_beyond_the_limits_are_drawn_again_and_counted(tmp_path, tiny_models):
@@ -84,7 +83,7 @@ def test_samples_beyond_the_limits_are_drawn_again_and_counted(tmp_path, tiny_mo
     reached = sorted(item["metrics"]["max_mm"] for item in report_of(free)["items"])
     limit = (reached[3] + reached[4]) / 2
     kept = tmp_path / "kept"
-    make(data, kept, tiny_models[3], copies=4, levels=((40,),), limits=Limits(most_mm=limit, draws=50))
+    make(data, kept, tiny_models[3], copies=4, levels=((40,),), limits=Limits(most_mm=limit, max_attempts=50))
     report = report_of(kept)
     assert len(report["items"]) == 8
     assert all(item["metrics"]["max_mm"] <= limit for item in report["items"])
@@ -97,14 +96,14 @@ def test_samples_beyond_the_limits_are_drawn_again_and_counted(tmp_path, tiny_mo
         # The first draw is the one that was made without limits; the one that counts has another seed.
         assert record["redrawn"][0] == {"attempt": 0, "seed": before[name], "reason": "too much"}
         assert record["attempt"] == len(record["redrawn"]) and record["seed"] != before[name]
-        assert not regenerate(kept / "records" / f"{name}.json", tmp_path / name, model=str(tiny_models[3])).differing
+        assert not regenerate(kept / "records" / f"{name}.json", tmp_path / name, model=str(tiny_models[3])).differences
 
 
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
-        (Limits(folded=None, most_mm=1e-6, draws=2), "too much 2 times"),
-        (Limits(folded=None, least_mm=1e6, draws=2), "too little 2 times"),
+        (Limits(folded=None, most_mm=1e-6, max_attempts=2), "too much 2 times"),
+        (Limits(folded=None, least_mm=1e6, max_attempts=2), "too little 2 times"),
     ],
 )
 def test_samples_that_never_keep_to_the_limits_are_given_up(limits, reason, tmp_path, tiny_models):
@@ -127,7 +126,7 @@ def test_a_label_that_leaves_the_image_is_not_taken(tmp_path, tiny_models):
     write(image, tmp_path / "data" / "images" / "a.nii.gz")
     write(label, tmp_path / "data" / "labels" / "a.nii.gz")
     folder = tmp_path / "out"
-    limits = Limits(folded=None, inside=0.75, draws=8)
+    limits = Limits(folded=None, inside=0.75, max_attempts=8)
     make(tmp_path / "data", folder, tiny_models[3], levels=((60,),), copies=3, limits=limits)
     told = report_of(folder)["redrawn"]
     assert told["reasons"].get("label left", 0) == told["draws"] > 0
@@ -245,7 +244,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
     import torch
     from production_helpers import result
 
-    from DRDMLib.resources import resource
+    from DRDMLib.io.resources import resource
 
     found = []
     threads = torch.get_num_threads()

@@ -8,8 +8,8 @@ import SimpleITK as sitk
 from command_helpers import array_of, boxes, scene, write
 from production_helpers import make, records_of, report_of, write_cases
 
-from DRDMLib import datasets
 from DRDMLib.errors import ImageError
+from DRDMLib.io import datasets
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE
 
 

@@ -8,10 +8,10 @@ import pytest
 from command_helpers import environment, run_process, scene, write
 from production_helpers import make, records_of, report_of, result, settings_for, write_cases
 
-from DRDMLib.datasets import Case
-from DRDMLib.distributed import Place, place_here
 from DRDMLib.errors import OutputError, SettingError
+from DRDMLib.io.datasets import Case
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE, make_plan
+from DRDMLib.runtime.distributed import ProcessInfo, current_process
 
 # The process kills itself at its N-th change of a file: opened for writing, renamed, removed, or a folder made.
 KILLED = """
@@ -60,7 +60,7 @@ def test_any_number_of_processes_makes_the_same_files(command_name, tmp_path, ti
         complete = []
         # The last one first: no order is needed.
         for rank in reversed(range(world)):
-            run, _ = make(data, folder, tiny_models[3], command_name, copies=2, place=Place(rank, world))
+            run, _ = make(data, folder, tiny_models[3], command_name, copies=2, process=ProcessInfo(rank, world))
             complete.append(run.complete)
         assert complete == [False] * (world - 1) + [True]
         assert result(folder) == result(tmp_path / "1" / "set")
@@ -102,7 +102,7 @@ def test_torchrun_shares_the_work(tmp_path, tiny_models):
 def test_shares_cost_alike_and_leave_nothing_out():
     cases = [Case(f"case{k}", None) for k in range(30)]
     plan = make_plan(settings_for(AUGMENT, levels=((79,), (5,)), copies=2, steps=None), cases)
-    shares = [plan.share(Place(rank, 8)) for rank in range(8)]
+    shares = [plan.share(ProcessInfo(rank, 8)) for rank in range(8)]
     assert sorted(task.number for share in shares for task in share) == [task.number for task in plan.tasks]
     costs = [sum(level + 1 for task in share for level in task.levels) for share in shares]
     assert max(costs) < 1.15 * min(costs)
@@ -116,10 +116,13 @@ def test_shares_cost_alike_and_leave_nothing_out():
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "TORCHELASTIC_RESTART_COUNT": "2"}, Place(3, 4, 1, 2)),
-        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}, Place(5, 8, 1)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, Place()),
-        ({}, Place()),
+        (
+            {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "TORCHELASTIC_RESTART_COUNT": "2"},
+            ProcessInfo(3, 4, 1, 2),
+        ),
+        ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}, ProcessInfo(5, 8, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, ProcessInfo()),
+        ({}, ProcessInfo()),
     ],
 )
 def test_the_place_among_others_is_read_from_the_environment(variables, expected, monkeypatch):
@@ -128,18 +131,18 @@ def test_the_place_among_others_is_read_from_the_environment(variables, expected
             monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert place_here() == expected
-    assert place_here((2, 3)) == Place(1, 3)
+    assert current_process() == expected
+    assert current_process((2, 3)) == ProcessInfo(1, 3)
 
 
 def test_an_environment_that_makes_no_sense_is_named(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "2")
     with pytest.raises(SettingError, match="process 2 of 2"):
-        place_here()
+        current_process()
     monkeypatch.setenv("RANK", "one")
     with pytest.raises(SettingError, match="whole numbers"):
-        place_here()
+        current_process()
 
 
 def test_a_folder_at_work_is_left_alone(tmp_path, tiny_models):
@@ -149,16 +152,17 @@ def test_a_folder_at_work_is_left_alone(tmp_path, tiny_models):
 
     from production_helpers import Heard
 
-    from DRDMLib.production.run import produce
+    from DRDMLib.production.run import RunRequest, produce
 
     class Intruder(Heard):
         def item(self, **values):
-            for place in (Place(), Place(0, 2)):
+            for process in (ProcessInfo(), ProcessInfo(0, 2)):
                 with pytest.raises(SettingError, match="Another run is writing") as told:
-                    make(data, folder, tiny_models[3], place=place, resume=True)
+                    make(data, folder, tiny_models[3], process=process, resume=True)
                 refused.append(str(told.value))
 
-    produce(data, folder, settings_for(AUGMENT), Intruder(), model=str(tiny_models[3]), device="cpu")
+    request = RunRequest(data, folder, model=str(tiny_models[3]), device="cpu")
+    produce(request, settings_for(AUGMENT), Intruder())
     assert len(refused) == 8
     assert report_of(folder)["failures"] == []
 
@@ -205,7 +209,7 @@ def test_another_configuration_is_refused(tmp_path, tiny_models, tiny_model_2d_p
         make(data, folder, tiny_models[3], resume=True)
     with pytest.raises(SettingError, match="cases"):
         # Processes join a run without being asked to, but only their own.
-        make(data, folder, tiny_models[3], place=Place(0, 2))
+        make(data, folder, tiny_models[3], process=ProcessInfo(0, 2))
     assert result(folder) == before and not list(folder.glob(".drdm*"))
 
 

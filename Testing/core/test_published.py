@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from DRDMLib.fields import warp
-from DRDMLib.metrics import folded_fraction
-from DRDMLib.models import load_model_file
+from DRDMLib.diffusion.fields import warp
+from DRDMLib.diffusion.recovery import recover
+from DRDMLib.invertibility.metrics import folded_fraction
+from DRDMLib.models.model import load_model_file
 from DRDMLib.networks import RecResACNet
 from DRDMLib.networks.recresacnet import sinusoidal_table
-from DRDMLib.recovery import recover
 
 
 @pytest.fixture(scope="module")

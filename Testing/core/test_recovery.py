@@ -1,4 +1,4 @@
-"""Algorithm 2's countdown, in 2D and 3D, on real networks."""
+"""Algorithm 2's schedule of steps, in 2D and 3D, on real networks."""
 
 from __future__ import annotations
 
@@ -9,25 +9,33 @@ import torch
 from support import smooth_image
 
 from DRDMLib.deformation import deform, deform_all, generate
+from DRDMLib.diffusion.fields import compose, warp
+from DRDMLib.diffusion.forward import random_ddf
+from DRDMLib.diffusion.recovery import recover, step_schedule
 from DRDMLib.errors import SettingError
-from DRDMLib.fields import compose, warp
-from DRDMLib.forward import random_ddf
-from DRDMLib.recovery import countdown, recover
+from DRDMLib.settings import DeformationSettings
 
 
-def test_countdowns(tiny_model):
-    assert [t for t, _ in countdown(tiny_model, "level", 5, None)] == [5, 4, 3, 2, 1, 0]
-    assert [t for t, _ in countdown(tiny_model, "full", 5, None)] == list(range(79, -1, -1))
-    few = countdown(tiny_model, "level", 47, 6)
+def test_schedules():
+    assert [t for t, _ in step_schedule(80, 5, None)] == [5, 4, 3, 2, 1, 0]
+    assert [t for t, _ in DeformationSettings(5).schedule(80)] == [5, 4, 3, 2, 1, 0]
+    assert [t for t, _ in DeformationSettings(5, start="full").schedule(80)] == list(range(79, -1, -1))
+    few = step_schedule(80, 47, 6)
     assert len(few) == 6
     assert sum(times for _, times in few) == 48
     assert [t for t, _ in few] == sorted((t for t, _ in few), reverse=True)
 
 
-@pytest.mark.parametrize("arguments", [("level", 80, None), ("level", None, None), ("level", 4, 0), ("up", 4, None)])
-def test_countdown_refuses(tiny_model, arguments):
+@pytest.mark.parametrize("how", [{"level": 80}, {}, {"level": 4, "steps": 0}, {"level": 4, "start": "up"}])
+def test_recovery_refuses(how, tiny_model):
     with pytest.raises(SettingError):
-        countdown(tiny_model, *arguments)
+        recover(tiny_model, torch.rand(1, 1, 24, 24, 24), torch.zeros(1, 3, 24, 24, 24), **how)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"pose": -0.5}, {"pose": 3.0}, {"start": "up"}, {"plane": "oblique"}])
+def test_settings_refuse(wrong):
+    with pytest.raises(SettingError):
+        DeformationSettings(**wrong)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -70,14 +78,14 @@ def test_cancel_leaves_at_once(tiny_model):
 def test_seeds_together_are_the_seeds_alone(tiny_model):
     """A batch differs from its members by rounding only; on a processor versions are made one by one."""
     image = torch.rand(1, 1, 24, 24, 24, generator=torch.Generator().manual_seed(0))
-    together = generate(image, tiny_model, 20, (3, 4, 5))
+    together = generate(image, tiny_model, DeformationSettings(20), (3, 4, 5))
     for number, seed in enumerate((3, 4, 5)):
-        alone = generate(image, tiny_model, 20, seed)
+        alone = generate(image, tiny_model, DeformationSettings(20), (seed,))
         assert torch.equal(together.random[number : number + 1], alone.random)
         assert torch.allclose(together.recovered[number : number + 1], alone.recovered, atol=1e-5)
     assert not torch.allclose(together.recovered[0], together.recovered[1], atol=1e-3)
     volume = smooth_image((20, 22, 18))
-    versions = list(deform_all(volume, tiny_model, 20, (3, 4)))
+    versions = list(deform_all(volume, tiny_model, DeformationSettings(20), (3, 4)))
     assert [version.seed for version in versions] == [3, 4]
     for version in versions:
         alone = deform(volume, tiny_model, 20, version.seed)

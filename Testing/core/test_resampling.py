@@ -11,10 +11,10 @@ import SimpleITK as sitk
 from scipy import ndimage
 from support import rotation, smooth_image
 
-from DRDMLib import resampling
-from DRDMLib.images import fit_label
-from DRDMLib.metrics import jacobian_determinant, measure_ddf
-from DRDMLib.resampling import warp_image, warp_label
+from DRDMLib.invertibility.metrics import jacobian_determinant, measure_ddf
+from DRDMLib.io.images import fit_label
+from DRDMLib.spatial import resampling
+from DRDMLib.spatial.resampling import warp_image, warp_label
 
 
 def squeeze(image: sitk.Image, factor: float) -> sitk.AffineTransform:
@@ -146,7 +146,7 @@ import threading
 import numpy as np
 import SimpleITK as sitk
 
-from DRDMLib.resampling import warp_image, warp_label
+from DRDMLib.spatial.resampling import warp_image, warp_label
 
 array = np.zeros((52, 56), np.uint8)
 array[10:30, 10:30], array[35:37, 5:50] = 1, 3

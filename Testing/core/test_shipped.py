@@ -9,16 +9,17 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from DRDMLib.catalogue import CATALOGUE, default_entry, load_model
 from DRDMLib.cli import main
-from DRDMLib.datasets import Case, find_cases
 from DRDMLib.deformation import generate, prepare
-from DRDMLib.fields import compose, warp
-from DRDMLib.forward import random_ddf
-from DRDMLib.images import read_image, read_label
-from DRDMLib.metrics import folded_fraction, roughness
-from DRDMLib.models import Model
-from DRDMLib.resources import resource
+from DRDMLib.diffusion.fields import compose, warp
+from DRDMLib.diffusion.forward import random_ddf
+from DRDMLib.invertibility.metrics import folded_fraction, roughness
+from DRDMLib.io.datasets import Case, find_cases
+from DRDMLib.io.images import read_image, read_label
+from DRDMLib.io.resources import resource
+from DRDMLib.models.catalogue import CATALOGUE, default_entry, load_model
+from DRDMLib.models.model import Model
+from DRDMLib.settings import DeformationSettings
 from DRDMLib.training.data import split
 
 SHIPPED = [entry for entry in CATALOGUE if not entry.url and entry.available]
@@ -56,7 +57,7 @@ def test_hippocampus_recovers_subjects_it_has_not_seen(shared, level, rough, far
     model = load_model("hippocampus-mr-3d", "cpu")
     left_out = split(find_cases(shared / "data" / "hippocampus"), 8)[1][:2]
     tensors = [prepare(read_image(case.image), model)[1] for case in left_out]
-    made = [generate(t, model, level, seed) for seed, t in enumerate(tensors)]
+    made = [generate(t, model, DeformationSettings(level), (seed,)) for seed, t in enumerate(tensors)]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
     assert bool((roughness(after) < rough * roughness(before)).all())
     assert bool((folded_fraction(after) <= folded_fraction(before)).all())
@@ -105,7 +106,10 @@ def test_cardiac_recovers_hearts_of_another_hospital(shared):
     model = load_model("cardiac-mr-2d", "cpu")
     cases = [c for c in find_cases(shared / "data" / "cardiac_acdc") if c.name.endswith("_ED")][:8]
     hearts = middles(model, cases)
-    made = [generate(heart[None], model, 72, seed, steps=12) for seed, heart in enumerate(hearts[:3])]
+    made = [
+        generate(heart[None], model, DeformationSettings(72, steps=12), (seed,))
+        for seed, heart in enumerate(hearts[:3])
+    ]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
     assert bool((roughness(after) < 0.65 * roughness(before)).all())
     # Two thirds of what the model before this one left, which was trained on a finer field.
@@ -121,7 +125,7 @@ def test_general_recovers_what_it_has_not_seen(shared, dataset, left):
     model = load_model("general-3d", "cpu")
     left_out = split(find_cases(shared / "data" / dataset), 8)[1][:2]
     tensors = [prepare(read_image(case.image), model)[1] for case in left_out]
-    made = [generate(t, model, 64, seed, steps=12) for seed, t in enumerate(tensors)]
+    made = [generate(t, model, DeformationSettings(64, steps=12), (seed,)) for seed, t in enumerate(tensors)]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
     assert bool((roughness(after) < 0.7 * roughness(before)).all())
     assert bool((folded_fraction(after) <= folded_fraction(before)).all())
@@ -134,7 +138,7 @@ def test_brain_recovers_heads_it_has_not_seen(shared, level, rough, far, left):
     model = load_model("brain-t1-3d", "cpu")
     left_out = split(find_cases(shared / "data" / "brain_ixi"), 5)[1][:4]
     heads = middles(model, left_out)
-    made = [generate(head[None], model, level, seed) for seed, head in enumerate(heads[:2])]
+    made = [generate(head[None], model, DeformationSettings(level), (seed,)) for seed, head in enumerate(heads[:2])]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
     assert bool((roughness(after) < rough * roughness(before)).all())
     assert bool((folded_fraction(after) <= folded_fraction(before)).all())

@@ -13,24 +13,25 @@ import pytest
 import SimpleITK as sitk
 import torch
 from support import smooth_image
+from synthetic_shapes import draw_shapes
 
 from DRDMLib.cli import build_parser, main
+from DRDMLib.cli.train import config_from, design_from
 from DRDMLib.deformation import deform, generate, prepare
+from DRDMLib.diffusion.affine import random_rotations
+from DRDMLib.diffusion.fields import warp
+from DRDMLib.diffusion.forward import Diffusion, random_ddf, strength
+from DRDMLib.diffusion.recovery import recover
 from DRDMLib.errors import SettingError
-from DRDMLib.fields import warp
-from DRDMLib.forward import Diffusion, random_ddf, strength
-from DRDMLib.losses import Angle, EnergyDistance, RecoveryLoss, Regularity, RelativeDistance, Residual
-from DRDMLib.metrics import folded_fraction, roughness
-from DRDMLib.models import Model, ModelMetadata, load_model_file
+from DRDMLib.invertibility.metrics import folded_fraction, roughness
+from DRDMLib.models.model import Model, ModelMetadata, load_model_file
 from DRDMLib.networks import build_network
-from DRDMLib.pose import random_rotations
-from DRDMLib.recovery import recover
+from DRDMLib.settings import DeformationSettings
 from DRDMLib.training import TrainingConfig, train
 from DRDMLib.training.augmentation import augment_images
 from DRDMLib.training.data import load_training_images, split
-from DRDMLib.training.fields import FieldSource, turn
-from DRDMLib.training.recipe import config_from, metadata_from
-from DRDMLib.training.shapes import draw_shapes
+from DRDMLib.training.field_sampler import FieldSampler, apply_symmetry
+from DRDMLib.training.losses import Angle, EnergyDistance, RecoveryLoss, Regularity, RelativeDistance, Residual
 
 
 def metadata(ndim=3, size=16, **more) -> ModelMetadata:
@@ -134,11 +135,11 @@ def test_symmetries_of_the_cube_keep_field_and_image_together(ndim):
         return moved.flip([k + 2 for k in range(ndim) if flips[k]])
 
     expected = turned(warp(image, field))
-    assert torch.allclose(warp(turned(image), turn(field[0], order, flips)[None]), expected, atol=1e-5)
+    assert torch.allclose(warp(turned(image), apply_symmetry(field[0], order, flips)[None]), expected, atol=1e-5)
 
 
 def test_the_bank_hands_out_matching_pairs_and_renews_itself():
-    source = FieldSource(metadata(), torch.Generator().manual_seed(0), bank=6, renew=2)
+    source = FieldSampler(metadata(), torch.Generator().manual_seed(0), pool=6, renew=2)
     seen = []
     for _ in range(8):
         levels, fields = source.draw(3)
@@ -160,7 +161,13 @@ def test_negatives_keep_what_lies_outside_dark(ndim):
     images = torch.full((16, 1, *[16] * ndim), 0.8)
     images[:, :, :8] = 0.2
     made = augment_images(
-        images, torch.Generator().manual_seed(0), rotation=0, zoom=(1.25, 1.25), shift=0, contrast=0, tones=True
+        images,
+        torch.Generator().manual_seed(0),
+        rotation=0,
+        zoom=(1.25, 1.25),
+        shift=0,
+        contrast=0,
+        random_contrast=True,
     )
     assert float(made[:, :, 0].abs().max()) == 0
     turned = made[:, :, 5, 8].flatten(1).mean(1) > made[:, :, 11, 8].flatten(1).mean(1)
@@ -201,7 +208,7 @@ def test_rotations_are_rotations(ndim):
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_resuming_gives_the_same_weights_as_never_stopping(ndim, tmp_path):
     images, held_out = images_of(ndim), images_of(ndim, count=1)
-    config = TrainingConfig(steps=6, batch=2, ema=0.9, bank=4, warmup=2)
+    config = TrainingConfig(steps=6, batch=2, ema=0.9, field_pool=4, warmup=2)
     whole = train(images, held_out, metadata(ndim), config, tmp_path / "whole", device="cpu")
 
     def stop(step, share, figures):
@@ -236,7 +243,7 @@ def test_a_few_minutes_of_training_already_help(tmp_path, whole):
     """On images left out, the fields get smoother, also in a few large steps."""
     images = images_of(2, 32, count=12)
     model = dataclasses.replace(metadata(2, 32), options={"width": 8, "whole": whole})
-    config = TrainingConfig(steps=150, batch=8, learning_rate=2e-3, ema=0.9, bank=64, rotation=30, warmup=10)
+    config = TrainingConfig(steps=150, batch=8, learning_rate=2e-3, ema=0.9, pool=64, rotation=30, warmup=10)
     path = train(images[:10], images[10:], model, config, tmp_path, device="cpu")
     (row,) = csv.DictReader((tmp_path / "log.csv").open(encoding="utf-8"))
     assert float(row["distance"]) < 1 if whole else float(row["angle"]) < -0.02
@@ -256,7 +263,7 @@ def write_dataset(folder: Path, sizes) -> None:
 
 
 def test_2d_training_takes_the_slices_of_volumes(tmp_path):
-    from DRDMLib.datasets import find_cases
+    from DRDMLib.io.datasets import find_cases
 
     write_dataset(tmp_path / "d", [(30, 28, 6), (24, 24, 4)])
     cases = find_cases(tmp_path / "d")
@@ -302,22 +309,23 @@ def test_the_command_trains_resumes_and_its_model_deforms(tmp_path):
 
 def test_published_settings():
     options = build_parser().parse_args(["train", "d", "-o", "r", "--published", "--size", "128"])
-    model, config = metadata_from(options, Path("r")), config_from(options)
+    model, config = design_from(options, Path("r")).metadata(), config_from(options, "cpu", 1)
     assert (model.architecture, model.amplitude) == ("recresacnet", None)
-    assert (config.learning_rate, config.loss, config.rotation, config.bank) == (1e-4, "published", 180.0, 0)
+    assert (config.learning_rate, config.loss, config.rotation, config.field_pool) == (1e-4, "published", 180.0, 0)
 
 
 def test_how_many_images_a_step_has_when_nobody_says():
-    """Few on a processor, many on a GPU, equal portions for any number of processes, and a resumed run's own."""
+    """Few on a processor, many on a GPU, equal shares for any number of processes, and a resumed run's own."""
 
     def settings(*more, **how):
-        config = config_from(build_parser().parse_args(["train", "d", "-o", "r", *more]), **how)
+        options = build_parser().parse_args(["train", "d", "-o", "r", *more])
+        config = config_from(options, **({"device": "cpu", "processes": 1} | how))
         return config.batch, config.learning_rate
 
     assert settings() == (4, 6e-4)
     assert settings(device="cuda") == (32, 8e-4)
     assert settings("--published", device="cuda") == (4, 1e-4)
-    assert settings(portions=3) == (6, 6e-4)
+    assert settings(processes=3) == (6, 6e-4)
     earlier = {"batch": 12, "learning_rate": 3e-4, "portions": 1}
     assert settings(device="cuda", earlier=earlier) == (12, 3e-4)
     assert settings("--batch", "2", "--learning-rate", "0.001", device="cuda", earlier=earlier) == (2, 1e-3)
@@ -366,7 +374,9 @@ def test_a_model_with_coarse_fields_is_trained_and_deforms_crops(ndim, tmp_path)
     assert described.options["coarse"] and described.options["places"]
     _, seen = prepare(images[0], model)
     assert float((seen == 0).float().mean()) < 0.1
-    fields = [generate(seen, m, 60, seed=1, steps=3).random for m in (model, _with_published_fields(model))]
+    fields = [
+        generate(seen, m, DeformationSettings(60, steps=3), (1,)).random for m in (model, _with_published_fields(model))
+    ]
     (smooth, rough), (far, near) = ([float(f(u)) for u in fields] for f in (roughness, lambda u: u.norm(dim=1).mean()))
     assert smooth / far < 0.5 * rough / near and far > near
     made = deform(images[0], model, level=60, seed=1, steps=3)

@@ -9,11 +9,11 @@ import SimpleITK as sitk
 import torch
 from command_helpers import environment, run_process, scene, write
 
-from DRDMLib.distributed import Place
 from DRDMLib.errors import SettingError
-from DRDMLib.models import ModelMetadata, load_model_file
+from DRDMLib.models.model import ModelMetadata, load_model_file
+from DRDMLib.runtime.distributed import ProcessInfo
 from DRDMLib.training import TrainingConfig, train
-from DRDMLib.training.state import Training
+from DRDMLib.training.trainer import Trainer, training_step
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -113,13 +113,13 @@ def test_a_run_goes_on_with_another_number_of_processes(data, tmp_path):
 FAILING = """
 import os, signal, sys
 from DRDMLib import cli
-from DRDMLib.training.state import Training
-advance = Training.advance
+from DRDMLib.training.trainer import Trainer
+advance = Trainer.advance
 def stumble(self, images):
     if self.step == 5 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
     return advance(self, images)
-Training.advance = stumble
+Trainer.advance = stumble
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -144,31 +144,34 @@ def metadata():
 
 
 @pytest.mark.parametrize(
-    ("batch", "portions", "world", "says"), [(4, 3, 1, "equal portions"), (6, 3, 2, "cannot be shared by 2")]
+    ("batch", "micro_batches", "world", "says"), [(4, 3, 1, "shared equally by 3"), (6, 3, 2, "cannot be shared by 2")]
 )
-def test_a_batch_that_cannot_be_shared_equally_is_named(batch, portions, world, says):
-    config = TrainingConfig(steps=1, batch=batch, portions=portions)
+def test_a_batch_that_cannot_be_shared_equally_is_named(batch, micro_batches, world, says):
+    config = TrainingConfig(steps=1, batch=batch, micro_batches=micro_batches)
     with pytest.raises(SettingError, match=says):
-        Training(metadata(), config, torch.device("cpu"), Place(0, world))
+        Trainer(metadata(), config, torch.device("cpu"), ProcessInfo(0, world))
 
 
-def test_resuming_with_other_portions_is_refused(tmp_path):
+def test_resuming_with_other_micro_batches_is_refused(tmp_path):
     images = torch.randint(0, 255, (4, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    train(images, images[:0], metadata(), TrainingConfig(steps=1, batch=4, portions=2), tmp_path, device="cpu")
-    with pytest.raises(SettingError, match="2 portions"):
+    train(images, images[:0], metadata(), TrainingConfig(steps=1, batch=4, micro_batches=2), tmp_path, device="cpu")
+    with pytest.raises(SettingError, match="among 2 processes"):
         train(images, images[:0], metadata(), TrainingConfig(steps=2, batch=4), tmp_path, device="cpu", resume=True)
 
 
-def test_portions_add_up_to_the_gradient_of_the_whole_batch():
-    """The same images, fields and levels, at once and in two portions."""
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch():
+    """The same images, fields and levels, at once and in two micro-batches."""
     images = torch.randint(0, 255, (4, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    config = TrainingConfig(steps=1, batch=4, portions=2, clip=0.0)
-    training = Training(metadata(), config, torch.device("cpu"))
-    again = Training(metadata(), config, torch.device("cpu"))
-    terms = training.advance(images)
-    total = [again._portion(images, stream) for stream in again.streams]
-    loss = sum(part.total for part in total) / 2
+    config = TrainingConfig(steps=1, batch=4, micro_batches=2, clip=0.0)
+    trainer = Trainer(metadata(), config, torch.device("cpu"))
+    again = Trainer(metadata(), config, torch.device("cpu"))
+    terms = trainer.advance(images)
+    losses = []
+    for sampler in again.samplers:
+        batch = images[sampler.choose(len(images), 2)].float() / 255
+        losses.append(training_step(again.network, batch, sampler.fields, again.loss, again._augment).total)
+    loss = sum(losses) / 2
     loss.backward()
     assert float(terms.total) == pytest.approx(float(loss.detach()), rel=1e-6)
-    for a, b in zip(training.network.parameters(), again.network.parameters(), strict=True):
+    for a, b in zip(trainer.network.parameters(), again.network.parameters(), strict=True):
         assert torch.allclose(a.grad, b.grad, atol=1e-7)

@@ -12,7 +12,7 @@ import vtk
 from DRDMDeformLib.mrml import createTransform, volumeFromImage
 from support import rotation, smooth_image
 
-from DRDMLib.geometry import bounding_box
+from DRDMLib.spatial.model_grid import bounding_box
 
 GEOMETRIES = {
     "plain": dict(size=(44, 40, 36)),

@@ -33,7 +33,7 @@ from scenes import (
     two_structures,
 )
 
-from DRDMLib.resampling import warp_image, warp_label
+from DRDMLib.spatial.resampling import warp_image, warp_label
 
 LARGEST = 6.0
 

@@ -15,7 +15,7 @@ from scenes import add_segmentation, dice, image_of, interior, linear_parent, pl
 from support import rotation, smooth_image
 
 import DRDMLib
-from DRDMLib.resources import resource
+from DRDMLib.io.resources import resource
 
 
 def hardened_by_slicer(scene, volume, transform):

@@ -38,7 +38,7 @@ from scenes import (
 )
 from support import rotation, smooth_image
 
-from DRDMLib.resampling import warp_image, warp_label
+from DRDMLib.spatial.resampling import warp_image, warp_label
 
 LARGEST = 6.0
 

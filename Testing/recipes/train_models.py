@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from synthetic_shapes import draw_shapes
 from torch import Tensor
 
 from DRDMLib import __version__
-from DRDMLib.datasets import find_cases
-from DRDMLib.metadata import ModelMetadata
-from DRDMLib.models import load_model_file, save_model
+from DRDMLib.io.datasets import find_cases
+from DRDMLib.models.metadata import ModelMetadata
+from DRDMLib.models.model import load_model_file, save_model
 from DRDMLib.training import TrainingConfig, train
+from DRDMLib.training.config import AMPLITUDE, CITATION, COARSE_FIELD, COARSE_NETWORK, FIELD_POOL
 from DRDMLib.training.data import load_training_images, split
-from DRDMLib.training.recipe import AMPLITUDE, CITATION, COARSE_FIELD, COARSE_NETWORK, FIELD_BANK
-from DRDMLib.training.shapes import draw_shapes
 
 HOLD_OUT = 8
 
@@ -77,7 +77,7 @@ _LARGE: dict[str, Any] = {"batch": 32, "learning_rate": 8e-4, "steps": 7100}
 
 # Turned and scaled as far as subjects differ and more, so that it leaves these alone: they are no fault.
 _CONFIG = TrainingConfig(
-    batch=4, learning_rate=6e-4, ema=0.998, rotation=15.0, zoom=(0.85, 1.15), shift=0.06, bank=FIELD_BANK
+    batch=4, learning_rate=6e-4, ema=0.998, rotation=15.0, zoom=(0.85, 1.15), shift=0.06, field_pool=FIELD_POOL
 )
 
 RECIPES = {
@@ -138,7 +138,7 @@ RECIPES = {
             noise_grids=[16, 8],
             velocity_scale=1e-4,
         ),
-        replace(_CONFIG, zoom=(0.8, 1.1), tones=True, **_LARGE),
+        replace(_CONFIG, zoom=(0.8, 1.1), random_contrast=True, **_LARGE),
         everything,
     ),
 }

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 
-from DRDMLib.jacobian import jacobian_determinant
+from DRDMLib.spatial.jacobian import jacobian_determinant
 
 from .errors import SceneError, requireInScene
 from .grids import FLIP, Grid

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 
-from DRDMLib.resampling import warp_image, warp_label
+from DRDMLib.spatial.resampling import warp_image, warp_label
 
 from .errors import nameOf, requireInScene
 from .grids import arrayOf, chain

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 
-from DRDMLib.resampling import warp_label
+from DRDMLib.spatial.resampling import warp_label
 
 from .errors import SceneError, nameOf, requireInScene
 from .grids import Grid, arrayOf, imageData, mapped, numpyMatrix, vtkMatrix

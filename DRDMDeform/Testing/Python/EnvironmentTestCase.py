@@ -34,7 +34,7 @@ from modulesupport import HAS_TORCH, ModuleTestCase, waitFor
 
 import DRDMLib
 from DRDMLib.errors import DRDMError
-from DRDMLib.probe import site_folders
+from DRDMLib.runtime.probe import site_folders
 
 LIBRARY = str(Path(DRDMLib.__file__).resolve().parents[1])
 HAS_PIP = importlib.util.find_spec("pip") is not None

@@ -15,7 +15,7 @@ import vtk
 from DRDMDeformLib import mrml
 from modulesupport import ModuleTestCase, arrayOf, letWork, waitFor
 
-from DRDMLib.models import read_metadata
+from DRDMLib.models.model import read_metadata
 
 
 class BatchTestCase(ModuleTestCase):

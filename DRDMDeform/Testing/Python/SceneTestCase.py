@@ -9,7 +9,7 @@ import vtk
 from DRDMDeformLib import mrml
 from modulesupport import MODEL, ModuleTestCase, arrayOf, displacements, letWork, sceneContent, waitFor
 
-from DRDMLib.resources import resource
+from DRDMLib.io.resources import resource
 
 
 class SceneTestCase(ModuleTestCase):

@@ -14,7 +14,7 @@ import vtk
 from DRDMDeformLib import mrml
 from DRDMDeformLib.mrml import links
 
-from DRDMLib.resources import resource
+from DRDMLib.io.resources import resource
 
 MODEL = "hippocampus-mr-3d"
 # Where extensions are built for the Extensions Manager there is none, and in testing mode none is installed.

@@ -1,0 +1,249 @@
+"""Types of arguments, and the arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+
+def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A type of argument: a whole number from ``low`` to ``high``."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+        if value < low or (high is not None and value > high):
+            limits = f"{low} to {high}" if high is not None else f"{low} or more"
+            raise argparse.ArgumentTypeError(f"{value} is out of range; use {limits}")
+        return value
+
+    return convert
+
+
+def number(low: float, high: float, limits: str, *, above: bool = False) -> Callable[[str], float]:
+    """A type of argument: a number from ``low`` (or ``above`` it) to ``high``; ``limits`` says so in an error."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+        if not low <= value <= high or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{text} is out of range; use {limits}")
+        return value
+
+    return convert
+
+
+positive_number = number(0, sys.float_info.max, "more than 0", above=True)
+fraction = number(0, 1, "0 to 1")
+angle = number(0, 180, "0 to 180 degrees")
+
+
+def level_pair(text: str) -> tuple[int, int]:
+    """A type of argument: two levels, such as ``40:24``."""
+    first, separator, second = text.partition(":")
+    if not separator or not first.isdigit() or not second.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a pair of levels; write it as 40:24")
+    return int(first), int(second)
+
+
+def share_of_work(text: str) -> tuple[int, int]:
+    """A type of argument: one of several equal shares, such as ``2/8``."""
+    first, separator, second = text.partition("/")
+    if not separator or not first.isdigit() or not second.isdigit() or not 1 <= int(first) <= int(second):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share of the work; write the second of eight as 2/8")
+    return int(first), int(second)
+
+
+def add_device_and_progress(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device`` and ``--progress``."""
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto, the fastest there is)"
+    )
+    parser.add_argument(
+        "--progress",
+        choices=["auto", "json", "none"],
+        default="auto",
+        help="how progress is shown: a bar on a terminal, or one JSON object a line (default: auto)",
+    )
+
+
+def add_generation(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of every command that deforms images."""
+    parser.add_argument("--model", metavar="M", help="name that 'drdm models' lists, or path of a model file")
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, 2**31 - 1),
+        default=0,
+        metavar="S",
+        help="start of the random numbers (default: 0)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=whole_number(1),
+        metavar="K",
+        help="recovery steps (default: as many as are needed; 80: one for each level)",
+    )
+    parser.add_argument(
+        "--pose",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="also rotate, scale and shift the whole, 0 to 2; at 1 by up to 15 degrees, 15 %% and 6 %% (default: 0)",
+    )
+    parser.add_argument(
+        "--plane",
+        choices=["auto", "axial", "coronal", "sagittal"],
+        default="auto",
+        help="plane of the slices that a 2D model deforms in a volume (default: auto, the acquisition plane)",
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of runs over a dataset, but for their levels."""
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run of the same settings")
+    parser.add_argument(
+        "--share",
+        type=share_of_work,
+        metavar="K/N",
+        help="do the K-th of N shares of the work (default: all, or what torchrun or srun say)",
+    )
+    parser.add_argument(
+        "--subject",
+        metavar="REGEX",
+        help="what in an image's name tells the subject (default: table, DICOM header, 'sub-...', or the whole name)",
+    )
+    parser.add_argument(
+        "--max-folded", type=float, default=0.0, metavar="F", help="largest share of folded voxels (default: 0)"
+    )
+    parser.add_argument("--min-mm", type=float, metavar="MM", help="smallest mean displacement")
+    parser.add_argument("--max-mm", type=float, metavar="MM", help="largest displacement of any voxel")
+    parser.add_argument(
+        "--labels-inside", type=float, metavar="F", help="smallest share of each label that must stay in the image"
+    )
+    parser.add_argument(
+        "--draws",
+        type=whole_number(1, 1000),
+        default=10,
+        metavar="N",
+        help="draws before a sample is given up (default: 10)",
+    )
+    parser.add_argument(
+        "--quality", action=argparse.BooleanOptionalAction, default=True, help="write quality.html (default: yes)"
+    )
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``drdm train``."""
+    parser.add_argument("dataset", metavar="DATASET", help="folder with images/, nnU-Net v2 raw dataset, or a list")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="RUN", help="folder of the run; gets model.safetensors"
+    )
+    parser.add_argument("--ndim", type=int, choices=[2, 3], default=3, help="dimension of the model (default: 3)")
+    parser.add_argument(
+        "--size",
+        type=whole_number(16, 512),
+        default=48,
+        metavar="S",
+        help="voxels a side, a multiple of 8 (default: 48)",
+    )
+    parser.add_argument(
+        "--minutes", type=positive_number, default=60.0, metavar="M", help="time budget over all sessions (default: 60)"
+    )
+    parser.add_argument(
+        "--iterations", type=whole_number(1), metavar="N", help="number of training steps instead of a time budget"
+    )
+    parser.add_argument(
+        "--batch",
+        type=whole_number(1, 1024),
+        metavar="N",
+        help="images per step, over all processes (default: 4, on an NVIDIA GPU 32, or those of the run to resume)",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=positive_number,
+        metavar="R",
+        help="peak learning rate (default: 0.0006, on an NVIDIA GPU 0.0008, or that of the run to resume)",
+    )
+    parser.add_argument(
+        "--architecture", choices=["compact", "recresacnet"], default="compact", help="network (default: compact)"
+    )
+    parser.add_argument(
+        "--width",
+        type=whole_number(8, 256),
+        default=16,
+        metavar="C",
+        help="channels of the compact network (default: 16)",
+    )
+    parser.add_argument(
+        "--depth", type=whole_number(1, 16), default=2, metavar="N", help="its blocks on the coarsest grid (default: 2)"
+    )
+    parser.add_argument(
+        "--target",
+        choices=["whole", "step"],
+        default="whole",
+        help="what the compact network predicts: all that is left to undo, or the last step (default: whole)",
+    )
+    parser.add_argument(
+        "--field",
+        choices=["published", "coarse"],
+        default="coarse",
+        help="random deformations: coarse and strong, as between people, or published ones (default: coarse)",
+    )
+    parser.add_argument(
+        "--outside",
+        choices=["zeros", "border"],
+        default="border",
+        help="what is seen outside of an image: its border continued, or zeros as published (default: border)",
+    )
+    parser.add_argument(
+        "--rotation", type=angle, default=15.0, metavar="DEG", help="largest random rotation (default: 15)"
+    )
+    parser.add_argument(
+        "--zoom",
+        type=positive_number,
+        nargs=2,
+        default=[0.85, 1.15],
+        metavar=("LEAST", "MOST"),
+        help="share of the image's side that is shown in training, above 1 to shrink the image (default: 0.85 1.15)",
+    )
+    parser.add_argument(
+        "--shift", type=fraction, default=0.06, metavar="F", help="largest shift, in halves of the side (default: 0.06)"
+    )
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="everything as published: network, loss, rotation by any angle, fresh fields, learning rate 0.0001",
+    )
+    parser.add_argument(
+        "--hold-out", type=whole_number(2), default=8, metavar="K", help="leave every K-th image out (default: 8)"
+    )
+    parser.add_argument(
+        "--plane",
+        choices=["auto", "axial", "coronal", "sagittal"],
+        default="auto",
+        help="slices of volumes for a 2D model",
+    )
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run")
+    parser.add_argument(
+        "--checkpoint-minutes", type=positive_number, default=5.0, metavar="M", help="how often to save (default: 5)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, 2**31 - 1),
+        default=0,
+        metavar="S",
+        help="start of the random numbers (default: 0)",
+    )
+    parser.add_argument("--name", default="", help="name written into the model (default: the run's folder name)")
+    parser.add_argument(
+        "--describe",
+        action="append",
+        default=[],
+        metavar="KEY=TEXT",
+        help="anatomy=..., modality=..., training_data=..., licence=... for the model's metadata",
+    )

@@ -1,0 +1,265 @@
+"""The parser of the ``drdm`` command.
+
+The modules that do the work, and with them PyTorch, are imported when a command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn, Protocol
+
+from .. import __version__
+from ..runtime.reporter import Reporter
+from .arguments import add_device_and_progress, add_generation, add_run, add_train, level_pair, whole_number
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose error messages are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and exit with status 2."""
+        print(f"{self.prog}: {message} (see '{self.prog} --help')", file=sys.stderr)
+        sys.exit(2)
+
+
+class AddCommand(Protocol):
+    """Adds the parser of one command."""
+
+    def __call__(self, name: str, text: str, example: str) -> argparse.ArgumentParser: ...
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command; ``func`` of the parsed options runs what was asked for."""
+    parser = Parser(
+        prog="drdm",
+        description="New, anatomically plausible versions of a medical image, with their displacement fields.",
+        epilog="example:  drdm deform scan.nii.gz -o variants --count 5",
+    )
+    parser.add_argument("--version", action="version", version=f"drdm {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    _add_demo(command)
+    _add_deform(command)
+    _add_augment(command)
+    _add_synthesize(command)
+    _add_regenerate(command)
+    _add_train(command)
+    _add_evaluate(command)
+    _add_models(command)
+    return parser
+
+
+def _add_demo(command: AddCommand) -> None:
+    parser = command("demo", "deform the sample that comes with DRDM and draw what happens", "drdm demo -o demo")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="new folder (default: drdm-demo, or the next free drdm-demo-2, ...)"
+    )
+    parser.add_argument(
+        "--level", type=whole_number(0), default=64, metavar="T'", help="strength, 0 to 79 (default: 64)"
+    )
+    add_generation(parser)
+    add_device_and_progress(parser)
+    parser.set_defaults(func=_run_demo)
+
+
+def _add_deform(command: AddCommand) -> None:
+    parser = command(
+        "deform",
+        "make new versions of one image (Algorithm 2)",
+        "drdm deform scan.nii.gz -o variants --label organs.nii.gz --level 48 --count 5",
+    )
+    parser.add_argument("image", metavar="IMAGE", help="2D or 3D image file, or a folder with one DICOM series")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the results")
+    parser.add_argument("--label", metavar="LABEL", help="label map to deform with the image")
+    parser.add_argument(
+        "--level", type=whole_number(0), default=48, metavar="T'", help="strength, 0 to 79 (default: 48)"
+    )
+    parser.add_argument(
+        "--count", type=whole_number(1, 100000), default=1, metavar="N", help="how many versions (default: 1)"
+    )
+    parser.add_argument(
+        "--inverse", action="store_true", help="also write the inverse field, from the original to the new version"
+    )
+    parser.add_argument(
+        "--only-field",
+        action="store_true",
+        help="write nothing but the field, on a coarse grid that reaches past the image (for transforms in 3D Slicer)",
+    )
+    add_generation(parser)
+    add_device_and_progress(parser)
+    parser.set_defaults(func=_run_deform)
+
+
+def _add_augment(command: AddCommand) -> None:
+    parser = command(
+        "augment",
+        "deform every image of a dataset with its label (Algorithm 3) into an nnU-Net v2 raw dataset",
+        "drdm augment Dataset001_Heart -o Dataset501_HeartPlus --levels 20 40 60 --copies 4",
+    )
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="nnU-Net v2 raw dataset, folder with images/ and labels/, or a list"
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the dataset")
+    parser.add_argument(
+        "--levels",
+        type=whole_number(0),
+        nargs="+",
+        default=[20, 40, 60],
+        metavar="T'",
+        help="strengths (default: 20 40 60)",
+    )
+    parser.add_argument(
+        "--copies",
+        type=whole_number(1, 100000),
+        default=1,
+        metavar="N",
+        help="versions per image and level (default: 1)",
+    )
+    add_run(parser)
+    add_generation(parser)
+    add_device_and_progress(parser)
+    parser.set_defaults(func=_run_augment)
+
+
+def _add_synthesize(command: AddCommand) -> None:
+    parser = command(
+        "synthesize",
+        "make registration pairs with their exact field (Algorithm 4) as a Learn2Reg-style dataset",
+        "drdm synthesize scans -o pairs --levels 40:24 56:32 --copies 10",
+    )
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="nnU-Net v2 raw dataset, folder with images/ (and labels/), or a list"
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the dataset")
+    parser.add_argument(
+        "--levels",
+        type=level_pair,
+        nargs="+",
+        default=[(40, 24)],
+        metavar="A:B",
+        help="strength from the original to the moving and from there to the fixed image (default: 40:24)",
+    )
+    parser.add_argument(
+        "--copies",
+        type=whole_number(1, 100000),
+        default=1,
+        metavar="N",
+        help="pairs per image and pair of levels (default: 1)",
+    )
+    parser.add_argument(
+        "--voxel-fields", action="store_true", help="also write the fields in voxels, arrays (X, Y, Z, 3) for torch"
+    )
+    parser.add_argument(
+        "--split",
+        type=float,
+        nargs=3,
+        default=[0.8, 0.1, 0.1],
+        metavar=("TRAIN", "VAL", "TEST"),
+        help="shares of the subjects for training, validation and test (default: 0.8 0.1 0.1)",
+    )
+    add_run(parser)
+    add_generation(parser)
+    add_device_and_progress(parser)
+    parser.set_defaults(func=_run_synthesize)
+
+
+def _add_regenerate(command: AddCommand) -> None:
+    parser = command(
+        "regenerate",
+        "make one sample of a run again from its record, and compare it to the bit",
+        "drdm regenerate pairs/records/scan_t40-24_000.json -o again",
+    )
+    parser.add_argument("record", metavar="RECORD", help="file of the run's folder 'records'")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder")
+    parser.add_argument("--model", metavar="M", help="the model, if it is not in the catalogue")
+    parser.add_argument("--image", metavar="IMAGE", help="where the source image is now, if it was moved")
+    parser.add_argument("--label", metavar="LABEL", help="where its label is now")
+    add_device_and_progress(parser)
+    parser.set_defaults(device=None, func=_run_regenerate)
+
+
+def _add_train(command: AddCommand) -> None:
+    parser = command(
+        "train",
+        "train a model on images without labels (Algorithm 1)",
+        "drdm train scans -o run --size 64 --minutes 120\n  drdm train scans -o run --size 64 --minutes 240 --resume",
+    )
+    add_train(parser)
+    add_device_and_progress(parser)
+    parser.set_defaults(func=_run_train)
+
+
+def _add_evaluate(command: AddCommand) -> None:
+    parser = command(
+        "evaluate",
+        "print the figures of saved displacement fields as JSON",
+        "drdm evaluate variants/scan_000_ddf.nii.gz",
+    )
+    parser.add_argument("ddf", nargs="+", metavar="DDF", help="displacement field (vector image, millimeters)")
+    parser.set_defaults(func=_run_evaluate)
+
+
+def _add_models(command: AddCommand) -> None:
+    parser = command("models", "list, describe and download models", "drdm models fetch published-cardiac-2d")
+    parser.add_argument("action", nargs="?", choices=["list", "fetch", "info"], default="list")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="model name, or path for info")
+    parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
+    parser.set_defaults(func=_run_models)
+
+
+def _run_demo(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .commands import demo
+
+    demo(options, reporter)
+
+
+def _run_deform(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .commands import deform
+
+    deform(options, reporter)
+
+
+def _run_augment(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .batch import augment
+
+    augment(options, reporter)
+
+
+def _run_synthesize(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .batch import synthesize
+
+    synthesize(options, reporter)
+
+
+def _run_regenerate(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .batch import regenerate
+
+    regenerate(options, reporter)
+
+
+def _run_train(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .train import train
+
+    train(options, reporter)
+
+
+def _run_evaluate(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .commands import evaluate
+
+    evaluate(options, reporter)
+
+
+def _run_models(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .commands import models
+
+    models(options, reporter)

@@ -1,0 +1,134 @@
+"""``drdm train``: from options to a training run."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from .. import output
+from ..errors import SettingError
+from ..io import datasets
+from ..io.files import output_error
+from ..models.model import Model
+from ..networks import build_network
+from ..runtime.device import choose_device
+from ..runtime.distributed import current_process, leave
+from ..runtime.reporter import Reporter
+from ..training import ModelDesign, TrainingConfig
+from ..training import train as run_training
+from ..training.checkpoint import CHECKPOINT, config_of
+from ..training.config import FIELD_POOL, default_batch
+from ..training.data import load_training_images, split
+
+_DESCRIBED = ("anatomy", "modality", "training_data", "licence")
+
+
+def train(options: argparse.Namespace, reporter: Reporter) -> None:
+    """Run ``drdm train``."""
+    run, process = Path(options.output), current_process()
+    # Processes that their launcher has started again after a failure continue from their last checkpoint.
+    resume = options.resume or process.restarts > 0
+    if process.first and not resume:
+        if (run / CHECKPOINT).is_file():
+            raise output.holds_a_run(run)
+        output.require_empty_folder(run)
+    device = choose_device(options.device)
+    earlier = config_of(run) if resume else None
+    design = design_from(options, run)
+    config = config_from(options, device.type, process.world, earlier)
+    metadata = design.metadata()
+    build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
+    kept, left_out = split(datasets.find_cases(options.dataset), options.hold_out)
+    on_case = (lambda d, n: reporter.progress("read", d, n)) if process.first else None
+    images = load_training_images(kept, metadata, plane=options.plane, on_case=on_case)
+    held_out = load_training_images(left_out, metadata, plane=options.plane)
+    if process.first and not resume:
+        output.make_output_folder(run)
+
+    def on_checkpoint(folder: Path, model: Model) -> None:
+        if importlib.util.find_spec("matplotlib") is None:
+            return
+        from ..pictures import training_picture
+
+        training_picture(model, held_out if len(held_out) else images, folder / "preview.png")
+
+    try:
+        path = run_training(
+            images,
+            held_out,
+            metadata,
+            config,
+            run,
+            device=options.device,
+            process=process,
+            resume=resume,
+            on_step=lambda step, share, figures: reporter.progress("train", round(share, 4), 1.0, step=step, **figures),
+            on_checkpoint=on_checkpoint,
+        )
+    except OSError as error:
+        raise output_error(run, error) from error
+    if process.first:
+        reporter.message(f"The model is '{path}'; try it: drdm deform IMAGE -o OUT --model {path}")
+    if process.world > 1:
+        reporter.close()
+        leave()
+
+
+def design_from(options: argparse.Namespace, run: Path) -> ModelDesign:
+    """The model that the options ask for.
+
+    Raises:
+        SettingError: the size is not a multiple of 8, or a description is not KEY=TEXT with a known key.
+    """
+    described = []
+    for text in options.describe:
+        key, separator, value = text.partition("=")
+        if not separator or key not in _DESCRIBED:
+            raise SettingError(f"--describe '{text}' is not known; write one of {', '.join(_DESCRIBED)} as KEY=TEXT.")
+        described.append((key, value))
+    return ModelDesign(
+        name=options.name or run.resolve().name,
+        ndim=options.ndim,
+        size=options.size,
+        architecture=options.architecture,
+        width=options.width,
+        depth=options.depth,
+        target=options.target,
+        field=options.field,
+        padding=options.outside,
+        published=options.published,
+        description=tuple(described),
+    )
+
+
+def config_from(
+    options: argparse.Namespace, device: str, processes: int, earlier: dict[str, Any] | None = None
+) -> TrainingConfig:
+    """How the options ask to train.
+
+    Args:
+        device: type of the device; decides the batch and learning rate, where these are not given.
+        processes: how many train together.
+        earlier: settings of the run to resume.
+    """
+    # A resumed run keeps its micro-batches, so that it goes on as if it had not been stopped.
+    kept = earlier["portions"] if earlier and earlier["portions"] % processes == 0 else processes
+    batch, learning_rate = default_batch("cpu" if options.published else device, kept)
+    defaults = {"batch": batch, "learning_rate": learning_rate} | (earlier or {})
+    config = TrainingConfig(
+        steps=options.iterations,
+        minutes=options.minutes,
+        batch=options.batch or defaults["batch"],
+        micro_batches=kept,
+        learning_rate=options.learning_rate or defaults["learning_rate"],
+        ema=0.998,
+        rotation=options.rotation,
+        zoom=(options.zoom[0], options.zoom[1]),
+        shift=options.shift,
+        field_pool=FIELD_POOL,
+        seed=options.seed,
+        checkpoint_minutes=options.checkpoint_minutes,
+    )
+    return config.published() if options.published else config

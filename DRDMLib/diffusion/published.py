@@ -1,0 +1,10 @@
+"""Constants of the published forward process (paper, section 3.1). Needs no PyTorch."""
+
+# Number of levels T.
+TIMESTEPS = 80
+# Standard deviation v of the finest noise of one DVF, as a fraction of the control grid's side.
+VELOCITY_SCALE = 4e-5
+# Nodes of the control grid along each axis.
+CONTROL_SIZE = 64
+# Strength of the noise that is added to the DVF, as a share of VELOCITY_SCALE.
+NOISE_RATIO = 0.08

@@ -1,0 +1,219 @@
+"""What `DATASET` may be: an nnU-Net v2 raw dataset, folders of images or DICOM series, or a list of files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+from ..errors import ImageError, SettingError
+from .images import image_stem
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".png", ".tif", ".tiff", ".jpg")
+_PATIENT, _DESCRIPTION = "0010|0020", "0008|103e"
+# BIDS: everything of one person starts with sub-<label>.
+_BIDS = re.compile(r"(sub-[^_\W]+)")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image of a dataset, and its label if there is one.
+
+    Attributes:
+        image: a file, or the folder of a DICOM series.
+        channels: further images on the same grid that move with it (nnU-Net's channels 0001, 0002, ...).
+        series: which DICOM series of the folder, when it holds several.
+        subject: the person it shows; splits never part what belongs to one.
+    """
+
+    name: str
+    image: Path
+    label: Path | None = None
+    channels: tuple[Path, ...] = ()
+    series: str = ""
+    subject: str = ""
+
+
+def find_cases(dataset: str | Path, subject_pattern: str | None = None) -> list[Case]:
+    """The cases of a dataset, sorted by name.
+
+    Args:
+        dataset: folder of an nnU-Net v2 raw dataset (imagesTr, labelsTr), a folder with ``images`` (and ``labels`` of
+            equal names), a folder of images or DICOM series at any depth, a table (``.csv``, columns image, label,
+            subject), or a text file with one path a line; paths are relative to the file.
+        subject_pattern: regular expression on the case's name whose first group (or whole match) is the subject. By
+            default the table or the DICOM header say it, or BIDS names (``sub-01``); else each case is one.
+
+    Raises:
+        ImageError: there is no such thing, or no image in it.
+        SettingError: the pattern is not a regular expression.
+    """
+    path = Path(dataset)
+    if path.is_dir() and (path / "imagesTr").is_dir():
+        cases = _nnunet(path)
+    elif path.is_dir() and (path / "images").is_dir():
+        cases = _folder(path / "images", path / "labels")
+    elif path.is_dir():
+        cases = _folder(path, None)
+    elif path.is_file() and path.suffix.lower() in (".txt", ".csv", ".lst"):
+        cases = _listed(path)
+    elif path.is_file():
+        cases = [Case(image_stem(path), path)]
+    else:
+        raise ImageError(f"There is no dataset '{path}'; give a folder with images/ and labels/, or a list of files.")
+    if not cases:
+        raise ImageError(f"There are no images in '{path}'; put them into '{path / 'images'}'.")
+    counts = Counter(case.name for case in cases)
+    twice = next((name for name, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise ImageError(f"Two images of '{path}' are called '{twice}'; give them different names.")
+    return [replace(case, subject=_subject(case, subject_pattern)) for case in cases]
+
+
+def nnunet_description(dataset: str | Path) -> dict[str, Any]:
+    """``dataset.json`` of an nnU-Net raw dataset, or nothing."""
+    path = Path(dataset) / "dataset.json"
+    try:
+        described = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError):
+        return {}
+    return described if isinstance(described, dict) else {}
+
+
+def _subject(case: Case, pattern: str | None) -> str:
+    if pattern:
+        try:
+            found = re.search(pattern, case.name)
+        except re.error as error:
+            raise SettingError(f"'{pattern}' is not a regular expression ({error}).") from error
+        if found:
+            return next((group for group in found.groups() if group), found.group())
+    bids = _BIDS.search(case.name)
+    return case.subject or (bids.group(1) if bids else case.name)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [
+        p
+        for p in sorted(folder.iterdir())
+        if p.name.lower().endswith(SUFFIXES) and not p.name.startswith(".") and p.is_file()
+    ]
+
+
+def _labels_by_stem(folder: Path) -> dict[str, Path]:
+    return {image_stem(p): p for p in _images_in(folder)} if folder.is_dir() else {}
+
+
+def _nnunet(path: Path) -> list[Case]:
+    labels = _labels_by_stem(path / "labelsTr")
+    channels: dict[str, dict[str, Path]] = {}
+    for image in _images_in(path / "imagesTr"):
+        name, _, channel = image_stem(image).rpartition("_")
+        if re.fullmatch(r"\d{4}", channel):
+            channels.setdefault(name, {})[channel] = image
+    cases = []
+    for name, found in sorted(channels.items()):
+        first, *others = (found[channel] for channel in sorted(found))
+        if "0000" in found:
+            cases.append(Case(name, first, labels.get(name), tuple(others)))
+    return cases
+
+
+def _folder(folder: Path, labels: Path | None) -> list[Case]:
+    """Images of a folder; where there are none, those of the folders below it, named by their way there."""
+    here = _images_in(folder)
+    slices = [p for p in here if p.name.lower().endswith(".dcm")]
+    by_stem = {} if labels is None else _labels_by_stem(labels)
+    cases = [Case(image_stem(p), p, by_stem.get(image_stem(p))) for p in here if p not in slices]
+    cases += _series(folder, folder, by_stem)
+    for below in sorted(p for p in folder.rglob("*") if p.is_dir() and not p.name.startswith(".")):
+        cases += [
+            Case(_way(folder, p.with_name(image_stem(p))), p)
+            for p in _images_in(below)
+            if not p.name.lower().endswith(".dcm")
+        ]
+        cases += _series(folder, below, by_stem)
+    return sorted(cases, key=lambda case: case.name)
+
+
+def _way(root: Path, path: Path) -> str:
+    return "-".join(path.relative_to(root).parts) or root.resolve().name
+
+
+def _series(root: Path, folder: Path, labels: dict[str, Path]) -> Iterator[Case]:
+    """The DICOM series of one folder; files of a series may have any suffix or none."""
+    files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+    if not any(p.suffix.lower() == ".dcm" or _is_dicom(p) for p in files):
+        return
+    reader = sitk.ImageSeriesReader
+    found = reader.GetGDCMSeriesIDs(str(folder))
+    singles = [p for p in files if p.suffix.lower() == ".dcm"]
+    if folder == root and found and len(singles) > 1 and not _one_volume(reader, folder, found):
+        # Pictures of one slice each, side by side: every file is a case, as for any other kind of file.
+        for p in sorted(singles):
+            yield Case(image_stem(p), p, labels.get(image_stem(p)), subject=_tag(p, _PATIENT))
+        return
+    for number, series in enumerate(found, start=1):
+        first = Path(reader.GetGDCMSeriesFileNames(str(folder), series)[0])
+        name = image_stem(first) if len(files) == 1 and folder == root else _way(root, folder)
+        if len(found) > 1:
+            described = re.sub(r"\W+", "-", _tag(first, _DESCRIPTION)).strip("-")
+            name = "-".join(part for part in (name, str(number), described) if part)
+        image = first if len(files) == 1 else folder
+        chosen = series if len(found) > 1 else ""
+        yield Case(name, image, labels.get(name), series=chosen, subject=_tag(first, _PATIENT))
+
+
+def _one_volume(reader: Any, folder: Path, series: Any) -> bool:
+    return any(len(reader.GetGDCMSeriesFileNames(str(folder), one)) > 1 for one in series)
+
+
+def _is_dicom(path: Path) -> bool:
+    if path.suffix.lower() in (".gz", ".nii", ".nrrd", ".json", ".txt", ".csv", ".png", ".jpg"):
+        return False
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _tag(file: Path, tag: str) -> str:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+        return reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else ""
+    except RuntimeError:
+        return ""
+
+
+def _listed(path: Path) -> list[Case]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ImageError(f"The list '{path}' is not a text file; write one path a line.") from error
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if path.suffix.lower() == ".csv" and lines:
+        dialect = ";" if lines[0].count(";") > lines[0].count(",") else ","
+        header = [word.strip().lower() for word in next(csv.reader(lines[:1], delimiter=dialect))]
+        if "image" in header:
+            return [_row(path, dict(zip(header, row))) for row in csv.reader(lines[1:], delimiter=dialect)]  # noqa: B905
+    return [Case(image_stem(path.parent / line), path.parent / line) for line in lines]
+
+
+def _row(path: Path, row: dict[str, str]) -> Case:
+    values = {key: value.strip() for key, value in row.items() if value.strip()}
+    if "image" not in values:
+        raise ImageError(f"A row of the table '{path}' names no image; fill in its column 'image'.")
+    image = path.parent / values["image"]
+    label = path.parent / values["label"] if "label" in values else None
+    return Case(values.get("name") or image_stem(image), image, label, subject=values.get("subject", ""))

@@ -1,0 +1,189 @@
+"""Reading images and labels, with every refusal in one clear sentence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import ImageError
+from ..spatial.model_grid import overlap, same_grid
+from .integrity import require_even_slices, require_whole_file
+
+# ITK prints its warnings to standard error by itself; what matters is raised here.
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+# A label is refused when less of the smaller of the two boxes than this is shared.
+LEAST_OVERLAP = 0.5
+
+
+def image_stem(path: str | os.PathLike[str]) -> str:
+    """File name without its image suffix (``scan.nii.gz`` -> ``scan``)."""
+    name = Path(path).name
+    for suffix in (".nii.gz", ".seg.nrrd"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem or "image"
+
+
+def _series_files(folder: Path, chosen: str = "") -> list[str]:
+    reader = sitk.ImageSeriesReader
+    series = [chosen] if chosen else reader.GetGDCMSeriesIDs(str(folder))
+    if not series:
+        raise ImageError(f"The folder '{folder}' holds no DICOM images; give an image file or a DICOM series folder.")
+    if len(series) > 1:
+        raise ImageError(
+            f"The folder '{folder}' holds {len(series)} DICOM series; put the one you want in a folder of its own."
+        )
+    files = list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    require_even_slices(files, folder)
+    return files
+
+
+def _read(path: Path, what: str, series: str = "") -> sitk.Image:
+    if path.is_dir():
+        reader: sitk.ImageSeriesReader | sitk.ImageFileReader = sitk.ImageSeriesReader()
+        reader.SetFileNames(_series_files(path, series))  # type: ignore[union-attr]
+    elif path.is_file():
+        if path.stat().st_size == 0:
+            raise ImageError(f"The {what} '{path}' is empty; copy or export it again.")
+        require_whole_file(path, what)
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+    else:
+        raise ImageError(f"There is no {what} '{path}'; check the path.")
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise ImageError(
+            f"The {what} '{path}' cannot be read: it is damaged, cut short, or not an image that ITK knows."
+        ) from error
+    return image
+
+
+def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
+    """The files that :func:`read_image` reads: the file itself, or those of the DICOM series in their order.
+
+    Raises:
+        ImageError: a folder without a series, or with several of which none is chosen.
+    """
+    path = Path(path)
+    return [Path(name) for name in _series_files(path, series)] if path.is_dir() else [path]
+
+
+def read_image(path: str | os.PathLike[str], series: str = "") -> sitk.Image:
+    """A single-channel 2D or 3D image: any file SimpleITK reads, or a folder with one DICOM series.
+
+    Args:
+        series: UID of the series to read from a folder with several.
+
+    Raises:
+        ImageError: missing, broken, or not usable (see :func:`require_scalar_image`).
+    """
+    path = Path(path)
+    return require_scalar_image(_read(path, "image", series), str(path))
+
+
+def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:
+    """``image`` itself, or its 3D part if it is 4D with a single time point.
+
+    Raises:
+        ImageError: colour or vector pixels, several time points, NaN or infinite voxels, no contrast.
+    """
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise ImageError(
+            f"'{name}' has {image.GetNumberOfComponentsPerPixel()} values per voxel (colour or vectors); "
+            "convert it to a single-channel image first."
+        )
+    image = _drop_single_time_point(image, name)
+    if image.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
+        raise ImageError(f"'{name}' has complex voxels; save its magnitude first.")
+    statistics = sitk.MinimumMaximumImageFilter()
+    if has_fractions(image):
+        # Slab by slab: a mask of a whole CT would be large.
+        bad = sum(int(np.count_nonzero(~np.isfinite(slab))) for slab in sitk.GetArrayViewFromImage(image))
+        if bad:
+            raise ImageError(f"'{name}' has {bad} NaN or infinite voxels; replace them by numbers first.")
+    statistics.Execute(image)
+    if not statistics.GetMaximum() > statistics.GetMinimum():
+        raise ImageError(f"'{name}' has no contrast (all its voxels are equal); choose another image.")
+    return image
+
+
+def has_fractions(image: sitk.Image) -> bool:
+    """Whether its voxels are floating-point numbers."""
+    return image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64)
+
+
+def _drop_single_time_point(image: sitk.Image, name: str) -> sitk.Image:
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        return image[:, :, :, 0]
+    if image.GetDimension() not in (2, 3):
+        raise ImageError(
+            f"'{name}' has {image.GetDimension()} dimensions; choose one 2D or 3D image (one time point) of it."
+        )
+    return image
+
+
+def read_field(path: str | os.PathLike[str]) -> sitk.Image:
+    """A displacement field: as many values per voxel as dimensions, millimetres, LPS.
+
+    Raises:
+        ImageError: missing, broken, not a displacement field, or with NaN or infinite values.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ImageError(f"'{path}' is a folder; name the file of a displacement field.")
+    field = _read(path, "field")
+    if field.GetNumberOfComponentsPerPixel() != field.GetDimension():
+        raise ImageError(
+            f"'{path}' is not a displacement field: it has {field.GetNumberOfComponentsPerPixel()} value(s) "
+            f"per voxel in {field.GetDimension()} dimensions."
+        )
+    if not all(np.isfinite(slab).all() for slab in sitk.GetArrayViewFromImage(field)):
+        raise ImageError(f"The field '{path}' has NaN or infinite values; make it again.")
+    return field
+
+
+def read_label(path: str | os.PathLike[str], image: sitk.Image) -> sitk.Image:
+    """A label map that belongs to ``image``; brought onto its grid when it only differs in grid.
+
+    Raises:
+        ImageError: missing, broken, not a label map, of another dimension, or lying elsewhere.
+    """
+    path = Path(path)
+    return fit_label(_read(path, "label"), image, str(path))
+
+
+def fit_label(label: sitk.Image, image: sitk.Image, name: str = "label") -> sitk.Image:
+    """``label`` as integers on the grid of ``image`` (nearest voxel).
+
+    Raises:
+        ImageError: not a label map, of another dimension, or sharing less than half of the smaller box with the image.
+    """
+    if label.GetNumberOfComponentsPerPixel() > 1:
+        raise ImageError(f"The label '{name}' has several values per voxel; save it as a label map.")
+    label = _drop_single_time_point(label, name)
+    if label.GetDimension() != image.GetDimension():
+        raise ImageError(
+            f"The label '{name}' is {label.GetDimension()}D but the image is {image.GetDimension()}D; "
+            "choose the label that belongs to the image."
+        )
+    if has_fractions(label):
+        view = sitk.GetArrayViewFromImage(label)
+        if not all(np.array_equal(slab, np.rint(slab)) for slab in view):
+            raise ImageError(f"The label '{name}' has fractional or NaN values; save it as a label map of integers.")
+        lowest, highest = float(view.min()), float(view.max())
+        kind = sitk.sitkUInt8 if lowest >= 0 and highest < 256 else sitk.sitkInt32
+        label = sitk.Cast(label, kind)
+    if same_grid(label, image):
+        return label
+    shared = overlap(label, image)
+    if shared < LEAST_OVERLAP:
+        raise ImageError(
+            f"The label '{name}' lies elsewhere than the image (they share {shared:.0%} of the smaller one); "
+            "choose the label that belongs to the image."
+        )
+    return sitk.Resample(label, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0, label.GetPixelID())

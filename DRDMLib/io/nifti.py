@@ -1,0 +1,124 @@
+"""Writing NIfTI piece by piece.
+
+ITK's writer needs a second copy of a whole displacement field and does not notice a full disk. Here ITK writes the
+header (of a tiny image with the same pixel type and orientation, so that its conventions hold) and the voxels are
+compressed as they come. A file appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import OutputError
+from .files import atomic_write
+
+_HEADER_BYTES = 352
+_DIM_OFFSET = 40
+
+
+def _header(reference: sitk.Image, pixel_id: int, components: int, frames: int) -> bytes:
+    """NIfTI-1 header as ITK writes it, for an image on the grid of ``reference``."""
+    d = reference.GetDimension()
+    grid = (reference.GetSpacing(), reference.GetOrigin(), reference.GetDirection())
+    header = bytearray(_header_of_tiny_image(d, pixel_id, components, *grid))
+    order = "<" if header[0] == 0x5C else ">"
+    if order != "<" or max(reference.GetSize()) > 32767:
+        raise OutputError("The image is too large for NIfTI (more than 32767 voxels along an axis).")
+    dims = list(struct.unpack_from("<8h", header, _DIM_OFFSET))
+    dims[1 : 1 + d] = reference.GetSize()
+    if frames:
+        dims[0], dims[d + 1] = d + 1, frames
+    struct.pack_into("<8h", header, _DIM_OFFSET, *dims)
+    return bytes(header)
+
+
+@functools.lru_cache(maxsize=64)
+def _header_of_tiny_image(
+    d: int,
+    pixel_id: int,
+    components: int,
+    spacing: tuple[float, ...],
+    origin: tuple[float, ...],
+    direction: tuple[float, ...],
+) -> bytes:
+    tiny = sitk.Image([2] * d, pixel_id, components) if components > 1 else sitk.Image([2] * d, pixel_id)
+    tiny.SetSpacing(spacing)
+    tiny.SetOrigin(origin)
+    tiny.SetDirection(direction)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "header.nii"
+        sitk.WriteImage(tiny, str(path))
+        header = path.read_bytes()[:_HEADER_BYTES]
+    if len(header) < _HEADER_BYTES:
+        # ITK does not notice a full disk.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return header
+
+
+def write_nifti(
+    path: str | os.PathLike[str],
+    reference: sitk.Image,
+    pieces: Iterable[np.ndarray],
+    pixel_id: int,
+    *,
+    components: int = 1,
+    frames: int = 0,
+    noisy: bool = False,
+) -> Path:
+    """Write a ``.nii.gz`` file.
+
+    Args:
+        reference: gives size and geometry.
+        pieces: the voxels in file order: slabs along the slowest axis, for vectors all slabs of one component first.
+        pixel_id: SimpleITK pixel type.
+        components: values per voxel.
+        frames: length of one more axis after those of ``reference``, in file order the slowest; 0 for none.
+        noisy: values that hardly repeat, such as interpolated floats: they become as small in a third of the time.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written to.
+    """
+    path = Path(path)
+    with atomic_write(path) as partial, partial.open("wb") as raw:
+        stream = _Gzip(raw, noisy)
+        stream.write(_header(reference, pixel_id, components, frames))
+        for piece in pieces:
+            stream.write(np.ascontiguousarray(piece).data)
+        stream.finish()
+        raw.flush()
+        os.fsync(raw.fileno())
+    return path
+
+
+class _Gzip:
+    """A gzip file (RFC 1952) without name and time: the same voxels are the same bytes.
+
+    Python's own does not let one choose how repeats are looked for. In the bytes of interpolated floats there are none
+    but runs, and a search for others costs most of the time.
+    """
+
+    def __init__(self, raw: BinaryIO, noisy: bool) -> None:
+        level, strategy = (1, zlib.Z_RLE) if noisy else (4, zlib.Z_DEFAULT_STRATEGY)
+        self._raw, self._checksum, self._size = raw, 0, 0
+        self._deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
+        raw.write(b"\x1f\x8b\x08\x00" + bytes(4) + b"\x00\xff")
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._checksum = zlib.crc32(data, self._checksum)
+        self._size += memoryview(data).nbytes
+        self._raw.write(self._deflate.compress(data))
+
+    def finish(self) -> None:
+        self._raw.write(self._deflate.flush())
+        self._raw.write(struct.pack("<LL", self._checksum, self._size & 0xFFFFFFFF))

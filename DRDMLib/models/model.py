@@ -1,0 +1,207 @@
+"""Models: a recovery network, and what must be known to use it; saved as safetensors with metadata."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import warnings
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..io.files import write_bytes
+from ..networks import RecResACNet, build_network
+from ..runtime.device import choose_device, full_precision
+from .metadata import METADATA_KEY, ModelMetadata
+
+
+class Model:
+    """A recovery network on a device, ready to predict."""
+
+    def __init__(self, network: nn.Module, metadata: ModelMetadata, device: torch.device) -> None:
+        self.network = network.to(device).eval()
+        self.metadata = metadata
+        self.device = device
+
+    @cached_property
+    def inference_network(self) -> nn.Module:
+        """The network with its channels beside each other, which fills a processor's vector units.
+
+        Sums are taken in another order, so that the last bits differ. (Large 3D networks of odd widths gain nothing.)
+        """
+        if self.device.type != "cpu" or (self.ndim == 3 and self.metadata.architecture != "compact"):
+            return self.network
+        layout = torch.channels_last if self.ndim == 2 else torch.channels_last_3d
+        return copy.deepcopy(self.network).to(memory_format=layout)  # type: ignore[call-overload]
+
+    @property
+    def ndim(self) -> int:
+        """Dimension of the images it works on."""
+        return self.metadata.ndim
+
+    @property
+    def size(self) -> int:
+        """Voxels a side of its grid."""
+        return self.metadata.size
+
+    @property
+    def timesteps(self) -> int:
+        """Number of levels T."""
+        return self.metadata.timesteps
+
+    def on(self, device: str | torch.device) -> Model:
+        """A copy on another device; takes no memory of this one."""
+        m = self.metadata
+        network = build_network(m.architecture, m.ndim, m.timesteps, m.options)
+        network.load_state_dict({name: tensor.cpu() for name, tensor in self.network.state_dict().items()})
+        return Model(network, m, torch.device(device))
+
+    @property
+    def default_steps(self) -> int:
+        """Recovery steps that give what a step for every level gives, or nearly."""
+        return int(getattr(self.network, "default_steps", self.timesteps))
+
+    @torch.inference_mode()
+    def predict(self, image: Tensor, t: int | Tensor, *, quick: bool = False, once: bool = False) -> Tensor:
+        """The network alone: the step that undoes the last small deformation of a level-``t`` image.
+
+        Args:
+            image: (N, 1, *S), 0..1.
+            t: 0..T-1; one for all, or (N,).
+            quick: by :attr:`inference_network`.
+            once: let a network that looks at the image twice look once.
+
+        Returns:
+            (N, d, *S), fraction of the side.
+        """
+        levels = torch.as_tensor(t, device=self.device).expand(image.shape[0])
+        network = self.inference_network if quick else self.network
+        passes = {"passes": 1} if once and isinstance(network, RecResACNet) else {}
+        with full_precision(self.device):
+            return network(image.to(self.device), levels, **passes)
+
+    @property
+    def supports_target_level(self) -> bool:
+        """Whether it can be asked for the field from one level to any lower one, see :meth:`predict_to`."""
+        return bool(self.metadata.options.get("whole"))
+
+    @torch.inference_mode()
+    def predict_to(self, image: Tensor, t: int, to: int) -> Tensor:
+        """The field from level ``t`` straight to level ``to``; -1 stands for no deformation at all.
+
+        Args and result as in :meth:`predict`; only for a model that :attr:`supports_target_level`.
+        """
+        count = image.shape[0]
+        levels = [torch.full((count,), level, device=self.device) for level in (t, to)]
+        with full_precision(self.device):
+            return self.inference_network(image.to(self.device), *levels)
+
+
+def save_model(
+    path: str | os.PathLike[str], network: nn.Module, metadata: ModelMetadata, *, half: bool = False
+) -> None:
+    """Write weights and metadata as safetensors; the file appears under its name only when complete.
+
+    Args:
+        half: store weights with 16 bits.
+    """
+    path = Path(path)
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        tensors[name] = tensor.half() if half and tensor.is_floating_point() else tensor
+    write_bytes(path, safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(asdict(metadata))}))
+
+
+def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
+    """Metadata of a model file, without building its network.
+
+    Raises:
+        ModelError: as :func:`load_model`.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".pth":
+        return _published_metadata(path, _published_state(path))
+    return _open_safetensors(path)[0]
+
+
+def load_model_file(path: str | os.PathLike[str], device: str | torch.device = "auto") -> Model:
+    """A model from a ``.safetensors`` file, or from the authors' ``.pth`` weights; nothing in the file is executed.
+
+    Raises:
+        ModelError: missing, corrupt, not a DRDM model, or a file that would run code when loaded.
+        SettingError: the device is not there.
+    """
+    path = Path(path)
+    target = choose_device(device)
+    if not path.is_file():
+        raise ModelError(f"There is no model file '{path}'; give the path of one, or a name that 'drdm models' lists.")
+    if path.suffix.lower() == ".pth":
+        state = _published_state(path)
+        metadata = _published_metadata(path, state)
+    else:
+        metadata, state = _open_safetensors(path)
+    network = build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
+    try:
+        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    except RuntimeError as error:
+        raise ModelError(f"The weights in '{path}' do not fit the network they name; the file is damaged.") from error
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
+        raise ModelError(f"The weights in '{path}' contain NaN or infinite values; the file is damaged.")
+    return Model(network, metadata, target)
+
+
+def _open_safetensors(path: Path) -> tuple[ModelMetadata, dict[str, Tensor]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as handle:
+            described = (handle.metadata() or {}).get(METADATA_KEY)
+            state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
+        values = json.loads(described) if described else {}
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise ModelError(f"'{path}' is not a readable model file (safetensors); download or copy it again.") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"'{path}' is not a DRDM model: its metadata is not a description of one.")
+    return ModelMetadata.from_dict({"name": path.stem, **values}), state
+
+
+def _published_state(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"'{path}' was refused: it is damaged, or it would run code when loaded.") from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise ModelError(f"'{path}' is not a readable weights file; download or copy it again.") from error
+    if not isinstance(state, dict) or "conv_out.weight" not in state or "time_embed.weight" not in state:
+        raise ModelError(f"'{path}' holds no weights of the published network (recresacnet).")
+    return state
+
+
+def _published_metadata(path: Path, state: dict[str, Tensor]) -> ModelMetadata:
+    """The authors' settings: arrays in NIfTI order stretched to a cube, extremes scaled to 0..1."""
+    ndim = state["conv_out.weight"].ndim - 2
+    planar = ndim == 2
+    return ModelMetadata(
+        name=path.stem,
+        architecture="recresacnet",
+        ndim=ndim,
+        size=256 if planar else 128,
+        timesteps=state["time_embed.weight"].shape[0],
+        intensity="minmax",
+        geometry="stretch",
+        orientation="native",
+        axes="ijk",
+        composition_padding="zeros" if planar else "border",
+        image_interpolation="cubic" if planar else "linear",
+        licence="Apache-2.0",
+        citation="Zheng et al., Deformation-Recovery Diffusion Model, Medical Image Analysis 110, 103987 (2026)",
+    )

@@ -1,0 +1,1 @@
+"""The computer that does the work: devices, threads, processes, and what of them is usable."""

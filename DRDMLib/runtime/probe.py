@@ -1,0 +1,176 @@
+"""What this computer and this Python have to compute with, and what of it really works.
+
+``python -m DRDMLib.probe`` prints two lines of JSON: first what is installed, then what PyTorch says of itself. PyTorch
+is imported for the second line only, in a process of its own, since a broken one can take the process down with it and
+one that has been imported cannot be replaced. Needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# What belongs to the wheel of PyTorch; pip renames a folder that it cannot delete to "~orch" and leaves it there.
+TORCH_FOLDERS = ("torch", "torchgen", "functorch")
+_LEFTOVER = re.compile(r"^(torch(gen)?-.*\.(dist-info|egg-info)|~.*orch.*)$")
+_NEEDED = ("safetensors",)
+
+
+@dataclass(frozen=True)
+class Card:
+    """An NVIDIA GPU, as the driver's own tool ``nvidia-smi`` describes it.
+
+    Attributes:
+        capability: of its processors, such as ``"8.6"``; empty if the driver is too old to say.
+    """
+
+    name: str
+    driver: str
+    capability: str = ""
+
+
+def torch_version() -> str:
+    """Version of PyTorch by its package's record, without importing it; empty if there is none."""
+    return _version("torch")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package) or ""
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def site_folders() -> list[Path]:
+    """Where this Python keeps its packages."""
+    paths = sysconfig.get_paths()
+    return [Path(path) for path in dict.fromkeys((paths["purelib"], paths["platlib"])) if Path(path).is_dir()]
+
+
+def torch_leftovers(folders: list[Path]) -> list[Path]:
+    """All that a PyTorch, or the rest of one, occupies in package folders."""
+    return [
+        path
+        for folder in folders
+        for path in sorted(folder.iterdir())
+        if path.name in TORCH_FOLDERS or _LEFTOVER.match(path.name)
+    ]
+
+
+def nvidia_cards() -> list[Card]:
+    """The NVIDIA GPUs of this computer; empty without one, or without its driver."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    # An old driver does not know the last field.
+    for fields in ("name,driver_version,compute_cap", "name,driver_version"):
+        try:
+            said = subprocess.run(
+                [tool, f"--query-gpu={fields}", "--format=csv,noheader"],
+                capture_output=True,
+                timeout=30,
+                check=True,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            ).stdout.decode("utf-8", "replace")
+        except (OSError, subprocess.SubprocessError):
+            continue
+        rows = [[part.strip() for part in line.split(",")] for line in said.splitlines() if line.strip()]
+        return [Card(*row) for row in rows if len(row) == fields.count(",") + 1]
+    return []
+
+
+def torch_wishes() -> list[tuple[str, str]]:
+    """(package, requirement) of every installed package that asks for certain versions of PyTorch."""
+    wishes = []
+    for distribution in importlib.metadata.distributions():
+        for line in distribution.requires or []:
+            if re.match(r"torch\s*[(<>=!~]", line) and "extra ==" not in line:
+                wishes.append((distribution.metadata["Name"] or "", line.split(";")[0].strip()))
+    return sorted(set(wishes))
+
+
+def installed() -> dict[str, Any]:
+    """What is installed; imports none of it."""
+    folders = site_folders()
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    return {
+        "system": platform.system(),
+        "machine": platform.machine().lower(),
+        "python": platform.python_version(),
+        "numpy": _version("numpy"),
+        "torch": torch_version(),
+        "found": importlib.util.find_spec("torch") is not None,
+        "leftovers": sorted({path.name for path in torch_leftovers(folders)}),
+        "missing": missing,
+        "cards": [asdict(card) for card in nvidia_cards()],
+        "wishes": torch_wishes(),
+        "free_gigabytes": round(min((shutil.disk_usage(f).free for f in folders), default=0) / 1e9, 2),
+    }
+
+
+def works() -> dict[str, Any]:
+    """What PyTorch says when it is imported and made to compute.
+
+    ``fault``: why it cannot be imported; ``cuda_fault``: why there is no CUDA although it was built with it;
+    ``kernel_fault``: why a small computation on the GPU did not run.
+    """
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            import torch
+
+            from .device import kernel_fault
+
+            cuda = torch.cuda.is_available()
+    # A broken one raises anything at all: ImportError, OSError for a library, AttributeError, NameError ...
+    except Exception as error:
+        return {"fault": f"{type(error).__name__}: {error}".splitlines()[0]}
+    driver = next((str(w.message) for w in said if "driver" in str(w.message)), "")
+    facts = {
+        "torch": torch.__version__,
+        "cuda_build": torch.version.cuda or "",
+        "device": "cpu",
+        "gpu": "",
+        "cuda_fault": "" if cuda else driver.splitlines()[0] if driver else "",
+        "kernel_fault": "",
+        "numpy_bridge": _numpy_bridge(torch),
+    }
+    kind = "cuda" if cuda else "mps" if torch.backends.mps.is_available() else ""
+    if kind:
+        facts["gpu"] = torch.cuda.get_device_name(0) if cuda else "Apple GPU"
+        facts["kernel_fault"] = kernel_fault(torch.device(kind))
+        facts["device"] = "cpu" if facts["kernel_fault"] else kind
+    return facts
+
+
+def _numpy_bridge(torch: Any) -> bool:
+    """Whether arrays can be handed over; a PyTorch built for NumPy 1 cannot do so with NumPy 2."""
+    try:
+        torch.zeros(1).numpy()
+    except Exception:
+        return False
+    return True
+
+
+def main() -> None:
+    """Prints the two lines, as items of a job of the panel."""
+    facts = installed()
+    print(json.dumps({"event": "item", **facts}), flush=True)
+    if facts["found"]:
+        print(json.dumps({"event": "item", **facts, **works(), "examined": True}), flush=True)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Random fields and random numbers of training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diffusion.forward import Diffusion, ForwardProcess
+from ..models.metadata import ModelMetadata
+from .config import TrainingConfig
+
+
+class FieldSampler:
+    """Draw levels, deformations and last steps for batches, afresh or from a pool that is renewed as it is used.
+
+    On a CPU a 3D field costs more than a training step of a small network. The noise has no preferred axis, so a field
+    that is flipped and has its axes permuted is as good as a new one: the pool keeps ``pool`` fields, returns them
+    under random symmetries of the cube, and replaces one of them at every ``renew``-th draw. ``pool=0`` draws each
+    field afresh, as published.
+    """
+
+    def __init__(self, model: ModelMetadata, generator: torch.Generator, *, pool: int = 0, renew: int = 8) -> None:
+        self.model = model
+        self.process = ForwardProcess.of(model)
+        self.generator = generator
+        self.pool = pool
+        self.renew = renew
+        self.draws = 0
+        self.levels = torch.empty(0, dtype=torch.long, device=generator.device)
+        self.fields = Diffusion(torch.empty(0), torch.empty(0))
+
+    def draw(self, batch: int) -> tuple[Tensor, Diffusion]:
+        """Levels (batch,) and the fields that belong to them."""
+        if self.pool == 0:
+            return self._fresh(batch)
+        if len(self.levels) < self.pool:
+            return self._add(batch)
+        self.draws += 1
+        if self.draws % self.renew == 0:
+            self._replace()
+        chosen = torch.randint(self.pool, (batch,), generator=self.generator, device=self.generator.device)
+        pairs = self._under_symmetries(chosen)
+        fields = Diffusion(torch.stack([p.ddf for p in pairs]), torch.stack([p.step for p in pairs]))
+        return self.levels[chosen], fields
+
+    def _fresh(self, count: int) -> tuple[Tensor, Diffusion]:
+        levels = torch.randint(self.model.timesteps, (count,), generator=self.generator, device=self.generator.device)
+        return levels, self.process.step(levels, self.generator)
+
+    def _add(self, batch: int) -> tuple[Tensor, Diffusion]:
+        """Draw afresh and put the fields into the pool, while it is not full."""
+        levels, fresh = self._fresh(batch)
+        space = self.pool - len(self.levels)
+        if len(self.levels) == 0:
+            self.levels, self.fields = levels[:space], Diffusion(fresh.ddf[:space], fresh.step[:space])
+        else:
+            self.levels = torch.cat([self.levels, levels[:space]])
+            self.fields = Diffusion(
+                torch.cat([self.fields.ddf, fresh.ddf[:space]]), torch.cat([self.fields.step, fresh.step[:space]])
+            )
+        return levels, fresh
+
+    def _replace(self) -> None:
+        at = (self.draws // self.renew) % self.pool
+        levels, fields = self._fresh(1)
+        self.levels[at] = levels[0]
+        self.fields.ddf[at] = fields.ddf[0]
+        self.fields.step[at] = fields.step[0]
+
+    def _under_symmetries(self, chosen: Tensor) -> list[Diffusion]:
+        """Each field under a symmetry of its own; all are drawn at once, since each answer of a GPU takes time."""
+        ndim, source = self.model.ndim, self.generator
+        drawn = []
+        for _ in range(len(chosen)):
+            drawn.append(torch.randperm(ndim, generator=source, device=source.device))
+            drawn.append(torch.randint(2, (ndim,), generator=source, device=source.device))
+        symmetries = torch.stack(drawn).view(len(chosen), 2 * ndim).tolist()
+        pairs = []
+        for index, symmetry in zip(chosen.tolist(), symmetries, strict=True):
+            order, flips = symmetry[:ndim], symmetry[ndim:]
+            ddf, step = (apply_symmetry(field[index], order, flips) for field in self.fields)
+            pairs.append(Diffusion(ddf, step))
+        return pairs
+
+
+def apply_symmetry(field: Tensor, order: Sequence[int], flips: Sequence[int | bool]) -> Tensor:
+    """A field (d, *S) under a symmetry of the cube: axes in a new order, then mirrored along the chosen ones."""
+    parts = [-field[axis] if mirror else field[axis] for axis, mirror in zip(order, flips, strict=True)]
+    permuted = torch.stack(parts).permute(0, *[axis + 1 for axis in order])
+    return permuted.flip([k + 1 for k, mirror in enumerate(flips) if mirror])
+
+
+class MicroBatchSampler:
+    """All random numbers of one micro-batch of every step, whichever process works on it.
+
+    Attributes:
+        number: of the micro-batch, 0 to ``config.micro_batches`` - 1.
+        generator: draws images, their augmentation, levels and fields.
+        fields: the random fields, with a pool of their own.
+    """
+
+    def __init__(self, metadata: ModelMetadata, config: TrainingConfig, device: torch.device, number: int) -> None:
+        self.number = number
+        self.generator = torch.Generator(device).manual_seed(_seed(config.seed, number))
+        self.fields = FieldSampler(metadata, self.generator, pool=-(-config.field_pool // config.micro_batches))
+
+    def choose(self, images: int, count: int) -> Tensor:
+        """Draw the numbers of ``count`` of so many images."""
+        return torch.randint(images, (count,), generator=self.generator, device=self.generator.device)
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: tensors and plain values."""
+        return {
+            "generator": self.generator.get_state(),
+            "bank": [self.fields.levels, *self.fields.fields],
+            "draws": self.fields.draws,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.generator.set_state(state["generator"].cpu())
+        levels, ddf, step = state["bank"]
+        self.fields.levels, self.fields.draws = levels, state["draws"]
+        self.fields.fields = Diffusion(ddf, step)
+
+
+def _seed(run_seed: int, number: int) -> int:
+    if number == 0:
+        return run_seed
+    return int.from_bytes(hashlib.sha256(f"{run_seed}/{number}".encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,196 @@
+"""A training run: checkpoints, resuming, log and pictures, by one process or several."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from ..errors import SettingError
+from ..models.model import Model, ModelMetadata, save_model
+from ..runtime.device import choose_device
+from ..runtime.distributed import ProcessInfo, process_group
+from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from .config import TrainingConfig
+from .losses import LossTerms
+from .trainer import Trainer
+
+__all__ = ["Trainer", "TrainingConfig", "train"]
+
+LOG_COLUMNS = ["step", "seconds", "loss", "distance", "angle", "regularity", "validation", "learning_rate"]
+
+StepReport = Callable[[int, float, dict[str, float]], None]
+CheckpointReport = Callable[[Path, Model], None]
+
+
+def train(
+    images: Tensor,
+    held_out: Tensor,
+    metadata: ModelMetadata,
+    config: TrainingConfig,
+    run: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "auto",
+    process: ProcessInfo | None = None,
+    resume: bool = False,
+    on_step: StepReport | None = None,
+    on_checkpoint: CheckpointReport | None = None,
+) -> Path:
+    """Train a model and write it to a folder; can be cancelled and resumed at any time.
+
+    Args:
+        images: (M, 1, *S), uint8, training images on the model's grid.
+        held_out: (K, 1, *S), uint8, images for the validation loss; may be empty.
+        metadata: the model to train; its ``training`` is filled in.
+        run: folder that gets ``checkpoint.pt``, ``model.safetensors``, ``log.csv`` and TensorBoard's events.
+        process: this process among several that train one model together; all are given the same images.
+        resume: go on from ``checkpoint.pt`` if it is there.
+        on_step: called with (step, progress 0..1, figures); may raise to cancel. With one process a checkpoint is
+            written then; with several the last one remains.
+        on_checkpoint: called with the folder and the model so far, e.g. to draw a picture.
+
+    Returns:
+        Path of ``model.safetensors``.
+
+    Raises:
+        SettingError: the device is not there, the batch cannot be shared equally, or the run to resume has another
+            network.
+    """
+    run, process = Path(run), process or ProcessInfo()
+    run.mkdir(parents=True, exist_ok=True)
+    chosen = choose_device(process.device(str(device)))
+    with process_group(process, chosen):
+        trainer = Trainer(metadata, config, chosen, process)
+        if resume and (run / CHECKPOINT).is_file():
+            load_checkpoint(run, trainer)
+        session = _Session(trainer, images.to(chosen), held_out, run, on_step, on_checkpoint)
+        session.go_on()
+    return run / "model.safetensors"
+
+
+class _Session:
+    """From one start of a run to its end, or to where it is stopped."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        images: Tensor,
+        held_out: Tensor,
+        run: Path,
+        on_step: StepReport | None,
+        on_checkpoint: CheckpointReport | None,
+    ) -> None:
+        self.trainer, self.images, self.held_out, self.run = trainer, images, held_out, run
+        self.first, self.alone = trainer.process.first, trainer.process.world == 1
+        self.on_step = on_step if self.first else None
+        self.on_checkpoint = on_checkpoint
+        self.log = RunLog(run, resumed_at=trainer.step) if self.first else None
+        self.saved = time.monotonic()
+
+    def go_on(self) -> None:
+        """Train to the end, with a checkpoint now and then."""
+        trainer = self.trainer
+        terms: LossTerms | None = None
+        try:
+            while trainer.progress() < 1:
+                begin = time.monotonic()
+                terms = trainer.advance(self.images)
+                if not torch.isfinite(terms.total):
+                    terms = None
+                    raise SettingError(
+                        "The training diverged (its loss is not finite); resume with a lower learning rate."
+                    )
+                if trainer.device.type == "cuda" and trainer.step % 20 == 0:
+                    torch.cuda.synchronize()
+                due = self._agree(time.monotonic() - begin)
+                if self.on_step is not None and trainer.step % 10 == 0:
+                    self.on_step(trainer.step, trainer.progress(), {"loss": float(terms.total)})
+                if due:
+                    self.save(terms)
+                    self.saved = time.monotonic()
+        except BaseException:
+            # Several processes are not at the same step then: their last common checkpoint remains.
+            if not self.alone:
+                terms = None
+            raise
+        finally:
+            if terms is not None:
+                self.save(terms)
+
+    def _agree(self, seconds: float) -> bool:
+        """Add up the time, and say whether a checkpoint is due; of several processes the first one's clock counts."""
+        due = time.monotonic() - self.saved > 60 * self.trainer.config.checkpoint_minutes
+        if not self.alone:
+            told = torch.tensor([seconds, float(due)], dtype=torch.float64, device=self.trainer.device)
+            distributed.broadcast(told, 0)
+            seconds, due = float(told[0]), bool(told[1])
+        self.trainer.seconds += seconds
+        return due
+
+    def save(self, terms: LossTerms) -> None:
+        """Log and checkpoint; all processes come here after the same step."""
+        trainer = self.trainer
+        if self.log is not None:
+            row = {
+                "loss": terms.total,
+                "distance": terms.distance,
+                "angle": terms.angle,
+                "regularity": terms.regularity,
+            }
+            figures = {name: float(value) for name, value in row.items()}
+            figures["validation"] = trainer.validation_loss(self.held_out) if len(self.held_out) else math.nan
+            figures["learning_rate"] = trainer.learning_rate()
+            self.log.write(trainer.step, trainer.seconds, figures)
+        save_checkpoint(self.run, trainer, trainer.process)
+        if not self.first:
+            return
+        described = replace(trainer.metadata, training=_provenance(trainer, len(self.images)))
+        save_model(self.run / "model.safetensors", trainer.average, described)
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(self.run, Model(trainer.average, described, trainer.device))
+
+
+def _provenance(trainer: Trainer, images: int) -> dict[str, Any]:
+    return trainer.config.to_dict() | {
+        "images": images,
+        "batch": trainer.config.batch,
+        "processes": trainer.process.world,
+        "steps_done": trainer.step,
+        "minutes_done": round(trainer.seconds / 60, 2),
+        "device": str(trainer.device),
+    }
+
+
+class RunLog:
+    """The log of a run: ``log.csv``, and TensorBoard's events where tensorboard is installed."""
+
+    def __init__(self, run: Path, *, resumed_at: int) -> None:
+        self.path = run / "log.csv"
+        if resumed_at == 0 or not self.path.is_file():
+            with self.path.open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerow(LOG_COLUMNS)
+        self.board: Any = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(run / "tensorboard"))
+        except ImportError:
+            pass
+
+    def write(self, step: int, seconds: float, figures: dict[str, float]) -> None:
+        """Write one row, and one point on each curve."""
+        values = {"step": step, "seconds": round(seconds, 1), **figures}
+        with self.path.open("a", newline="", encoding="utf-8") as stream:
+            csv.DictWriter(stream, LOG_COLUMNS).writerow(values)
+        if self.board is not None:
+            for name, value in figures.items():
+                self.board.add_scalar(name, value, step)
+            self.board.flush()
