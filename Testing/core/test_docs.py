@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
-from DRDMLib.cli.parser import build_parser
 from support import smooth_image
 
 from DRDMLib.cli import main
+from DRDMLib.cli.parser import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
