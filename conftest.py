@@ -57,7 +57,23 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_quality_page_needs_no_other_file_and_shows_outliers_first",
     ),
     "test_production_inputs": ("test_a_table", "test_labels_of_any_type_with_gaps_count_up_for_nnunet"),
+    "test_published": ("test_full_recovery", "test_one_prediction", "test_recovery_starts_where_it_is_told"),
     "test_reference": ("test_the_pages_are_built",),
+    "test_shipped": (
+        "test_brain_recovers_heads_it_has_not_seen",
+        "test_cardiac_recovers_hearts_of_another_hospital",
+        "test_demo",
+        "test_general_recovers_what_it_has_not_seen",
+        "test_hippocampus_recovers_subjects_it_has_not_seen",
+        "test_hippocampus_undoes_most_of_a_deformation_at_one_look",
+    ),
+    "test_training": (
+        "test_a_few_minutes_of_training_already_help",
+        "test_a_model_with_coarse_fields_is_trained_and_deforms_crops",
+        "test_resuming_gives_the_same_weights_as_never_stopping",
+        "test_the_command_trains_resumes_and_its_model_deforms",
+        "test_the_published_network_trains",
+    ),
 }
 
 

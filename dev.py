@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -28,6 +29,28 @@ USAGE = """usage: python dev.py COMMAND
 def run(*arguments: str | Path) -> int:
     """Run the environment's Python and return its exit status."""
     return subprocess.run([str(PYTHON), *map(str, arguments)], cwd=ROOT, check=False).returncode
+
+
+def run_checks(steps: list[list[str]]) -> int:
+    """Run several commands, two at a time, and print the output of each when it ends; return 1 if one failed."""
+
+    def check(step: list[str]) -> bool:
+        print(f"Running python {' '.join(step)} ...", flush=True)
+        done = subprocess.run(
+            [str(PYTHON), *step],
+            cwd=ROOT,
+            env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONUTF8="1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        print(f"{done.stdout}\n{'ok' if done.returncode == 0 else 'FAILED'}: python {' '.join(step)}\n", flush=True)
+        return done.returncode == 0
+
+    with ThreadPoolExecutor(2) as two:
+        return 0 if all(list(two.map(check, steps))) else 1
 
 
 def set_up(extras: str) -> None:
@@ -58,17 +81,13 @@ def test(arguments: list[str]) -> int:
     set_up("test-core" if quick else "test")
     if arguments and not quick:
         return run("-m", "pytest", *arguments)
-    steps: list[list[str]] = [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."], ["-m", "mypy"]]
-    if quick:
-        steps += [["-m", "pytest", "Testing/core", "-m", "not slow and not slicer and not gpu"]]
-    else:
+    tests = [["Testing/core", "-m", "not slow and not slicer and not gpu"]]
+    if not quick:
         # The tests of the panel and of the stand-in for Slicer's application need processes of their own: a process
         # can have one application, and the stand-in's own tests unload modules.
-        steps += [["-m", "pytest", *folder] for folder in ([], ["Testing/panel"], ["DRDMDeform/Testing"])]
-    failed = [step for step in steps if run(*step) != 0]
-    for step in failed:
-        print("FAILED: python " + " ".join(step), file=sys.stderr)
-    return 1 if failed else 0
+        tests = [["Testing/core", "Testing/mrml"], ["DRDMDeform/Testing"], ["Testing/panel"]]
+    style = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
+    return run_checks([["-m", "pytest", *places] for places in tests] + [["-m", *step] for step in style])
 
 
 def docs(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""The reference: every name that a docstring refers to exists, and pdoc builds the pages."""
+"""What docs/developers.md says of the code: imports point one way, names in docstrings exist, pdoc builds the pages."""
 
 import ast
 import importlib
@@ -58,6 +58,33 @@ def exists(name, module, inside):
             continue
         return attribute(owner, ".".join(rest[length:])) if length < len(rest) else True
     return False
+
+
+def imported(path):
+    """Packages and modules right below DRDMLib that a file imports, but for type checkers."""
+    parts = list(path.relative_to(ROOT / "DRDMLib").parts)
+    waiting = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            package = parts[: len(parts) - node.level]
+            yield from ([*package, *name.split(".")][0] for name in names)
+
+
+def test_imports_point_one_way():
+    page = (ROOT / "docs" / "developers.md").read_text(encoding="utf-8")
+    lines = re.search(r"```text\n(cli.*?)```", page, re.DOTALL).group(1).splitlines()
+    order = {name: number for number, line in enumerate(lines) for name in line.split(", ")}
+    for path in (ROOT / "DRDMLib").rglob("*.py"):
+        own = path.relative_to(ROOT / "DRDMLib").parts[0].removesuffix(".py")
+        if own in ("__init__", "__main__", "probe"):
+            continue
+        for name in set(imported(path)) - {own, "__version__"}:
+            assert order[own] < order[name], f"{path.name} imports {name}"
 
 
 @pytest.mark.parametrize("name", modules())
