@@ -14,8 +14,9 @@ import SimpleITK as sitk
 
 from .deformation import Deformation
 from .errors import OutputError, SettingError
-from .io.files import output_error, write_text
+from .io.files import output_error, read_object, write_text
 from .io.nifti import write_nifti
+from .spatial.coordinates import direction_matrix
 from .spatial.resampling import field_component, field_on_grid, slabs, warped_slabs
 
 REPORT = "report.json"
@@ -96,9 +97,7 @@ def write_voxel_ddf(path: Path, deformation: Deformation) -> Path:
     """
     reference = deformation.reference
     d = reference.GetDimension()
-    to_voxels = np.linalg.inv(np.asarray(reference.GetDirection()).reshape(d, d)) / np.reshape(
-        reference.GetSpacing(), (d, 1)
-    )
+    to_voxels = np.linalg.inv(direction_matrix(reference)) / np.reshape(reference.GetSpacing(), (d, 1))
 
     def pieces() -> Iterable[np.ndarray]:
         for k in range(d):
@@ -159,8 +158,6 @@ def read_report(folder: Path) -> dict[str, Any]:
     """
     path = folder / REPORT
     try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        report["items"], report["model"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return read_object(path, ("items", "model"))
+    except (OSError, ValueError) as error:
         raise OutputError(f"'{path}' is damaged, so this run cannot be resumed; name a new folder.") from error
-    return report

@@ -16,10 +16,12 @@ from .diffusion.fields import warp
 from .diffusion.forward import random_ddf
 from .diffusion.recovery import recover
 from .errors import SettingError
-from .invertibility.metrics import folded_fraction, jacobian_determinant
+from .invertibility.metrics import folded_fraction
 from .io.files import atomic_write
 from .io.images import fit_label
 from .models.model import Model
+from .spatial.coordinates import direction_matrix
+from .spatial.jacobian import jacobian_determinant
 from .spatial.resampling import field_on_grid, warp_image, warp_label
 
 PREVIEW_LEVELS = (16, 48, 79)
@@ -89,7 +91,7 @@ def deformation_picture(result: Deformation, path: Path, *, label: sitk.Image | 
         if contours[0] is not None and contours[0].any():
             middle = [int(c) for c in np.argwhere(contours[0] > 0).mean(axis=0)]
     ddf = field_on_grid(result.field, image, 0, image.GetSize()[-1]).astype(np.float64)
-    direction = np.asarray(image.GetDirection()).reshape(d, d)
+    direction = direction_matrix(image)
     jacobian = jacobian_determinant(ddf, image.GetSpacing(), direction)
     spacing = image.GetSpacing()[::-1]
     in_voxels = (ddf @ direction)[..., ::-1] / np.asarray(spacing)

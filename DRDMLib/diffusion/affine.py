@@ -60,4 +60,5 @@ def random_pose(size: int, ndim: int, amount: float, generator: torch.Generator)
     line = (torch.arange(size, device=generator.device) + 0.5) / size - 0.5
     places = torch.stack(torch.meshgrid(*[line] * ndim, indexing="ij"))
     moved = torch.tensordot(matrix, places, dims=1) + shift.view(-1, *[1] * ndim)
-    return (moved - places)[None]
+    result: Tensor = (moved - places)[None]
+    return result

@@ -8,8 +8,6 @@ where to read: ``out(x) = in(x + u(x))``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -161,11 +159,3 @@ def resize_field(ddf: Tensor, shape: tuple[int, ...]) -> Tensor:
     """``ddf`` on another number of grid points over the same extent (linear, cell-centred); values are unchanged."""
     mode = "bilinear" if ddf.shape[1] == 2 else "trilinear"
     return F.interpolate(ddf, size=shape, mode=mode, align_corners=False)
-
-
-def determinant(m: Sequence[Sequence[Any]]) -> Any:
-    """Of a 2x2 or 3x3 matrix of tensors or arrays (general routines are slow on millions of tiny matrices)."""
-    if len(m) == 2:
-        return m[0][0] * m[1][1] - m[0][1] * m[1][0]
-    a, b, c = m
-    return a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0])

@@ -180,7 +180,8 @@ def random_ddf(
 
 def _levels(level: Tensor | int, batch: int | None) -> Tensor:
     levels = torch.atleast_1d(torch.as_tensor(level))
-    return levels.expand(batch if batch is not None else levels.shape[0])
+    result: Tensor = levels.expand(batch if batch is not None else levels.shape[0])
+    return result
 
 
 def _central_half(field: Tensor, size: int) -> Tensor:

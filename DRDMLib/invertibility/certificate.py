@@ -101,7 +101,8 @@ def monotone_bound(bounds: Bounds) -> np.ndarray:
         reach *= 0.5
         discs[i] -= reach
         discs[j] -= reach
-    return np.minimum.reduce(discs)
+    result: np.ndarray = np.minimum.reduce(discs)
+    return result
 
 
 def interval_bound(bounds: Bounds) -> np.ndarray:
@@ -122,7 +123,8 @@ def interval_bound(bounds: Bounds) -> np.ndarray:
     worst = np.maximum.reduce([sum(np.abs(cofactors[k][i]) * rows[k] for k in range(d)) for i in range(d)])
     # det (1 - worst / det)^d, where worst < det.
     share = np.maximum(det - worst, 0) / np.maximum(det, 1e-30)
-    return share**d * det
+    result: np.ndarray = share**d * det
+    return result
 
 
 def _cofactor(m: list[list[np.ndarray]], row: int, column: int) -> np.ndarray:
@@ -130,7 +132,8 @@ def _cofactor(m: list[list[np.ndarray]], row: int, column: int) -> np.ndarray:
     if len(rest) == 1:
         return -rest[0][0] if (row + column) % 2 else rest[0][0]
     (a, b), (c, d) = rest
-    return b * c - a * d if (row + column) % 2 else a * d - b * c
+    result: np.ndarray = b * c - a * d if (row + column) % 2 else a * d - b * c
+    return result
 
 
 def bernstein_coefficients(corners: np.ndarray, spacing: np.ndarray) -> np.ndarray:
@@ -152,7 +155,8 @@ def bernstein_coefficients(corners: np.ndarray, spacing: np.ndarray) -> np.ndarr
     if d == 2:
         x, y = edges  # x depends on the second index, y on the first
         a, b = x[:, None, :], y[:, :, None]
-        return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+        determinants: np.ndarray = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+        return determinants
     x, y, z = edges  # x[j, k], y[i, k], z[i, j]
     out = np.zeros((len(corners), 3, 3, 3))
     for i, k, i2, j in itertools.product((0, 1), repeat=4):
@@ -160,7 +164,8 @@ def bernstein_coefficients(corners: np.ndarray, spacing: np.ndarray) -> np.ndarr
         for j2, k2 in itertools.product((0, 1), repeat=2):
             out[:, i + i2, j + j2, k + k2] += np.einsum("na,na->n", x[:, j2, k2], cross)
     weight = np.array([1, 0.5, 1])
-    return out * weight[:, None, None] * weight[:, None] * weight
+    out *= weight[:, None, None] * weight[:, None] * weight
+    return out
 
 
 # Coefficients of degree two on the interval -> those on its two halves (the middle one is shared).
@@ -170,7 +175,7 @@ _HALVES = np.array([[1, 0, 0], [0.5, 0.5, 0], [0.25, 0.5, 0.25], [0, 0.5, 0.5], 
 def bernstein_bound(corners: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """A lower bound of the determinant in cells, (K,): the least Bernstein coefficient, after one division in 3D."""
     c = bernstein_coefficients(corners, spacing)
-    bound = c.min(axis=tuple(range(1, c.ndim)))
+    bound: np.ndarray = c.min(axis=tuple(range(1, c.ndim)))
     if spacing.shape[1] == 3:
         exact = c[:, ::2, ::2, ::2].min(axis=(1, 2, 3))
         loose = bound < exact
@@ -228,7 +233,8 @@ def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np
         cells = undecided[start : start + _CHUNK]
         spacing = np.stack([s[i] for s, i in zip(steps, cells.T, strict=True)], axis=1)
         failing.append(cells[~(bernstein_bound(corner_values(values, cells), spacing) > margin + fine)])
-    return np.concatenate([*failing, undecided[:0]]) + [w.start for w in where]
+    result: np.ndarray = np.concatenate([*failing, undecided[:0]]) + [w.start for w in where]
+    return result
 
 
 def _undecided(bounds: Bounds, threshold: float) -> np.ndarray:

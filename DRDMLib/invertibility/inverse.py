@@ -16,8 +16,9 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from ..diffusion.fields import determinant
+from ..spatial.coordinates import to_points
 from ..spatial.field_grid import DisplacementGrid, FieldGrid, extended, positions
+from ..spatial.jacobian import determinant
 
 # Residual, as a share of the least spacing of the grid.
 TOLERANCE = 1e-4
@@ -150,7 +151,8 @@ def _to_axes(field: FieldGrid, points: np.ndarray) -> Tensor:
 
 
 def _to_space(field: FieldGrid, along: Tensor) -> np.ndarray:
-    return along.numpy() @ np.linalg.inv(field.along).T + field.origin
+    result: np.ndarray = along.numpy() @ np.linalg.inv(field.along).T + field.origin
+    return result
 
 
 def inverse_points(field: sitk.Image, points: np.ndarray) -> np.ndarray:
@@ -172,11 +174,10 @@ def inverse_layers(field: sitk.Image, reference: sitk.Image, ranges: Iterator[tu
     assert inside is not None, "the field covers the image it was made for"
     mapping = Mapping(extended(grid, inside, 1 if reference.GetNumberOfPixels() < _MOST_NODES else 4))
     d = reference.GetDimension()
-    columns = np.asarray(reference.GetDirection()).reshape(d, d) * np.asarray(reference.GetSpacing())
     for start, stop in ranges:
         index = np.indices((stop - start, *reference.GetSize()[-2::-1])).reshape(d, -1).T.astype(np.float64)
         index[:, 0] += start
-        points = index[:, ::-1] @ columns.T + np.asarray(reference.GetOrigin())
+        points = to_points(index[:, ::-1], reference)
         moved = _to_space(grid, mapping.inverse(_to_axes(grid, points))) - points
         yield moved.reshape(stop - start, *reference.GetSize()[-2::-1], d).astype(np.float32)
 

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from ..spatial.coordinates import direction_matrix
 from ..spatial.field_grid import FieldGrid
 from ..spatial.jacobian import determinant, jacobian_determinant
 from ..spatial.model_grid import image_extent
@@ -115,9 +116,8 @@ def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> 
         reference: the grid.
         layers: (start, stop) -> (stop - start, ..., d) millimetres along the slowest axis.
     """
-    d = reference.GetDimension()
     count = reference.GetSize()[-1]
-    direction = np.asarray(reference.GetDirection()).reshape(d, d)
+    direction = direction_matrix(reference)
     total, longest, folded, lowest = 0.0, 0.0, 0, math.inf
     strict: list[Strict] = []
     for start, stop in slabs(reference.GetSize(), 2**21):
@@ -179,7 +179,8 @@ def tensor_jacobian(ddf: Tensor) -> Tensor:
         voxels = ddf[:, k] * sides[k]
         gradients = torch.gradient(voxels, dim=list(range(1, d + 1)))
         rows.append(torch.stack([g + (1.0 if k == j else 0.0) for j, g in enumerate(gradients)], dim=-1))
-    return torch.linalg.det(torch.stack(rows, dim=-2))
+    result: Tensor = torch.linalg.det(torch.stack(rows, dim=-2))
+    return result
 
 
 def roughness(ddf: Tensor) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import OutputError
 
@@ -56,3 +58,16 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """:func:`write_bytes` for text, UTF-8."""
     return write_bytes(path, text.encode("utf-8"))
+
+
+def read_object(path: str | os.PathLike[str], keys: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a JSON object that has ``keys``.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not such an object.
+    """
+    value = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(value, dict) or not set(keys) <= set(value):
+        raise ValueError(f"'{path}' is not a JSON object with {', '.join(keys)}.")
+    return value

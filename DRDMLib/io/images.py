@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -44,8 +45,8 @@ def _series_files(folder: Path, chosen: str = "") -> list[str]:
 
 def _read(path: Path, what: str, series: str = "") -> sitk.Image:
     if path.is_dir():
-        reader: sitk.ImageSeriesReader | sitk.ImageFileReader = sitk.ImageSeriesReader()
-        reader.SetFileNames(_series_files(path, series))  # type: ignore[union-attr]
+        reader: Any = sitk.ImageSeriesReader()
+        reader.SetFileNames(_series_files(path, series))
     elif path.is_file():
         if path.stat().st_size == 0:
             raise ImageError(f"The {what} '{path}' is empty; copy or export it again.")
@@ -55,7 +56,7 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
     else:
         raise ImageError(f"There is no {what} '{path}'; check the path.")
     try:
-        image = reader.Execute()
+        image: sitk.Image = reader.Execute()
     except RuntimeError as error:
         raise ImageError(
             f"The {what} '{path}' cannot be read: it is damaged, cut short, or not an image that ITK knows."
@@ -119,7 +120,8 @@ def has_fractions(image: sitk.Image) -> bool:
 
 def _drop_single_time_point(image: sitk.Image, name: str) -> sitk.Image:
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        return image[:, :, :, 0]
+        result: sitk.Image = image[:, :, :, 0]
+        return result
     if image.GetDimension() not in (2, 3):
         raise ImageError(
             f"'{name}' has {image.GetDimension()} dimensions; choose one 2D or 3D image (one time point) of it."

@@ -76,7 +76,7 @@ def _check_nifti(stream: Any, path: Path, what: str) -> bool:
         pass
     if bad:
         raise ImageError(f"The {what} '{path}' has {bad} NaN or infinite voxels; replace them by numbers first.")
-    return left == 0
+    return bool(left == 0)
 
 
 def _whole_metaimage(path: Path) -> bool:

@@ -1,10 +1,12 @@
-"""Where the files are that come with the library: shipped models and the sample."""
+"""Locate shipped files and the user's cache folder."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+
+from ..errors import SettingError
 
 
 def resource(*parts: str) -> Path:
@@ -21,12 +23,15 @@ def resource(*parts: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where downloaded models are kept: ``$DRDM_HOME``, else the user's cache folder of the system."""
+    """Where downloaded models and the user's own are kept: ``$DRDM_HOME``, else the cache folder of the system.
+
+    Raises:
+        SettingError: platformdirs is missing, as in 3D Slicer before its Setup section has installed it.
+    """
     if os.environ.get("DRDM_HOME"):
         return Path(os.environ["DRDM_HOME"])
-    home = Path.home()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "DRDM"
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "DRDM"
-    return Path(os.environ.get("XDG_CACHE_HOME", home / ".cache")) / "drdm"
+    try:
+        from platformdirs import user_cache_path
+    except ImportError as error:
+        raise SettingError("The package platformdirs is missing; install it: pip install platformdirs") from error
+    return user_cache_path("drdm" if sys.platform.startswith("linux") else "DRDM", appauthor=False, opinion=False)

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from ..errors import OutputError, SettingError
 from ..io.images import read_field, read_image, read_label
+from ..spatial.coordinates import index_to_physical
 
 _KEYS = {"train": "training_paired_images", "validation": "registration_val", "test": "registration_test"}
 _UNITS = ("voxels", "fraction", "millimetres")
@@ -103,8 +104,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         if self.unit == "millimetres":
             vectors[:2] *= -1
             return vectors
-        matrix = np.asarray(field.GetDirection()).reshape(d, d) * np.asarray(field.GetSpacing())
-        to_voxels = torch.as_tensor(np.linalg.inv(matrix), dtype=torch.float32)
+        to_voxels = torch.as_tensor(np.linalg.inv(index_to_physical(field)), dtype=torch.float32)
         voxels = (to_voxels @ vectors.flatten(1)).view_as(vectors)
         if self.unit == "voxels":
             return voxels

@@ -32,7 +32,7 @@ class RandomDRDMDeformation(RandomTransform, SpatialTransform):
     """
 
     def __init__(self, source: FieldSource, *, name: str = "name", **more: Any) -> None:
-        super().__init__(**more)
+        super().__init__(**more)  # type: ignore[no-untyped-call]
         self.source, self.entry = source, name
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:

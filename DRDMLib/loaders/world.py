@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..diffusion.fields import warp
 from ..errors import ImageError
+from ..spatial.coordinates import index_to_physical
 
 _FLIP = np.diag([-1.0, -1.0, 1.0])
 
@@ -70,7 +71,7 @@ def ras_affine(image: sitk.Image) -> np.ndarray:
     """(4, 4), voxel indices to RAS millimetres."""
     d = image.GetDimension()
     affine = np.eye(4)
-    affine[:d, :d] = np.asarray(image.GetDirection()).reshape(d, d) * np.asarray(image.GetSpacing())
+    affine[:d, :d] = index_to_physical(image)
     affine[:d, 3] = image.GetOrigin()
     affine[:2] *= -1
     return affine

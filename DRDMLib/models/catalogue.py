@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ModelError
+from ..errors import ModelError, SettingError
 from ..io.files import atomic_write
 from ..io.resources import cache_folder, resource
 from .metadata import ModelMetadata, read_header
@@ -65,7 +65,11 @@ class Entry:
     @property
     def available(self) -> bool:
         """Whether it can be used right now."""
-        return self.path.is_file()
+        try:
+            return self.path.is_file()
+        except SettingError:
+            # No cache folder, so nothing has been downloaded.
+            return False
 
 
 # Shipped ones in the order in which they are taken when no model is named.
@@ -102,7 +106,11 @@ def user_models() -> list[Entry]:
     """The user's own models, by name; files that are no models are passed over."""
     taken = {entry.name for entry in CATALOGUE}
     entries = []
-    for path in sorted(user_models_folder().glob("*.safetensors")):
+    try:
+        paths = sorted(user_models_folder().glob("*.safetensors"))
+    except SettingError:
+        return []
+    for path in paths:
         try:
             metadata = read_header(path)
         except ModelError:

@@ -40,7 +40,8 @@ class Model:
         if self.device.type != "cpu" or (self.ndim == 3 and self.metadata.architecture != "compact"):
             return self.network
         layout = torch.channels_last if self.ndim == 2 else torch.channels_last_3d
-        return copy.deepcopy(self.network).to(memory_format=layout)  # type: ignore[call-overload]
+        result: nn.Module = copy.deepcopy(self.network).to(memory_format=layout)  # type: ignore[call-overload]
+        return result
 
     @property
     def ndim(self) -> int:
@@ -86,7 +87,8 @@ class Model:
         network = self.inference_network if quick else self.network
         passes = {"passes": 1} if once and isinstance(network, RecResACNet) else {}
         with full_precision(self.device):
-            return network(image.to(self.device), levels, **passes)
+            result: Tensor = network(image.to(self.device), levels, **passes)
+            return result
 
     @property
     def supports_target_level(self) -> bool:
@@ -102,7 +104,8 @@ class Model:
         count = image.shape[0]
         levels = [torch.full((count,), level, device=self.device) for level in (t, to)]
         with full_precision(self.device):
-            return self.inference_network(image.to(self.device), *levels)
+            result: Tensor = self.inference_network(image.to(self.device), *levels)
+            return result
 
 
 def save_model(

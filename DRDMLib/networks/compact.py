@@ -48,7 +48,8 @@ class FilmBlock(nn.Module):
         scale, shift = self.film(time).view(x.shape[0], -1, *[1] * self.ndim).chunk(2, dim=1)
         out = self.norm1(self.conv1(x)) * (1 + scale) + shift
         out = self.norm2(self.conv2(self.activation(out)))
-        return self.activation(out + self.skip(x))
+        result: Tensor = self.activation(out + self.skip(x))
+        return result
 
 
 class CompactNet(nn.Module):
@@ -141,7 +142,8 @@ class CompactNet(nn.Module):
         if self.coarse:
             return double(self.out(out))
         out = self.dec1(torch.cat([half, double(self.merge1(out))], 1), time)
-        return self.out(out)
+        result: Tensor = self.out(out)
+        return result
 
 
 def _coordinates(image: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class AtrousBlock(nn.Module):
         for conv in self.convs:
             out = conv(self.activation(out))
         if torch.is_grad_enabled():
-            return self.activation(out + start)
+            result: Tensor = self.activation(out + start)
+            return result
         # The same arithmetic without two more arrays of this size.
         return nn.functional.leaky_relu_(out.add_(start), self.activation.negative_slope)
 
@@ -81,7 +82,8 @@ class RecResACNet(nn.Module):
 
     def _single_pass(self, x: Tensor, time: Tensor) -> Tensor:
         def embed(layer: nn.Module) -> Tensor:
-            return layer(time).reshape(time.shape[0], -1, *[1] * self.ndim)
+            result: Tensor = layer(time).reshape(time.shape[0], -1, *[1] * self.ndim)
+            return result
 
         out1 = self.b1(x + embed(self.te1))
         out2 = self.b2(self.down1(out1) + embed(self.te2))
@@ -91,7 +93,8 @@ class RecResACNet(nn.Module):
         out = self.b5(torch.cat([out2, self.up2(out)], 1) + embed(self.te5))
         out = self.b_out(torch.cat([out1, self.up3(out)], 1) + embed(self.te_out))
         limit = 1.0 - 1.0 / x.shape[2]
-        return self.conv_out(out).clamp(-limit, limit)
+        result: Tensor = self.conv_out(out).clamp(-limit, limit)
+        return result
 
     def forward(self, image: Tensor, t: Tensor, *, passes: int | None = None) -> Tensor:
         """(N, 1, *S) and t (N,) -> the step that undoes the last deformation, (N, d, *S), fraction of the side.

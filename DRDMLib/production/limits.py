@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..deformation import Deformation
+from ..spatial.coordinates import to_index, to_points
 
 # Voxels of each label whose way is followed, evenly chosen.
 _FOLLOWED = 500
@@ -77,17 +78,13 @@ def share_inside(deformation: Deformation, label: sitk.Image) -> float:
     """The smallest share, over all labels, of voxels that are still in the image after the deformation."""
     array = sitk.GetArrayViewFromImage(label)
     reference = deformation.reference
-    d = reference.GetDimension()
-    matrix = np.asarray(label.GetDirection()).reshape(d, d) * np.asarray(label.GetSpacing())
-    back = np.linalg.inv(np.asarray(reference.GetDirection()).reshape(d, d) * np.asarray(reference.GetSpacing()))
     lowest = 1.0
     for value in label_values(label):
         if value == 0:
             continue
         voxels = np.argwhere(array == value)
         voxels = voxels[:: max(1, len(voxels) // _FOLLOWED)]
-        points = voxels[:, ::-1] @ matrix.T + np.asarray(label.GetOrigin())
-        places = (deformation.inverse_points(points) - np.asarray(reference.GetOrigin())) @ back.T
-        inside = ((places >= -0.5) & (places <= np.asarray(reference.GetSize()) - 0.5)).all(axis=1)
+        moved = to_index(deformation.inverse_points(to_points(voxels[:, ::-1], label)), reference)
+        inside = ((moved >= -0.5) & (moved <= np.asarray(reference.GetSize()) - 0.5)).all(axis=1)
         lowest = min(lowest, float(inside.mean()))
     return lowest

@@ -16,6 +16,7 @@ from scipy import ndimage
 from ..deformation import Deformation
 from ..errors import OutputError
 from ..io.files import write_text
+from ..spatial.coordinates import direction_matrix
 from ..spatial.jacobian import jacobian_determinant
 from ..spatial.model_grid import image_extent
 from ..spatial.resampling import field_on_grid
@@ -119,8 +120,7 @@ def histograms(deformation: Deformation) -> dict[str, list[int]]:
     first = [0.5 * n / m - 0.5 for n, m in zip(reference.GetSize(), size, strict=True)]
     coarse.SetOrigin(reference.TransformContinuousIndexToPhysicalPoint(first))
     field = field_on_grid(deformation.field, coarse, 0, size[-1])
-    d = len(size)
-    determinants = jacobian_determinant(field, coarse.GetSpacing(), np.asarray(coarse.GetDirection()).reshape(d, d))
+    determinants = jacobian_determinant(field, coarse.GetSpacing(), direction_matrix(coarse))
     percent = 100 * np.sqrt((field.astype(np.float64) ** 2).sum(axis=-1)) / float(extent.max())
     return {
         "displacement_percent": _counts(percent, DISPLACEMENT_BINS),
@@ -156,7 +156,7 @@ def _layer(picture: tuple[sitk.Image, sitk.Image | None]) -> int:
         counts = np.count_nonzero(sitk.GetArrayViewFromImage(label), axis=(1, 2))
         if counts.any():
             return int(counts.argmax())
-    return image.GetSize()[2] // 2
+    return int(image.GetSize()[2] // 2)
 
 
 def _cut(image: sitk.Image, layer: int) -> np.ndarray:
@@ -220,7 +220,7 @@ def _grid_lines(image: sitk.Image, field: sitk.Image, layer: int) -> np.ndarray:
     whole = d == 2
     block = field_on_grid(field, image, 0 if whole else layer, image.GetSize()[1] if whole else layer + 1)
     block = (block if whole else block[0]).astype(np.float64)
-    direction = np.asarray(image.GetDirection()).reshape(d, d)
+    direction = direction_matrix(image)
     along = block @ direction
     rows, columns = block.shape[:2]
     spacing = image.GetSpacing()

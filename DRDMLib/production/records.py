@@ -13,7 +13,7 @@ import torch
 
 from .. import __version__
 from ..errors import OutputError
-from ..io.files import write_text
+from ..io.files import read_object, write_text
 
 RECORDS = "records"
 DONE, FAILED, REJECTED = "done", "failed", "rejected"
@@ -56,13 +56,11 @@ def read_record(path: Path) -> dict[str, Any]:
         OutputError: it is not one.
     """
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        record["name"], record["status"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"'{path}' is not the record of a sample; give a file of a run's folder '{RECORDS}'.") from (
-            error
-        )
-    return record
+        return read_object(path, ("name", "status"))
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"'{path}' is not the record of a sample; give a file of a run's folder '{RECORDS}'."
+        ) from error
 
 
 def completed(folder: Path, name: str) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from .. import output
 from ..errors import OutputError, SettingError
-from ..io.files import output_error, write_text
+from ..io.files import output_error, read_object, write_text
 from ..runtime.distributed import ProcessInfo
 from .plan import Plan
 
@@ -38,11 +38,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     path = folder / RUN
     try:
-        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        run["settings"], run["model"], run["cases"], run["software"], run["device"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return read_object(path, ("settings", "model", "cases", "software", "device"))
+    except (OSError, ValueError) as error:
         raise OutputError(f"'{path}' is damaged, so this run cannot be resumed; name a new folder.") from error
-    return run
 
 
 def earlier_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:

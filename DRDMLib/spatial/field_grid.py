@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 import SimpleITK as sitk
 
+from .coordinates import direction_matrix
+
 Block = tuple[slice, ...]
 
 # A displacement stored with 32 bits and read back is off by less than this share of its length.
@@ -64,11 +66,10 @@ class FieldGrid:
     @staticmethod
     def of(field: sitk.Image, rounding: float = 0.0) -> FieldGrid:
         """A view of ``field``."""
-        d = field.GetDimension()
         return FieldGrid(
             sitk.GetArrayViewFromImage(field),
             tuple(field.GetSpacing()[::-1]),
-            np.asarray(field.GetDirection()).reshape(d, d),
+            direction_matrix(field),
             np.asarray(field.GetOrigin()),
             rounding,
             field,
@@ -164,11 +165,10 @@ def positions(field: FieldGrid, reference: sitk.Image) -> tuple[np.ndarray, ...]
 
     ``None`` if the image's axes are not parallel to the field's, or if the image reaches past the field.
     """
-    d = reference.GetDimension()
-    turn = field.along @ np.asarray(reference.GetDirection()).reshape(d, d)
+    turn = field.along @ direction_matrix(reference)
     offset = field.along @ (np.asarray(reference.GetOrigin()) - field.origin)
     out = []
-    for a in range(d):
+    for a in range(reference.GetDimension()):
         axis = int(np.abs(turn[a]).argmax())
         if abs(abs(turn[a, axis]) - 1) > 1e-6 or np.abs(np.delete(turn[a], axis)).max(initial=0) > 1e-6:
             return None

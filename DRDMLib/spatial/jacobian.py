@@ -9,7 +9,7 @@ import numpy as np
 
 
 def determinant(m: Sequence[Sequence[Any]]) -> Any:
-    """Of a 2x2 or 3x3 matrix of arrays (general routines are slow on millions of tiny matrices)."""
+    """Determinant of a 2x2 or 3x3 matrix of arrays or tensors; general routines are slow on millions of matrices."""
     if len(m) == 2:
         return m[0][0] * m[1][1] - m[0][1] * m[1][0]
     a, b, c = m
@@ -39,4 +39,5 @@ def jacobian_determinant(field: np.ndarray, spacing: tuple[float, ...], directio
         derivative += direction[:, axis].astype(field.dtype)
         columns.append([derivative[..., k] for k in range(d)])
     # Columns are derivatives of x + u along the grid's axes: det(I + G D^-1) = det(D + G) / det(D).
-    return determinant(columns) / field.dtype.type(np.linalg.det(direction))
+    result: np.ndarray = determinant(columns) / field.dtype.type(np.linalg.det(direction))
+    return result

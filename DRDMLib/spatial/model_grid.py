@@ -18,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..errors import ImageError, ModelError, SettingError
+from .coordinates import direction_matrix
 from .field_grid import STORED, FieldGrid
 
 if TYPE_CHECKING:
@@ -82,17 +83,13 @@ class ModelGrid:
 
 def image_extent(image: sitk.Image) -> np.ndarray:
     """Physical size of the image along its axes, millimetres, voxels counted whole."""
-    return np.asarray(image.GetSize(), float) * np.asarray(image.GetSpacing(), float)
+    result: np.ndarray = np.asarray(image.GetSize(), float) * np.asarray(image.GetSpacing(), float)
+    return result
 
 
 def _centre(image: sitk.Image) -> np.ndarray:
     index = [(n - 1) / 2.0 for n in image.GetSize()]
     return np.asarray(image.TransformContinuousIndexToPhysicalPoint(index))
-
-
-def _direction(image: sitk.Image) -> np.ndarray:
-    d = image.GetDimension()
-    return np.asarray(image.GetDirection(), float).reshape(d, d)
 
 
 def _nearest_axes(direction: np.ndarray) -> list[tuple[int, float]]:
@@ -117,14 +114,14 @@ def _slice_axis(image: sitk.Image, plane: str) -> int:
     require_plane(plane)
     if plane == "auto":
         if 1 in image.GetSize():
-            return image.GetSize().index(1)
+            return int(image.GetSize().index(1))
         spacing = image.GetSpacing()
         widest = int(np.argmax(spacing))
         if spacing[widest] > 1.01 * min(spacing):
             return widest
         return 2
     patient = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
-    return _nearest_axes(_direction(image))[patient][0]
+    return _nearest_axes(direction_matrix(image))[patient][0]
 
 
 def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") -> ModelGrid:
@@ -142,7 +139,7 @@ def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") 
         ModelError: a 3D model on a 2D image or on a single slice.
     """
     dimension = image.GetDimension()
-    direction = _direction(image)
+    direction = direction_matrix(image)
     extent = image_extent(image)
     if model.ndim == 3 and (dimension == 2 or 1 in image.GetSize()):
         raise ModelError(
@@ -182,7 +179,7 @@ def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") 
 
 def _shrink(image: sitk.Image, grid: ModelGrid) -> sitk.Image:
     """Averages over whole blocks of voxels when the grid is much coarser than the image, against aliasing."""
-    projection = np.abs(_direction(image).T @ grid.direction)
+    projection = np.abs(direction_matrix(image).T @ grid.direction)
     wanted = projection @ np.asarray(grid.spacing)
     factors = [max(1, int(w / s)) for w, s in zip(wanted, image.GetSpacing(), strict=True)]
     factors = [min(f, n) for f, n in zip(factors, image.GetSize(), strict=True)]
@@ -287,7 +284,8 @@ def _millimetres(ddf: Tensor, grid: ModelGrid) -> np.ndarray:
     for component, channel in enumerate(channels):
         values = u[:, channel] if grid.stack else u[0, channel]
         along[..., component] = values * (grid.size[component] * grid.spacing[component])
-    return along @ grid.direction.T
+    result: np.ndarray = along @ grid.direction.T
+    return result
 
 
 def _doubled(values: np.ndarray, axis: int) -> np.ndarray:
@@ -304,7 +302,7 @@ def _doubled(values: np.ndarray, axis: int) -> np.ndarray:
 
 def needs_refinement(image: sitk.Image, grid: ModelGrid) -> bool:
     """Whether the carried field should be finer than the working grid, for this image."""
-    return max(grid.spacing[:2]) >= 1.5 * min(image.GetSpacing())
+    return bool(max(grid.spacing[:2]) >= 1.5 * min(image.GetSpacing()))
 
 
 def same_grid(a: sitk.Image, b: sitk.Image, tolerance: float = 1e-3) -> bool:

@@ -9,6 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import map_coordinates
 
+from .coordinates import to_index, to_points
+
 _SLAB_VOXELS = 2**23
 
 
@@ -126,9 +128,9 @@ def _restore_thin(
     voxels = _thin_voxels(source)
     if len(voxels) == 0:
         return
-    points = _to_points(voxels[:, ::-1], label)
+    points = to_points(voxels[:, ::-1], label)
     origins, found = _inverse(points, transform, 0.5 * min(label.GetSpacing()))
-    targets = np.rint(_to_index(origins, reference)).astype(np.int64)[:, ::-1]
+    targets = np.rint(to_index(origins, reference)).astype(np.int64)[:, ::-1]
     inside = found & ((targets >= 0) & (targets < np.asarray(warped.shape))).all(axis=1)
     values = source[tuple(voxels[inside].T)]
     targets = targets[inside]
@@ -137,18 +139,6 @@ def _restore_thin(
         near = np.clip(targets + offset, 0, np.asarray(warped.shape) - 1)
         missing &= warped[tuple(near.T)] != values
     warped[tuple(targets[missing].T)] = values[missing]
-
-
-def _to_points(index: np.ndarray, image: sitk.Image) -> np.ndarray:
-    d = image.GetDimension()
-    matrix = np.asarray(image.GetDirection()).reshape(d, d) * np.asarray(image.GetSpacing())
-    return index @ matrix.T + np.asarray(image.GetOrigin())
-
-
-def _to_index(points: np.ndarray, image: sitk.Image) -> np.ndarray:
-    d = image.GetDimension()
-    matrix = np.asarray(image.GetDirection()).reshape(d, d) * np.asarray(image.GetSpacing())
-    return (points - np.asarray(image.GetOrigin())) @ np.linalg.inv(matrix).T
 
 
 def _mapping(transform: sitk.Transform) -> Callable[[np.ndarray], np.ndarray]:
@@ -161,11 +151,12 @@ def _mapping(transform: sitk.Transform) -> Callable[[np.ndarray], np.ndarray]:
     sides = np.asarray(vectors.shape[:-1])
 
     def moved(points: np.ndarray) -> np.ndarray:
-        places = _to_index(points, field)[:, ::-1]
+        places = to_index(points, field)[:, ::-1]
         # As SimpleITK: linear between nodes, the outermost node's value half a node further, nothing beyond.
         inside = ((places >= -0.5) & (places < sides - 0.5)).all(axis=1)
         parts = [map_coordinates(vectors[..., k], places.T, order=1, mode="nearest") for k in range(points.shape[1])]
-        return points + np.where(inside, parts, 0.0).T
+        result: np.ndarray = points + np.where(inside, parts, 0.0).T
+        return result
 
     return moved
 

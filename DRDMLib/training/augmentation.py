@@ -17,7 +17,7 @@ def augment_images(
     zoom: tuple[float, float] = (0.6, 1.0),
     shift: float = 0.25,
     contrast: float = 0.1,
-    tones: bool = False,
+    random_contrast: bool = False,
     padding: str = "zeros",
 ) -> Tensor:
     """Each image (N, 1, *S) turned, shifted, cropped to a share of its side, and changed in contrast.
@@ -27,8 +27,8 @@ def augment_images(
         zoom: least and greatest share of the side that is seen; above 1 the image gets smaller. As published 0.6 to 1.
         shift: largest shift besides, in halves of the side; as published 0.25.
         contrast: standard deviation of the factor and of the offset on intensities.
-        tones: change the curve of grey values too, and turn half of the images into their negative, so that nothing
-            is learnt of what is bright and what is dark.
+        random_contrast: also change the curve of gray values, and turn half of the images into their negative, so that
+            the network learns nothing of what is bright and what is dark.
         padding: what lies outside of the image, ``"zeros"`` or its ``"border"`` continued.
     """
     batch, ndim = images.shape[0], images.ndim - 2
@@ -44,7 +44,7 @@ def augment_images(
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     turned = F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
     ones = [1] * (ndim + 1)
-    if tones:
+    if random_contrast:
         turned = turned.clamp(0, 1) ** torch.exp(uniform(-0.7, 0.7, *ones))
         # What is outside the image stays dark.
         negative = (turned > 0) * (1 - turned)

@@ -11,7 +11,7 @@ from ..deformation import effective_dimension
 from ..errors import ModelError
 from ..io.datasets import Case
 from ..io.images import read_image
-from ..models.model import ModelMetadata
+from ..models.metadata import ModelMetadata
 from ..spatial.model_grid import model_grid, sample_image
 
 # Slices of a volume with less mean intensity than this share of its brightest slice show no anatomy.

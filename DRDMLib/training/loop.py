@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, distributed
 
 from ..errors import SettingError
-from ..models.model import Model, ModelMetadata, save_model
+from ..models.metadata import ModelMetadata
+from ..models.model import Model, save_model
 from ..runtime.device import choose_device
 from ..runtime.distributed import ProcessInfo, process_group
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..diffusion.fields import compose, determinant, warp
+from ..diffusion.fields import compose, warp
+from ..spatial.jacobian import determinant
 
 
 class LossTerms(NamedTuple):
@@ -87,7 +88,8 @@ class Regularity:
         rough = sum((d.abs() - 1e-4).relu().mean() for d in differences) / ndim
         common = tuple(slice(None, side - 1) for side in prediction.shape[2:])
         columns = [d[(slice(None), slice(None)) + common].unbind(1) for d in differences]
-        return rough + 2 * (-determinant(columns)).relu().mean()
+        result: Tensor = rough + 2 * (-determinant(columns)).relu().mean()
+        return result
 
 
 class RecoveryLoss:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..diffusion.fields import warp
 from ..errors import FallbackWarning, SettingError
-from ..models.model import ModelMetadata
+from ..models.metadata import ModelMetadata
 from ..networks import build_network
 from ..runtime.distributed import ProcessInfo
 from ..runtime.fallback import DeviceLimit, device_limit, release_memory
@@ -85,7 +85,13 @@ class Trainer:
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         c, padding = self.config, self.metadata.image_padding
         return augment_images(
-            images, generator, rotation=c.rotation, zoom=c.zoom, shift=c.shift, tones=c.random_contrast, padding=padding
+            images,
+            generator,
+            rotation=c.rotation,
+            zoom=c.zoom,
+            shift=c.shift,
+            random_contrast=c.random_contrast,
+            padding=padding,
         )
 
     def progress(self) -> float:
