@@ -46,11 +46,16 @@ def run_checks(steps: list[list[str]]) -> int:
             errors="replace",
             check=False,
         )
-        print(f"{done.stdout}\n{'ok' if done.returncode == 0 else 'FAILED'}: python {' '.join(step)}\n", flush=True)
+        print(
+            f"{done.stdout}\nEnd of python {' '.join(step)}: {'ok' if done.returncode == 0 else 'FAILED'}\n", flush=True
+        )
         return done.returncode == 0
 
     with ThreadPoolExecutor(2) as two:
-        return 0 if all(list(two.map(check, steps))) else 1
+        passed = list(two.map(check, steps))
+    for step in (step for step, good in zip(steps, passed, strict=True) if not good):
+        print("FAILED: python " + " ".join(step), file=sys.stderr)
+    return 0 if all(passed) else 1
 
 
 def set_up(extras: str) -> None:
