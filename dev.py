@@ -1,4 +1,4 @@
-"""Set up and run, in one command: ``python dev.py demo`` or ``python dev.py test``.
+"""Set up and run, in one command: ``python dev.py demo``, ``python dev.py test`` or ``python dev.py docs``.
 
 Makes a virtual environment in ``.venv`` beside this file, installs DRDM into it, and runs. Needs Python 3.10 or newer
 and nothing else.
@@ -11,11 +11,19 @@ import os
 import subprocess
 import sys
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+USAGE = """usage: python dev.py COMMAND
+
+  demo [OPTIONS]    run 'drdm demo' with these options
+  test              check style and types, run every test
+  test --quick      the same without the tests that are slow or need Slicer's packages
+  test OPTIONS      run pytest with these options
+  docs [FOLDER]     build the reference of the Python interface, by default in docs/reference"""
 
 
 def run(*arguments: str | Path) -> int:
@@ -23,8 +31,35 @@ def run(*arguments: str | Path) -> int:
     return subprocess.run([str(PYTHON), *map(str, arguments)], cwd=ROOT, check=False).returncode
 
 
+def run_checks(steps: list[list[str]]) -> int:
+    """Run several commands, two at a time, and print the output of each when it ends; return 1 if one failed."""
+
+    def check(step: list[str]) -> bool:
+        print(f"Running python {' '.join(step)} ...", flush=True)
+        done = subprocess.run(
+            [str(PYTHON), *step],
+            cwd=ROOT,
+            env=dict(os.environ, OMP_NUM_THREADS="1", PYTHONUTF8="1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        print(
+            f"{done.stdout}\nEnd of python {' '.join(step)}: {'ok' if done.returncode == 0 else 'FAILED'}\n", flush=True
+        )
+        return done.returncode == 0
+
+    with ThreadPoolExecutor(2) as two:
+        passed = list(two.map(check, steps))
+    for step in (step for step, good in zip(steps, passed, strict=True) if not good):
+        print("FAILED: python " + " ".join(step), file=sys.stderr)
+    return 0 if all(passed) else 1
+
+
 def set_up(extras: str) -> None:
-    """Make the environment and install DRDM with ``extras``, unless that has been done for these very files."""
+    """Make the environment and install DRDM with ``extras``, unless this was done for the present pyproject.toml."""
     state = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + (ROOT / "constraints.txt").read_bytes()).hexdigest()
     marker = ENVIRONMENT / f"drdm-{extras}.txt"
     if marker.is_file() and marker.read_text(encoding="utf-8") == state:
@@ -40,35 +75,36 @@ def set_up(extras: str) -> None:
 
 
 def demo(arguments: list[str]) -> int:
-    """``drdm demo``, in the folder drdm-demo unless told otherwise."""
+    """Run ``drdm demo``, in the folder drdm-demo if no other is named."""
     set_up("cli")
     return run("-m", "DRDMLib", "demo", *arguments)
 
 
 def test(arguments: list[str]) -> int:
-    """Style, types and every test."""
-    set_up("test")
-    if arguments:
+    """Check style and types and run the tests, or run pytest alone with ``arguments``."""
+    quick = arguments == ["--quick"]
+    set_up("test-core" if quick else "test")
+    if arguments and not quick:
         return run("-m", "pytest", *arguments)
-    steps: list[list[str]] = [
-        ["-m", "ruff", "check", "."],
-        ["-m", "ruff", "format", "--check", "."],
-        ["-m", "mypy"],
-        ["-m", "pytest"],
-        # In processes of their own: there is one stand-in for Slicer's application, and its own tests unload modules.
-        ["-m", "pytest", "Testing/panel"],
-        ["-m", "pytest", "DRDMDeform/Testing"],
-    ]
-    failed = [step for step in steps if run(*step) != 0]
-    for step in failed:
-        print("FAILED: python " + " ".join(step), file=sys.stderr)
-    return 1 if failed else 0
+    tests = [["Testing/core", "-m", "not slow and not slicer and not gpu"]]
+    if not quick:
+        # The tests of the panel and of the stand-in for Slicer's application need processes of their own: a process
+        # can have one application, and the stand-in's own tests unload modules.
+        tests = [["Testing/core", "Testing/mrml"], ["DRDMDeform/Testing"], ["Testing/panel"]]
+    style = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
+    return run_checks([["-m", "pytest", *places] for places in tests] + [["-m", *step] for step in style])
+
+
+def docs(arguments: list[str]) -> int:
+    """Build the reference."""
+    set_up("docs")
+    return run(ROOT / "docs" / "build_reference.py", *map(os.path.abspath, arguments))
 
 
 if __name__ == "__main__":
     if sys.version_info < (3, 10):  # noqa: UP036
         sys.exit("DRDM needs Python 3.10 or newer.")
-    commands = {"demo": demo, "test": test}
+    commands = {"demo": demo, "test": test, "docs": docs}
     if len(sys.argv) < 2 or sys.argv[1] not in commands:
-        sys.exit("usage: python dev.py demo [options of 'drdm demo'] | test [options of pytest]")
+        sys.exit(USAGE)
     sys.exit(commands[sys.argv[1]](sys.argv[2:]))

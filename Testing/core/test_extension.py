@@ -1,10 +1,13 @@
-"""What the Extensions Index looks at, as far as it can be seen without the public repository."""
+"""The rules of the Extensions Index that can be checked without the public repository, and the project's own files."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+from DRDMLib import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 CMAKE = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
@@ -74,3 +77,39 @@ def test_what_is_shipped_is_small_enough():
     folders = ("DRDMLib", "DRDMDeform", "Resources", "Testing", "docs")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 60e6
+
+
+def test_version_and_paper_are_the_same_everywhere():
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    assert citation["repository-code"] == meta("HOMEPAGE")
+    assert citation["preferred-citation"]["doi"] in (ROOT / "README.md").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "## [Unreleased]" in changes
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'Homepage = "{meta("HOMEPAGE")}"' in project
+
+
+@pytest.mark.parametrize("name", [".github/workflows/tests.yml", ".pre-commit-config.yaml"])
+def test_automation_files_can_be_read(name):
+    """And name files, folders and extras that are there."""
+    yaml = pytest.importorskip("yaml")
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert yaml.safe_load(text)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for extra in re.findall(r'-e "\.\[([\w-]+)\]"', text):
+        assert re.search(rf"^{extra} = \[", project, re.MULTILINE), extra
+    for path in re.findall(r"\.ci/run|Testing/\w+|constraints\.txt", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_functions_that_are_marked_as_slow_exist():
+    spec = importlib.util.spec_from_file_location("markers", ROOT / "conftest.py")
+    markers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(markers)
+    assert all((ROOT / place).exists() for place in markers.FILES)
+    for name, functions in markers.SLOW.items():
+        text = (ROOT / "Testing" / "core" / f"{name}.py").read_text(encoding="utf-8")
+        for function in functions:
+            assert f"def {function}(" in text, f"{name}.{function}"

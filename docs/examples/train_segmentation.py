@@ -1,8 +1,9 @@
-"""Trains a small 3D U-Net on an nnU-Net dataset, with and without its deformed versions, and tests both on strangers.
+"""Train a small 3D U-Net on an nnU-Net dataset, with and without its deformed versions, and test both on "strangers".
 
-``python docs/examples/train_segmentation.py DATASET`` takes what ``drdm augment`` has written. The strangers are the
-originals, bent, turned and re-shaded by SimpleITK, that is, not by DRDM: shapes that neither network has seen. A toy,
-so that it takes two minutes on a laptop without a GPU; docs/results.md has the figures on real patients.
+``python docs/examples/train_segmentation.py DATASET`` reads the output of ``drdm augment``. The strangers are the
+originals, bent, rotated and given other gray values by SimpleITK, not by DRDM: shapes that neither network has seen.
+The example is small, so that it takes two minutes on a laptop without a GPU; docs/results.md has the figures on real
+patients.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CROP = 32
 
 
 class TinyUNet(nn.Module):
-    """Two halvings, 8 to 32 channels, about 100 000 weights."""
+    """A U-Net with three resolutions, 8 to 32 channels and about 100,000 weights."""
 
     def __init__(self, classes: int, width: int = 8) -> None:
         super().__init__()
@@ -42,7 +43,7 @@ class TinyUNet(nn.Module):
         self.last = nn.Conv3d(w, classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 1, *S), sides a multiple of 4, to (N, classes, *S)."""
+        """Map images (N, 1, *S), sides a multiple of 4, to scores (N, classes, *S)."""
         fine = self.down[0](x)
         middle = self.down[1](F.max_pool3d(fine, 2))
         x = self.down[2](F.max_pool3d(middle, 2))
@@ -52,7 +53,7 @@ class TinyUNet(nn.Module):
 
 
 def tensors(image: sitk.Image, label: sitk.Image) -> tuple[Tensor, Tensor]:
-    """(1, Z, Y, X) with mean 0 and deviation 1, and (Z, Y, X) of classes; at least a crop large."""
+    """Return the image (1, Z, Y, X) with mean 0 and deviation 1, and its classes (Z, Y, X), padded to a crop's size."""
     values = sitk.GetArrayFromImage(image).astype(np.float32)
     values = (values - values.mean()) / (values.std() + 1e-6)
     classes = sitk.GetArrayFromImage(label).astype(np.int64)
@@ -61,7 +62,7 @@ def tensors(image: sitk.Image, label: sitk.Image) -> tuple[Tensor, Tensor]:
 
 
 def read(dataset: Path) -> dict[str, tuple[sitk.Image, sitk.Image]]:
-    """Case -> image, label."""
+    """Return the image and the label of each case."""
     cases = {}
     for path in sorted((dataset / "labelsTr").glob("*.nii.gz")):
         name = path.name.removesuffix(".nii.gz")
@@ -71,11 +72,11 @@ def read(dataset: Path) -> dict[str, tuple[sitk.Image, sitk.Image]]:
 
 
 def train(cases: list[tuple[Tensor, Tensor]], classes: int, steps: int, seed: int = 0) -> TinyUNet:
-    """Random crops, flips of brightness, cross entropy and Dice."""
+    """Train on random crops with random brightness, by cross-entropy and Dice loss."""
     torch.manual_seed(seed)
     network = TinyUNet(classes)
-    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in range(steps):
         crops = []
         for _ in range(4):
@@ -90,16 +91,16 @@ def train(cases: list[tuple[Tensor, Tensor]], classes: int, steps: int, seed: in
         truth = F.one_hot(labels, classes).movedim(-1, 1)[:, 1:].float()
         overlap = (chances * truth).sum((0, 2, 3, 4)) / (chances + truth).sum((0, 2, 3, 4)).clamp_min(1)
         loss = F.cross_entropy(scores, labels) + 1 - 2 * overlap.mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return network.eval()
 
 
 @torch.inference_mode()
 def dice(network: TinyUNet, image: Tensor, label: Tensor) -> float:
-    """Mean over the labels that are there."""
+    """Return the mean Dice coefficient of the labels in ``label``."""
     pad = [n for side in reversed(label.shape) for n in (0, -side % 4)]
     found = network(F.pad(image[None], pad)).argmax(1)[0][tuple(slice(0, side) for side in label.shape)]
     values = [
@@ -111,11 +112,11 @@ def dice(network: TinyUNet, image: Tensor, label: Tensor) -> float:
 
 
 def stranger(image: sitk.Image, label: sitk.Image, seed: int) -> tuple[sitk.Image, sitk.Image]:
-    """Another patient, so to speak: turned, scaled, bent by a B-spline, with other greys."""
+    """Make another "patient": rotated, scaled, bent by a B-spline, with other gray values."""
     random = np.random.default_rng(seed)
-    centre = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    center = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
     affine = sitk.AffineTransform(3)
-    affine.SetCenter(centre)
+    affine.SetCenter(center)
     for axes in ((0, 1), (1, 2), (0, 2)):
         affine.Rotate(*axes, float(random.uniform(-0.35, 0.35)))
     affine.Scale([float(v) for v in random.uniform(0.85, 1.15, 3)])
@@ -132,7 +133,7 @@ def stranger(image: sitk.Image, label: sitk.Image, seed: int) -> tuple[sitk.Imag
 
 
 def main() -> None:
-    """Train twice, test twice, print a table."""
+    """Train and test two networks and print their scores."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--steps", type=int, default=150, help="training steps of each network")
