@@ -4,6 +4,7 @@ Commands run as they are written, on small images; a few options are added so th
 commands that need a network, a cluster or another program, the options are checked.
 """
 
+import ast
 import doctest
 import importlib.util
 import os
@@ -222,3 +223,25 @@ def test_files_that_are_named_are_there(page):
     text = page.read_text(encoding="utf-8")
     for path in re.findall(r"`((?:DRDMLib|DRDMDeform|Testing|Resources|docs|\.github)/[\w./-]+)`", text):
         assert (ROOT / path).exists() or "NAME" in path or path.startswith("docs/reference"), path
+
+
+def sentences_of_the_program():
+    """All texts in the code: the strings of every module, format fields cut out."""
+    found = []
+    for folder in ("DRDMLib", "DRDMDeform/DRDMDeformLib"):
+        for path in (ROOT / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            strings = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+            found += [piece for text in strings for piece in re.split(r"\{[^{}]*\}", text)]
+    return " | ".join(found)
+
+
+def test_messages_that_are_explained_exist():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| *")]
+    quoted = [text for row in rows for text in re.findall(r"(?<!\*)\*([^*|]{12,})\*(?!\*)", row)]
+    assert len(quoted) > 20
+    known = sentences_of_the_program()
+    pieces = [piece.strip(" .,") for text in quoted for piece in re.split(r"\(?\.\.\.\)?", text)]
+    missing = [piece for piece in pieces if len(piece) > 8 and piece not in known]
+    assert not missing
