@@ -27,12 +27,8 @@ class EnumValue(int):
         return self
 
     def _combine(self, other: Any, operation: str) -> Any:
-        mine, theirs = self.native, getattr(other, "native", None)
-        if isinstance(mine, enum.Flag):
-            if theirs is None and isinstance(other, int):
-                theirs = type(mine)(int(other))
-            if isinstance(theirs, type(mine)):
-                return EnumValue(getattr(mine, operation)(theirs))
+        if isinstance(self.native, enum.Flag):
+            return EnumValue(getattr(self.native, operation)(type(self.native)(int(other))))
         return getattr(int(self), operation)(int(other))
 
     def __or__(self, other: Any) -> Any:
@@ -41,12 +37,8 @@ class EnumValue(int):
     def __and__(self, other: Any) -> Any:
         return self._combine(other, "__and__")
 
-    def __xor__(self, other: Any) -> Any:
-        return self._combine(other, "__xor__")
-
     __ror__ = __or__
     __rand__ = __and__
-    __rxor__ = __xor__
 
     def __invert__(self) -> Any:
         return EnumValue(~self.native) if isinstance(self.native, enum.Flag) else ~int(self)
@@ -55,3 +47,16 @@ class EnumValue(int):
         return f"{getattr(self.native, 'name', self.native)} ({int(self)})"
 
     __str__ = __repr__
+
+
+class EnumType:
+    """The enumeration itself; it has no values."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{self._label} has no attribute '{name}': PythonQt puts the values of an enumeration into the scope of "
+            f"the class, {self._label.rpartition('.')[0]}.{name}"
+        )

@@ -15,14 +15,13 @@ from typing import Any
 from .records import records
 
 _state: dict[str, Any] = {}
-
-
-def installed() -> bool:
-    return bool(_state)
+_PYTHON_PARTS = ("i18n", "packaging", "ScriptedLoadableModule", "parameterNodeWrapper")
 
 
 def application() -> Any:
-    """The native qSlicerApplication."""
+    """Return the native qSlicerApplication."""
+    if not _state:
+        raise RuntimeError("standin.install() was not called")
     return _state["application"]
 
 
@@ -31,22 +30,14 @@ def install() -> None:
 
     With the environment variable SLICER_SOURCE_DIR set to a checkout of Slicer, the pure Python parts
     (ScriptedLoadableModule, parameterNodeWrapper, i18n, packaging) are Slicer's own files and not our imitations.
-
-    Raises:
-        RuntimeError: another QApplication is there already.
     """
     if _state:
         return
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-    from PySide6 import QtCore, QtWidgets
-
-    if QtWidgets.QApplication.instance() is not None:
-        raise RuntimeError("The stand-in makes the one QApplication itself; there is another one")
     import slicer
 
     _forget_utilities(slicer)
     slicer.modules = sys.modules["slicer.modules"] = types.ModuleType("slicer.modules")
-    slicer.moduleNames = sys.modules["slicer.moduleNames"] = types.ModuleType("slicer.moduleNames")
     from . import application as app_module
     from . import ctkmodule, modules, mrmlwidgets, qtmodule, sampledata, uiloader
     from .pythonqt import wrap, wrapper_class
@@ -55,114 +46,65 @@ def install() -> None:
     home = Path(tempfile.mkdtemp(prefix="slicer-standin-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     (home / "temporary").mkdir()
-    native = app_module.qSlicerApplication(["Slicer"], home)
+    native = app_module.qSlicerApplication(home)
     app_module.private_settings(home / "settings")
     app_module.light_style(native)
-    QtCore.qInstallMessageHandler(_qt_message)
     _watch_exceptions()
-    sys.modules["qt"] = qtmodule.make_module()
+    sys.modules["qt"] = qtmodule.QtModule("qt")
     sys.modules["ctk"] = ctkmodule.make_module()
     sys.modules["SampleData"] = sampledata.make_module()
-    widgets = (
-        mrmlwidgets.qMRMLWidget,
-        mrmlwidgets.qMRMLNodeComboBox,
-        mrmlwidgets.qMRMLCheckableNodeComboBox,
-    )
-    for cls in (*widgets, modules.qSlicerScriptedLoadableModule, modules.qSlicerScriptedLoadableModuleWidget):
+    for cls in (mrmlwidgets.qMRMLWidget, mrmlwidgets.qMRMLNodeComboBox, mrmlwidgets.qMRMLCheckableNodeComboBox):
         setattr(slicer, cls.__name__, wrapper_class(cls))
-    for cls in widgets:
         uiloader.custom_classes[cls.__name__] = cls
-    # `slicer.util.loadUI` of a panel whose top widget is a qSlicerWidget, which is a qMRMLWidget in all that matters.
-    uiloader.custom_classes["qSlicerWidget"] = type("qSlicerWidget", (mrmlwidgets.qMRMLWidget,), {})
-    slicer.qSlicerWidget = wrapper_class(uiloader.custom_classes["qSlicerWidget"])
+    for cls in (modules.qSlicerScriptedLoadableModule, modules.qSlicerScriptedLoadableModuleWidget):
+        setattr(slicer, cls.__name__, wrapper_class(cls))
     for name in ("qMRMLSliderWidget", "qMRMLSpinBox", "qMRMLRangeWidget"):
         setattr(slicer, name, ctkmodule.name_only(name))
     parts = make_scene(home / "temporary")
     native.attach(parts)
     slicer.app, slicer.mrmlScene = wrap(native), parts.scene
-    slicer.selfTests = {}
     manager = native.moduleManager()
     for name, logic in parts.logics.items():
-        cls = modules.qSlicerSequencesModule if name == "Sequences" else modules.qSlicerLoadableModule
+        cls = modules.qSlicerSequencesModule if name == "Sequences" else modules.qSlicerAbstractCoreModule
         manager.add(cls(name, "", logic, manager))
-    _state.update(application=native, parts=parts, home=home, main_window=app_module.qSlicerMainWindow(manager))
-    _state["main_window"].resize(420, 900)
-    _state["main_window"].setVisible(True)
-    _python_parts(slicer)
-    _record_messages(slicer)
+    native.main_window = app_module.qSlicerMainWindow(manager)
+    native.main_window.setVisible(True)
+    _state["application"] = native
+    for name in _PYTHON_PARTS:
+        _add_python_part(slicer, name)
 
 
 def _forget_utilities(slicer: Any) -> None:
-    """The wheel's `slicer` also shows the functions of slicer.util; Slicer's does not."""
+    """Take the functions of slicer.util out of `slicer`, where the wheel shows them too; Slicer's does not."""
     import slicer.util as util
 
     for name, value in list(vars(util).items()):
-        if (
-            not name.startswith("_")
-            and getattr(slicer, name, None) is value
-            and not isinstance(value, types.ModuleType)
-        ):
+        known = getattr(slicer, name, None) is value and not isinstance(value, types.ModuleType)
+        if known and not name.startswith("_"):
             delattr(slicer, name)
 
 
-def _python_parts(slicer: Any) -> None:
+def _add_python_part(slicer: Any, name: str) -> None:
+    """Make `slicer.<name>` importable: our imitation, or Slicer's own file."""
     source = os.environ.get("SLICER_SOURCE_DIR")
     if source:
         folder = Path(source) / "Base" / "Python" / "slicer"
-        for name in ("i18n", "packaging", "ScriptedLoadableModule", "parameterNodeWrapper"):
-            # Slicer 5.10 has no slicer.packaging.
-            if (folder / name).is_dir() or (folder / f"{name}.py").is_file():
-                _load_genuine(slicer, name, folder)
-        return
-    from . import i18n, packaging
-
-    for name, module in (("i18n", i18n), ("packaging", packaging)):
-        sys.modules[f"slicer.{name}"] = module
+        path = folder / name / "__init__.py" if (folder / name).is_dir() else folder / f"{name}.py"
+        if not path.is_file():  # Slicer 5.10 has no slicer.packaging.
+            return
+        spec = importlib.util.spec_from_file_location(f"slicer.{name}", path)
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[f"slicer.{name}"] = importlib.util.module_from_spec(spec)
         setattr(slicer, name, module)
-    from . import parameter_node, scripted
-
-    for name, module in (("ScriptedLoadableModule", scripted), ("parameterNodeWrapper", parameter_node)):
-        sys.modules[f"slicer.{name}"] = module
+        spec.loader.exec_module(module)
+    else:
+        ours = {"ScriptedLoadableModule": "scripted", "parameterNodeWrapper": "parameter_node"}.get(name, name)
+        module = sys.modules[f"slicer.{name}"] = importlib.import_module(f".{ours}", __package__)
         setattr(slicer, name, module)
-
-
-def _load_genuine(slicer: Any, name: str, folder: Path) -> None:
-    path = folder / name / "__init__.py" if (folder / name).is_dir() else folder / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"slicer.{name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[f"slicer.{name}"] = module
-    setattr(slicer, name, module)
-    spec.loader.exec_module(module)
-
-
-def _record_messages(slicer: Any) -> None:
-    """In testing mode slicer.util only logs a message; note it as well, then let the real code go on."""
-    from .records import Message
-
-    original = slicer.util._messageDisplay
-    levels = {10: "info", 20: "info", 30: "warning", 40: "error"}
-
-    def display(logLevel: int, text: str, testingReturnValue: Any, *args: Any, **kwargs: Any) -> Any:
-        if slicer.app.testingEnabled():
-            details = kwargs.get("detailedText", "")
-            records.messages.append(
-                Message(
-                    levels.get(logLevel, "info"), text, kwargs.get("windowTitle") or "", details, testingReturnValue
-                )
-            )
-        return original(logLevel, text, testingReturnValue, *args, **kwargs)
-
-    slicer.util._messageDisplay = display
-
-
-def _qt_message(_kind: Any, _context: Any, text: str) -> None:
-    if "propagateSizeHints" not in text:  # the off-screen platform says so of every window
-        records.qt_warnings.append(text)
 
 
 def _watch_exceptions() -> None:
-    """VTK prints an exception of an observer through sys.excepthook, Python one of `__del__` through another hook."""
+    """Record what VTK prints of an observer through sys.excepthook, and Python of `__del__` through another hook."""
     previous, previous_unraisable = sys.excepthook, sys.unraisablehook
 
     def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
@@ -178,10 +120,3 @@ def _watch_exceptions() -> None:
             previous_unraisable(arguments)
 
     sys.excepthook, sys.unraisablehook = hook, unraisable
-
-
-def state() -> dict[str, Any]:
-    """application, parts, home, main_window."""
-    if not _state:
-        raise RuntimeError("standin.install() was not called")
-    return _state

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -21,11 +22,7 @@ class SlotError:
 
     where: str
     exception: BaseException
-    text: str
     shown: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -33,18 +30,14 @@ class Message:
     """A message to the user.
 
     Attributes:
-        level: "info", "warning", "error", "question" or "status".
+        level: "info", "warning", "error" or "question".
         text: what the user reads.
-        title: title of the window.
         details: the text behind "Show details".
-        answer: what was answered for the user (a `QMessageBox` button), None where nothing was asked.
     """
 
     level: str
     text: str
-    title: str = ""
-    details: str = ""
-    answer: Any = None
+    details: str
 
 
 @dataclass
@@ -54,25 +47,21 @@ class Records:
     slot_errors: list[SlotError] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     opened_urls: list[str] = field(default_factory=list)
-    qt_warnings: list[str] = field(default_factory=list)
-    file_dialogs: list[dict[str, Any]] = field(default_factory=list)
-    file_answers: list[str | list[str]] = field(default_factory=list)
+    file_answers: list[str | Path] = field(default_factory=list)
     button_answers: list[Any] = field(default_factory=list)
-    text_answers: list[str | None] = field(default_factory=list)
 
     def clear(self) -> None:
         for entries in vars(self).values():
             entries.clear()
 
     def slot_error(self, where: str, exception: BaseException) -> None:
-        text = "".join(traceback.format_exception(type(exception), exception, exception.__traceback__))
-        print(text)
+        traceback.print_exception(exception)
         last = next((message for message in reversed(self.messages) if message.level == "error"), None)
         shown = last is not None and str(exception) in last.text and str(exception) != ""
-        self.slot_errors.append(SlotError(where, exception, text, shown))
+        self.slot_errors.append(SlotError(where, exception, shown))
 
     def unexpected_errors(self) -> list[SlotError]:
-        """The errors that no message told the user about: in a good panel there are none, ever."""
+        """Return the errors that no message told the user about: in a good panel there are none, ever."""
         return [error for error in self.slot_errors if not error.shown]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import slicer
 import vtk
+from trame_slicer.resources import resources_path
 
 from .subjecthierarchy import SubjectHierarchy
 
@@ -43,27 +44,16 @@ _SLICES = (("Red", "Axial"), ("Yellow", "Sagittal"), ("Green", "Coronal"))
 
 @dataclass
 class SceneParts:
-    """What `slicer.app` hands out."""
+    """What `slicer.app` hands out, and what nobody else keeps alive."""
 
     scene: Any
     app_logic: Any
-    layout_logic: Any
-    subject_hierarchy: SubjectHierarchy
+    kept: tuple[Any, ...]
     logics: dict[str, Any] = field(default_factory=dict)
-    slice_logics: dict[str, Any] = field(default_factory=dict)
-    data_io: tuple[Any, ...] = ()  # nobody else keeps them alive
-
-
-def _share_directory() -> str:
-    try:
-        from trame_slicer.resources import resources_path
-    except ImportError:
-        return ""
-    return Path(resources_path()).as_posix()
 
 
 def make_scene(temporary: Path) -> SceneParts:
-    """A fresh scene as after the start of Slicer: its singletons, colour tables, views' nodes, empty hierarchy."""
+    """Make a scene as after the start of Slicer: its singletons, color tables, views' nodes, empty hierarchy."""
     output = vtk.vtkOutputWindow()
     output.SetDisplayModeToAlwaysStdErr()
     vtk.vtkOutputWindow.SetInstance(output)
@@ -85,16 +75,11 @@ def make_scene(temporary: Path) -> SceneParts:
     data_io.SetMRMLApplicationLogic(app_logic)
     data_io.SetAndObserveDataIOManager(remote.GetDataIOManager())
     app_logic.SetMRMLSceneDataIO(scene, remote, data_io)
-    slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance().SetMRMLApplicationLogic(app_logic)
-    slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance().SetMRMLApplicationLogic(app_logic)
-    parts = SceneParts(scene, app_logic, None, SubjectHierarchy(scene), data_io=(remote, data_io))
-    share = _share_directory()
+    parts = SceneParts(scene, app_logic, (SubjectHierarchy(scene), remote, data_io))
+    share = Path(resources_path()).as_posix()
     for name, class_name in LOGICS.items():
-        logic_class = getattr(slicer, class_name, None)
-        if logic_class is None:
-            continue
-        logic = logic_class()
-        if share and hasattr(logic, "SetModuleShareDirectory"):
+        logic = getattr(slicer, class_name)()
+        if hasattr(logic, "SetModuleShareDirectory"):
             logic.SetModuleShareDirectory(f"{share}/terminologies" if name == "Terminologies" else share)
         logic.SetMRMLApplicationLogic(app_logic)
         logic.SetMRMLScene(scene)
@@ -107,7 +92,7 @@ def make_scene(temporary: Path) -> SceneParts:
 
 
 def _make_views(parts: SceneParts) -> None:
-    scene, slices, views = parts.scene, vtk.vtkCollection(), vtk.vtkCollection()
+    scene, slices = parts.scene, vtk.vtkCollection()
     for name, orientation in _SLICES:
         logic = slicer.vtkMRMLSliceLogic()
         logic.SetMRMLApplicationLogic(parts.app_logic)
@@ -117,16 +102,14 @@ def _make_views(parts: SceneParts) -> None:
         node.SetMappedInLayout(1)
         logic.GetSliceCompositeNode()
         slices.AddItem(logic)
-        parts.slice_logics[name] = logic
     view = slicer.vtkMRMLViewNode()
     view.SetName("View1")
     view.SetSingletonTag("1")
     view.SetLayoutName("1")
     scene.AddNode(view)
     parts.app_logic.SetSliceLogics(slices)
-    parts.app_logic.SetViewLogics(views)
-    parts.layout_logic = slicer.vtkMRMLLayoutLogic()
-    parts.layout_logic.SetMRMLScene(scene)
-    layout = parts.layout_logic.GetLayoutNode()
-    if layout is not None:
-        layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
+    parts.app_logic.SetViewLogics(vtk.vtkCollection())
+    layout = slicer.vtkMRMLLayoutLogic()
+    layout.SetMRMLScene(scene)
+    layout.GetLayoutNode().SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
+    parts.kept += (layout,)

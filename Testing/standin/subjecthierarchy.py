@@ -11,6 +11,7 @@ from typing import Any
 
 import slicer
 import vtk
+from slicer.util import VTKObservationMixin
 
 _KINDS = (
     "vtkMRMLVolumeNode",
@@ -28,59 +29,43 @@ _KINDS = (
 )
 
 
-class SubjectHierarchy:
+class SubjectHierarchy(VTKObservationMixin):
     """Observes one scene for its whole life."""
 
     def __init__(self, scene: Any) -> None:
-        self.scene = scene
-        events = slicer.vtkMRMLScene
-        self._observe(events.NodeAddedEvent, self._added)
-        self._observe(events.NodeAboutToBeRemovedEvent, self._about_to_be_removed)
-        self._observe(events.EndImportEvent, self._imported, 10.0)
-        self._observe(events.EndCloseEvent, self._resolve)
-        self._observe(events.EndRestoreEvent, self._resolve)
-        self._resolve(None)
+        super().__init__()
+        self._scene = scene
+        self.addObserver(scene, scene.NodeAddedEvent, self._added)
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._about_to_be_removed)
+        self.addObserver(scene, scene.EndImportEvent, self._imported, priority=10.0)
+        self.addObserver(scene, scene.EndCloseEvent, self._resolve)
+        self._resolve()
 
-    def _observe(self, event: int, method: Any, priority: float = 0.0) -> None:
-        def call(_caller: Any, _event: str, data: Any = None) -> None:
-            method(data)
+    def _resolve(self, *_: Any) -> None:
+        """Make the hierarchy of the scene if it has none, and one of several."""
+        slicer.vtkMRMLSubjectHierarchyNode.ResolveSubjectHierarchy(self._scene)
 
-        call.CallDataType = vtk.VTK_OBJECT  # type: ignore[attr-defined]
-        self.scene.AddObserver(event, call, priority)
-
-    def _node(self) -> Any:
-        return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
-
-    def _resolve(self, _data: Any) -> None:
-        slicer.vtkMRMLSubjectHierarchyNode.ResolveSubjectHierarchy(self.scene)
-
-    def _known(self, node: Any) -> bool:
-        return not node.GetHideFromEditors() and any(node.IsA(kind) for kind in _KINDS)
-
-    def _added(self, node: Any) -> None:
-        if node is None or self.scene.IsImporting():
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _added(self, _scene: Any, _event: str, node: Any) -> None:
+        if self._scene.IsImporting():
             return
         if node.IsA("vtkMRMLSubjectHierarchyNode"):
-            self._resolve(None)
-        elif self._known(node):
-            self._add(node)
+            self._resolve()
+        elif not node.GetHideFromEditors() and any(node.IsA(kind) for kind in _KINDS):
+            hierarchy = self._scene.GetSubjectHierarchyNode()
+            if not hierarchy.GetItemByDataNode(node):
+                hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
-    def _add(self, node: Any) -> None:
-        hierarchy = self._node()
-        if not hierarchy.GetItemByDataNode(node):
-            hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
-
-    def _about_to_be_removed(self, node: Any) -> None:
-        if node is None or self.scene.IsClosing() or node.IsA("vtkMRMLSubjectHierarchyNode"):
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _about_to_be_removed(self, _scene: Any, _event: str, node: Any) -> None:
+        if self._scene.IsClosing() or node.IsA("vtkMRMLSubjectHierarchyNode"):
             return
-        hierarchy = self._node()
+        hierarchy = self._scene.GetSubjectHierarchyNode()
         item = hierarchy.GetItemByDataNode(node)
         if item:
             hierarchy.RemoveItem(item, False, False)
 
-    def _imported(self, _data: Any) -> None:
-        self._resolve(None)
-        for index in range(self.scene.GetNumberOfNodes()):
-            node = self.scene.GetNthNode(index)
-            if self._known(node):
-                self._add(node)
+    def _imported(self, scene: Any, event: str) -> None:
+        self._resolve()
+        for index in range(scene.GetNumberOfNodes()):
+            self._added(scene, event, scene.GetNthNode(index))

@@ -12,7 +12,8 @@ from typing import Any
 
 from PySide6 import QtCore, QtUiTools, QtWidgets
 
-from .pythonqt import connect_signal, wrap
+from .pythonqt import wrap
+from .signals import connect_signal
 
 custom_classes: dict[str, type[QtWidgets.QWidget]] = {}
 
@@ -24,11 +25,7 @@ class _NativeLoader(QtUiTools.QUiLoader):
 
     def createWidget(self, name: str, parent: Any = None, object_name: str = "") -> Any:
         if name in custom_classes:
-            try:
-                widget = custom_classes[name](parent)
-            except Exception as error:
-                self.problems.append(f"{name} '{object_name}': {error}")
-                raise
+            widget = custom_classes[name](parent)
             widget.setObjectName(object_name)
             return widget
         if name not in self.availableWidgets():
@@ -37,60 +34,48 @@ class _NativeLoader(QtUiTools.QUiLoader):
         return super().createWidget(name, parent, object_name)
 
 
-class Loader:
-    """One .ui text to one tree of PySide6 widgets."""
+def load(text: str) -> QtWidgets.QWidget:
+    """Make one tree of PySide6 widgets of one .ui text.
 
-    def load_text(self, text: str, parent: QtWidgets.QWidget | None = None) -> QtWidgets.QWidget:
-        """
-        Raises:
-            RuntimeError: unknown class, unknown property of one of our classes, impossible connection, broken file.
-        """
-        root = ElementTree.fromstring(text)
-        connections = [_connection(entry) for entry in root.iterfind("connections/connection")]
-        for block in root.findall("connections"):
-            root.remove(block)
-        for widget in root.iter("widget"):
-            _check_properties(widget)
-        loader = _NativeLoader()
-        buffer = QtCore.QBuffer()
-        buffer.setData(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
-        buffer.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
-        top = loader.load(buffer, parent)
-        if top is None:
-            raise RuntimeError(f"The .ui file can not be loaded: {loader.errorString()}")
-        if loader.problems:
-            raise RuntimeError("; ".join(loader.problems))
-        for connection in connections:
-            _connect(top, *connection)
-        return top
-
-
-def _connection(entry: ElementTree.Element) -> tuple[str, str, str, str]:
-    sender, signal, receiver, slot = (entry.findtext(key, "") for key in ("sender", "signal", "receiver", "slot"))
-    return sender, signal, receiver, slot
+    Raises:
+        RuntimeError: unknown class, unknown property of one of our classes, impossible connection, broken file.
+    """
+    root = ElementTree.fromstring(text)
+    connections = [[part.text or "" for part in entry][:4] for entry in root.iterfind("connections/connection")]
+    for block in root.findall("connections"):
+        root.remove(block)
+    ours = [widget for widget in root.iter("widget") if widget.get("class") in custom_classes]
+    for widget in ours:
+        _number_enumerations(widget)
+    loader = _NativeLoader()
+    buffer = QtCore.QBuffer()
+    buffer.setData(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+    buffer.open(QtCore.QIODevice.OpenModeFlag.ReadOnly)
+    top = loader.load(buffer)
+    if loader.problems or top is None:
+        raise RuntimeError("; ".join(loader.problems) or f"The .ui file can not be loaded: {loader.errorString()}")
+    for widget in ours:
+        _check_properties(_named(top, widget.get("name", "")), widget)
+    for connection in connections:
+        _connect(top, *connection)
+    return top
 
 
-def _check_properties(widget: ElementTree.Element) -> None:
-    """Unknown names raise; values of enumerations become numbers, since our properties of that kind are ints."""
-    cls = custom_classes.get(widget.get("class", ""))
-    if cls is None:
-        return
-    meta = cls.staticMetaObject
-    enumerations = getattr(cls, "enum_properties", {})
+def _number_enumerations(widget: ElementTree.Element) -> None:
+    """Turn values of enumerations into numbers, since our properties of that kind are ints."""
+    enumerations = custom_classes[widget.get("class", "")].__dict__.get("enum_properties", {})
+    for entry in widget.findall("property"):
+        if entry.get("name") in enumerations:
+            words = (entry[0].text or "").split("|")
+            members = [enumerations[entry.get("name")][word.split("::")[-1]] for word in words]
+            entry[0].tag, entry[0].text = "number", str(sum(members))
+
+
+def _check_properties(made: QtCore.QObject, widget: ElementTree.Element) -> None:
     for entry in widget.findall("property"):
         name = entry.get("name", "")
-        if meta.indexOfProperty(name) < 0:
-            if entry.get("stdset") == "0":
-                continue
+        if made.metaObject().indexOfProperty(name) < 0 and entry.get("stdset") != "0":
             raise RuntimeError(f"{widget.get('class')} '{widget.get('name')}' has no property '{name}'")
-        child = entry[0]
-        if child.tag in ("set", "enum") and name in enumerations:
-            kind = enumerations[name]
-            value = 0
-            for word in (child.text or "").split("|"):
-                member = kind[word.split("::")[-1].strip()]
-                value |= int(getattr(member, "value", member))
-            child.tag, child.text = "number", str(value)
 
 
 def _named(top: QtWidgets.QWidget, name: str) -> QtCore.QObject:
@@ -101,14 +86,8 @@ def _named(top: QtWidgets.QWidget, name: str) -> QtCore.QObject:
 
 
 def _connect(top: QtWidgets.QWidget, sender: str, signal: str, receiver: str, slot: str) -> None:
-    target = wrap(_named(top, receiver))
-    name = slot.split("(")[0]
-    method = getattr(target, name, None)
-    if not callable(method):
+    target, (name, parameters) = wrap(_named(top, receiver)), slot.rstrip(")").split("(")
+    if not callable(getattr(target, name, None)):
         raise RuntimeError(f"'{receiver}' ({type(target).__name__}) has no slot {slot}")
-    given = [p for p in slot[slot.index("(") + 1 : -1].split(",") if p]
-
-    def call(*args: Any) -> None:
-        getattr(target, name)(*args[: len(given)])
-
-    connect_signal(_named(top, sender), signal, call)
+    given = len(parameters.split(",")) if parameters else 0
+    connect_signal(_named(top, sender), signal, lambda *args: getattr(target, name)(*args[:given]), wrap)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import typing
 import weakref
 from typing import Any
@@ -12,83 +11,60 @@ import slicer
 import vtk
 
 from .connectors import GuiConnector, createGuiConnector
-from .serializers import Serializer, make_serializer
-from .validators import Default, find, split_annotations
+from .serializers import Serializer, UnionSerializer, make_serializer
 
-SlicerParameterNamePropertyName = "SlicerParameterName"
-_RESERVED = (
-    "allParameters",
-    "_is_parameter_node_wrapper",
-    "default",
-    "isCached",
-    "dataType",
-    "getValue",
-    "setValue",
-    "connectGui",
-    "connectParametersToGui",
-    "disconnectGui",
-    "StartModify",
-    "EndModify",
-    "AddObserver",
-    "RemoveObserver",
-    "Modified",
-)
+# Those that Slicer's wrapper has beside the functions of `_Methods`.
+_RESERVED = ("allParameters", "_is_parameter_node_wrapper", "default", "isCached")
 
 
 class _Parameter:
     """What the class knows of one parameter."""
 
-    def __init__(self, name: str, serializer: Serializer, default: Default, datatype: Any) -> None:
-        self.basename, self.serializer, self.default, self.unalteredType = name, serializer, default, datatype
+    def __init__(self, datatype: Any) -> None:
+        self.datatype = datatype
+        self.serializer: Serializer | UnionSerializer
+        self.serializer, self.default = make_serializer(datatype)
 
 
 class _Value:
-    """One parameter in one node; kept in memory and renewed when the node changes, if its type allows."""
+    """One parameter in one node; kept in memory and renewed when the node changes."""
 
     def __init__(self, parameter: _Parameter, name: str, node: Any) -> None:
-        self.parameter, self._name, self._node, self._writing = parameter, name, node, False
-        self.cached = parameter.serializer.caches
-        if self.cached:
-            self._value = self._read()
-            me = weakref.ref(self)
+        self._parameter, self._name, self._node, self._writing = parameter, name, node, False
+        self.value = self._read()
+        me = weakref.ref(self)
 
-            def renew(_caller: Any, _event: str) -> None:
-                value = me()
-                if value is not None and not value._writing:
-                    value._value = value._read()
+        def renew(_caller: Any, _event: str) -> None:
+            value = me()
+            if value is not None and not value._writing:
+                value.value = value._read()
 
-            self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, renew)
+        self._tag = node.AddObserver(vtk.vtkCommand.ModifiedEvent, renew)
 
     def __del__(self) -> None:
-        if getattr(self, "cached", False) and hasattr(self, "_tag"):
+        if hasattr(self, "_tag"):
             self._node.RemoveObserver(self._tag)
 
     def _read(self) -> Any:
-        serializer = self.parameter.serializer
+        serializer = self._parameter.serializer
         if not serializer.is_in(self._node, self._name):
-            serializer.write(self._node, self._name, self.parameter.default.value)
+            serializer.write(self._node, self._name, self._parameter.default)
         return serializer.read(self._node, self._name)
 
-    def read(self) -> Any:
-        return self._value if self.cached else self._read()
-
     def write(self, value: Any) -> None:
-        if not self.cached:
-            self.parameter.serializer.write(self._node, self._name, value)
-            return
         self._writing = True
         try:
             # The new value must be known before anybody hears of the change.
             with slicer.util.NodeModify(self._node):
-                self.parameter.serializer.write(self._node, self._name, value)
-                self._value = self._read()
+                self._parameter.serializer.write(self._node, self._name, value)
+                self.value = self._read()
         finally:
             self._writing = False
 
 
 def _property(name: str) -> property:
     def read(self: Any) -> Any:
-        return self._values[name].read()
+        return self._values[name].value
 
     def write(self: Any, value: Any) -> None:
         self._values[name].write(value)
@@ -104,41 +80,28 @@ def _check(owner: Any, name: str) -> None:
 class _Methods:
     """The functions that the decorator adds to the class."""
 
-    def __init__(self, parameterNode: Any, prefix: str | None = None) -> None:
+    def __init__(self, parameterNode: Any) -> None:
         self.parameterNode = parameterNode
         self._guis: dict[int, dict[str, GuiConnector]] = {}
         self._gui_observers: dict[int, int] = {}
         self._next_tag, self._updating = 0, False
-        self._values: dict[str, _Value] = {}
-        for name, parameter in self.allParameters.items():  # type: ignore[attr-defined]
-            full = f"{prefix or ''}{name}"
-            if not parameter.serializer.is_in(parameterNode, full):
-                parameter.serializer.write(parameterNode, full, parameter.default.value)
-            self._values[name] = _Value(parameter, full, parameterNode)
-
-    def default(self, paramName: str) -> Default:
-        _check(self, paramName)
-        return self.allParameters[paramName].default  # type: ignore[attr-defined]
-
-    def isCached(self, paramName: str) -> bool:
-        _check(self, paramName)
-        return self._values[paramName].cached
+        parameters: dict[str, _Parameter] = self.allParameters  # type: ignore[attr-defined]
+        self._values = {name: _Value(parameter, name, parameterNode) for name, parameter in parameters.items()}
 
     def getValue(self, name: str) -> Any:
         _check(self, name)
-        return self._values[name].read()
+        return self._values[name].value
 
     def setValue(self, name: str, value: Any) -> None:
         _check(self, name)
         self._values[name].write(value)
 
+    def dataType(self, name: str) -> Any:
+        _check(self, name)
+        return self.allParameters[name].datatype  # type: ignore[attr-defined]
+
     def connectParametersToGui(self, mapping: dict[str, Any]) -> int:
-        for name in mapping:
-            _check(self, name)
-        connectors = {
-            name: widget if isinstance(widget, GuiConnector) else createGuiConnector(widget, self.dataType(name))  # type: ignore[attr-defined]
-            for name, widget in mapping.items()
-        }
+        connectors = {name: createGuiConnector(widget, self.dataType(name)) for name, widget in mapping.items()}
         tag, self._next_tag = self._next_tag, self._next_tag + 1
         self._guis[tag] = connectors
         for name, connector in connectors.items():
@@ -168,9 +131,8 @@ class _Methods:
             self._updating = False
 
     def connectGui(self, gui: Any) -> int:
-        is_widget = getattr(gui, "isWidgetType", lambda: False)()
-        widgets = gui.findChildren(qt.QWidget) if is_widget else list(vars(gui).values())
-        named = [(widget.property(SlicerParameterNamePropertyName), widget) for widget in widgets]
+        widgets = gui.findChildren(qt.QWidget)
+        named = [(widget.property("SlicerParameterName"), widget) for widget in widgets]
         return self.connectParametersToGui({name: widget for name, widget in named if name})
 
     def disconnectGui(self, guiTag: int) -> None:
@@ -195,54 +157,23 @@ class _Methods:
         self.parameterNode.Modified()
 
 
-def _process(cls: type) -> type:
+def parameterNodeWrapper(cls: type) -> type:
+    """Make the annotations of a class its parameters (a class decorator)."""
     parameters: dict[str, _Parameter] = {}
     for name, datatype in typing.get_type_hints(cls, include_extras=True).items():
+        if hasattr(cls, name):
+            raise NotImplementedError(f"{name}: the stand-in knows a default by `Annotated[..., Default(...)]` only")
         try:
-            serializer, rest = make_serializer(datatype)
+            parameters[name] = _Parameter(datatype)
         except Exception as error:
             raise Exception(f"Unable to create serializer for {cls} member {name}") from error
-        defaults = [entry for entry in rest if isinstance(entry, Default)]
-        if len(defaults) > 1:
-            raise Exception("Multiple defaults found")
-        if hasattr(cls, name):
-            default = Default(getattr(cls, name))
-        else:
-            default = find(rest, Default) or Default(serializer.default())
-        unused = [entry for entry in rest if not isinstance(entry, Default) or hasattr(cls, name)]
-        if unused:
-            logging.warning(f"Unused annotations: {unused}")
-        parameters[name] = _Parameter(name, serializer, default, datatype)
         setattr(cls, name, _property(name))
-    for name in _RESERVED:
+    added = {name: value for name, value in vars(_Methods).items() if callable(value) and not name.startswith("__")}
+    for name in (*added, *_RESERVED):
         if hasattr(cls, name):
             raise ValueError(f"Cannot use reserved name '{name}' in a parameterNodeWrapper")
     cls.allParameters = parameters  # type: ignore[attr-defined]
-    cls._is_parameter_node_wrapper = True  # type: ignore[attr-defined]
-
-    def data_type(membername: str) -> Any:
-        _check(cls, membername)
-        return parameters[membername].unalteredType
-
-    cls.dataType = staticmethod(data_type)  # type: ignore[attr-defined]
-    for name, function in vars(_Methods).items():
-        if callable(function) and (not name.startswith("__") or name == "__init__"):
-            setattr(cls, name, function)
+    cls.__init__ = _Methods.__init__  # type: ignore[assignment,misc]
+    for name, function in added.items():
+        setattr(cls, name, function)
     return cls
-
-
-def isParameterNodeWrapper(classOrObj: Any) -> bool:
-    return getattr(classOrObj, "_is_parameter_node_wrapper", False)
-
-
-def parameterNodeWrapper(classtype: type | None = None) -> Any:
-    """Class decorator; the annotations of the class are the parameters."""
-    return _process if classtype is None else _process(classtype)
-
-
-def findChildWidgetForParameter(widget: Any, parameter: str) -> Any:
-    children = widget.findChildren(qt.QWidget)
-    return next((w for w in children if w.property(SlicerParameterNamePropertyName) == parameter), None)
-
-
-__all__ = ["split_annotations"]
