@@ -34,20 +34,21 @@ class Style:
     Attributes:
         side: pixels along the longest side of the slice.
         lines: grid lines along the longest side of the slice.
-        thickness: width of grid lines and contours, pixels; an odd number.
+        line_width, contour_width: of grid lines and of contours, pixels.
         smooth: enlarge gray values with cubic splines and round the corners of labels; otherwise gray values are
             interpolated linearly and labels are enlarged voxel by voxel.
     """
 
     side: int
     lines: int
-    thickness: int = 1
+    line_width: int = 1
+    contour_width: int = 1
     smooth: bool = False
 
 
 THUMBNAIL = Style(side=144, lines=12)
 # About twice as many pixels as a figure shows, so that its lines come out smooth.
-FIGURE = Style(side=640, lines=24, thickness=3, smooth=True)
+FIGURE = Style(side=640, lines=24, line_width=2, contour_width=4, smooth=True)
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class SlicePicture:
             cell = np.floor(ndimage.zoom(position, self._scale, order=1))
             on[:, 1:] |= cell[:, 1:] != cell[:, :-1]
             on[1:] |= cell[1:] != cell[:-1]
-        on = ndimage.maximum_filter(on, size=self._style.thickness)
+        on = ndimage.maximum_filter(on, size=self._style.line_width)
         if alone:
             self.rgb[:] = BACKGROUND
             self.rgb[on] = GRID_COLOR
@@ -176,7 +177,7 @@ class SlicePicture:
         enlarge = _enlarge_smoothly if self._style.smooth else _enlarge_voxels
         values = sitk.GetImageFromArray(enlarge(self._plane.cut(label), self._scale))
         contours = sitk.GetArrayFromImage(sitk.LabelContour(values))
-        contours = ndimage.maximum_filter(contours, size=self._style.thickness)
+        contours = ndimage.maximum_filter(contours, size=self._style.contour_width)
         edge = contours != 0
         self.rgb[edge] = LABEL_COLORS[(contours[edge].astype(np.int64) - 1) % len(LABEL_COLORS)]
 

@@ -14,7 +14,7 @@ from .deformation import Deformation, displacement_transform
 from .diffusion.fields import warp
 from .diffusion.forward import ForwardProcess
 from .diffusion.recovery import recover
-from .drawing import BACKGROUND, FIGURE, Plane, SlicePicture, contrast_window, fullest_plane
+from .drawing import BACKGROUND, FIGURE, LABEL_COLORS, Plane, SlicePicture, contrast_window, fullest_plane
 from .errors import SettingError
 from .invertibility.metrics import folded_fraction
 from .io.files import atomic_write
@@ -30,7 +30,7 @@ _INK = "#e8edf2"
 
 
 def require_matplotlib() -> Any:
-    """Matplotlib with its file-only backend.
+    """Load matplotlib with its backend for files.
 
     Raises:
         SettingError: it is not installed.
@@ -71,7 +71,8 @@ def _save(figure: Any, path: Path) -> None:
 def deformation_picture(result: Deformation, path: Path, *, label: sitk.Image | None = None) -> Path:
     """Draw the image before, diffused and recovered, the deformed grid and the Jacobian determinant into one PNG.
 
-    Volumes are shown in two planes. The contours of the label, if given, move with the image.
+    Volumes are shown in two planes. The contours of the label, if given, move with the image; one with very many
+    values is shown by its outline.
 
     Raises:
         SettingError: matplotlib is not installed.
@@ -80,7 +81,7 @@ def deformation_picture(result: Deformation, path: Path, *, label: sitk.Image | 
     # However the voxels are stored, the patient is shown the same way round.
     flat = result.reference.GetDimension() == 2
     image = result.reference if flat else sitk.DICOMOrient(result.reference, "LPS")
-    label = None if label is None else fit_label(label, image)
+    label = None if label is None else _outlined(fit_label(label, image))
     versions = _versions(result, image, label)
     determinants = _determinants(result.field, image)
     window = contrast_window(sitk.GetArrayViewFromImage(image))
@@ -110,6 +111,12 @@ def deformation_picture(result: Deformation, path: Path, *, label: sitk.Image | 
     )
     _save(figure, path)
     return path
+
+
+def _outlined(label: sitk.Image) -> sitk.Image:
+    """Join the structures of a label with more values than there are colors: their contours would hide the image."""
+    values = np.unique(sitk.GetArrayViewFromImage(label))
+    return label if np.count_nonzero(values) <= len(LABEL_COLORS) else label != 0
 
 
 def _versions(

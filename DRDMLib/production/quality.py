@@ -1,4 +1,4 @@
-"""The quality page: one HTML file that shows what a run has made, the strangest samples first."""
+"""The quality page: one HTML file that shows the samples of a run, outliers first."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from . import records
 from .plan import Plan
 
 PAGE = "quality.html"
-# Displacement, per cent of the image's longest side; Jacobian determinant.
+# Displacement in percent of the image's longest side; Jacobian determinant.
 DISPLACEMENT_BINS = np.linspace(0.0, 15.0, 31)
 JACOBIAN_BINS = np.linspace(0.0, 3.0, 31)
 _NODES = 40
@@ -33,10 +33,10 @@ _MOST_PICTURES = 1200
 
 
 def outlier_scores(rows: list[dict[str, float]]) -> list[float]:
-    """How far each sample lies from the others: the largest distance from the median in robust standard deviations.
+    """Score how far each sample lies from the others: its largest distance from the median, robust standard deviations.
 
     Args:
-        rows: the same figures of each sample.
+        rows: for each sample the same metrics.
     """
     if not rows:
         return []
@@ -102,7 +102,7 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
 
 
 def histograms(deformation: Deformation) -> dict[str, list[int]]:
-    """How many nodes of a coarse grid over the image move how far, and what the determinants there are."""
+    """Count displacements and Jacobian determinants over a coarse grid on the image, in the bins of this module."""
     reference = deformation.reference
     size = [min(_NODES, n) for n in reference.GetSize()]
     coarse = sitk.Image(size, sitk.sitkUInt8)
@@ -122,12 +122,16 @@ def histograms(deformation: Deformation) -> dict[str, list[int]]:
 
 
 def _counts(values: np.ndarray, bins: np.ndarray) -> list[int]:
-    """What lies outside counts in the first or last bin."""
+    """Count values in bins; values outside count in the first or last bin."""
     return [int(n) for n in np.histogram(values.clip(bins[0], bins[-1]), bins)[0]]
 
 
 def thumbnail(pictures: list[tuple[sitk.Image, sitk.Image | None]], field: sitk.Image) -> np.ndarray:
-    """Images side by side with contours of their labels, the last with the grid that the field bends.
+    """Draw images side by side with contours of their labels, the last one with the grid that the field bends.
+
+    Args:
+        pictures: images, and labels on their grids.
+        field: displacement field, LPS millimeters.
 
     Returns:
         (rows, columns, 3) uint8.
@@ -145,7 +149,7 @@ def thumbnail(pictures: list[tuple[sitk.Image, sitk.Image | None]], field: sitk.
 
 
 def write_png(path: Path, rgb: np.ndarray) -> None:
-    """Write (rows, columns, 3) uint8 as PNG, whatever the file is called.
+    """Write (rows, columns, 3) uint8 as PNG, also under a name without that suffix.
 
     Raises:
         OutputError: it cannot be written.
