@@ -1,8 +1,7 @@
-"""Pictures: what a deformation did, and what a network in training does now. Needs matplotlib (extra ``cli``)."""
+"""Figures: what a deformation did, and what a network in training does now. Needs matplotlib (extra ``cli``)."""
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from torch import Tensor
 
 from .deformation import Deformation, displacement_transform
 from .diffusion.fields import warp
-from .diffusion.forward import random_ddf
+from .diffusion.forward import ForwardProcess
 from .diffusion.recovery import recover
+from .drawing import BACKGROUND, FIGURE, LABEL_COLORS, Plane, SlicePicture, contrast_window, fullest_plane
 from .errors import SettingError
 from .invertibility.metrics import folded_fraction
 from .io.files import atomic_write
@@ -22,14 +22,15 @@ from .io.images import fit_label
 from .models.model import Model
 from .spatial.coordinates import direction_matrix
 from .spatial.jacobian import jacobian_determinant
+from .spatial.model_grid import ModelGrid, field_image, image_extent
 from .spatial.resampling import field_on_grid, warp_image, warp_label
 
 PREVIEW_LEVELS = (16, 48, 79)
-_BACKGROUND, _INK = "#101418", "#e8edf2"
+_INK = "#e8edf2"
 
 
 def require_matplotlib() -> Any:
-    """Matplotlib with its file-only backend.
+    """Load matplotlib with its backend for files.
 
     Raises:
         SettingError: it is not installed.
@@ -44,6 +45,21 @@ def require_matplotlib() -> Any:
     return matplotlib.pyplot
 
 
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """Make a dark figure with empty tiles: the figure, and its axes (rows, columns)."""
+    plt = require_matplotlib()
+    color = tuple(BACKGROUND / 255)
+    figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", facecolor=color)
+    for axes in grid.ravel():
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return figure, grid
+
+
+def _title(axes: Any, text: str, size: int) -> None:
+    axes.set_title(text, color=_INK, fontsize=size)
+
+
 def _save(figure: Any, path: Path) -> None:
     try:
         with atomic_write(path) as partial:
@@ -52,92 +68,40 @@ def _save(figure: Any, path: Path) -> None:
         require_matplotlib().close(figure)
 
 
-def _slice_of(volume: np.ndarray, axis: int, at: int) -> np.ndarray:
-    return volume if volume.ndim == 2 else np.take(volume, at, axis=axis)
-
-
-def _show_grid(axes: Any, ddf: np.ndarray, spacing: tuple[float, float], lines: int = 24) -> None:
-    """Draw where straight grid lines go; ``ddf`` (rows, columns, 2) in voxels, first the row."""
-    rows, columns = ddf.shape[:2]
-    y = np.arange(rows)[:, None] + ddf[..., 0]
-    x = np.arange(columns)[None] + ddf[..., 1]
-    step = max(1.0, max(rows * spacing[0], columns * spacing[1]) / lines)
-    for values, unit in ((y, spacing[0]), (x, spacing[1])):
-        levels = np.arange(-2 * step, values.max() * unit + 2 * step, step) / unit
-        axes.contour(values, levels=levels, colors="#4fc3f7", linewidths=0.7)
-    axes.set_xlim(-0.5, columns - 0.5)
-    axes.set_ylim(rows - 0.5, -0.5)
-    axes.set_facecolor(_BACKGROUND)
-
-
 def deformation_picture(result: Deformation, path: Path, *, label: sitk.Image | None = None) -> Path:
-    """Before, diffused, recovered, the deformed grid and the Jacobian determinant, in one PNG.
+    """Draw the image before, diffused and recovered, the deformed grid and the Jacobian determinant into one PNG.
 
-    Volumes are shown in two planes. The label, if given, is drawn as a contour that moves with the image.
+    Volumes are shown in two planes. The contours of the label, if given, move with the image; one with very many
+    values is shown by its outline.
+
+    Raises:
+        SettingError: matplotlib is not installed.
+        ImageError: the label does not belong to the image.
     """
-    plt = require_matplotlib()
-    d = result.reference.GetDimension()
     # However the voxels are stored, the patient is shown the same way round.
-    image = sitk.DICOMOrient(result.reference, "LPS") if d == 3 else result.reference
-    random = displacement_transform(result.random_field)
-    volumes = [image, warp_image(image, image, random), warp_image(image, image, result.transform)]
-    arrays = [sitk.GetArrayFromImage(v) for v in volumes]
-    contours: list[np.ndarray | None] = [None] * 3
-    middle = [n // 2 for n in arrays[0].shape]
-    if label is not None:
-        label = fit_label(label, image)
-        labels = [label, warp_label(label, image, random), warp_label(label, image, result.transform)]
-        contours = [sitk.GetArrayFromImage(v) for v in labels]
-        if contours[0] is not None and contours[0].any():
-            middle = [int(c) for c in np.argwhere(contours[0] > 0).mean(axis=0)]
-    ddf = field_on_grid(result.field, image, 0, image.GetSize()[-1]).astype(np.float64)
-    direction = direction_matrix(image)
-    jacobian = jacobian_determinant(ddf, image.GetSpacing(), direction)
-    spacing = image.GetSpacing()[::-1]
-    in_voxels = (ddf @ direction)[..., ::-1] / np.asarray(spacing)
-    planes = [0] if d == 2 else sorted(range(3), key=lambda a: spacing[a] * arrays[0].shape[a])[:2]
-
-    low, high = np.percentile(arrays[0], [0.5, 99.5])
-    figure, grid = plt.subplots(
-        len(planes),
-        5,
-        figsize=(15, 3.1 * len(planes) + 0.7),
-        squeeze=False,
-        layout="constrained",
-        facecolor=_BACKGROUND,
-    )
-    titles = [
-        "original",
-        f"diffused (level {result.level})",
-        "recovered: a new version",
-        "its grid",
-        "Jacobian determinant",
-    ]
-    for row, plane in zip(grid, planes, strict=True):
-        in_plane = [a for a in range(d) if a != plane] if d == 3 else [0, 1]
-        aspect = spacing[in_plane[0]] / spacing[in_plane[1]]
-
-        def cut(volume: np.ndarray, plane: int = plane) -> np.ndarray:
-            return _slice_of(volume, plane, middle[plane]) if d == 3 else volume
-
-        for axes, array, contour in zip(row[:3], arrays, contours, strict=True):
-            axes.imshow(cut(array), cmap="gray", vmin=low, vmax=high, aspect=aspect, interpolation="bicubic")
-            if contour is not None and cut(contour).any():
-                axes.contour(cut(contour) > 0, levels=[0.5], colors="#ffca28", linewidths=1.2)
-        _show_grid(row[3], cut(in_voxels)[..., in_plane], (spacing[in_plane[0]], spacing[in_plane[1]]))
-        row[3].set_aspect(aspect)
-        shown = row[4].imshow(cut(jacobian), cmap="RdBu_r", vmin=0, vmax=2, aspect=aspect)
-        bar = figure.colorbar(shown, ax=row[4], shrink=0.85)
-        bar.ax.tick_params(colors=_INK)
-        if plane != 0 and direction[2, 2] > 0:
-            # Rows count upwards in the patient: head up, as radiologists look at it.
-            for axes in row:
-                axes.invert_yaxis()
-    for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title, color=_INK, fontsize=11)
-    for axes in grid.ravel():
-        axes.set_xticks([])
-        axes.set_yticks([])
+    flat = result.reference.GetDimension() == 2
+    image = result.reference if flat else sitk.DICOMOrient(result.reference, "LPS")
+    label = None if label is None else _outlined(fit_label(label, image))
+    versions = _versions(result, image, label)
+    determinants = _determinants(result.field, image)
+    window = contrast_window(sitk.GetArrayViewFromImage(image))
+    extent = image_extent(image)
+    # The two largest planes.
+    thin = [2] if flat else sorted((2, 1, 0), key=lambda axis: float(extent[axis]))[:2]
+    figure, grid = _figure(len(thin), 5, (15, 3.1 * len(thin) + 0.7))
+    for row, axis in zip(grid, thin, strict=True):
+        plane = fullest_plane(image, label, axis)
+        for axes, (version, outline) in zip(row, versions, strict=False):
+            picture = SlicePicture(version, plane, FIGURE, window)
+            if outline is not None:
+                picture.draw_contours(outline)
+            axes.imshow(picture.upright())
+        picture.draw_grid(result.field, alone=True)
+        row[3].imshow(picture.upright())
+        _show_determinants(row[4], determinants, plane)
+    titles = ["original", f"diffused (level {result.level})", "recovered: a new version", "its grid"]
+    for axes, title in zip(grid[0], [*titles, "Jacobian determinant"], strict=True):
+        _title(axes, title, 11)
     m = result.metrics
     figure.suptitle(
         f"{result.model}, level {result.level}, seed {result.seed}:  displacement {m.mean_mm:.1f} mm on average, "
@@ -149,45 +113,73 @@ def deformation_picture(result: Deformation, path: Path, *, label: sitk.Image | 
     return path
 
 
-def _middle(volume: Tensor) -> np.ndarray:
-    """Central slice of (*S) for display."""
-    return (volume if volume.ndim == 2 else volume[volume.shape[0] // 2]).cpu().numpy()
+def _outlined(label: sitk.Image) -> sitk.Image:
+    """Join the structures of a label with more values than there are colors: their contours would hide the image."""
+    values = np.unique(sitk.GetArrayViewFromImage(label))
+    return label if np.count_nonzero(values) <= len(LABEL_COLORS) else label != 0
+
+
+def _versions(
+    result: Deformation, image: sitk.Image, label: sitk.Image | None
+) -> list[tuple[sitk.Image, sitk.Image | None]]:
+    """The image and its label as they are, diffused, and recovered."""
+    versions = [(image, label)]
+    for transform in (displacement_transform(result.random_field), result.transform):
+        outline = None if label is None else warp_label(label, image, transform)
+        versions.append((warp_image(image, image, transform), outline))
+    return versions
+
+
+def _determinants(field: sitk.Image, image: sitk.Image) -> sitk.Image:
+    """The Jacobian determinant of a displacement field at each voxel of ``image``."""
+    ddf = field_on_grid(field, image, 0, image.GetSize()[-1]).astype(np.float64)
+    values = sitk.GetImageFromArray(jacobian_determinant(ddf, image.GetSpacing(), direction_matrix(image)))
+    values.CopyInformation(image)
+    return values
+
+
+def _show_determinants(axes: Any, determinants: sitk.Image, plane: Plane) -> None:
+    across, down = plane.in_plane
+    spacing = determinants.GetSpacing()
+    picture = plane.upright(plane.cut(determinants), determinants)
+    shown = axes.imshow(picture, cmap="RdBu_r", vmin=0, vmax=2, aspect=spacing[down] / spacing[across])
+    bar = axes.figure.colorbar(shown, ax=axes, shrink=0.85)
+    bar.ax.tick_params(colors=_INK)
 
 
 def training_picture(model: Model, images: Tensor, path: Path) -> Path:
-    """One image over several levels: original, diffused, recovered, and the grids of both; one row a level.
+    """Draw one image over several levels: original, diffused, recovered, and the grids of both; one row a level.
 
     Args:
-        images: (M, 1, *S) uint8 on the model's grid; the first is shown.
+        images: (M, 1, *S) uint8 on the model's grid; the first is shown, a volume by its middle layer.
+
+    Raises:
+        SettingError: matplotlib is not installed.
     """
-    plt = require_matplotlib()
+    figure, grid = _figure(len(PREVIEW_LEVELS), 5, (13, 2.7 * len(PREVIEW_LEVELS)))
     image = images[:1].float().to(model.device) / 255
-    figure, grid = plt.subplots(
-        len(PREVIEW_LEVELS), 5, figsize=(13, 2.7 * len(PREVIEW_LEVELS)), layout="constrained", facecolor=_BACKGROUND
-    )
     m = model.metadata
+    # Millimeters do not matter here: one for each voxel.
+    space = ModelGrid((m.size,) * m.ndim, (1.0,) * m.ndim, (0.0,) * m.ndim, np.eye(m.ndim), axes=m.axes)
     for row, level in zip(grid, PREVIEW_LEVELS, strict=True):
         generator = torch.Generator(model.device).manual_seed(level)
-        draw = partial(random_ddf, control_size=m.control_size, noise_grids=m.noise_grids)
-        scale = m.velocity_scale
-        drawn = draw(m.size, m.ndim, level, generator, velocity_scale=scale, amplitude=m.amplitude)
+        drawn = ForwardProcess.of(m).ddf(level, generator)
         recovered = recover(model, image, drawn, level=level)
-        pictures = [image, warp(image, drawn, padding="zeros"), warp(image, recovered, padding="zeros")]
-        titles = [
-            f"level {level}",
-            f"folded {float(folded_fraction(drawn)):.2%}",
-            f"folded {float(folded_fraction(recovered)):.2%}",
-        ]
-        for axes, picture, title in zip(row[:3], pictures, titles, strict=True):
-            axes.imshow(_middle(picture[0, 0]), cmap="gray", vmin=0, vmax=1)
-            axes.set_title(title, color=_INK, fontsize=9)
-        for axes, field in zip(row[3:], (drawn, recovered), strict=True):
-            in_plane = field[0, -2:] * m.size
-            cut = in_plane if m.ndim == 2 else in_plane[:, m.size // 2]
-            _show_grid(axes, cut.permute(1, 2, 0).cpu().numpy(), (1.0, 1.0))
-            axes.set_aspect(1)
-        for axes in row:
-            axes.set_xticks([])
-            axes.set_yticks([])
+        original = _preview(image, space)
+        row[0].imshow(original.upright())
+        _title(row[0], f"level {level}", 9)
+        for axes, grid_axes, ddf in zip(row[1:3], row[3:], (drawn, recovered), strict=True):
+            picture = _preview(warp(image, ddf, padding="zeros"), space)
+            axes.imshow(picture.upright())
+            _title(axes, f"folded {float(folded_fraction(ddf)):.2%}", 9)
+            picture.draw_grid(field_image(ddf, space), alone=True)
+            grid_axes.imshow(picture.upright())
     _save(figure, path)
     return path
+
+
+def _preview(image: Tensor, space: ModelGrid) -> SlicePicture:
+    """The middle layer of (1, 1, *S), values in 0..1, on the model's grid."""
+    array = image[0, 0].cpu().numpy()
+    volume = sitk.GetImageFromArray(np.ascontiguousarray(array.T if space.axes == "ijk" else array))
+    return SlicePicture(volume, fullest_plane(volume, None), FIGURE, window=(0.0, 1.0))

@@ -1,4 +1,4 @@
-"""The quality page: one HTML file that shows what a run has made, the strangest samples first."""
+"""The quality page: one HTML file that shows the samples of a run, outliers first."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
 from ..deformation import Deformation
+from ..drawing import SlicePicture, fullest_plane
 from ..errors import OutputError
 from ..io.files import write_text
 from ..spatial.coordinates import direction_matrix
@@ -24,26 +24,19 @@ from . import records
 from .plan import Plan
 
 PAGE = "quality.html"
-SIDE = 144
-# Displacement, per cent of the image's longest side; Jacobian determinant.
+# Displacement in percent of the image's longest side; Jacobian determinant.
 DISPLACEMENT_BINS = np.linspace(0.0, 15.0, 31)
 JACOBIAN_BINS = np.linspace(0.0, 3.0, 31)
-_COLOURS = np.asarray(
-    [[255, 202, 40], [239, 83, 80], [102, 187, 106], [171, 71, 188], [255, 112, 67], [38, 198, 218], [236, 64, 122]],
-    np.uint8,
-)
-_GRID = np.asarray([79, 195, 247], np.uint8)
-_LINES = 12
 _NODES = 40
 # Pictures that are put into the page; the others are listed by their figures.
 _MOST_PICTURES = 1200
 
 
 def outlier_scores(rows: list[dict[str, float]]) -> list[float]:
-    """How far each sample lies from the others: the largest distance from the median in robust standard deviations.
+    """Score how far each sample lies from the others: its largest distance from the median, robust standard deviations.
 
     Args:
-        rows: the same figures of each sample.
+        rows: for each sample the same metrics.
     """
     if not rows:
         return []
@@ -109,7 +102,7 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
 
 
 def histograms(deformation: Deformation) -> dict[str, list[int]]:
-    """How many nodes of a coarse grid over the image move how far, and what the determinants there are."""
+    """Count displacements and Jacobian determinants over a coarse grid on the image, in the bins of this module."""
     reference = deformation.reference
     size = [min(_NODES, n) for n in reference.GetSize()]
     coarse = sitk.Image(size, sitk.sitkUInt8)
@@ -129,109 +122,34 @@ def histograms(deformation: Deformation) -> dict[str, list[int]]:
 
 
 def _counts(values: np.ndarray, bins: np.ndarray) -> list[int]:
-    """What lies outside counts in the first or last bin."""
+    """Count values in bins; values outside count in the first or last bin."""
     return [int(n) for n in np.histogram(values.clip(bins[0], bins[-1]), bins)[0]]
 
 
 def thumbnail(pictures: list[tuple[sitk.Image, sitk.Image | None]], field: sitk.Image) -> np.ndarray:
-    """Images side by side with contours of their labels, the last with the grid that the field bends.
+    """Draw images side by side with contours of their labels, the last one with the grid that the field bends.
+
+    Args:
+        pictures: images, and labels on their grids.
+        field: displacement field, LPS millimeters.
 
     Returns:
         (rows, columns, 3) uint8.
     """
     tiles = []
-    layer = _layer(pictures[-1])
+    plane = fullest_plane(*pictures[-1])
     for number, (image, label) in enumerate(pictures):
-        grid = _grid_lines(image, field, layer) if number == len(pictures) - 1 else None
-        tiles.append(_tile(image, label, layer, grid))
+        picture = SlicePicture(image, plane)
+        if number == len(pictures) - 1:
+            picture.draw_grid(field)
+        if label is not None:
+            picture.draw_contours(label)
+        tiles.append(picture.upright_square())
     return np.concatenate(tiles, axis=1)
 
 
-def _layer(picture: tuple[sitk.Image, sitk.Image | None]) -> int:
-    """The layer with most of the label, or the middle one."""
-    image, label = picture
-    if image.GetDimension() == 2:
-        return 0
-    if label is not None:
-        counts = np.count_nonzero(sitk.GetArrayViewFromImage(label), axis=(1, 2))
-        if counts.any():
-            return int(counts.argmax())
-    return int(image.GetSize()[2] // 2)
-
-
-def _cut(image: sitk.Image, layer: int) -> np.ndarray:
-    view = sitk.GetArrayViewFromImage(image)
-    return np.array(view if view.ndim == 2 else view[layer])
-
-
-def _scale(image: sitk.Image) -> tuple[float, float]:
-    """Pixels of the picture for each voxel, along rows and columns: true proportions."""
-    width, height = (n * s for n, s in zip(image.GetSize()[:2], image.GetSpacing()[:2], strict=True))
-    pixels = SIDE / max(width, height)
-    return pixels * image.GetSpacing()[1], pixels * image.GetSpacing()[0]
-
-
-def _tile(image: sitk.Image, label: sitk.Image | None, layer: int, grid: np.ndarray | None) -> np.ndarray:
-    grey = _cut(image, layer).astype(np.float32)
-    low, high = np.percentile(grey, [0.5, 99.5])
-    grey = ((grey - low) / max(float(high - low), 1e-6)).clip(0, 1)
-    scale = _scale(image)
-    shown = (ndimage.zoom(grey, scale, order=1).clip(0, 1) * 255).astype(np.uint8)
-    rgb = np.repeat(shown[..., None], 3, axis=2)
-    if grid is not None:
-        bent = [ndimage.zoom(g, scale, order=1) for g in grid]
-        on = np.zeros(shown.shape, bool)
-        for values in bent:
-            whole = np.floor(values)
-            on[:, 1:] |= whole[:, 1:] != whole[:, :-1]
-            on[1:] |= whole[1:] != whole[:-1]
-        rgb[on] = (0.45 * rgb[on] + 0.55 * _GRID).astype(np.uint8)
-    if label is not None:
-        names = ndimage.zoom(_cut(label, layer), scale, order=0)
-        edge = np.zeros(names.shape, bool)
-        across, down = names[:, 1:] != names[:, :-1], names[1:] != names[:-1]
-        for part in (edge[:, 1:], edge[:, :-1]):
-            part |= across
-        for part in (edge[1:], edge[:-1]):
-            part |= down
-        edge &= names != 0
-        rgb[edge] = _COLOURS[(names[edge].astype(np.int64) - 1) % len(_COLOURS)]
-    square = np.full((SIDE, SIDE, 3), 16, np.uint8)
-    rows, columns = min(SIDE, rgb.shape[0]), min(SIDE, rgb.shape[1])
-    top, left = (SIDE - rows) // 2, (SIDE - columns) // 2
-    square[top : top + rows, left : left + columns] = rgb[:rows, :columns]
-    return _upright(square, image)
-
-
-def _upright(picture: np.ndarray, image: sitk.Image) -> np.ndarray:
-    """Head or front up, the patient's right or front on the left, as radiologists look at layers."""
-    if image.GetDimension() != 3:
-        return picture
-    direction = np.asarray(image.GetDirection()).reshape(3, 3)
-    # LPS: rows go down, that is to the back or to the feet.
-    (down, sign), (across, side) = ((int(np.abs(c).argmax()), c[np.abs(c).argmax()]) for c in direction[:, 1::-1].T)
-    picture = picture[::-1] if (sign > 0) == (down == 2) else picture
-    return picture[:, ::-1] if side < 0 and across != 2 else picture
-
-
-def _grid_lines(image: sitk.Image, field: sitk.Image, layer: int) -> np.ndarray:
-    """For each voxel of the layer, where it reads, counted in lines of a regular grid: (2, rows, columns)."""
-    d = image.GetDimension()
-    whole = d == 2
-    block = field_on_grid(field, image, 0 if whole else layer, image.GetSize()[1] if whole else layer + 1)
-    block = (block if whole else block[0]).astype(np.float64)
-    direction = direction_matrix(image)
-    along = block @ direction
-    rows, columns = block.shape[:2]
-    spacing = image.GetSpacing()
-    step = max(rows * spacing[1], columns * spacing[0]) / _LINES
-    y = (np.arange(rows)[:, None] * spacing[1] + along[..., 1]) / step
-    x = (np.arange(columns)[None] * spacing[0] + along[..., 0]) / step
-    return np.stack([y, x])
-
-
 def write_png(path: Path, rgb: np.ndarray) -> None:
-    """Write (rows, columns, 3) uint8 as PNG, whatever the file is called.
+    """Write (rows, columns, 3) uint8 as PNG, also under a name without that suffix.
 
     Raises:
         OutputError: it cannot be written.

@@ -12,13 +12,14 @@ from command_helpers import array_of, boxes, scene, write
 from production_helpers import make, records_of, report_of, write_cases
 
 from DRDMLib import __version__
+from DRDMLib.drawing import THUMBNAIL
 from DRDMLib.errors import ImageError, ModelError, OutputError
 from DRDMLib.io.datasets import find_cases
 from DRDMLib.models.catalogue import digest_of
 from DRDMLib.production.layouts import folds, split_subjects
 from DRDMLib.production.limits import Limits
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE
-from DRDMLib.production.quality import SIDE, outlier_scores, thumbnail
+from DRDMLib.production.quality import outlier_scores, thumbnail
 from DRDMLib.production.regenerate import regenerate
 from DRDMLib.production.sources import read_source
 
@@ -286,13 +287,15 @@ def test_thumbnails_are_upright(axes, up, left):
     field = sitk.Image([4, 4, 4], sitk.sitkVectorFloat64)
     field.SetSpacing([8.0] * 3)
     field.SetOrigin([-12.0] * 3)
-    picture = thumbnail([(image, None), (image, None)], field)[:, :SIDE]
+    picture = thumbnail([(image, None), (image, None)], field)[:, : THUMBNAIL.side]
     assert picture[10, 10, 0] == 255 and picture[-10, 10, 0] == picture[10, -10, 0] == picture[-10, -10, 0] == 0
 
 
 def test_contours_are_closed():
     image = sitk.Cast(sitk.GetImageFromArray(np.pad(np.ones((10, 10), np.float32), 4)), sitk.sitkUInt8)
-    picture = thumbnail([(image, image), (image, image)], sitk.Image([18, 18], sitk.sitkVectorFloat64))[:, :SIDE]
+    picture = thumbnail([(image, image), (image, image)], sitk.Image([18, 18], sitk.sitkVectorFloat64))[
+        :, : THUMBNAIL.side
+    ]
     coloured = (picture == [255, 202, 40]).all(axis=2)
     inside = (picture == 255).all(axis=2)
     # Every row and column through the square is crossed twice.

@@ -307,6 +307,32 @@ def test_the_command_trains_resumes_and_its_model_deforms(tmp_path):
     assert main(["deform", str(image), "-o", str(tmp_path / "out"), "--model", str(run / "model.safetensors")]) == 0
 
 
+@pytest.mark.parametrize("axes", ["kji", "ijk"])
+def test_the_preview_is_upright(axes, monkeypatch, tmp_path):
+    """Whatever the order of the model's axes: front up, the patient's right on the left."""
+    pictures = pytest.importorskip("DRDMLib.pictures")
+    pytest.importorskip("matplotlib")
+    image = torch.zeros(1, 1, 16, 16, 16, dtype=torch.uint8)
+    corner = image[0, 0] if axes == "kji" else image[0, 0].permute(2, 1, 0)
+    corner[:, :8, :8] = 255
+    shown = []
+    figure = pictures._figure
+
+    def spied(*arguments):
+        made, grid = figure(*arguments)
+        shown.append(grid)
+        return made, grid
+
+    monkeypatch.setattr(pictures, "_figure", spied)
+    monkeypatch.setattr(pictures, "PREVIEW_LEVELS", (0,))
+    network = build_network("compact", 3, 80, {"width": 8})
+    model = Model(network, metadata(axes=axes), torch.device("cpu"))
+    assert pictures.training_picture(model, image, tmp_path / "preview.png").is_file()
+    original = shown[0][0, 0].images[0].get_array()
+    assert original[150, 150, 0] > 240
+    assert max(original[-150, 150, 0], original[150, -150, 0], original[-150, -150, 0]) < 15
+
+
 def test_published_settings():
     options = build_parser().parse_args(["train", "d", "-o", "r", "--published", "--size", "128"])
     model, config = design_from(options, Path("r")).metadata(), config_from(options, "cpu", 1)
