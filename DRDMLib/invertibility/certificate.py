@@ -285,7 +285,7 @@ def certify_on_grid(field: sitk.Image, reference: sitk.Image) -> Certificate:
 
 
 def certify_saved(ddf: sitk.Image) -> Certificate:
-    """Judges a displacement field alone (vector image, millimetres, LPS).
+    """Judges a displacement field alone (vector image, millimeters, LPS).
 
     Where it does not end in zeros it is continued by its border's values, falling smoothly to zero: if that whole map
     is a homeomorphism of space, the field never meets a value twice. (It is a sufficient condition.)

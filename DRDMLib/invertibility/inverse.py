@@ -26,14 +26,14 @@ _ROUNDS = 200
 # Farthest step of one round, cells.
 _STRIDE = 4.0
 _CHUNK = 2**17
-# What the inverse on a grid must reach inside the image: mean, millimetres, and largest, voxels; with some to spare.
+# What the inverse on a grid must reach inside the image: mean, millimeters, and largest, voxels; with some to spare.
 _MEAN_MM, _MAX_VOXELS = 0.009, 0.09
 _MOST_NODES = 2**25
 _FINEST = 5
 
 
 class Mapping:
-    """``phi(x) = x + u(x)`` on a grid, and its inverse; millimetres along the grid's axes, array order.
+    """``phi(x) = x + u(x)`` on a grid, and its inverse; millimeters along the grid's axes, array order.
 
     Args:
         grid: held in memory whole, with 32 bits.
@@ -47,7 +47,7 @@ class Mapping:
         self.tolerance = TOLERANCE * min(float(n.diff().min()) for n in self.nodes)
 
     def _place(self, points: Tensor) -> Tensor:
-        """(K, d) millimetres -> positions in nodes."""
+        """(K, d) millimeters -> positions in nodes."""
         places = []
         for nodes, x in zip(self.nodes, points.T, strict=True):
             cell = (torch.searchsorted(nodes, x.contiguous(), right=True) - 1).clamp(0, len(nodes) - 2)
@@ -156,7 +156,7 @@ def _to_space(field: FieldGrid, along: Tensor) -> np.ndarray:
 
 
 def inverse_points(field: sitk.Image, points: np.ndarray) -> np.ndarray:
-    """Points of the original to points of the new image: (K, d) -> (K, d), LPS millimetres."""
+    """Points of the original to points of the new image: (K, d) -> (K, d), LPS millimeters."""
     grid = FieldGrid.of(field)
     return _to_space(grid, Mapping(grid).inverse(_to_axes(grid, np.asarray(points, np.float64))))
 
@@ -167,7 +167,7 @@ def inverse_layers(field: sitk.Image, reference: sitk.Image, ranges: Iterator[tu
     What is inverted is linear between the voxels; past the image it goes on with the field itself.
 
     Yields:
-        (layers, ..., d) float32, millimetres, LPS.
+        (layers, ..., d) float32, millimeters, LPS.
     """
     grid = FieldGrid.of(field)
     inside = positions(grid, reference)

@@ -26,7 +26,7 @@ class FieldMetrics:
     """Figures of one field on the grid it is saved on.
 
     Attributes:
-        mean_mm, max_mm: length of the displacement, millimetres.
+        mean_mm, max_mm: length of the displacement, millimeters.
         mean_percent, max_percent: the same over the longest physical side of the image.
         folded_fraction: share of voxels with a Jacobian determinant of 0 or below (central differences).
         min_jacobian: smallest determinant.
@@ -114,7 +114,7 @@ def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> 
 
     Args:
         reference: the grid.
-        layers: (start, stop) -> (stop - start, ..., d) millimetres along the slowest axis.
+        layers: (start, stop) -> (stop - start, ..., d) millimeters along the slowest axis.
     """
     count = reference.GetSize()[-1]
     direction = direction_matrix(reference)
@@ -153,7 +153,7 @@ def _strict(layers: np.ndarray, reference: sitk.Image, direction: np.ndarray) ->
 
 
 def measure_ddf(ddf: sitk.Image) -> FieldMetrics:
-    """Figures of a whole displacement field (vector image, millimetres, LPS), the certificate included."""
+    """Figures of a whole displacement field (vector image, millimeters, LPS), the certificate included."""
     view = sitk.GetArrayViewFromImage(ddf)
     figures = measure(ddf, lambda start, stop: np.asarray(view[start:stop], np.float32))
     return replace(figures, certified_invertible=certify_saved(ddf).certified)

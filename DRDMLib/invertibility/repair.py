@@ -1,9 +1,9 @@
 """The smallest local change that makes a field provably invertible.
 
-Where cells fail the certificate, the displacement around them is relaxed: it flows towards the mean of its neighbours
+Where cells fail the certificate, the displacement around them is relaxed: it flows towards the mean of its neighbors
 (explicit heat flow), at full strength at the failing cells and fading smoothly to nothing a few nodes away. Cells are
 judged anew after each round, so that nothing is smoothed longer than needed; what goes on failing is smoothed in a
-wider neighbourhood. The outermost nodes keep their values, zeros.
+wider neighborhood. The outermost nodes keep their values, zeros.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TILE = 8
 
 
 class Repair(NamedTuple):
-    """What a repair changed: length of the difference over all nodes of the field, millimetres, and rounds taken."""
+    """What a repair changed: length of the difference over all nodes of the field, millimeters, and rounds taken."""
 
     mean_mm: float = 0.0
     max_mm: float = 0.0
@@ -122,7 +122,7 @@ def _bump(cells: np.ndarray, shape: tuple[int, ...], radius: float) -> np.ndarra
 
 
 def _flow(vectors: np.ndarray, weight: np.ndarray, times: int) -> np.ndarray:
-    """Heat flow of (*S, d) values: each time towards the mean of the neighbours by 0.8 ``weight``."""
+    """Heat flow of (*S, d) values: each time towards the mean of the neighbors by 0.8 ``weight``."""
     u, share = torch.from_numpy(vectors.copy()), torch.from_numpy(0.8 * weight)[..., None]
     d = weight.ndim
     inner = [slice(1, -1)] * d

@@ -91,11 +91,11 @@ def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:
     """``image`` itself, or its 3D part if it is 4D with a single time point.
 
     Raises:
-        ImageError: colour or vector pixels, several time points, NaN or infinite voxels, no contrast.
+        ImageError: color or vector pixels, several time points, NaN or infinite voxels, no contrast.
     """
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise ImageError(
-            f"'{name}' has {image.GetNumberOfComponentsPerPixel()} values per voxel (colour or vectors); "
+            f"'{name}' has {image.GetNumberOfComponentsPerPixel()} values per voxel (color or vectors); "
             "convert it to a single-channel image first."
         )
     image = _drop_single_time_point(image, name)
@@ -130,7 +130,7 @@ def _drop_single_time_point(image: sitk.Image, name: str) -> sitk.Image:
 
 
 def read_field(path: str | os.PathLike[str]) -> sitk.Image:
-    """A displacement field: as many values per voxel as dimensions, millimetres, LPS.
+    """A displacement field: as many values per voxel as dimensions, millimeters, LPS.
 
     Raises:
         ImageError: missing, broken, not a displacement field, or with NaN or infinite values.

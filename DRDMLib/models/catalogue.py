@@ -155,7 +155,7 @@ def default_entry(ndim: int, extent: float | None = None) -> Entry:
     """The best model of a dimension that is here: shipped ones first, then what was downloaded.
 
     Args:
-        extent: longest side of the image, millimetres; a model that is meant for such images goes before the general
+        extent: longest side of the image, millimeters; a model that is meant for such images goes before the general
             one, which takes everything else.
 
     Raises:
@@ -214,7 +214,7 @@ def load_model(
     Args:
         name_or_path: ``None`` takes the best one that is here for the other two arguments.
         ndim: dimension of the image.
-        extent: its longest side, millimetres.
+        extent: its longest side, millimeters.
 
     Raises:
         ModelError: unknown, not downloaded, corrupt, or a file that would run code when loaded.

@@ -29,7 +29,7 @@ _SQUARINGS = 4
 
 
 class FilmBlock(nn.Module):
-    """Two normalised 3-convs with a skip connection; the time embedding scales and shifts between them."""
+    """Two normalized 3-convs with a skip connection; the time embedding scales and shifts between them."""
 
     def __init__(self, ndim: int, channels_in: int, channels_out: int, time_channels: int) -> None:
         super().__init__()

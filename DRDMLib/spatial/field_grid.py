@@ -1,7 +1,7 @@
 """Displacement fields as the grids that ``certificate`` judges: as they are, sampled elsewhere, or continued.
 
 Axes of a grid are in array order (slowest first); component k of a displacement is the one along axis k, and both
-nodes and displacements are in millimetres.
+nodes and displacements are in millimeters.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class FieldGrid:
     """A field in space, on its own grid.
 
     Attributes:
-        vectors: (*S, d), millimetres, LPS.
-        spacing: millimetres, array order.
+        vectors: (*S, d), millimeters, LPS.
+        spacing: millimeters, array order.
         direction: (d, d), columns are the directions of SimpleITK's axes (the array's in reverse).
         origin: of the first node, LPS.
         source: whose memory ``vectors`` is, kept for as long.
@@ -201,7 +201,7 @@ class FadingGrid:
     Attributes:
         field: what is continued.
         rings: further nodes on each side.
-        reach: how far they extend, millimetres.
+        reach: how far they extend, millimeters.
     """
 
     field: FieldGrid

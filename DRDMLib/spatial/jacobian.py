@@ -20,8 +20,8 @@ def jacobian_determinant(field: np.ndarray, spacing: tuple[float, ...], directio
     """Determinant of the derivative of ``x -> x + u(x)`` by central differences (one-sided at the border).
 
     Args:
-        field: (*S, d) in SimpleITK's array order, millimetres, LPS.
-        spacing: millimetres, SimpleITK's axis order.
+        field: (*S, d) in SimpleITK's array order, millimeters, LPS.
+        spacing: millimeters, SimpleITK's axis order.
         direction: (d, d), columns are the directions of the axes.
 
     Returns:

@@ -1,6 +1,6 @@
-"""From an image to the grid a model works on, and from a field on that grid back to millimetres.
+"""From an image to the grid a model works on, and from a field on that grid back to millimeters.
 
-A working grid is an ordinary SimpleITK grid (LPS, millimetres). Its axes may be permuted and flipped against the
+A working grid is an ordinary SimpleITK grid (LPS, millimeters). Its axes may be permuted and flipped against the
 image's, never tilted, so oblique images need no special case. Tensors carry the axes of the working grid in the order
 of the model's ``axes`` policy: ``"kji"`` (the array order of SimpleITK, slowest first) or ``"ijk"`` (its reverse).
 """
@@ -40,7 +40,7 @@ class ModelGrid:
     """A regular grid in space: what the network sees.
 
     Attributes:
-        size, spacing, origin: one value per axis of the image, SimpleITK's axis order, millimetres, LPS.
+        size, spacing, origin: one value per axis of the image, SimpleITK's axis order, millimeters, LPS.
         direction: (d, d), columns are the directions of the axes.
         stack: a stack of slices for a 2D model; the last axis then counts the slices.
         axes: order of the tensor's spatial axes, ``"kji"`` or ``"ijk"``.
@@ -82,12 +82,12 @@ class ModelGrid:
 
 
 def image_extent(image: sitk.Image) -> np.ndarray:
-    """Physical size of the image along its axes, millimetres, voxels counted whole."""
+    """Physical size of the image along its axes, millimeters, voxels counted whole."""
     result: np.ndarray = np.asarray(image.GetSize(), float) * np.asarray(image.GetSpacing(), float)
     return result
 
 
-def _centre(image: sitk.Image) -> np.ndarray:
+def _center(image: sitk.Image) -> np.ndarray:
     index = [(n - 1) / 2.0 for n in image.GetSize()]
     return np.asarray(image.TransformContinuousIndexToPhysicalPoint(index))
 
@@ -127,7 +127,7 @@ def _slice_axis(image: sitk.Image, plane: str) -> int:
 def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") -> ModelGrid:
     """The grid on which ``model`` sees ``image``.
 
-    Proportions stay true (isotropic in millimetres; the longest side of the image fills the grid), unless the model's
+    Proportions stay true (isotropic in millimeters; the longest side of the image fills the grid), unless the model's
     geometry policy is ``"stretch"``. A 2D model sees a volume as a stack of slices.
 
     Args:
@@ -166,7 +166,7 @@ def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") 
         spacing = np.full(dimension, in_plane.max() / side)
     if stack:
         spacing[2] = extent[2] / size[2]
-    origin = _centre(image) - columns @ (spacing * (np.asarray(size) - 1) / 2.0)
+    origin = _center(image) - columns @ (spacing * (np.asarray(size) - 1) / 2.0)
     return ModelGrid(
         size=tuple(size),
         spacing=tuple(float(s) for s in spacing),
@@ -227,7 +227,7 @@ def field_image(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed: bo
 
 
 def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed: bool = False) -> FieldGrid:
-    """A field on the working grid as a displacement field in space, millimetres, LPS.
+    """A field on the working grid as a displacement field in space, millimeters, LPS.
 
     The result reaches past the working grid and falls smoothly to zero there, so that whatever lies beyond the image
     (models, markups, a larger segmentation) is not torn.
@@ -238,7 +238,7 @@ def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed:
             in an image that is much finer).
         posed: its border moves as far as a pose takes it, so that it needs more room to fall to zero.
     """
-    vectors = _millimetres(ddf, grid)
+    vectors = _to_millimeters(ddf, grid)
     side = max(grid.size[:2]) * max(grid.spacing[:2])
     roomy = posed and (grid.ndim == 2 or (not grid.stack and max(grid.size) <= _FEW_NODES))
     most = _MARGIN_OF_POSES if roomy else _MARGIN_MOST
@@ -274,8 +274,8 @@ def _carrier(size: int, margin: int, finer: int) -> np.ndarray:
     return np.concatenate([ramp * inner[0], inner, ramp[::-1] * inner[-1]])
 
 
-def _millimetres(ddf: Tensor, grid: ModelGrid) -> np.ndarray:
-    """(N, d, *S) -> array (*size reversed, D) of LPS millimetres."""
+def _to_millimeters(ddf: Tensor, grid: ModelGrid) -> np.ndarray:
+    """(N, d, *S) -> array (*size reversed, D) of LPS millimeters."""
     u = grid._reorder(ddf.detach()).cpu().numpy().astype(np.float64)
     d = u.shape[1]
     # Channel k moves along tensor axis k; component i of a SimpleITK vector moves along its axis i.
@@ -319,7 +319,7 @@ def same_grid(a: sitk.Image, b: sitk.Image, tolerance: float = 1e-3) -> bool:
 
 
 def bounding_box(image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest corner of the image in space, millimetres, voxels counted whole."""
+    """Lowest and highest corner of the image in space, millimeters, voxels counted whole."""
     d = image.GetDimension()
     corners = []
     for bits in range(2**d):

@@ -97,7 +97,7 @@ def _with_geometry(array: np.ndarray, reference: sitk.Image) -> sitk.Image:
 
 
 def _around(ndim: int) -> np.ndarray:
-    """Offsets (3^d, d) of a voxel's neighbourhood, itself included."""
+    """Offsets (3^d, d) of a voxel's neighborhood, itself included."""
     return np.stack(np.meshgrid(*[[-1, 0, 1]] * ndim, indexing="ij"), -1).reshape(-1, ndim)
 
 
@@ -164,7 +164,7 @@ def _mapping(transform: sitk.Transform) -> Callable[[np.ndarray], np.ndarray]:
 def _inverse(
     points: np.ndarray, transform: sitk.Transform, tolerance: float, rounds: int = 40
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the transform must be asked to arrive at ``points``, and whether it was found to ``tolerance`` millimetres.
+    """Where the transform must be asked to arrive at ``points``, and whether it was found to ``tolerance`` millimeters.
 
     Damped fixed-point iteration: it converges where space is stretched up to fourfold.
     """
@@ -181,7 +181,7 @@ def _inverse(
 
 
 def field_component(field: sitk.Image, component: int, reference: sitk.Image) -> Iterator[np.ndarray]:
-    """One component of a displacement field, millimetres, on the grid of ``reference``, slab by slab, 32-bit."""
+    """One component of a displacement field, millimeters, on the grid of ``reference``, slab by slab, 32-bit."""
     scalar = sitk.VectorIndexSelectionCast(field, component)
     for start, stop in slabs(reference.GetSize()):
         resampler = slab_resampler(reference, start, stop)
@@ -191,7 +191,7 @@ def field_component(field: sitk.Image, component: int, reference: sitk.Image) ->
 
 
 def field_on_grid(field: sitk.Image, reference: sitk.Image, start: int, stop: int) -> np.ndarray:
-    """Layers ``start`` to ``stop`` of a displacement field on the grid of ``reference``: (..., d), millimetres."""
+    """Layers ``start`` to ``stop`` of a displacement field on the grid of ``reference``: (..., d), millimeters."""
     resampler = slab_resampler(reference, start, stop)
     resampler.SetInterpolator(sitk.sitkLinear)
     resampler.SetOutputPixelType(sitk.sitkVectorFloat32)
