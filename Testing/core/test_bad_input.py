@@ -288,7 +288,7 @@ def test_label_with_only_another_grid_works(drdm, scan, tmp_path, tiny_models):
         (["--pose", "much"], "--pose"),
         (["--plane", "oblique"], "--plane.*oblique"),
         (["--device", "toaster"], "device 'toaster' is not known"),
-        (["--device", "cuda:99"], "device 'cuda:99' is not on this computer"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not available on this computer"),
         (["--colour", "red"], "unrecognized arguments: --colour"),
         (["--progress", "loud"], "--progress"),
     ],
@@ -300,7 +300,7 @@ def test_option_out_of_range(deform_refused, scan, options, says):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_device_that_is_not_there(deform_refused, scan):
-    deform_refused(scan, "--device", "cuda", says="device 'cuda' is not on this computer")
+    deform_refused(scan, "--device", "cuda", says="device 'cuda' is not available on this computer")
 
 
 @pytest.mark.parametrize(
