@@ -39,16 +39,16 @@ def require_whole_file(path: Path, what: str) -> None:
             with path.open("rb") as raw:
                 packed = raw.read(2) == b"\x1f\x8b"
             with gzip.open(path, "rb") if packed else path.open("rb") as stream:
-                whole = _check_nifti(stream, path, what)
+                complete = _check_nifti(stream, path, what)
         elif name.endswith(".mha"):
-            whole = _check_metaimage(path)
+            complete = _check_metaimage(path)
         elif name.endswith((".jpg", ".jpeg")):
-            whole = path.read_bytes().rstrip(b"\0").endswith(b"\xff\xd9")
+            complete = path.read_bytes().rstrip(b"\0").endswith(b"\xff\xd9")
         else:
-            whole = True
+            complete = True
     except (EOFError, zlib.error, OSError, struct.error, ValueError):
-        whole = False
-    if not whole:
+        complete = False
+    if not complete:
         raise ImageError(
             f"The {what} '{path}' cannot be read, because it is damaged, incomplete, or not an image; "
             "copy or export it again."

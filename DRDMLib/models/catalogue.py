@@ -105,7 +105,7 @@ def user_models_folder() -> Path:
 
 def user_models() -> list[Entry]:
     """List the user's own models, sorted by name; files that are not models are ignored."""
-    taken = {entry.name for entry in CATALOGUE}
+    names = {entry.name for entry in CATALOGUE}
     entries = []
     try:
         paths = sorted(user_models_folder().glob("*.safetensors"))
@@ -117,7 +117,7 @@ def user_models() -> list[Entry]:
         except ModelError:
             continue
         about = ", ".join(text for text in (metadata.anatomy, metadata.modality) if text) or "your own"
-        if path.stem not in taken:
+        if path.stem not in names:
             entries.append(Entry(path.stem, metadata.ndim, about, own=path))
     return entries
 
