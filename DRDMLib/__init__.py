@@ -1,6 +1,6 @@
 """The Deformation-Recovery Diffusion Model: new, plausible versions of a medical image, with their displacement fields.
 
-Names are loaded when they are first used, so that importing the package costs nothing and needs no PyTorch.
+Names are loaded on first use, so that importing the package is fast and needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Apple's GPU lacks a few operators (3D grid_sample in some versions); PyTorch then does those on the CPU, if it is told
-# so before it is loaded.
+# Apple's GPU lacks a few operators (3D grid_sample in some versions). With this variable PyTorch computes them on the
+# CPU; it must be set before PyTorch is imported.
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
-_WHERE = {
+_MODULES = {
     "Deformation": "deformation",
     "DeformationSettings": "settings",
     "deform": "deformation",
@@ -34,7 +34,7 @@ _WHERE = {
     "DRDMError": "errors",
 }
 
-__all__ = ["__version__", *sorted(_WHERE)]
+__all__ = ["__version__", *sorted(_MODULES)]
 
 if TYPE_CHECKING:
     from .deformation import Deformation as Deformation
@@ -56,9 +56,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'DRDMLib' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 

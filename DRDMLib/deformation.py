@@ -1,4 +1,4 @@
-"""Deform an image in space: Algorithms 2, 3 and 4 of the paper, from images to fields in millimeters."""
+"""Deform images in physical space: Algorithms 2, 3 and 4 of the paper, with fields in millimeters."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from .spatial.model_grid import (
 )
 from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label
 
-# Slices of a stack that are recovered together; bounds the memory that the network needs.
+# Largest number of slices of a stack that are recovered together; limits the memory that the network needs.
 _STACK_BATCH = 16
 
 Progress = Callable[[int, int], None]
@@ -48,7 +48,7 @@ DEFAULT_SETTINGS = DeformationSettings()
 
 
 class Generated(NamedTuple):
-    """Fields on the model's grid, (N, d, *S), fraction of the side: before and after recovery."""
+    """Fields before and after recovery, on the model grid: (N, d, *S), fraction of the side."""
 
     random: Tensor
     recovered: Tensor
@@ -56,15 +56,18 @@ class Generated(NamedTuple):
 
 @dataclass
 class Deformation:
-    """One new version of an image: the field, and what it does.
+    """One deformation of an image: its displacement field, and methods that apply, invert and measure it.
 
     Attributes:
-        reference: the image it was made from; its grid is the grid of everything produced.
-        field: the displacement field as a coarse grid transform that reaches past the image and falls to zero there;
-            vector image, millimetres, LPS; points from the new image to where to read in the original.
-        seed, level, steps, pose, seconds, model, device: how it was made, and on what kind of device.
-        repaired: what was changed to make it invertible.
-        certified: whether it is proven to be; ``None``: not examined yet, see ``metrics``.
+        reference: the original image; everything that is produced lies on its grid.
+        field: displacement field on a coarse grid: vector image, millimeters, LPS. A vector at a point of the new image
+            points to the position in the original whose value the new image shows there. The grid extends past the
+            image, and the field falls to zero there.
+        seed, level, steps, pose, model: the seed and settings it was made with, and the name of the model.
+        seconds, device: how long the computation took, and on what kind of device.
+        repaired: what was changed to make the field invertible.
+        certified: whether the field is proven to be invertible; ``None`` if it has not been tested yet, see
+            ``metrics``.
     """
 
     reference: sitk.Image
@@ -82,32 +85,36 @@ class Deformation:
 
     @cached_property
     def random_field(self) -> sitk.Image:
-        """The same as ``field`` for the random deformation before recovery; made when it is asked for."""
+        """The random deformation before recovery, in the same form as ``field``; computed on first use."""
         assert self._random is not None
         return self._random()
 
     @property
     def transform(self) -> sitk.Transform:
-        """Maps points of the new image to points of the original, LPS millimetres."""
+        """Transform from points of the new image to points of the original (LPS, millimeters)."""
         return displacement_transform(self.field)
 
     @cached_property
     def inverse(self) -> sitk.Image:
-        """The inverse field over the extent of ``field``: takes points of the original to points of the new image.
+        """The inverse field, over the extent of ``field``: maps points of the original to points of the new image.
 
-        Its grid is as fine as it takes to be right between its nodes too, and can be large; see
-        :func:`DRDMLib.invertibility.inverse.inverse_field`. For a few points :meth:`inverse_points` is exact and quick.
+        Its grid is fine enough to be accurate between its nodes too, so it can be large; see
+        :func:`DRDMLib.invertibility.inverse.inverse_field`. For single points, :meth:`inverse_points` is more accurate
+        and faster.
         """
         return inverse_field(self.field, self.reference)
 
     @property
     def inverse_transform(self) -> sitk.Transform:
-        """Maps points of the original to points of the new image, LPS millimetres."""
+        """Transform from points of the original to points of the new image (LPS, millimeters)."""
         return displacement_transform(self.inverse)
 
     @property
     def inverse_ddf(self) -> sitk.Image:
-        """The inverse of ``ddf`` on the image's grid, right to a ten-thousandth of a voxel at each voxel's centre."""
+        """The inverse of ``ddf`` on the image's grid: vector image, 32-bit, millimeters, LPS.
+
+        At the center of each voxel it is accurate to a ten-thousandth of a voxel.
+        """
         size = self.reference.GetSize()
         image = sitk.GetImageFromArray(
             np.concatenate(list(inverse_layers(self.field, self.reference, slabs(size)))), isVector=True
@@ -116,41 +123,61 @@ class Deformation:
         return image
 
     def inverse_points(self, points: np.ndarray) -> np.ndarray:
-        """Points of the original (markups, surfaces) to points of the new image: (K, d), LPS millimetres."""
+        """Map points of the original (markups, surfaces) to points of the new image.
+
+        Args:
+            points: (K, d), LPS, millimeters.
+
+        Returns:
+            (K, d), LPS, millimeters.
+        """
         return inverse_points(self.field, points)
 
     @cached_property
     def metrics(self) -> FieldMetrics:
-        """Figures of the field on the image's grid; certified are the field itself and its samples on that grid."""
-        figures = measure_on_grid(self.field, self.reference)
+        """Metrics of the field on the image's grid.
+
+        ``certified_invertible`` holds for the field itself and for its samples on that grid.
+        """
+        metrics = measure_on_grid(self.field, self.reference)
         certified = self.certified
         if certified is None:
             certified = certify_on_grid(self.field, self.reference).certified
-        return dataclasses.replace(figures, certified_invertible=certified)
+        return dataclasses.replace(metrics, certified_invertible=certified)
 
     @property
     def ddf(self) -> sitk.Image:
-        """The field on the image's grid: vector image, 32-bit, millimetres, LPS."""
-        whole = field_on_grid(self.field, self.reference, 0, self.reference.GetSize()[-1])
-        image = sitk.GetImageFromArray(whole, isVector=True)
+        """The displacement field on the image's grid: vector image, 32-bit, millimeters, LPS."""
+        vectors = field_on_grid(self.field, self.reference, 0, self.reference.GetSize()[-1])
+        image = sitk.GetImageFromArray(vectors, isVector=True)
         image.CopyInformation(self.reference)
         return image
 
     def warp(self, image: sitk.Image) -> sitk.Image:
-        """``image`` (the original, or another that lies with it in space) deformed, on the reference's grid; linear."""
+        """Deform an image, with linear interpolation.
+
+        Args:
+            image: the original, or another image of the same anatomy in the same physical space.
+
+        Returns:
+            The deformed image on the grid of ``reference``.
+        """
         return warp_image(image, self.reference, self.transform)
 
     def warp_label(self, label: sitk.Image) -> sitk.Image:
-        """A label map of the original deformed, on the reference's grid; no new values, thin structures stay.
+        """Deform a label map of the original: no new label values appear, and thin structures are kept.
+
+        Returns:
+            The deformed label map on the grid of ``reference``.
 
         Raises:
-            ImageError: not a label map, of another dimension, or lying elsewhere.
+            ImageError: it is not a label map, has another dimension, or overlaps the image too little.
         """
         return warp_label(fit_label(label, self.reference), self.reference, self.transform)
 
 
 def displacement_transform(field: sitk.Image) -> sitk.DisplacementFieldTransform:
-    """``field`` as a transform; SimpleITK empties the image that it is given, so it gets a copy."""
+    """Convert a displacement field to a transform; of a copy, because SimpleITK takes the voxels out of its input."""
     return sitk.DisplacementFieldTransform(sitk.Image(field))
 
 
@@ -162,16 +189,20 @@ def generate(
     *,
     on_step: Progress | None = None,
 ) -> Generated:
-    """Draw a random deformation and recover from it (Algorithm 2), on the model's grid and device.
+    """Draw a random deformation and recover from it (Algorithm 2), on the model grid and the model's device.
 
     Args:
-        images: (N, 1, *S), 0..1; the slices of a stack share one random deformation, so that they stay together.
-        settings: both fields get the same pose.
-        seeds: one; or of a single image several, (K,), which are computed together.
+        images: (N, 1, *S), intensities 0..1. The slices of a stack share one random deformation, so that they stay
+            aligned.
+        settings: how to deform; the random and the recovered field get the same pose.
+        seeds: one seed; or, for a single image, K seeds that are computed together as a batch.
         on_step: called with (done, total); may raise to cancel.
 
+    Returns:
+        Both fields, (N or K, d, *S), fraction of the side.
+
     Warns:
-        FallbackWarning: memory was short, so that fewer slices were taken at a time, or the CPU.
+        FallbackWarning: memory was low, so that fewer slices were computed at a time, or the CPU was used.
     """
     if settings.steps is None:
         settings = dataclasses.replace(settings, steps=model.default_steps)
@@ -194,8 +225,8 @@ def _generate(
     batch: int,
 ) -> Generated:
     process = ForwardProcess.of(model.metadata).invertible()
-    sources = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
-    drawn = torch.cat([process.ddf(settings.level, source) for source in sources])
+    generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+    drawn = torch.cat([process.ddf(settings.level, generator) for generator in generators])
     drawn = drawn.expand(len(images), *drawn.shape[1:])
     total = len(settings.schedule(model.timesteps))
     chunks = images.split(batch)
@@ -206,22 +237,29 @@ def _generate(
             if on_step is not None:
                 on_step(number * total + done, len(chunks) * total)
 
-        some = drawn[number * batch : number * batch + len(chunk)]
-        parts.append(recover(model, chunk, some, settings.start, settings.level, settings.steps, on_step=report))
+        random = drawn[number * batch : number * batch + len(chunk)]
+        parts.append(recover(model, chunk, random, settings.start, settings.level, settings.steps, on_step=report))
     recovered = torch.cat(parts)
     if not settings.pose:
         return Generated(drawn, recovered)
-    # Drawn last and applied last: a seed gives the same anatomy in any pose.
-    poses = torch.cat([random_pose(model.size, model.ndim, settings.pose, source) for source in sources])
+    # The pose is drawn last and applied last, so that a seed gives the same anatomy in any pose.
+    poses = torch.cat([random_pose(model.size, model.ndim, settings.pose, generator) for generator in generators])
     poses = poses.expand(len(images), *poses.shape[1:])
     return Generated(compose(drawn, poses), compose(recovered, poses))
 
 
 def prepare(image: sitk.Image, model: Model, plane: str = "auto") -> tuple[ModelGrid, Tensor]:
-    """The model's grid on ``image``, and the image on it: (N, 1, *S), 0..1."""
-    how = model.metadata
-    grid = model_grid(image, how, plane=plane)
-    return grid, sample_image(image, grid, how.intensity, how.image_padding)
+    """Place the model grid on an image, and resample the image onto it.
+
+    Args:
+        plane: slice plane for a 2D model on a volume, see :class:`DRDMLib.DeformationSettings`.
+
+    Returns:
+        The grid, and the image on it: (N, 1, *S), intensities 0..1; N counts the slices of a stack and is 1 otherwise.
+    """
+    metadata = model.metadata
+    grid = model_grid(image, metadata, plane=plane)
+    return grid, sample_image(image, grid, metadata.intensity, metadata.image_padding)
 
 
 def deform(
@@ -237,20 +275,20 @@ def deform(
     start: str = "level",
     on_step: Progress | None = None,
 ) -> Deformation:
-    """Make a new, anatomically plausible version of ``image``, by a field that is proven to be invertible.
+    """Make a new, anatomically plausible version of an image, with a field that is proven to be invertible.
 
     Args:
-        image: single channel, 2D or 3D, any spacing and direction.
-        model: a loaded model, a catalog name, a path, or ``None`` for the best available one for the image.
+        image: single-channel image, 2D or 3D, with any spacing and direction.
+        model: a loaded model, a catalog name, a path, or ``None`` for the best available model for the image.
         level, steps, pose, plane, start: see :class:`DRDMLib.DeformationSettings`.
-        seed: the same seed gives the same result, on the same device to the bit.
+        seed: the same seed gives the same result; on the same device it is identical to the bit.
         device: where to compute, if ``model`` is not loaded yet.
         on_step: called with (done, total); may raise to cancel.
 
     Raises:
         ImageError: the image cannot be used.
-        ModelError: the model cannot be used, or is of the other dimension.
-        SettingError: level, steps, pose, plane, start or device out of range.
+        ModelError: the model cannot be used, or has the wrong dimension for the image.
+        SettingError: level, steps, pose, plane, start or device is not valid.
         DRDMError: the deformation cannot be made invertible.
     """
     settings = DeformationSettings(level, steps, pose, plane, start)
@@ -266,56 +304,60 @@ def deform_all(
     device: str | torch.device = "auto",
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
-    """Make a version of ``image`` for each seed; an accelerator computes all of them together.
+    """Make one new version of an image for each seed; a GPU computes all of them together.
 
-    A batch may add up sums in another order: the versions are those of :func:`deform` but for rounding. On a CPU, where
-    a batch gains nothing, they are made one after the other and are the same to the bit.
+    On a GPU the results can differ from those of :func:`deform` by rounding, because a batch may add numbers in another
+    order. On a CPU a batch would not be faster, so the versions are made one after the other and are identical to the
+    bit.
 
     Args:
-        settings: the same for all versions.
+        settings: how to deform, the same for all versions.
         seeds: one for each version.
+
+    Yields:
+        One deformation for each seed, in their order.
 
     The other arguments and the exceptions are those of :func:`deform`.
     """
-    begin = time.perf_counter()
+    started = time.perf_counter()
     image = require_scalar_image(image)
     if not isinstance(model, Model):
         model = model_for(image, model, device)
     schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
     grid, tensor = prepare(image, model, settings.plane)
-    carry: Any = {"refine": needs_refinement(image, grid), "posed": settings.pose > 0}
+    how: Any = {"refine": needs_refinement(image, grid), "posed": settings.pose > 0}
     together = model.device.type != "cpu" and len(tensor) == 1
     for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
         fields = generate(tensor, model, settings, group, on_step=on_step)
         for number, seed in enumerate(group):
             own = slice(number, number + 1) if len(group) > 1 else slice(None)
             recovered, random = fields.recovered[own], fields.random[own]
-            carried = physical_field(recovered, grid, **carry)
-            repaired = repair(carried, image)
+            field = physical_field(recovered, grid, **how)
+            repaired = repair(field, image)
             yield Deformation(
                 reference=image,
-                field=carried.image(),
+                field=field.image(),
                 repaired=repaired,
                 certified=True,
-                _random=partial(field_image, random, grid, **carry),
+                _random=partial(field_image, random, grid, **how),
                 seed=seed,
                 level=settings.level,
                 steps=len(schedule),
                 pose=settings.pose,
-                seconds=time.perf_counter() - begin,
+                seconds=time.perf_counter() - started,
                 model=model.metadata.name,
                 device=recovered.device.type,
             )
-            begin = time.perf_counter()
+            started = time.perf_counter()
 
 
 def chosen_model_message(model: Model) -> str:
-    """What to tell a user who has not named a model."""
-    return f"Model: {model.metadata.name} (the best one here for {model.ndim}D images of this size)."
+    """Message for a user who has not chosen a model."""
+    return f"Model: {model.metadata.name} (the best available one for {model.ndim}D images of this size)."
 
 
 class Augmented(NamedTuple):
-    """A new version of an image, its label deformed with it, and the deformation."""
+    """A new version of an image, its label deformed in the same way, and the deformation."""
 
     image: sitk.Image
     label: sitk.Image | None
@@ -331,10 +373,15 @@ def augment(
     *,
     on_step: Progress | None = None,
 ) -> Augmented:
-    """Algorithm 3 of the paper: one field, recovered on the image alone, deforms image and label together.
+    """Deform an image and its label together (Algorithm 3 of the paper).
+
+    The field is recovered from the image alone, and applied to both.
+
+    Args:
+        label: a label map of the image, or ``None``.
 
     Raises:
-        ImageError, ModelError, SettingError: as :func:`deform`.
+        ImageError, ModelError, SettingError, DRDMError: as :func:`deform`.
     """
     deformation = next(deform_all(image, model, settings, (seed,), on_step=on_step))
     warped = None if label is None else deformation.warp_label(label)
@@ -345,14 +392,15 @@ def augment(
 class Pair:
     """A moving and a fixed image with the exact field between them: ``fixed(x) = moving(x + field(x))``.
 
-    Resampling ``moving`` with the field gives ``fixed`` voxel by voxel; the price is that ``fixed`` has been
-    interpolated once more.
+    Resampling ``moving`` with the field gives ``fixed`` in every voxel. For this, ``fixed`` has been interpolated once
+    more than ``moving``.
 
     Attributes:
         moving, fixed: two versions of one image.
-        moving_label, fixed_label: the label in both, if there is one.
-        first: original -> moving.
-        second: moving -> fixed; its field is the ground truth, on the fixed image's grid.
+        moving_label, fixed_label: the label deformed with each of them, if there is a label.
+        first: the deformation from the original to the moving image.
+        second: the deformation from the moving to the fixed image; its field, on the fixed image's grid, is the ground
+            truth.
     """
 
     moving: sitk.Image
@@ -372,14 +420,15 @@ def synthesize(
     *,
     on_step: Progress | None = None,
 ) -> Pair:
-    """Algorithm 4 of the paper: a moving image, and a fixed one generated from the moving.
+    """Make a moving image, and a fixed image from the moving one (Algorithm 4 of the paper).
 
     Args:
+        label: a label map of the image, or ``None``.
         settings: of the first deformation (original to moving) and of the second (moving to fixed).
-        seed: of the first; the second uses a seed derived from it.
+        seed: of the first deformation; the second uses a seed derived from it.
 
     Raises:
-        ImageError, ModelError, SettingError: as :func:`deform`.
+        ImageError, ModelError, SettingError, DRDMError: as :func:`deform`.
     """
 
     def part(number: int) -> Progress | None:
@@ -393,7 +442,7 @@ def synthesize(
 def model_for(
     image: sitk.Image, name_or_path: str | os.PathLike[str] | None, device: str | torch.device = "auto"
 ) -> Model:
-    """The named model, or without a name the best one that is here for images of such dimension and size.
+    """Load a model by name or path, or the best available one for the dimension and physical size of an image.
 
     Raises:
         ModelError, SettingError: as :func:`DRDMLib.load_model`.
@@ -403,5 +452,5 @@ def model_for(
 
 
 def effective_dimension(image: sitk.Image) -> int:
-    """2 for a 2D image or a volume of a single slice, else 3."""
+    """Return 2 for a 2D image or a volume with a single slice, else 3."""
     return 2 if image.GetDimension() == 2 or 1 in image.GetSize() else 3

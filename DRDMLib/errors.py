@@ -1,33 +1,33 @@
-"""What a person can get wrong, said in one sentence."""
+"""User errors, each with a one-sentence message."""
 
 
 class DRDMError(Exception):
-    """A mistake that the user can put right.
+    """An error that the user can correct.
 
-    The message is one clear sentence that says what to do; the command line prints it without a traceback and
-    exits with status 2.
+    The message is one clear sentence that says what to do. The command line prints it without a traceback and exits
+    with status 2.
     """
 
 
 class ImageError(DRDMError):
-    """An image or label that cannot be used: missing, broken, of the wrong kind, or in the wrong place."""
+    """An image, label or field cannot be used: it is missing, damaged, of the wrong kind, or in the wrong place."""
 
 
 class ModelError(DRDMError):
-    """A model that cannot be used: unknown, corrupt, unsafe to load, or of the other dimension."""
+    """A model cannot be used: it is unknown, damaged, unsafe to load, or of the wrong dimension (2D or 3D)."""
 
 
 class SettingError(DRDMError):
-    """A setting out of its range, or a device that is not there."""
+    """A setting is out of range, or a device is not available."""
 
 
 class OutputError(DRDMError):
-    """An output folder that cannot be written to, or a disk that is full."""
+    """An output folder cannot be used or written to, or the disk is full."""
 
 
 class FallbackWarning(UserWarning):
-    """Something is done in another way than was asked for, such as on the CPU; the message says what and why."""
+    """Something is done differently than requested, such as on the CPU; the message says what and why."""
 
 
 class Cancelled(Exception):
-    """Raised by a progress callback to stop long work; nothing half-written is left behind."""
+    """Raised by a progress callback to stop a long computation; no incomplete files are left behind."""

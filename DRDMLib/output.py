@@ -1,4 +1,4 @@
-"""The files that a run writes, and the report that lists them."""
+"""Write the results of a run, and the report that lists them."""
 
 from __future__ import annotations
 
@@ -23,35 +23,37 @@ REPORT = "report.json"
 
 
 def holds_a_run(folder: Path) -> SettingError:
-    """The error for a folder that already holds a run, when the user has not asked to resume it."""
-    return SettingError(f"'{folder}' holds a run already; add --resume to continue it, or name a new folder.")
+    """Return the error for a folder that already contains a run, when resuming was not requested."""
+    return SettingError(f"'{folder}' already contains a run; add --resume to continue it, or choose a new folder.")
 
 
 def require_empty_folder(folder: str | os.PathLike[str], besides: tuple[str, ...] = ()) -> Path:
-    """Require a folder that is empty or does not exist yet; nothing is created.
+    """Require that a folder is empty or does not exist yet; nothing is created.
 
     Args:
-        besides: beginnings of the names of files that do not count.
+        besides: files whose names start with one of these are ignored.
 
     Raises:
-        OutputError: it is a file, or holds something.
+        OutputError: it is a file, is not empty, or cannot be read.
     """
     path = Path(folder)
     if path.exists() and not path.is_dir():
-        raise OutputError(f"The output '{path}' is a file; name a folder with -o.")
+        raise OutputError(f"The output '{path}' is a file; choose a folder with -o.")
     try:
         if path.exists() and not all(p.name.startswith(besides) for p in path.iterdir()):
-            raise OutputError(f"The output folder '{path}' is not empty; name a new one with -o, nothing was changed.")
+            raise OutputError(f"The output folder '{path}' is not empty; choose a new one with -o.")
     except OSError as error:
         raise output_error(path, error) from error
     return path
 
 
 def make_output_folder(folder: str | os.PathLike[str], besides: tuple[str, ...] = ()) -> Path:
-    """Make an empty folder that can be written to, unless it exists. Arguments as in :func:`require_empty_folder`.
+    """Create a folder unless it exists, and check that it is empty and can be written to.
+
+    Arguments as in :func:`require_empty_folder`.
 
     Raises:
-        OutputError: it is a file, holds something, or cannot be written to.
+        OutputError: it is a file, is not empty, or cannot be written to.
     """
     path = require_empty_folder(folder, besides)
     try:
@@ -76,13 +78,13 @@ def write_image(path: Path, image: sitk.Image) -> Path:
 
 
 def write_warped(path: Path, image: sitk.Image, deformation: Deformation) -> Path:
-    """Deform an image straight into a file, slab by slab."""
+    """Deform an image and write the result as ``.nii.gz``, slab by slab to save memory."""
     pieces = warped_slabs(image, deformation.reference, deformation.transform)
     return write_nifti(path, deformation.reference, pieces, image.GetPixelID())
 
 
 def write_ddf(path: Path, deformation: Deformation) -> Path:
-    """Write the field on the image's grid: an ITK displacement field, 32-bit, millimetres, LPS."""
+    """Write the field on the image's grid as an ITK displacement field: 32-bit, millimeters, LPS."""
     reference = deformation.reference
     d = reference.GetDimension()
     pieces = itertools.chain.from_iterable(field_component(deformation.field, k, reference) for k in range(d))
@@ -90,9 +92,9 @@ def write_ddf(path: Path, deformation: Deformation) -> Path:
 
 
 def write_voxel_ddf(path: Path, deformation: Deformation) -> Path:
-    """Write the field in voxels, for training in torch: ``nibabel`` reads an array (X, Y[, Z], d), 32-bit.
+    """Write the field in voxels, for training with PyTorch: ``nibabel`` reads an array (X, Y[, Z], d), 32-bit.
 
-    Component k is the way along array axis k, in voxels, from a voxel of the new image to where to read in the
+    Component k is the displacement along array axis k, in voxels, from a voxel of the new image to its position in the
     original: ``new[i] = original[i + u[i]]``.
     """
     reference = deformation.reference
@@ -109,7 +111,7 @@ def write_voxel_ddf(path: Path, deformation: Deformation) -> Path:
 
 
 def write_field(path: Path, deformation: Deformation) -> Path:
-    """Write the coarse field that reaches past the image: an ITK displacement field, 32-bit, millimetres, LPS."""
+    """Write the coarse field, which extends past the image, as an ITK displacement field: 32-bit, millimeters, LPS."""
     field = deformation.field
     view = sitk.GetArrayViewFromImage(field)
     pieces = (view[..., k].astype(np.float32) for k in range(view.shape[-1]))
@@ -117,21 +119,26 @@ def write_field(path: Path, deformation: Deformation) -> Path:
 
 
 def write_inverse(path: Path, deformation: Deformation) -> Path:
-    """Write the inverse of the saved field on the image's grid: vector image, 32-bit, millimetres, LPS.
+    """Write the inverse of the saved field on the image's grid: vector image, 32-bit, millimeters, LPS.
 
-    It takes points of the original to points of the new image, and is right at the voxels' centres.
+    It maps points of the original to points of the new image, and is accurate at the centers of the voxels.
     """
     reference = deformation.reference
     d = reference.GetDimension()
-    # A view does not keep the image's memory: the image must have a name for as long.
+    # The array view does not keep the image alive, so the image needs a variable of its own.
     inverse = deformation.inverse_ddf
-    whole = sitk.GetArrayViewFromImage(inverse)
-    pieces = (whole[start:stop, ..., k] for k in range(d) for start, stop in slabs(reference.GetSize()))
+    vectors = sitk.GetArrayViewFromImage(inverse)
+    pieces = (vectors[start:stop, ..., k] for k in range(d) for start, stop in slabs(reference.GetSize()))
     return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, noisy=True)
 
 
 def report_entry(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:
-    """The report's entry for one deformation; file names are relative to ``folder``."""
+    """Make the report's entry for one deformation.
+
+    Args:
+        files: kind of file -> path, or ``None`` if it was not written.
+        folder: the paths in the report are relative to it.
+    """
     return {
         **{kind: None if path is None else path.relative_to(folder).as_posix() for kind, path in files.items()},
         "seed": deformation.seed,
@@ -145,19 +152,19 @@ def report_entry(deformation: Deformation, files: dict[str, Path | None], folder
 
 
 def write_report(folder: Path, model: str, items: list[dict[str, Any]], **more: Any) -> Path:
-    """Write ``report.json``."""
+    """Write ``report.json`` into a folder."""
     text = json.dumps({"model": model, **more, "items": items}, indent=2)
     return write_text(folder / REPORT, text + "\n")
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """``report.json`` of a run.
+    """Read ``report.json`` of a run.
 
     Raises:
-        OutputError: it is damaged.
+        OutputError: it is missing or damaged.
     """
     path = folder / REPORT
     try:
         return read_object(path, ("items", "model"))
     except (OSError, ValueError) as error:
-        raise OutputError(f"'{path}' is damaged, so this run cannot be resumed; name a new folder.") from error
+        raise OutputError(f"'{path}' is damaged, so this run cannot be resumed; choose a new folder.") from error

@@ -1,4 +1,4 @@
-"""Settings of a deformation, checked where they are made."""
+"""Settings of a deformation, validated on creation."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ class DeformationSettings:
     """How to deform an image; the same settings, model, seed and device give the same deformation.
 
     Attributes:
-        level: T', 0 (nothing) to T-1 (strongest).
-        steps: recovery steps; ``None`` takes as many as have the effect of one for each level (12 for the shipped
-            models). With as many as the model has levels, or more, there is one for each.
-        pose: how much the whole is also rotated, scaled and shifted, 0 to 2; at 1 by up to 15 degrees, 15 % and 6 %
-            of the side, see :mod:`DRDMLib.diffusion.affine`. A seed gives the same anatomy in any pose.
-        plane: for a 2D model on a volume: ``"axial"``, ``"coronal"``, ``"sagittal"`` or ``"auto"``.
-        start: recovery counts down from ``"level"`` as in the paper, or from the top, ``"full"``, as in the authors'
-            script.
+        level: strength of the deformation: T' of the paper, 0 (weakest) to T-1 (strongest).
+        steps: number of recovery steps. ``None`` uses the model's default (12 for the shipped models), which has nearly
+            the same effect as one step for each level. Numbers above the number of levels mean one step for each.
+        pose: amount of rotation, scaling and shift of the whole image in addition, 0 (none) to 2. At 1 they are at most
+            15 degrees, 15 % and 6 % of the side, see :mod:`DRDMLib.diffusion.affine`. A seed gives the same anatomy in
+            any pose.
+        plane: slice plane for a 2D model on a volume: ``"axial"``, ``"coronal"``, ``"sagittal"``, or ``"auto"`` for the
+            plane of the acquisition.
+        start: level from which recovery counts down: ``"level"`` (as in the paper), or ``"full"`` for T-1 (as in the
+            authors' script).
 
     Raises:
-        SettingError: a setting is out of its range.
+        SettingError: a setting is out of range.
     """
 
     level: int = DEFAULT_LEVEL
@@ -46,10 +48,10 @@ class DeformationSettings:
         require_plane(self.plane)
 
     def schedule(self, timesteps: int) -> list[tuple[int, int]]:
-        """The levels that recovery visits, see :func:`DRDMLib.diffusion.recovery.step_schedule`.
+        """List the levels that recovery visits, see :func:`DRDMLib.diffusion.recovery.step_schedule`.
 
         Args:
-            timesteps: number of levels of the model.
+            timesteps: number of levels of the model, T.
 
         Raises:
             SettingError: the model does not have this level.

@@ -1,4 +1,4 @@
 """The method on tensors: displacement fields, the forward process, recovery.
 
-Imports nothing of images, files or models but for types, so that it can be read beside the paper.
+Imports images, files and models only as types, so that it can be read beside the paper.
 """

@@ -1,4 +1,4 @@
-"""Poses: affine maps of a whole image, as subjects lie in scanners and differ in size."""
+"""Poses: random affine maps of a whole image, for differences in position and size between subjects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The largest effect of an amount of 1; the shipped models were trained on subjects that differ as much.
+# Largest effects at an amount of 1. The shipped models were trained on subjects that differ by as much.
 MAX_ROTATION_DEGREES = 15.0
 MAX_SCALING = 0.15
 MAX_SHIFT = 0.06
@@ -16,7 +16,7 @@ MAX_POSE = 2.0
 
 
 def random_rotations(batch: int, ndim: int, degrees: float, generator: torch.Generator) -> Tensor:
-    """Draw rotations (batch, d, d) about a random axis by an angle uniform in +-``degrees``."""
+    """Draw rotation matrices (batch, d, d): about a random axis, by an angle uniform in -``degrees``..``degrees``."""
     device = generator.device
     angle = (torch.rand(batch, generator=generator, device=device) * 2 - 1) * math.radians(degrees)
     sin, cos = angle.sin(), angle.cos()
@@ -31,12 +31,15 @@ def random_rotations(batch: int, ndim: int, degrees: float, generator: torch.Gen
 
 
 def random_affine(ndim: int, amount: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw an affine map about the center of the image: matrix (d, d) and shift (d,), fraction of the side.
+    """Draw an affine map about the center of the image.
 
     Args:
-        amount: at 1 it rotates by up to 15 degrees, scales by up to 15 % (each axis by up to 5 % more or less than the
-            others) and shifts by up to 6 % of the side along each axis; at other values by that many times as much.
-        generator: source of all randomness; its device does the work.
+        amount: at 1 the map rotates by up to 15 degrees, scales by up to 15 % (each axis by up to 5 % more or less than
+            the others) and shifts by up to 6 % of the side along each axis. Other values multiply these limits.
+        generator: source of all random numbers; the map is computed on its device.
+
+    Returns:
+        Matrix (d, d), and shift (d,) as a fraction of the side.
     """
     device = generator.device
 
@@ -50,15 +53,18 @@ def random_affine(ndim: int, amount: float, generator: torch.Generator) -> tuple
 
 
 def random_pose(size: int, ndim: int, amount: float, generator: torch.Generator) -> Tensor:
-    """Draw :func:`random_affine` as a field: (1, d, *S), fraction of the side.
+    """Draw a random affine map as a displacement field.
 
     Args:
         size: side of the image, voxels.
-        amount, generator: as there.
+        amount, generator: as for :func:`random_affine`.
+
+    Returns:
+        (1, d, *S), fraction of the side.
     """
     matrix, shift = random_affine(ndim, amount, generator)
     line = (torch.arange(size, device=generator.device) + 0.5) / size - 0.5
-    places = torch.stack(torch.meshgrid(*[line] * ndim, indexing="ij"))
-    moved = torch.tensordot(matrix, places, dims=1) + shift.view(-1, *[1] * ndim)
-    result: Tensor = (moved - places)[None]
+    positions = torch.stack(torch.meshgrid(*[line] * ndim, indexing="ij"))
+    moved = torch.tensordot(matrix, positions, dims=1) + shift.view(-1, *[1] * ndim)
+    result: Tensor = (moved - positions)[None]
     return result

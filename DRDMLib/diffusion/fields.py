@@ -1,8 +1,8 @@
-"""Displacement fields as tensors: warp, compose, and compose with itself.
+"""Displacement fields as tensors: warp images, compose fields, and make steps invertible.
 
-A field ``u`` has shape (N, d, *spatial); channel k moves along spatial axis k; its unit is the fraction of the image's
-side along that axis, so ``u * side`` is in voxels. It lives on the grid of the image that it produces and points to
-where to read: ``out(x) = in(x + u(x))``.
+A field ``u`` has shape (N, d, *S), where *S are the d spatial axes. Channel k is the displacement along spatial axis k,
+as a fraction of the image's side along that axis, so ``u * side`` is in voxels. A field lies on the grid of the image
+that it produces and points to the position that is read in the source image: ``out(x) = in(x + u(x))``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of the small steps that are composed: their determinants are then above 0.25 in 2D, 0.125 in 3D.
+# Largest steepness of the small steps that are composed. It keeps their Jacobian determinants above 0.25 in 2D and
+# 0.125 in 3D.
 STEP_BOUND = 0.5
 _SMOOTHINGS = 16
 
@@ -21,13 +22,14 @@ _MODES = {"linear": "bilinear", "cubic": "bicubic", "nearest": "nearest"}
 
 
 def sampling_grid(ddf: Tensor) -> Tensor:
-    """Where ``ddf`` reads, in the coordinates of ``grid_sample`` (-1 and 1 are the centres of the outermost voxels).
+    """Convert a field to the sampling positions that ``torch.nn.functional.grid_sample`` takes.
 
     Args:
         ddf: (N, d, *S), fraction of the side.
 
     Returns:
-        (N, *S, d), last axis in the order of ``grid_sample`` (fastest axis first).
+        (N, *S, d), where -1 and 1 are the centers of the outermost voxels; the last axis has the order of
+        ``grid_sample`` (fastest axis first).
     """
     ndim = ddf.shape[1]
     coordinates = []
@@ -35,19 +37,20 @@ def sampling_grid(ddf: Tensor) -> Tensor:
         view = [1] * (ndim + 1)
         view[axis + 1] = side
         voxel = torch.arange(side, device=ddf.device, dtype=ddf.dtype).view(view)
-        # The order of operations is the published one: the recovery is sensitive to the last bit (see recovery.py).
+        # The order of operations is as published, because recovery is sensitive to the last bit (see recovery.py).
         coordinates.append((ddf[:, axis] * side + voxel) / max((side - 1) / 2.0, 0.5) - 1.0)
     return torch.stack(coordinates[::-1], dim=-1)
 
 
 def warp(image: Tensor, ddf: Tensor, *, padding: str = "border", mode: str = "linear") -> Tensor:
-    """Resample ``image`` where ``ddf`` points: ``out(x) = image(x + ddf(x))``.
+    """Warp an image: ``out(x) = image(x + ddf(x))``.
 
     Args:
         image: (N or 1, C, *S).
         ddf: (N, d, *S), fraction of the side.
-        padding: what lies outside the image: ``"border"`` (its nearest voxel) or ``"zeros"``.
-        mode: ``"linear"``, ``"nearest"``, or ``"cubic"`` (2D; 3D falls back to linear, as torch has no tricubic).
+        padding: values outside the image: ``"border"`` (its nearest voxel) or ``"zeros"``.
+        mode: ``"linear"``, ``"nearest"``, or ``"cubic"`` (in 2D; in 3D it means linear, as PyTorch has no tricubic
+            interpolation).
 
     Returns:
         (N, C, *S).
@@ -58,7 +61,10 @@ def warp(image: Tensor, ddf: Tensor, *, padding: str = "border", mode: str = "li
 
 
 def _warp_in_slabs(image: Tensor, ddf: Tensor, padding: str, mode: str) -> Tensor:
-    """The same for a single field on a processor: torch shares work among threads by the batch, so slabs make one."""
+    """Warp a single image on the CPU, slab by slab.
+
+    PyTorch distributes the items of a batch over its threads, so the slabs are passed as a batch.
+    """
     grid = sampling_grid(ddf)[0]
     parts = math.gcd(grid.shape[0], 1 << (torch.get_num_threads() - 1).bit_length())
     warped = _resample(image, grid.view(parts, -1, *grid.shape[1:]), padding, mode)
@@ -66,34 +72,42 @@ def _warp_in_slabs(image: Tensor, ddf: Tensor, padding: str, mode: str) -> Tenso
 
 
 def _resample(image: Tensor, grid: Tensor, padding: str, mode: str) -> Tensor:
-    """``image`` (N or 1, C, *S) at the places ``grid`` (N, *G, d) of ``sampling_grid``: (N, C, *G)."""
+    """Interpolate ``image`` (N or 1, C, *S) at the positions ``grid`` (N, *G, d) of ``sampling_grid``: (N, C, *G)."""
     if image.shape[0] != grid.shape[0]:
         image = image.expand(grid.shape[0], *image.shape[1:])
     if mode == "cubic" and grid.shape[-1] == 3:
         mode = "linear"
     if padding == "border" and mode != "cubic":
-        # The same arithmetic as padding_mode="border", which Apple's MPS lacks.
+        # The same arithmetic as padding_mode="border", which is missing on Apple's GPU (MPS).
         grid = grid.clamp(-1.0, 1.0)
         padding = "zeros"
     return F.grid_sample(image, grid.to(image.dtype), mode=_MODES[mode], padding_mode=padding, align_corners=True)
 
 
 def compose(first: Tensor, then: Tensor, *, padding: str = "border") -> Tensor:
-    """The field of "first ``first``, then ``then`` on its result": ``u(x) = then(x) + first(x + then(x))``.
+    """Compose two fields: ``u(x) = then(x) + first(x + then(x))``.
+
+    Warping an image with ``u`` is the same as warping it with ``first``, and then the result with ``then``.
 
     Args:
         first, then: (N, d, *S), fraction of the side.
-        padding: what ``first`` is outside its grid: ``"border"`` or ``"zeros"``.
+        padding: values of ``first`` outside its grid: ``"border"`` or ``"zeros"``.
+
+    Returns:
+        (N, d, *S), fraction of the side.
     """
     return warp(first, then, padding=padding).add_(then)
 
 
 def self_compose(dvf: Tensor, times: Tensor | int) -> Tensor:
-    """``dvf`` composed with itself ``times`` times, by repeated squaring (about 2 log2 n compositions, not n).
+    """Compose a field with itself ``times`` times, by repeated squaring (about 2 log2 n compositions instead of n).
 
     Args:
         dvf: (N, d, *S), fraction of the side.
-        times: one number for all, or a tensor (N,) with one for each; 0 gives no displacement.
+        times: one number for all fields, or a tensor (N,) with one number for each; 0 gives no displacement.
+
+    Returns:
+        (N, d, *S), fraction of the side.
     """
     counts = torch.as_tensor(times).expand(dvf.shape[0]).tolist()
     result = torch.zeros_like(dvf)
@@ -113,10 +127,17 @@ def self_compose(dvf: Tensor, times: Tensor | int) -> Tensor:
 
 
 def steepness(ddf: Tensor) -> Tensor:
-    """Largest sum over the axes of a component's one-sided differences, voxels a voxel: (N, d, *S) -> (N,).
+    """Bound the Lipschitz constant of a field (in the maximum norm). Below 1, ``x + u(x)`` is invertible.
 
-    Each axis contributes its largest anywhere, so this bounds the field's Lipschitz constant (largest-component norm),
-    also between the nodes and where the border's values are continued. Below 1, ``x + u(x)`` is invertible.
+    For each component, the largest absolute one-sided difference along each axis is taken over the whole grid, and
+    these are added up over the axes; the result is the largest sum of all components. So the bound also holds between
+    the nodes, and outside the grid if the values at the border are continued.
+
+    Args:
+        ddf: (N, d, *S), fraction of the side.
+
+    Returns:
+        (N,), voxels of displacement per voxel.
     """
     sides = torch.tensor(ddf.shape[2:], device=ddf.device, dtype=ddf.dtype)
     total = torch.zeros(ddf.shape[0], ddf.shape[1], device=ddf.device, dtype=ddf.dtype)
@@ -126,16 +147,24 @@ def steepness(ddf: Tensor) -> Tensor:
 
 
 def invertible_step(ddf: Tensor, bound: float = STEP_BOUND) -> Tensor:
-    """``ddf``, or where it is too steep to be surely invertible, a smoother one whose steepness is at most ``bound``.
+    """Make a field invertible by limiting its steepness to ``bound``.
 
-    Means over three voxels never make a field steeper; what is left after some of them is scaled down. Each field of
-    the batch is treated alone, and one within the bound is returned as it is.
+    A field that is too steep is smoothed by means over three voxels, which never increase the steepness. If it is still
+    too steep after several of them, it is scaled down. Each field of the batch is treated separately; one within the
+    bound is returned unchanged.
+
+    Args:
+        ddf: (N, d, *S), fraction of the side.
+        bound: largest allowed :func:`steepness`.
+
+    Returns:
+        (N, d, *S), fraction of the side.
     """
     ddf = ddf.contiguous()
     one_each = (-1, *[1] * (ddf.ndim - 1))
     for _ in range(_SMOOTHINGS):
         steep = steepness(ddf) > bound
-        # Steps are gentle nearly always: to ask costs a GPU's queue less than hundreds of kernels that change nothing.
+        # Nearly all steps are within the bound. Waiting for the GPU here costs less than smoothing without need.
         if not steep.any():
             return ddf
         ddf = torch.where(steep.view(one_each), _smoothed(ddf), ddf)
@@ -143,7 +172,7 @@ def invertible_step(ddf: Tensor, bound: float = STEP_BOUND) -> Tensor:
 
 
 def _smoothed(ddf: Tensor) -> Tensor:
-    """Means over three voxels along each axis; the border's values go on beyond it."""
+    """Return means over three voxels along each axis; outside the grid the values at the border are continued."""
     for axis in range(2, ddf.ndim):
         last = ddf.shape[axis] - 1
         total = ddf.clone()
@@ -156,6 +185,14 @@ def _smoothed(ddf: Tensor) -> Tensor:
 
 
 def resize_field(ddf: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """``ddf`` on another number of grid points over the same extent (linear, cell-centred); values are unchanged."""
+    """Resample a field to another number of grid points over the same extent (linear, cell-centered).
+
+    Args:
+        ddf: (N, d, *S), fraction of the side; the unit does not depend on the grid, so values are not rescaled.
+        shape: number of grid points along each axis.
+
+    Returns:
+        (N, d, *shape), fraction of the side.
+    """
     mode = "bilinear" if ddf.shape[1] == 2 else "trilinear"
     return F.interpolate(ddf, size=shape, mode=mode, align_corners=False)

@@ -1,6 +1,6 @@
-"""The forward process: random multi-scale deformations of a chosen level (paper, section 3.1).
+"""The forward process: random multi-scale deformations of a given level (paper, section 3.1).
 
-Everything runs on the device of the random generator.
+Everything is computed on the device of the random generator.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Diffusion(NamedTuple):
     """A random deformation and its last step; both (N, d, *S), fraction of the side.
 
     Attributes:
-        ddf: the whole deformation psi_{t:1} of the level.
+        ddf: the complete deformation psi_{t:1} of the level.
         step: its last small step psi_t, which the network must undo.
     """
 
@@ -33,19 +33,26 @@ class Diffusion(NamedTuple):
 
 
 def composition_counts(level: Tensor) -> tuple[Tensor, Tensor]:
-    """Count how often the small DVF is composed with itself at ``level``.
+    """Compute how often the small field (DVF) is composed with itself at a level.
+
+    Args:
+        level: (N,), t in 0..T-1.
 
     Returns:
-        ``n = clamp(floor(2 t^1.3 / 3), 1, 200)`` for the deformation and ``m = floor(t^0.6)`` for its last step.
+        ``n = clamp(floor(2 t^1.3 / 3), 1, 200)`` for the complete deformation and ``m = floor(t^0.6)`` for its last
+        step, (N,) each.
     """
     t = level.to(torch.float32)
-    whole = torch.floor(2.0 * t.pow(1.3) / 3.0).clamp(1, 200)
+    full = torch.floor(2.0 * t.pow(1.3) / 3.0).clamp(1, 200)
     step = torch.floor(t.pow(0.6))
-    return whole.long(), step.long()
+    return full.long(), step.long()
 
 
 def strength(level: Tensor) -> Tensor:
-    """Relative size of the deformation of a level: its count ``n``, not rounded; 0 below level 0."""
+    """Compute the relative size of the deformation of a level: (N,) -> (N,).
+
+    It is the count ``n`` of :func:`composition_counts` without rounding; 0 below level 0.
+    """
     t = level.to(torch.float32)
     return (2.0 * t.clamp(min=0).pow(1.3) / 3.0).clamp(1, 200) * (t >= 0)
 
@@ -56,12 +63,14 @@ class ForwardProcess:
 
     Attributes:
         size: side of the image, voxels.
-        ndim: 2 or 3.
-        velocity_scale: standard deviation ``v`` of the finest noise of one DVF, fraction of the control grid's side.
-        amplitude: factor on field values when the central half of the control grid becomes the image; by default
-            ``size / control_size``, as published. 2 keeps the shape of the deformation exactly.
-        control_size: nodes of the control grid along each axis.
-        noise_grids: nodes along each axis of the grids that get noise, see :meth:`dvf`; by default as published.
+        ndim: dimension of the image, 2 or 3.
+        velocity_scale: standard deviation ``v`` of the finest noise of one DVF, as a fraction of the control grid's
+            side.
+        amplitude: factor on field values when the central half of the control grid is resampled to the image;
+            ``None`` means ``size / control_size``, as published. 2 keeps the shape of the deformation exactly.
+        control_size: number of nodes of the control grid along each axis.
+        noise_grids: number of nodes along each axis of each grid that gets noise, see :meth:`dvf`; ``None`` means as
+            published.
     """
 
     size: int
@@ -73,7 +82,7 @@ class ForwardProcess:
 
     @staticmethod
     def of(model: ModelMetadata) -> ForwardProcess:
-        """The process that a model was trained on."""
+        """Return the process that a model was trained on."""
         return ForwardProcess(
             model.size, model.ndim, model.velocity_scale, model.amplitude, model.control_size, model.noise_grids
         )
@@ -84,39 +93,44 @@ class ForwardProcess:
         return self.size / self.control_size if self.amplitude is None else self.amplitude
 
     def invertible(self) -> ForwardProcess:
-        """The same process with its gain in the small steps: an invertible map that is scaled need not stay one."""
+        """Return the same process with its gain moved into the small steps.
+
+        Scaling a deformation at the end could make it fold; composing larger steps does not.
+        """
         return replace(self, velocity_scale=self.velocity_scale * (self.gain / 2), amplitude=2.0)
 
     def ddf(self, level: Tensor | int, generator: torch.Generator, *, batch: int | None = None) -> Tensor:
         """Draw a random deformation psi_{t:1}.
 
         Args:
-            level: t in 0..T-1; one for all, or a tensor (N,).
-            generator: source of all randomness; its device does the work.
-            batch: number of fields; by default as many as ``level`` has.
+            level: t in 0..T-1; one level for all fields, or a tensor (N,).
+            generator: source of all random numbers; the fields are computed on its device.
+            batch: number of fields; by default the number of levels.
 
         Returns:
             (N, d, *S), fraction of the side.
         """
-        whole, _ = composition_counts(_levels(level, batch))
-        _, noisy_dvf = self._velocities(len(whole), generator)
-        return self._on_image(self_compose(noisy_dvf, whole))
+        full, _ = composition_counts(_levels(level, batch))
+        _, noisy_dvf = self._velocities(len(full), generator)
+        return self._on_image(self_compose(noisy_dvf, full))
 
     def step(self, level: Tensor | int, generator: torch.Generator, *, batch: int | None = None) -> Diffusion:
-        """Draw a random deformation and its last step, as training needs them. Arguments as in :meth:`ddf`."""
-        whole, last = composition_counts(_levels(level, batch))
-        dvf, noisy_dvf = self._velocities(len(whole), generator)
-        return Diffusion(self._on_image(self_compose(noisy_dvf, whole)), self._on_image(self_compose(dvf, last)))
+        """Draw a random deformation and its last step, for training. Arguments as in :meth:`ddf`."""
+        full, last = composition_counts(_levels(level, batch))
+        dvf, noisy_dvf = self._velocities(len(full), generator)
+        return Diffusion(self._on_image(self_compose(noisy_dvf, full)), self._on_image(self_compose(dvf, last)))
 
     def dvf(self, batch: int, generator: torch.Generator, scale: float | None = None) -> Tensor:
-        """Draw small random fields on the control grid: sums of Gaussian noise on grids of 64, 32, 16 and 8 nodes.
+        """Draw small random fields (DVFs) on the control grid: sums of Gaussian noise on grids of 64, 32, 16, 8 nodes.
 
-        With ``noise_grids`` the sum of those is brought to the control grid by doublings, which makes its smooth parts
-        quadratic B-splines and leaves no creases along the lines of a coarse grid.
+        With ``noise_grids``, noise on those grids is summed instead, and brought to the control grid by repeated
+        doubling. Its smooth parts are then quadratic B-splines, without creases along the lines of a coarse grid.
 
         Args:
-            scale: standard deviation of the noise on the control grid itself, by default ``velocity_scale``; noise on
-                an s-grid has ``scale * control_size / s``.
+            batch: number of fields.
+            generator: source of all random numbers.
+            scale: standard deviation of the noise on the control grid itself, by default ``velocity_scale``; noise on a
+                grid of s nodes has ``scale * control_size / s``.
 
         Returns:
             (N, d, *[control_size] * d), fraction of the control grid's side.
@@ -147,7 +161,7 @@ class ForwardProcess:
         return noise * (scale * self.control_size / side)
 
     def _velocities(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """DVF and DVF': the small field, and the same with a little noise that follows it."""
+        """Draw DVF and DVF' of the paper: the small field, and the same with weak noise composed with it."""
         dvf = self.dvf(batch, generator)
         noise = self.dvf(batch, generator, self.velocity_scale * NOISE_RATIO)
         return dvf, dvf + warp(noise, dvf)
@@ -168,11 +182,14 @@ def random_ddf(
     control_size: int = CONTROL_SIZE,
     noise_grids: Sequence[int] | None = None,
 ) -> Tensor:
-    """Draw a random deformation of ``level``: (N, d, *S), fraction of the side.
+    """Draw a random deformation of a level.
 
     Args:
         size, ndim, velocity_scale, amplitude, control_size, noise_grids: see :class:`ForwardProcess`.
         level, generator, batch: see :meth:`ForwardProcess.ddf`.
+
+    Returns:
+        (N, d, *S), fraction of the side.
     """
     process = ForwardProcess(size, ndim, velocity_scale, amplitude, control_size, noise_grids)
     return process.ddf(level, generator, batch=batch)
@@ -185,14 +202,14 @@ def _levels(level: Tensor | int, batch: int | None) -> Tensor:
 
 
 def _central_half(field: Tensor, size: int) -> Tensor:
-    """Cut out the central half of the control grid, as if resized to twice ``size`` and cropped.
+    """Cut out the central half of the control grid, as if it were resized to twice ``size`` and cropped.
 
-    Linear interpolation between cell centers is one matrix for each axis: (N, d, *[C] * d) -> (N, d, *[size] * d).
+    (N, d, *[C] * d) -> (N, d, *[size] * d). The linear interpolation between cell centers is one matrix for each axis.
     """
     nodes = torch.arange(field.shape[-1], device=field.device, dtype=field.dtype)
     image = torch.arange(size, device=field.device, dtype=field.dtype)
-    places = (image + size // 2 + 0.5) * (len(nodes) / (2 * size)) - 0.5
-    weights = (1 - (places[:, None] - nodes).abs()).clamp(min=0)
+    positions = (image + size // 2 + 0.5) * (len(nodes) / (2 * size)) - 0.5
+    weights = (1 - (positions[:, None] - nodes).abs()).clamp(min=0)
     for axis in range(2, field.ndim):
         field = (field.movedim(axis, -1) @ weights.T).movedim(-1, axis)
     return field.contiguous()

@@ -6,5 +6,5 @@ TIMESTEPS = 80
 VELOCITY_SCALE = 4e-5
 # Nodes of the control grid along each axis.
 CONTROL_SIZE = 64
-# Strength of the noise that is added to the DVF, as a share of VELOCITY_SCALE.
+# Standard deviation of the noise that is added to the DVF, as a fraction of VELOCITY_SCALE.
 NOISE_RATIO = 0.08

@@ -1,4 +1,4 @@
-"""Algorithm 2: pull a deformed image back, step by step, to something plausible that is not the original."""
+"""Recovery (Algorithm 2 of the paper): make a random deformation plausible, step by step."""
 
 from __future__ import annotations
 
@@ -18,18 +18,26 @@ STARTS = ("level", "full")
 
 
 def require_level(level: int, timesteps: int) -> None:
-    """Raise SettingError unless ``level`` is one of a model with so many levels."""
+    """Check that a model with ``timesteps`` levels has this level.
+
+    Raises:
+        SettingError: it does not.
+    """
     if not 0 <= level < timesteps:
-        raise SettingError(f"Level {level} is out of range; this model takes 0 to {timesteps - 1}.")
+        raise SettingError(f"Level {level} is out of range; choose 0 to {timesteps - 1} for this model.")
 
 
 def step_schedule(timesteps: int, level: int, steps: int | None) -> list[tuple[int, int]]:
-    """List the levels that recovery visits, each with how often its step is applied.
+    """List the levels that recovery visits.
 
     Args:
         timesteps: number of levels of the model, T.
         level: where recovery starts; it counts down to 0.
-        steps: visit only this many levels, evenly spread; each step is then applied as often as it stands for.
+        steps: visit only this many levels, evenly spread; ``None`` visits every level. A visited level then stands for
+            itself and the levels next to it that are left out.
+
+    Returns:
+        (level, number of levels that it stands for, which is how often its step is applied), in the order of recovery.
 
     Raises:
         SettingError: ``level`` or ``steps`` is out of range.
@@ -45,17 +53,22 @@ def step_schedule(timesteps: int, level: int, steps: int | None) -> list[tuple[i
 
 
 def start_level(start: str, level: int | None, timesteps: int) -> int:
-    """The level that recovery starts from: ``level`` (the paper), or with ``start="full"`` T-1 (the authors' script).
+    """Return the level that recovery starts from.
+
+    Args:
+        start: ``"level"`` for ``level`` (as in the paper), or ``"full"`` for T-1 (as in the authors' script).
+        level: needed for ``start="level"``.
+        timesteps: number of levels of the model, T.
 
     Raises:
-        SettingError: ``start`` is not known, or ``start="level"`` without a level of the model.
+        SettingError: ``start`` is not known, or ``level`` is missing or out of range.
     """
     if start not in STARTS:
         raise SettingError(f"start='{start}' is not known; use 'level' or 'full'.")
     if start == "full":
         return timesteps - 1
     if level is None:
-        raise SettingError("Recovery needs a level to start from; give level, or start='full'.")
+        raise SettingError("Recovery needs a level to start from; give level, or use start='full'.")
     require_level(level, timesteps)
     return level
 
@@ -71,44 +84,44 @@ def recover(
     exact: bool = False,
     on_step: Callable[[int, int, Tensor], None] | None = None,
 ) -> Tensor:
-    """Algorithm 2 of the paper: recover from a random deformation.
+    """Recover a plausible deformation from a random one (Algorithm 2 of the paper).
 
-    Each step warps the original image, never an already warped one. The published 2D weights amplify differences of
-    the last bit about threefold a step (so do the authors' own programs): results agree to the bit on one machine,
-    and only in their statistics between machines.
+    Each step warps the original image, never an image that is already warped. The published 2D weights amplify
+    differences in the last bit about threefold at each step (the authors' own programs do so too). Results therefore
+    agree to the bit on one machine, and only in their statistics between machines.
 
     Args:
-        model: gives the network and how images are warped.
-        image: (N, 1, *S), 0..1, the original.
-        ddf: (N or 1, d, *S), fraction of the side, the random deformation psi_{T':1}.
+        model: its network predicts the steps, and its metadata says how images are warped.
+        image: (N, 1, *S), intensities 0..1: the original.
+        ddf: (N or 1, d, *S), fraction of the side: the random deformation psi_{T':1}.
         start: ``"level"`` counts down from ``level``, ``"full"`` from T-1.
         level: T', needed for ``start="level"``.
-        steps: visit only this many levels.
-        exact: the published arithmetic and nothing added. Otherwise each step is kept gentle enough to be invertible,
-            and compositions continue the field by its border's values instead of putting zeros there, which tears it:
-            the step so continued is still invertible, and no value is read from where nothing is defined.
+        steps: visit only this many levels, see :func:`step_schedule`; ``None`` visits every level.
+        exact: use exactly the published arithmetic. Otherwise each step is made invertible, and compositions continue
+            a field outside its grid by the values at its border. Zeros there would tear the field; with the border's
+            values the continued step is still invertible, and no undefined value is read.
         on_step: called with (done, total, field so far); may raise to cancel.
 
     Returns:
         (N, d, *S), fraction of the side: the recovered deformation of ``image``.
 
     Raises:
-        SettingError: ``start``, ``level`` or ``steps`` out of range.
+        SettingError: ``start``, ``level`` or ``steps`` is out of range.
     """
-    how = model.metadata
-    padding = how.composition_padding if exact else "border"
+    metadata = model.metadata
+    padding = metadata.composition_padding if exact else "border"
     image = image.to(model.device)
     phi = ddf.to(model.device).expand(image.shape[0], -1, *[-1] * model.ndim)
-    at = start_level(start, level, model.timesteps)
-    visits = step_schedule(model.timesteps, at, steps)
+    current = start_level(start, level, model.timesteps)
+    visits = step_schedule(model.timesteps, current, steps)
     for done, (t, times) in enumerate(visits, start=1):
-        warped = warp(image, phi, padding=how.image_padding, mode=how.image_interpolation)
+        warped = warp(image, phi, padding=metadata.image_padding, mode=metadata.image_interpolation)
         if model.supports_target_level:
-            psi = model.predict_to(warped, at, at - times)
+            psi = model.predict_to(warped, current, current - times)
         else:
-            # A second look refines one step; it is not worth its time where a step stands for several.
+            # The network's second pass refines a single step. It is not worth its time where a step stands for several.
             psi = model.predict(warped, t, quick=not exact, once=times > 1 and not exact)
-        at -= times
+        current -= times
         if times > 1 and not model.supports_target_level:
             psi = self_compose(psi, times)
         if not exact:

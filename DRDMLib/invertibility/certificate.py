@@ -1,28 +1,33 @@
-"""A proof that a displacement field is invertible, as it is applied: multilinear between its nodes.
+"""Prove that a displacement field is invertible as it is applied: multilinear between its nodes.
 
 The map is ``phi(x) = x + u(x)``, where u is given at the nodes of a rectilinear grid and interpolated linearly along
-each axis between them; this is what ITK and Slicer do. The proof has two parts.
+each axis between them, as ITK and Slicer do. The proof has two parts.
 
-Every cell: there the determinant of phi's derivative is a polynomial of degree d - 1 in each variable. Written in the
-Bernstein basis its values are weighted means of its coefficients, so it is positive in every point of the closed cell
-if all coefficients are (4 in 2D, where they are the corners' determinants and the test is exact; 27 in 3D, where a cell
-that fails is divided in eight before it is given up; Johnen, Weill and Remacle, "Robust and efficient validation of the
-linear hexahedral element", 2017). Most cells need no coefficients: the derivative in any point of a cell has each entry
-between the least and the greatest difference quotient along the cell's edges. If Gershgorin's discs of all matrices in
-such a box keep the least eigenvalue of the symmetric part above a positive number, the determinant is at least its d-th
-power (Ostrowski and Taussky, 1951). And every matrix of the box is regular if ``|| |C^-1| R || < 1`` for the box's
-midpoint C and radius R (Beeck, 1975); then ``det >= det C (1 - q)^d``.
+Each cell. In a cell the determinant of phi's derivative is a polynomial of degree d - 1 in each variable. In the
+Bernstein basis the values of the polynomial are weighted means of its coefficients. So the determinant is positive in
+every point of the closed cell if all coefficients are positive. There are 4 coefficients in 2D, where they are the
+determinants at the corners and the test is exact. There are 27 in 3D, where a cell that fails is divided into eight
+before it counts as failing (Johnen, Weill and Remacle, "Robust and efficient validation of the linear hexahedral
+element", 2017).
 
-The whole: let u be zero on the grid's border and, by definition, outside of it. Then phi is continuous, piecewise
-polynomial, and the identity outside of a bounded set. If the determinant is positive in every closed cell, phi is a
-Lipschitz map whose determinant is bounded away from zero almost everywhere: a map of bounded distortion, hence open and
-discrete (Reshetnyak, "Space mappings with bounded distortion", 1989). The degree of a map that is the identity far out
-is one, and an open, discrete map that keeps orientation meets each value at most as often as its degree says. So phi
-meets each value exactly once: it is a homeomorphism of space. (The determinant of central differences proves nothing:
-Liu et al., "On finite difference Jacobian computation in deformable image registration", IJCV 132, 2024.)
+Most cells need no coefficients. At any point of a cell, each entry of the derivative lies between the least and the
+greatest difference quotient along the cell's edges; this defines a box of matrices. If Gershgorin's discs of all
+matrices in the box keep the least eigenvalue of the symmetric part above a positive number, the determinant is at least
+the d-th power of that number (Ostrowski and Taussky, 1951). Also, every matrix in the box is regular if
+``q = || |C^-1| R || < 1`` for the box's midpoint C and radius R (Beeck, 1975); then ``det >= det C (1 - q)^d``.
 
-Rounding: determinants are accepted only above a tolerance that bounds the error of their evaluation (``_tolerance``),
-first in single precision, then for what is left in double. The map judged is the exact one through the stored values.
+The whole map. Let u be zero on the grid's border and, by definition, outside it. Then phi is continuous, piecewise
+polynomial, and the identity outside a bounded set. If the determinant is positive in every closed cell, phi is a
+Lipschitz map whose determinant is bounded away from zero almost everywhere. It is then a map of bounded distortion, and
+therefore open and discrete (Reshetnyak, "Space mappings with bounded distortion", 1989). A map that is the identity
+outside a bounded set has degree one. An open and discrete map that preserves orientation takes each value at most as
+often as its degree. So phi takes each value exactly once: it is a homeomorphism of space. (The determinant of central
+differences proves nothing: Liu et al., "On finite difference Jacobian computation in deformable image registration",
+IJCV 132, 2024.)
+
+Rounding. A determinant is accepted only if it is above a tolerance that bounds the error of its evaluation
+(``_tolerance``). Cells are tested in single precision first, and the remaining ones in double precision. The tested map
+is the exact one through the stored values.
 """
 
 from __future__ import annotations
@@ -38,17 +43,22 @@ import SimpleITK as sitk
 
 from ..spatial.field_grid import STORED, Block, DisplacementGrid, FadingGrid, FieldGrid, coincide, extended, positions
 
-# Cells of a block along each axis: large enough that threads do not wait for each other, small enough for a cache.
+# Cells of a block along each axis: large enough to keep all threads busy, small enough for the processor's cache.
 _BLOCK = 48
 _MOST_THREADS = 8
-# Past the image, every fourth node of the field will do as a rule; all of them if it does not.
+# Outside the image, every fourth node of the field is usually enough for a proof; otherwise all of them are used.
 STRIDES = (4, 1)
-# Undecided cells that are examined together.
+# Number of undecided cells that are tested together.
 _CHUNK = 2**15
 
 
 def blocks(shape: tuple[int, ...], side: int = _BLOCK) -> Iterator[Block]:
-    """Node ranges that share their outermost nodes, so that each cell of a grid of this shape is in one of them."""
+    """Divide a grid into blocks of nodes that share their outermost nodes, so that each cell is in exactly one block.
+
+    Args:
+        shape: number of nodes along each axis.
+        side: number of cells of a block along each axis.
+    """
     ranges = [[slice(a, min(a + side, n - 1) + 1) for a in range(0, max(1, n - 1), side)] for n in shape]
     return itertools.product(*ranges)
 
@@ -57,7 +67,7 @@ Bounds = list[tuple[np.ndarray, np.ndarray]]
 
 
 def _difference_quotients(values: np.ndarray, steps: list[np.ndarray]) -> list[np.ndarray]:
-    """Along each axis: (d, *n with n - 1 along the axis)."""
+    """Compute the difference quotients along each axis: one array (d, *n) each, with n - 1 entries along that axis."""
     d = len(steps)
     edges = []
     for axis, step in enumerate(steps):
@@ -69,12 +79,15 @@ def _difference_quotients(values: np.ndarray, steps: list[np.ndarray]) -> list[n
 
 
 def _part(values: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
-    """(d, *n) from ``start`` to ``stop`` along one of the grid's axes."""
+    """Return the part of ``values`` (d, *n) from ``start`` to ``stop`` along one axis of the grid."""
     return values[(slice(None),) * (1 + axis) + (slice(start, stop),)]
 
 
 def _over_cells(edges: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Least and greatest value over the edges of each cell that run along ``axis``: (d, *n) -> two of (d, *cells)."""
+    """Find the least and greatest value over those edges of each cell that are parallel to ``axis``.
+
+    (d, *n) -> two arrays (d, *cells).
+    """
     low = high = edges
     for other in range(edges.ndim - 1):
         if other != axis:
@@ -85,10 +98,10 @@ def _over_cells(edges: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def monotone_bound(bounds: Bounds) -> np.ndarray:
-    """A lower bound of the least eigenvalue of the derivative's symmetric part in each cell, by Gershgorin's discs.
+    """Bound the least eigenvalue of the derivative's symmetric part in each cell from below, by Gershgorin's discs.
 
     Args:
-        bounds: along each axis, least and greatest difference quotient, (d, *cells) each, as from ``_over_cells``.
+        bounds: for each axis, the least and greatest difference quotient, (d, *cells) each, as from ``_over_cells``.
 
     Returns:
         (*cells); where it is positive, the determinant is at least its d-th power.
@@ -106,7 +119,7 @@ def monotone_bound(bounds: Bounds) -> np.ndarray:
 
 
 def interval_bound(bounds: Bounds) -> np.ndarray:
-    """A lower bound of the determinant in each cell, from the box of its difference quotients.
+    """Bound the determinant in each cell from below, from the box of its difference quotients.
 
     Args:
         bounds: as for ``monotone_bound``.
@@ -116,14 +129,14 @@ def interval_bound(bounds: Bounds) -> np.ndarray:
     """
     d = len(bounds)
     c = [[(bounds[axis][0][k] + bounds[axis][1][k]) * 0.5 + (axis == k) for axis in range(d)] for k in range(d)]
-    # Sum over the columns; row k of the radius belongs to component k.
+    # Sums of the radius over the columns; row k belongs to component k.
     rows = np.add.reduce([high - low for low, high in bounds]) * 0.5
     cofactors = [[_cofactor(c, k, i) for i in range(d)] for k in range(d)]
     det = sum(c[0][i] * cofactors[0][i] for i in range(d))
     worst = np.maximum.reduce([sum(np.abs(cofactors[k][i]) * rows[k] for k in range(d)) for i in range(d)])
     # det (1 - worst / det)^d, where worst < det.
-    share = np.maximum(det - worst, 0) / np.maximum(det, 1e-30)
-    result: np.ndarray = share**d * det
+    remaining = np.maximum(det - worst, 0) / np.maximum(det, 1e-30)
+    result: np.ndarray = remaining**d * det
     return result
 
 
@@ -137,11 +150,11 @@ def _cofactor(m: list[list[np.ndarray]], row: int, column: int) -> np.ndarray:
 
 
 def bernstein_coefficients(corners: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Bernstein coefficients of the determinant of ``x + u(x)`` in cells.
+    """Compute the Bernstein coefficients of the determinant of ``x + u(x)`` in K cells.
 
     Args:
         corners: (K, *[2] * d, d), displacements at the corners; component k is along axis k.
-        spacing: (K, d), the cells' sides.
+        spacing: (K, d), the sides of the cells, in the same unit.
 
     Returns:
         (K, 2, 2) or (K, 3, 3, 3).
@@ -168,12 +181,18 @@ def bernstein_coefficients(corners: np.ndarray, spacing: np.ndarray) -> np.ndarr
     return out
 
 
-# Coefficients of degree two on the interval -> those on its two halves (the middle one is shared).
+# Converts coefficients of degree two on an interval to those on its two halves (which share the middle one).
 _HALVES = np.array([[1, 0, 0], [0.5, 0.5, 0], [0.25, 0.5, 0.25], [0, 0.5, 0.5], [0, 0, 1]])
 
 
 def bernstein_bound(corners: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """A lower bound of the determinant in cells, (K,): the least Bernstein coefficient, after one division in 3D."""
+    """Bound the determinant in K cells from below by the least Bernstein coefficient, in 3D after one division.
+
+    Arguments as in :func:`bernstein_coefficients`.
+
+    Returns:
+        (K,).
+    """
     c = bernstein_coefficients(corners, spacing)
     bound: np.ndarray = c.min(axis=tuple(range(1, c.ndim)))
     if spacing.shape[1] == 3:
@@ -185,25 +204,30 @@ def bernstein_bound(corners: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 
 def _tolerance(largest: float, displacement: float, rounding: float, epsilon: float) -> float:
-    """Bounds the error of a determinant, and with 16 times its value that of ``interval_bound``, in 2D and 3D.
+    """Bound the rounding error of a determinant in 2D and 3D. 16 times the bound is valid for ``interval_bound``.
 
-    Entries up to ``largest`` (at least 1), each off by ``e``, put a determinant off by less than ``24 e largest^2``.
+    If the entries are at most ``largest`` (at least 1), each with an error of at most ``e``, the error of the
+    determinant is less than ``24 e largest^2``.
 
     Args:
-        largest: of the derivative's entries.
-        displacement: the largest, over the least spacing.
-        rounding: of the displacements as stored, over the least spacing.
-        epsilon: of the arithmetic.
+        largest: largest entry of the derivative.
+        displacement: largest displacement, divided by the least spacing.
+        rounding: error of the displacements as stored, divided by the least spacing.
+        epsilon: relative error of the arithmetic.
     """
     entry = 4 * epsilon * (displacement + largest) + 2 * rounding
     return 24 * entry * largest**2
 
 
 def failing_cells(grid: DisplacementGrid, margin: float = 0.0, changed: np.ndarray | None = None) -> np.ndarray:
-    """Cells in which the determinant is not proven to be above ``margin``: (K, d) indices, array order.
+    """Find the cells in which the determinant is not proven to be above ``margin``.
 
     Args:
-        changed: bool, one for each node of the stored field: only look at what these concern.
+        changed: bool, one for each node of the stored field; only blocks that depend on marked nodes are tested.
+            ``None`` tests all.
+
+    Returns:
+        Indices (K, d), array order.
     """
     wanted = [where for where in blocks(tuple(map(len, grid.nodes))) if changed is None or grid.touched(where, changed)]
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
@@ -215,7 +239,7 @@ def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np
     values = grid.block(where)
     steps = [np.diff(n[w]) for n, w in zip(grid.nodes, where, strict=True)]
     d, finest = len(steps), min(float(s.min()) for s in steps)
-    # A shift changes no difference, and smaller numbers are rounded less.
+    # Subtracting a constant changes no difference, and smaller numbers have smaller rounding errors.
     shifted = values - values[:, :1, :1].reshape(d, -1)[:, :1].reshape(-1, *[1] * d)
     edges = _difference_quotients(shifted.astype(np.float32), steps)
     slopes = np.array([[_largest(component) for component in edge] for edge in edges])
@@ -223,8 +247,8 @@ def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np
     displacement = _largest(values) / finest
     rounding = grid.rounding * displacement
     coarse = 16 * _tolerance(largest, _largest(shifted) / finest, rounding, 2.0**-23)
-    share = 1 - float(slopes.sum(0).max())
-    if share > 0 and share**d > margin + coarse:
+    least = 1 - float(slopes.sum(0).max())
+    if least > 0 and least**d > margin + coarse:
         return np.zeros((0, d), np.int64)
     undecided = _undecided([_over_cells(edge, axis) for axis, edge in enumerate(edges)], margin + coarse)
     fine = _tolerance(largest, displacement, rounding, 2.0**-52)
@@ -238,12 +262,15 @@ def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np
 
 
 def _undecided(bounds: Bounds, threshold: float) -> np.ndarray:
-    """Cells that neither bound proves to be above ``threshold``: (K, d) indices. The quicker bound decides most."""
+    """Find the cells that neither bound proves to be above ``threshold``: indices (K, d).
+
+    The faster bound comes first and decides most cells.
+    """
     least = monotone_bound(bounds)
-    left = np.flatnonzero(~(least > threshold ** (1 / len(bounds))))
-    few = [(low.reshape(len(low), -1)[:, left], high.reshape(len(high), -1)[:, left]) for low, high in bounds]
-    left = left[~(interval_bound(few) > threshold)]
-    return np.stack(np.unravel_index(left, least.shape), axis=1)
+    cells = np.flatnonzero(~(least > threshold ** (1 / len(bounds))))
+    remaining = [(low.reshape(len(low), -1)[:, cells], high.reshape(len(high), -1)[:, cells]) for low, high in bounds]
+    cells = cells[~(interval_bound(remaining) > threshold)]
+    return np.stack(np.unravel_index(cells, least.shape), axis=1)
 
 
 def _largest(values: np.ndarray) -> float:
@@ -251,44 +278,49 @@ def _largest(values: np.ndarray) -> float:
 
 
 def corner_values(values: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """(d, *n) and (K, d) -> (K, *[2] * d, d)."""
+    """Return the values (d, *n) at the corners of the cells with indices (K, d): (K, *[2] * d, d)."""
     d = len(values)
     axes = [np.arange(2).reshape([-1 if a == b else 1 for b in range(d)]) for a in range(d)]
-    at = tuple(cells[:, a].reshape(-1, *[1] * d) + axes[a] for a in range(d))
-    return np.stack([component[at] for component in values], axis=-1)
+    index = tuple(cells[:, a].reshape(-1, *[1] * d) + axes[a] for a in range(d))
+    return np.stack([component[index] for component in values], axis=-1)
 
 
 class Certificate(NamedTuple):
-    """Whether a field is proven to be invertible, and if not, why: one short clause."""
+    """Whether a field is proven to be invertible, and if not, the reason as one short clause."""
 
     certified: bool
     reason: str = ""
 
 
 def certify_on_grid(field: sitk.Image, reference: sitk.Image) -> Certificate:
-    """Judges a field that falls to zero at its border, and its samples on the grid of ``reference`` as they are saved.
+    """Test a field that is zero on its border, and its samples on the grid of ``reference`` as they are saved.
 
-    The samples are continued past the image by nodes of the field itself, up to its border; the map of the continued
-    grid is a homeomorphism of space, so its restriction to the image never meets a value twice.
+    Outside the image the samples are continued by nodes of the field itself, up to its border. If the map of this
+    continued grid is a homeomorphism of space, then its restriction to the image takes no value twice.
+
+    Args:
+        field: vector image, millimeters, LPS.
+        reference: the image; its extent lies within the field.
     """
     coarse = FieldGrid.of(field, STORED)
     if not coarse.border_is_zero():
-        return Certificate(False, "the field does not end in zeros")
+        return Certificate(False, "the field is not zero on its border")
     if len(failing_cells(coarse)):
         return Certificate(False, "the field folds")
     inside = positions(coarse, reference)
     if inside is None:
-        return Certificate(False, "the field does not cover the image, or is tilted against it")
+        return Certificate(False, "the field does not cover the image, or their axes are not parallel")
     if coincide(inside) or any(not len(failing_cells(extended(coarse, inside, s))) for s in STRIDES):
         return Certificate(True)
     return Certificate(False, "the field folds where it is sampled on the image's grid")
 
 
 def certify_saved(ddf: sitk.Image) -> Certificate:
-    """Judges a displacement field alone (vector image, millimetres, LPS).
+    """Test a displacement field without its image (vector image, millimeters, LPS).
 
-    Where it does not end in zeros it is continued by its border's values, falling smoothly to zero: if that whole map
-    is a homeomorphism of space, the field never meets a value twice. (It is a sufficient condition.)
+    If the field is not zero on its border, it is continued outside, where the values at its border fall smoothly to
+    zero. If this continued map is a homeomorphism of space, the field takes no value twice. (This condition is
+    sufficient, not necessary.)
     """
     field = FieldGrid.of(ddf)
     if min(ddf.GetSize()) > 1 and len(failing_cells(field)):
@@ -297,5 +329,5 @@ def certify_saved(ddf: sitk.Image) -> Certificate:
         return Certificate(True)
     largest = float(np.sqrt((field.vectors.astype(np.float64) ** 2).sum(-1).max()))
     if len(failing_cells(FadingGrid(field, 6 * largest + max(field.spacing)))):
-        return Certificate(False, "the field does not fold, but its border moves so that nothing is proven")
+        return Certificate(False, "the field does not fold, but its border moves too much for a proof")
     return Certificate(True)

@@ -1,7 +1,8 @@
-"""The inverse of a certified field: where the map must be asked to arrive at given points.
+"""Invert a certified field: find the positions that the map takes to given points.
 
-Damped Newton iteration on the map as it is applied, multilinear in each cell: the derivative is that of the cell, a
-step that brings a point no nearer is halved. On a homeomorphism the iteration has one place to go to.
+This uses a damped Newton iteration on the map as it is applied, multilinear in each cell. The derivative is that of the
+cell, and a step that does not bring a point nearer is halved. Because the map is a homeomorphism, each point has
+exactly one solution.
 """
 
 from __future__ import annotations
@@ -20,23 +21,24 @@ from ..spatial.coordinates import to_points
 from ..spatial.field_grid import DisplacementGrid, FieldGrid, extended, positions
 from ..spatial.jacobian import determinant
 
-# Residual, as a share of the least spacing of the grid.
+# Largest allowed residual, as a fraction of the least spacing of the grid.
 TOLERANCE = 1e-4
 _ROUNDS = 200
-# Farthest step of one round, cells.
+# Largest step in one round, cells.
 _STRIDE = 4.0
 _CHUNK = 2**17
-# What the inverse on a grid must reach inside the image: mean, millimetres, and largest, voxels; with some to spare.
+# Largest errors of the inverse on a grid inside the image: the mean in millimeters, and the maximum in voxels. They
+# leave a reserve to the limits that ``inverse_field`` promises.
 _MEAN_MM, _MAX_VOXELS = 0.009, 0.09
 _MOST_NODES = 2**25
 _FINEST = 5
 
 
 class Mapping:
-    """``phi(x) = x + u(x)`` on a grid, and its inverse; millimetres along the grid's axes, array order.
+    """The map ``phi(x) = x + u(x)`` of a grid, and its inverse. Points are in millimeters along the grid's array axes.
 
     Args:
-        grid: held in memory whole, with 32 bits.
+        grid: the displacements; all of them are read into memory, with 32 bits.
     """
 
     def __init__(self, grid: DisplacementGrid) -> None:
@@ -47,7 +49,7 @@ class Mapping:
         self.tolerance = TOLERANCE * min(float(n.diff().min()) for n in self.nodes)
 
     def _place(self, points: Tensor) -> Tensor:
-        """(K, d) millimetres -> positions in nodes."""
+        """Convert points (K, d), millimeters, to positions in nodes (d, K)."""
         places = []
         for nodes, x in zip(self.nodes, points.T, strict=True):
             cell = (torch.searchsorted(nodes, x.contiguous(), right=True) - 1).clamp(0, len(nodes) - 2)
@@ -55,10 +57,14 @@ class Mapping:
         return torch.stack(places)
 
     def _evaluate(self, places: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(d, K) positions in nodes -> phi there (d, K), and its derivatives along each axis of the cell, (d, K)."""
+        """Evaluate phi at positions in nodes (d, K).
+
+        Returns:
+            phi (d, K), millimeters, and for each axis its derivative along the side of the cell, (d, K).
+        """
         d = len(self.shape)
         cells = torch.stack([p.floor().long().clamp(0, n - 2) for p, n in zip(places, self.shape, strict=True)])
-        shares = places - cells
+        fractions = places - cells
         strides = [math.prod(self.shape[a + 1 :]) for a in range(d)]
         base = sum((cells[a] * strides[a] for a in range(1, d)), cells[0] * strides[0])
         corners = {
@@ -70,7 +76,7 @@ class Mapping:
             for axis in reversed(range(d)):
                 if axis != keep:
                     values = {
-                        bits[:axis] + bits[axis + 1 :]: torch.lerp(v, values[_set(bits, axis, 1)], shares[axis])
+                        bits[:axis] + bits[axis + 1 :]: torch.lerp(v, values[_set(bits, axis, 1)], fractions[axis])
                         for bits, v in values.items()
                         if bits[axis] == 0
                     }
@@ -81,16 +87,20 @@ class Mapping:
         for axis, nodes in enumerate(self.nodes):
             low = nodes[cells[axis]]
             width = nodes[cells[axis] + 1] - low
-            value[axis] += low + shares[axis] * width
+            value[axis] += low + fractions[axis] * width
             slopes[axis][axis] += width
         return value, slopes
 
     def __call__(self, points: Tensor) -> Tensor:
-        """(K, d) -> (K, d)."""
+        """Apply the map: (K, d) -> (K, d), millimeters."""
         return torch.cat([self._evaluate(self._place(p))[0].T for p in points.split(_CHUNK)])
 
     def inverse(self, points: Tensor, guess: Tensor | None = None) -> Tensor:
-        """(K, d) -> (K, d), where phi arrives at ``points``. Points outside of the grid are their own."""
+        """Apply the inverse map: (K, d) -> (K, d), millimeters. Points outside the grid stay where they are.
+
+        Args:
+            guess: first approximation of the result, by default ``points``.
+        """
         guess = points if guess is None else guess
         parts = zip(points.split(_CHUNK), guess.split(_CHUNK), strict=True)
         return torch.cat([self._solve(p, g) for p, g in parts])
@@ -103,29 +113,32 @@ class Mapping:
         target, best = points[inside].T, self._place(guess[inside]).clamp(min=torch.zeros_like(last), max=last)
         result = best.clone()
         active = torch.arange(best.shape[1])
-        miss = torch.full((best.shape[1],), math.inf, dtype=torch.float64)
-        step, share = torch.zeros_like(best), torch.ones_like(miss)
+        error = torch.full((best.shape[1],), math.inf, dtype=torch.float64)
+        step, damping = torch.zeros_like(best), torch.ones_like(error)
         for _ in range(_ROUNDS):
-            place = torch.minimum((best + share * step).clamp(min=0), last)
+            place = torch.minimum((best + damping * step).clamp(min=0), last)
             value, slopes = self._evaluate(place)
             residual = target - value
             length = residual.abs().amax(dim=0)
-            nearer = (length < miss) | (share < 0.01)
-            best, miss = torch.where(nearer, place, best), torch.where(nearer, length, miss)
-            step = torch.where(nearer, _newton(slopes, residual), step)
-            share = torch.where(nearer, 1.0, share / 2)
+            # Accept a step that brings the point nearer, or one that has been halved often without success.
+            accepted = (length < error) | (damping < 0.01)
+            best, error = torch.where(accepted, place, best), torch.where(accepted, length, error)
+            step = torch.where(accepted, _newton(slopes, residual), step)
+            damping = torch.where(accepted, 1.0, damping / 2)
             result[:, active] = best
-            left = miss > self.tolerance
-            if not bool(left.any()):
+            unsolved = error > self.tolerance
+            if not bool(unsolved.any()):
                 break
-            if int(left.sum()) < 0.8 * len(left):
-                active, target, best, miss = active[left], target[:, left], best[:, left], miss[left]
-                step, share = step[:, left], share[left]
+            # Continue with the unsolved points alone once this saves enough work.
+            if int(unsolved.sum()) < 0.8 * len(unsolved):
+                active, target, best, error = active[unsolved], target[:, unsolved], best[:, unsolved], error[unsolved]
+                step, damping = step[:, unsolved], damping[unsolved]
         out = points.clone()
         out[inside] = torch.stack([self._position(a, p) for a, p in enumerate(result)], dim=1)
         return out
 
     def _position(self, axis: int, places: Tensor) -> Tensor:
+        """Convert positions in nodes along one axis to millimeters."""
         nodes = self.nodes[axis]
         cell = places.floor().long().clamp(0, len(nodes) - 2)
         return nodes[cell] + (places - cell) * (nodes[cell + 1] - nodes[cell])
@@ -136,10 +149,10 @@ def _set(bits: tuple[int, ...], axis: int, value: int) -> tuple[int, ...]:
 
 
 def _newton(slopes: list[Tensor], residual: Tensor) -> Tensor:
-    """The step (d, K) that the cell's derivative asks for (Cramer's rule), of limited length."""
+    """Compute the Newton step (d, K) from the cell's derivative with Cramer's rule, and limit its length."""
     columns = [list(s) for s in slopes]
     det = determinant(columns)
-    # A corner of a cell may be nearly flat in the arithmetic, though not in truth.
+    # Rounding can make the determinant nearly zero at a corner of a cell, although it is positive.
     det = torch.where(det.abs() < 1e-12, 1e-12, det)
     swapped = [[list(residual) if a == b else columns[a] for a in range(len(columns))] for b in range(len(columns))]
     step = torch.stack([determinant(m) / det for m in swapped])
@@ -156,18 +169,31 @@ def _to_space(field: FieldGrid, along: Tensor) -> np.ndarray:
 
 
 def inverse_points(field: sitk.Image, points: np.ndarray) -> np.ndarray:
-    """Points of the original to points of the new image: (K, d) -> (K, d), LPS millimetres."""
+    """Map points of the original to points of the new image.
+
+    Args:
+        field: a certified displacement field: vector image, millimeters, LPS.
+        points: (K, d), LPS, millimeters.
+
+    Returns:
+        (K, d), LPS, millimeters.
+    """
     grid = FieldGrid.of(field)
     return _to_space(grid, Mapping(grid).inverse(_to_axes(grid, np.asarray(points, np.float64))))
 
 
 def inverse_layers(field: sitk.Image, reference: sitk.Image, ranges: Iterator[tuple[int, int]]) -> Iterator[np.ndarray]:
-    """The inverse of the field as it is saved on the grid of ``reference``, on that grid, layers after layers.
+    """Invert the field as it is saved on the grid of ``reference``; the result is on that grid, in layers.
 
-    What is inverted is linear between the voxels; past the image it goes on with the field itself.
+    The map that is inverted is linear between the voxels; outside the image it is continued by the field itself.
+
+    Args:
+        field: a certified displacement field: vector image, millimeters, LPS.
+        reference: the image; its extent lies within the field.
+        ranges: (start, stop) of the layers along the slowest axis, see :func:`DRDMLib.spatial.resampling.slabs`.
 
     Yields:
-        (layers, ..., d) float32, millimetres, LPS.
+        (layers, ..., d), float32, millimeters, LPS.
     """
     grid = FieldGrid.of(field)
     inside = positions(grid, reference)
@@ -183,10 +209,18 @@ def inverse_layers(field: sitk.Image, reference: sitk.Image, ranges: Iterator[tu
 
 
 def inverse_field(field: sitk.Image, reference: sitk.Image) -> sitk.Image:
-    """The inverse as a displacement field over the extent of ``field``: linear between its nodes, zero on its border.
+    """Compute the inverse as a displacement field over the extent of ``field``, with zeros on its border.
 
-    Between its nodes such a field is not exact. Its grid is made as fine as it takes for ``|phi(phi^-1(x)) - x|`` to
-    stay below 0.01 mm on average and 0.1 voxel at worst inside the image, within 2^25 nodes.
+    Such a field is linear between its nodes, and there it is not exact. Its grid is made so fine that
+    ``|phi(phi^-1(x)) - x|`` inside the image is below 0.01 mm on average and below 0.1 voxel at most, with no more than
+    2^25 nodes.
+
+    Args:
+        field: a certified displacement field: vector image, millimeters, LPS.
+        reference: the image; its extent lies within the field.
+
+    Returns:
+        Vector image, 64-bit, millimeters, LPS.
     """
     grid = FieldGrid.of(field)
     mapping = Mapping(grid)
@@ -199,23 +233,23 @@ def inverse_field(field: sitk.Image, reference: sitk.Image) -> sitk.Image:
     fine = rough
     divisor = 1
     while divisor < _FINEST:
-        missed = (mapping(Mapping(fine)(points)) - points).norm(dim=1)
-        mean, worst = float(missed.mean()) / _MEAN_MM, float(missed.max()) / _MAX_VOXELS / min(reference.GetSpacing())
+        errors = (mapping(Mapping(fine)(points)) - points).norm(dim=1)
+        mean, worst = float(errors.mean()) / _MEAN_MM, float(errors.max()) / _MAX_VOXELS / min(reference.GetSpacing())
         if mean <= 1 and worst <= 1:
             break
-        # The mean falls with the square of the spacing; the largest, at kinks of the map, with a lower power.
-        wanted = min(max(divisor + 1, math.ceil(divisor * max(mean**0.5, worst**0.8))), _FINEST)
-        while math.prod((n - 1) * wanted + 1 for n in mapping.shape) > _MOST_NODES:
-            wanted -= 1
-        if wanted <= divisor:
+        # The mean error falls with the square of the spacing; the largest, at kinks of the map, with a lower power.
+        finer = min(max(divisor + 1, math.ceil(divisor * max(mean**0.5, worst**0.8))), _FINEST)
+        while math.prod((n - 1) * finer + 1 for n in mapping.shape) > _MOST_NODES:
+            finer -= 1
+        if finer <= divisor:
             break
-        divisor = wanted
+        divisor = finer
         fine = _sampled_inverse(mapping, grid, divisor, Mapping(rough))
     return fine.image()
 
 
 def _sampled_inverse(mapping: Mapping, like: FieldGrid, divisor: int, guess: Mapping | None) -> FieldGrid:
-    """The inverse on the grid of ``like`` made ``divisor`` times finer."""
+    """Sample the inverse of ``mapping`` on the grid of ``like``, made ``divisor`` times finer."""
     nodes = [
         torch.arange((n - 1) * divisor + 1) * (s / divisor) for n, s in zip(mapping.shape, like.spacing, strict=True)
     ]
@@ -233,12 +267,15 @@ def _sampled_inverse(mapping: Mapping, like: FieldGrid, divisor: int, guess: Map
 
 
 def _balance(values: np.ndarray) -> None:
-    """Shift nodes by a twelfth of the second differences: linear interpolation then errs to both sides alike."""
+    """Subtract a twelfth of the second differences from values (*S, d), in place.
+
+    The mean error of the linear interpolation between them is then zero.
+    """
     d = values.ndim - 1
     inner = (slice(1, -1),) * d
     shift = np.zeros_like(values[inner])
     for axis in range(d):
-        at = [list(inner) for _ in range(2)]
-        at[0][axis], at[1][axis] = slice(0, -2), slice(2, None)
-        shift += values[tuple(at[0])] + values[tuple(at[1])] - 2 * values[inner]
+        below, above = list(inner), list(inner)
+        below[axis], above[axis] = slice(0, -2), slice(2, None)
+        shift += values[tuple(below)] + values[tuple(above)] - 2 * values[inner]
     values[inner] -= shift / 12

@@ -1,4 +1,4 @@
-"""Figures of a displacement field: how far, how rough, and where it folds."""
+"""Metrics of displacement fields: size, roughness and folding."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from .certificate import blocks, certify_saved
 
 @dataclass(frozen=True)
 class FieldMetrics:
-    """Figures of one field on the grid it is saved on.
+    """Metrics of one field on the grid it is saved on.
 
     Attributes:
-        mean_mm, max_mm: length of the displacement, millimetres.
-        mean_percent, max_percent: the same over the longest physical side of the image.
-        folded_fraction: share of voxels with a Jacobian determinant of 0 or below (central differences).
-        min_jacobian: smallest determinant.
-        certified_invertible: whether the field is proven to be invertible; ``None``: not examined.
-        nondiffeomorphic_fraction: non-diffeomorphic volume (area) over that of the grid, strict criterion.
-        nondiffeomorphic_cells: share of the grid's cells that break the strict criterion.
+        mean_mm, max_mm: mean and largest length of the displacement, millimeters.
+        mean_percent, max_percent: the same as a percentage of the longest physical side of the image.
+        folded_fraction: fraction of voxels with a Jacobian determinant of 0 or below (central differences).
+        min_jacobian: smallest Jacobian determinant (central differences).
+        certified_invertible: whether the field is proven to be invertible; ``None`` if this was not tested.
+        nondiffeomorphic_fraction: non-diffeomorphic volume (in 2D area) as a fraction of that of the grid, see
+            :func:`digital_diffeomorphism`.
+        nondiffeomorphic_cells: fraction of the grid's cells that are not diffeomorphic by the same criterion.
     """
 
     mean_mm: float
@@ -46,12 +47,18 @@ class FieldMetrics:
     nondiffeomorphic_cells: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a report."""
+        """Convert the metrics to a dictionary for a report."""
         return asdict(self)
 
 
 class Strict(NamedTuple):
-    """What the digital-diffeomorphism criterion finds, added up over cells: their number, bad ones, folded volume."""
+    """Result of the digital-diffeomorphism criterion, added up over cells.
+
+    Attributes:
+        cells: number of cells.
+        bad: number of cells that do not meet the criterion.
+        volume: non-diffeomorphic volume (in 2D area), in multiples of an undeformed cell.
+    """
 
     cells: int
     bad: int
@@ -59,14 +66,14 @@ class Strict(NamedTuple):
 
 
 def digital_diffeomorphism(field: FieldGrid) -> Strict:
-    """The criterion of Liu et al., "On finite difference Jacobian computation in deformable image registration" (IJCV
-    132, 2024), cell by cell.
+    """Apply the digital-diffeomorphism criterion to each cell of a field.
 
-    The determinants of all 2^d combinations of forward and backward differences are those at the corners of the cells
-    between the nodes; each is twice (six times) the area (volume) of a triangle (tetrahedron) of the deformed cell. In
-    3D the two tetrahedra that the corners leave in the middle count too. A cell is bad if one of them is not positive;
-    the non-diffeomorphic volume is that of the negative ones, halved because they cover each cell twice. It is returned
-    as a multiple of the undeformed cell's.
+    The criterion is from Liu et al., "On finite difference Jacobian computation in deformable image registration" (IJCV
+    132, 2024). The determinants of all 2^d combinations of forward and backward differences are those at the corners of
+    the cells between the nodes. In 2D each is twice the area of a triangle of the deformed cell; in 3D it is six times
+    the volume of a tetrahedron. In 3D the two tetrahedra that are left in the middle of each cell count too. A cell is
+    bad if any of these determinants is not positive. The non-diffeomorphic volume is that of the negative ones, halved
+    because the triangles or tetrahedra cover each cell twice.
     """
     cells, bad, volume = 0, 0, 0.0
     for where in blocks(field.vectors.shape[:-1]):
@@ -80,7 +87,14 @@ def digital_diffeomorphism(field: FieldGrid) -> Strict:
 
 
 def _simplex_determinants(values: Tensor) -> list[Tensor]:
-    """(d, *n) voxels -> determinants at the cells' corners, and in 3D of the two tetrahedra in the middle, (*cells)."""
+    """Compute the determinants at the corners of the cells, and in 3D of the two tetrahedra in the middle.
+
+    Args:
+        values: (d, *n), displacements in voxels.
+
+    Returns:
+        One tensor (*cells) for each corner and tetrahedron.
+    """
     d = values.shape[0]
     ranges = (slice(None, -1), slice(1, None))
 
@@ -101,7 +115,7 @@ def _simplex_determinants(values: Tensor) -> list[Tensor]:
     def plus(a: list[Tensor], b: list[Tensor], sign: int = 1) -> list[Tensor]:
         return [x + sign * y for x, y in zip(a, b, strict=True)]
 
-    # From corner 000 to 110, 101, 011; and from 111 to 001, 010, 100, all the other way round.
+    # The tetrahedron of corner 000 with 110, 101 and 011; and that of 111 with 001, 010 and 100, edges reversed.
     x, y = at(0, 0, 0), at(1, 0, 0)
     one = determinant([plus(x, at(1, 1, 0)), plus(x, at(2, 1, 0)), plus(y, at(2, 0, 1))])
     x, y = at(0, 1, 1), at(1, 1, 1)
@@ -110,15 +124,19 @@ def _simplex_determinants(values: Tensor) -> list[Tensor]:
 
 
 def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> FieldMetrics:
-    """Figures of a field that is given slab by slab.
+    """Measure a field that is given slab by slab.
 
     Args:
-        reference: the grid.
-        layers: (start, stop) -> (stop - start, ..., d) millimetres along the slowest axis.
+        reference: gives the grid.
+        layers: function that returns the layers ``start`` to ``stop`` along the slowest axis:
+            (stop - start, ..., d), millimeters, LPS.
+
+    Returns:
+        All metrics except ``certified_invertible``, which is ``None``.
     """
     count = reference.GetSize()[-1]
     direction = direction_matrix(reference)
-    total, longest, folded, lowest = 0.0, 0.0, 0, math.inf
+    total, largest, folded, lowest = 0.0, 0.0, 0, math.inf
     strict: list[Strict] = []
     for start, stop in slabs(reference.GetSize(), 2**21):
         below, above = max(0, start - 1), min(count, stop + 1)
@@ -127,7 +145,7 @@ def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> 
         own = slice(start - below, start - below + stop - start)
         length = np.sqrt(np.einsum("...i,...i->...", block[own], block[own], dtype=np.float64))
         total += float(length.sum())
-        longest = max(longest, float(length.max()))
+        largest = max(largest, float(length.max()))
         folded += int(np.count_nonzero(determinants[own] <= 0))
         lowest = min(lowest, float(determinants[own].min()))
         strict.append(_strict(block[own.start : own.stop + 1], reference, direction))
@@ -135,9 +153,9 @@ def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> 
     side = float(image_extent(reference).max())
     return FieldMetrics(
         mean_mm=total / voxels,
-        max_mm=longest,
+        max_mm=largest,
         mean_percent=100 * total / voxels / side,
-        max_percent=100 * longest / side,
+        max_percent=100 * largest / side,
         folded_fraction=folded / voxels,
         min_jacobian=lowest,
         nondiffeomorphic_fraction=sum(s.volume for s in strict) / max(1, sum(s.cells for s in strict)),
@@ -147,31 +165,35 @@ def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> 
 
 def _strict(layers: np.ndarray, reference: sitk.Image, direction: np.ndarray) -> Strict:
     if min(layers.shape[:-1]) < 2:
-        # A single slice, or the last layer of a volume: it has no cells of its own.
+        # A single slice, or the last layer of a volume, has no cells of its own.
         return Strict(0, 0, 0.0)
     return digital_diffeomorphism(FieldGrid(layers, reference.GetSpacing()[::-1], direction, np.zeros(len(direction))))
 
 
 def measure_ddf(ddf: sitk.Image) -> FieldMetrics:
-    """Figures of a whole displacement field (vector image, millimetres, LPS), the certificate included."""
+    """Measure a displacement field (vector image, millimeters, LPS), and test whether it is invertible."""
     view = sitk.GetArrayViewFromImage(ddf)
-    figures = measure(ddf, lambda start, stop: np.asarray(view[start:stop], np.float32))
-    return replace(figures, certified_invertible=certify_saved(ddf).certified)
+    metrics = measure(ddf, lambda start, stop: np.asarray(view[start:stop], np.float32))
+    return replace(metrics, certified_invertible=certify_saved(ddf).certified)
 
 
 def measure_on_grid(field: sitk.Image, reference: sitk.Image) -> FieldMetrics:
-    """Figures of a coarse displacement field as it is on the grid of ``reference``, without making it whole."""
+    """Measure a coarse displacement field as it is on the grid of ``reference``, slab by slab to save memory.
+
+    Args:
+        field: vector image, millimeters, LPS.
+    """
     return measure(reference, lambda start, stop: field_on_grid(field, reference, start, stop))
 
 
 def folded_fraction(ddf: Tensor) -> Tensor:
-    """Share of voxels that fold, for tensors (N, d, *S) in fractions of the side; (N,)."""
+    """Compute the fraction of voxels that fold: (N, d, *S), fraction of the side -> (N,)."""
     determinants = tensor_jacobian(ddf)
     return (determinants <= 0).flatten(1).float().mean(dim=1)
 
 
 def tensor_jacobian(ddf: Tensor) -> Tensor:
-    """Jacobian determinant by central differences, for tensors (N, d, *S) in fractions of the side; (N, *S)."""
+    """Compute the Jacobian determinant by central differences: (N, d, *S), fraction of the side -> (N, *S)."""
     d = ddf.shape[1]
     sides = ddf.shape[2:]
     rows = []
@@ -184,7 +206,10 @@ def tensor_jacobian(ddf: Tensor) -> Tensor:
 
 
 def roughness(ddf: Tensor) -> Tensor:
-    """Root mean square second difference along the axes, voxels; (N, d, *S) in fractions of the side -> (N,)."""
+    """Compute the root mean square of the second differences along the axes, as a measure of roughness.
+
+    (N, d, *S), fraction of the side -> (N,), voxels.
+    """
     total = torch.zeros(ddf.shape[0], device=ddf.device)
     for axis in range(2, ddf.ndim):
         sides = torch.tensor(ddf.shape[2:], device=ddf.device).view(1, -1, *[1] * (ddf.ndim - 2))

@@ -1,9 +1,9 @@
-"""The smallest local change that makes a field provably invertible.
+"""Make a field provably invertible by small local changes.
 
-Where cells fail the certificate, the displacement around them is relaxed: it flows towards the mean of its neighbours
-(explicit heat flow), at full strength at the failing cells and fading smoothly to nothing a few nodes away. Cells are
-judged anew after each round, so that nothing is smoothed longer than needed; what goes on failing is smoothed in a
-wider neighbourhood. The outermost nodes keep their values, zeros.
+Where cells fail the certificate, the displacements around them are relaxed: they flow towards the mean of their
+neighbors (explicit heat flow), at full strength at the failing cells and fading smoothly to zero a few nodes away.
+After each round the cells are tested again, so that nothing is smoothed longer than needed. Cells that still fail are
+smoothed in a wider neighborhood. The outermost nodes keep their values, which are zero.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from ..errors import DRDMError
 from ..spatial.field_grid import Block, FieldGrid, coincide, extended, positions
 from .certificate import STRIDES, failing_cells
 
-# What determinants are brought above, in every point: a share of the volume that must be left.
+# After a repair the Jacobian determinant is above this in every point: the map keeps at least this fraction of each
+# volume.
 MARGIN = 0.01
 ROUNDS = 80
-# Rounds after which what still fails is also made weaker.
+# After this many rounds, displacements around cells that still fail are also made smaller.
 _PATIENCE = 40
 _RADIUS, _GROWTH = 1.5, 0.35
 # Failing cells less than this many nodes apart are relaxed together.
@@ -31,7 +32,12 @@ _TILE = 8
 
 
 class Repair(NamedTuple):
-    """What a repair changed: length of the difference over all nodes of the field, millimetres, and rounds taken."""
+    """What a repair changed.
+
+    Attributes:
+        mean_mm, max_mm: mean and largest change of the displacement over all nodes of the field, millimeters.
+        rounds: number of rounds that were needed.
+    """
 
     mean_mm: float = 0.0
     max_mm: float = 0.0
@@ -42,10 +48,14 @@ NOT_REPAIRED = Repair()
 
 
 def repair(field: FieldGrid, reference: sitk.Image) -> Repair:
-    """Change ``field.vectors`` in place until it is certified, and so are its samples on the grid of ``reference``.
+    """Change a field in place until it and its samples on the grid of ``reference`` are proven to be invertible.
+
+    Args:
+        field: its ``vectors`` are changed.
+        reference: the image; its extent lies within the field.
 
     Raises:
-        DRDMError: not reached in ``ROUNDS`` rounds, or not finite.
+        DRDMError: ``ROUNDS`` rounds were not enough, or the field has NaN or infinite values.
     """
     vectors = field.vectors
     inside = positions(field, reference)
@@ -53,7 +63,7 @@ def repair(field: FieldGrid, reference: sitk.Image) -> Repair:
     shape = vectors.shape[:-1]
     original: np.ndarray | None = None
     touched = np.zeros(shape, bool)
-    # Nodes changed since the field, or its samples, were last found good; at first everything is new.
+    # Nodes that were changed since the field (first entry) and its samples (second) were last tested; ``None`` for all.
     stale: list[np.ndarray | None] = [None, None]
     for number in range(ROUNDS):
         cells = failing_cells(field, MARGIN, stale[0])
@@ -73,7 +83,7 @@ def repair(field: FieldGrid, reference: sitk.Image) -> Repair:
 
 
 def _failing_samples(field: FieldGrid, inside: tuple[np.ndarray, ...], stale: np.ndarray | None) -> np.ndarray:
-    """Cells of the field in which its samples on an image's grid fail."""
+    """Find the cells of the field in which its samples on an image's grid fail: indices (K, d)."""
     for stride in STRIDES:
         grid = extended(field, inside, stride)
         cells = failing_cells(grid, MARGIN, stale)
@@ -83,7 +93,7 @@ def _failing_samples(field: FieldGrid, inside: tuple[np.ndarray, ...], stale: np
 
 
 def _relax(vectors: np.ndarray, cells: np.ndarray, number: int) -> Iterator[Block]:
-    """One round; yields the blocks that were changed."""
+    """Do one round of relaxation, in place; yields the blocks that were changed."""
     radius = _RADIUS + _GROWTH * number
     pad = int(np.ceil(radius)) + 1
     for group in _groups(cells, vectors.shape[:-1]):
@@ -98,42 +108,45 @@ def _relax(vectors: np.ndarray, cells: np.ndarray, number: int) -> Iterator[Bloc
 
 
 def _groups(cells: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """``cells`` in groups that lie apart."""
+    """Divide cells (K, d) into groups that do not touch each other."""
     tiles = tuple((cells // _TILE).T)
     marks = np.zeros([-(-n // _TILE) for n in shape], bool)
     marks[tiles] = True
-    around = np.ones((3,) * len(shape))
-    names = ndimage.label(ndimage.binary_dilation(marks, around), around)[0][tiles]
-    for name in np.unique(names):
-        yield cells[names == name]
+    neighborhood = np.ones((3,) * len(shape))
+    labels = ndimage.label(ndimage.binary_dilation(marks, neighborhood), neighborhood)[0][tiles]
+    for label in np.unique(labels):
+        yield cells[labels == label]
 
 
 def _bump(cells: np.ndarray, shape: tuple[int, ...], radius: float) -> np.ndarray:
-    """1 at the corners of ``cells``, falling smoothly to 0 at ``radius`` nodes from them and on the outermost nodes."""
-    away = np.ones(shape, bool)
+    """Make weights that are 1 at the corners of ``cells`` and fall smoothly to 0 at ``radius`` nodes from them.
+
+    They are 0 on the outermost nodes.
+    """
+    outside = np.ones(shape, bool)
     for corner in np.ndindex(*[2] * len(shape)):
-        away[tuple((cells + corner).T)] = False
-    near = np.clip(1 - ndimage.distance_transform_edt(away) / radius, 0, 1)
-    weight = near**2 * (3 - 2 * near)
-    framed = np.zeros(shape)
+        outside[tuple((cells + corner).T)] = False
+    nearness = np.clip(1 - ndimage.distance_transform_edt(outside) / radius, 0, 1)
+    smooth = nearness**2 * (3 - 2 * nearness)
+    weight = np.zeros(shape)
     inner = (slice(1, -1),) * len(shape)
-    framed[inner] = weight[inner]
-    return framed
+    weight[inner] = smooth[inner]
+    return weight
 
 
 def _flow(vectors: np.ndarray, weight: np.ndarray, times: int) -> np.ndarray:
-    """Heat flow of (*S, d) values: each time towards the mean of the neighbours by 0.8 ``weight``."""
-    u, share = torch.from_numpy(vectors.copy()), torch.from_numpy(0.8 * weight)[..., None]
+    """Apply heat flow to (*S, d) values: each time, move by 0.8 ``weight`` towards the mean of the neighbors."""
+    u, rate = torch.from_numpy(vectors.copy()), torch.from_numpy(0.8 * weight)[..., None]
     d = weight.ndim
     inner = [slice(1, -1)] * d
     for _ in range(times):
         mean = torch.zeros_like(u[tuple(inner)])
         for axis in range(d):
             for side in (slice(0, -2), slice(2, None)):
-                at = list(inner)
-                at[axis] = side
-                mean += u[tuple(at)] / (2 * d)
-        u[tuple(inner)] += share[tuple(inner)] * (mean - u[tuple(inner)])
+                neighbor = list(inner)
+                neighbor[axis] = side
+                mean += u[tuple(neighbor)] / (2 * d)
+        u[tuple(inner)] += rate[tuple(inner)] * (mean - u[tuple(inner)])
     return u.numpy()
 
 

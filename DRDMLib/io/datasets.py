@@ -1,4 +1,4 @@
-"""What `DATASET` may be: an nnU-Net v2 raw dataset, folders of images or DICOM series, or a list of files."""
+"""Find the cases of a dataset: an nnU-Net v2 raw dataset, folders of images or DICOM series, or a list of files."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from .images import image_stem
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".png", ".tif", ".tiff", ".jpg")
 _PATIENT, _DESCRIPTION = "0010|0020", "0008|103e"
-# BIDS: everything of one person starts with sub-<label>.
+# BIDS: all file names of one subject start with sub-<label>.
 _BIDS = re.compile(r"(sub-[^_\W]+)")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One image of a dataset, and its label if there is one.
+    """One image of a dataset, with its label if there is one.
 
     Attributes:
-        image: a file, or the folder of a DICOM series.
-        channels: further images on the same grid that move with it (nnU-Net's channels 0001, 0002, ...).
-        series: which DICOM series of the folder, when it holds several.
-        subject: the person it shows; splits never part what belongs to one.
+        name: unique within the dataset.
+        image: an image file, or the folder of a DICOM series.
+        label: file of the label map.
+        channels: further images on the same grid that are deformed with it (nnU-Net's channels 0001, 0002, ...).
+        series: UID of the DICOM series, if the folder contains several.
+        subject: the person in the image; all cases of a subject stay in the same split.
     """
 
     name: str
@@ -42,17 +44,21 @@ class Case:
 
 
 def find_cases(dataset: str | Path, subject_pattern: str | None = None) -> list[Case]:
-    """The cases of a dataset, sorted by name.
+    """Find the cases of a dataset.
 
     Args:
-        dataset: folder of an nnU-Net v2 raw dataset (imagesTr, labelsTr), a folder with ``images`` (and ``labels`` of
-            equal names), a folder of images or DICOM series at any depth, a table (``.csv``, columns image, label,
-            subject), or a text file with one path a line; paths are relative to the file.
-        subject_pattern: regular expression on the case's name whose first group (or whole match) is the subject. By
-            default the table or the DICOM header say it, or BIDS names (``sub-01``); else each case is one.
+        dataset: folder of an nnU-Net v2 raw dataset (imagesTr, labelsTr), a folder with ``images`` (and ``labels`` with
+            the same file names), a folder of images or DICOM series at any depth, a table (``.csv``, columns image,
+            label, subject, name), or a text file with one path per line. Paths are relative to the folder of the file.
+        subject_pattern: regular expression for the case's name; its first group (or the whole match) is the subject. By
+            default the subject comes from the table or the DICOM header, or else from a BIDS name (``sub-01``);
+            otherwise each case is a subject of its own.
+
+    Returns:
+        The cases, with different names. Those of a folder are sorted by name, those of a file are in its order.
 
     Raises:
-        ImageError: there is no such thing, or no image in it.
+        ImageError: the dataset does not exist, contains no image, or has two images of the same name.
         SettingError: the pattern is not a regular expression.
     """
     path = Path(dataset)
@@ -71,20 +77,20 @@ def find_cases(dataset: str | Path, subject_pattern: str | None = None) -> list[
     if not cases:
         raise ImageError(f"There are no images in '{path}'; put them into '{path / 'images'}'.")
     counts = Counter(case.name for case in cases)
-    twice = next((name for name, count in counts.items() if count > 1), None)
-    if twice is not None:
-        raise ImageError(f"Two images of '{path}' are called '{twice}'; give them different names.")
+    duplicate = next((name for name, count in counts.items() if count > 1), None)
+    if duplicate is not None:
+        raise ImageError(f"Two images of '{path}' are called '{duplicate}'; give them different names.")
     return [replace(case, subject=_subject(case, subject_pattern)) for case in cases]
 
 
 def nnunet_description(dataset: str | Path) -> dict[str, Any]:
-    """``dataset.json`` of an nnU-Net raw dataset, or nothing."""
+    """Read ``dataset.json`` of an nnU-Net raw dataset; empty if it is missing or damaged."""
     path = Path(dataset) / "dataset.json"
     try:
-        described = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        description = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError):
         return {}
-    return described if isinstance(described, dict) else {}
+    return description if isinstance(description, dict) else {}
 
 
 def _subject(case: Case, pattern: str | None) -> str:
@@ -92,7 +98,9 @@ def _subject(case: Case, pattern: str | None) -> str:
         try:
             found = re.search(pattern, case.name)
         except re.error as error:
-            raise SettingError(f"'{pattern}' is not a regular expression ({error}).") from error
+            raise SettingError(
+                f"'{pattern}' is not a valid regular expression ({error}); correct the subject pattern."
+            ) from error
         if found:
             return next((group for group in found.groups() if group), found.group())
     bids = _BIDS.search(case.name)
@@ -127,15 +135,15 @@ def _nnunet(path: Path) -> list[Case]:
 
 
 def _folder(folder: Path, labels: Path | None) -> list[Case]:
-    """Images of a folder; where there are none, those of the folders below it, named by their way there."""
-    here = _images_in(folder)
-    slices = [p for p in here if p.name.lower().endswith(".dcm")]
+    """Find the images and DICOM series in a folder and in all folders below it; the latter are named by their path."""
+    images = _images_in(folder)
+    slices = [p for p in images if p.name.lower().endswith(".dcm")]
     by_stem = {} if labels is None else _labels_by_stem(labels)
-    cases = [Case(image_stem(p), p, by_stem.get(image_stem(p))) for p in here if p not in slices]
+    cases = [Case(image_stem(p), p, by_stem.get(image_stem(p))) for p in images if p not in slices]
     cases += _series(folder, folder, by_stem)
     for below in sorted(p for p in folder.rglob("*") if p.is_dir() and not p.name.startswith(".")):
         cases += [
-            Case(_way(folder, p.with_name(image_stem(p))), p)
+            Case(_name_from_path(folder, p.with_name(image_stem(p))), p)
             for p in _images_in(below)
             if not p.name.lower().endswith(".dcm")
         ]
@@ -143,12 +151,12 @@ def _folder(folder: Path, labels: Path | None) -> list[Case]:
     return sorted(cases, key=lambda case: case.name)
 
 
-def _way(root: Path, path: Path) -> str:
+def _name_from_path(root: Path, path: Path) -> str:
     return "-".join(path.relative_to(root).parts) or root.resolve().name
 
 
 def _series(root: Path, folder: Path, labels: dict[str, Path]) -> Iterator[Case]:
-    """The DICOM series of one folder; files of a series may have any suffix or none."""
+    """Find the DICOM series in one folder; their files may have any suffix or none."""
     files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     if not any(p.suffix.lower() == ".dcm" or _is_dicom(p) for p in files):
         return
@@ -156,22 +164,23 @@ def _series(root: Path, folder: Path, labels: dict[str, Path]) -> Iterator[Case]
     found = reader.GetGDCMSeriesIDs(str(folder))
     singles = [p for p in files if p.suffix.lower() == ".dcm"]
     if folder == root and found and len(singles) > 1 and not _one_volume(reader, folder, found):
-        # Pictures of one slice each, side by side: every file is a case, as for any other kind of file.
+        # Separate 2D images: every file is a case, as with any other kind of file.
         for p in sorted(singles):
             yield Case(image_stem(p), p, labels.get(image_stem(p)), subject=_tag(p, _PATIENT))
         return
     for number, series in enumerate(found, start=1):
         first = Path(reader.GetGDCMSeriesFileNames(str(folder), series)[0])
-        name = image_stem(first) if len(files) == 1 and folder == root else _way(root, folder)
+        name = image_stem(first) if len(files) == 1 and folder == root else _name_from_path(root, folder)
         if len(found) > 1:
-            described = re.sub(r"\W+", "-", _tag(first, _DESCRIPTION)).strip("-")
-            name = "-".join(part for part in (name, str(number), described) if part)
+            description = re.sub(r"\W+", "-", _tag(first, _DESCRIPTION)).strip("-")
+            name = "-".join(part for part in (name, str(number), description) if part)
         image = first if len(files) == 1 else folder
-        chosen = series if len(found) > 1 else ""
-        yield Case(name, image, labels.get(name), series=chosen, subject=_tag(first, _PATIENT))
+        uid = series if len(found) > 1 else ""
+        yield Case(name, image, labels.get(name), series=uid, subject=_tag(first, _PATIENT))
 
 
 def _one_volume(reader: Any, folder: Path, series: Any) -> bool:
+    """Whether a series has several files, so that the files are the slices of a volume."""
     return any(len(reader.GetGDCMSeriesFileNames(str(folder), one)) > 1 for one in series)
 
 
@@ -186,6 +195,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _tag(file: Path, tag: str) -> str:
+    """Read one tag of a DICOM header; empty if it is missing."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     try:
@@ -199,7 +209,7 @@ def _listed(path: Path) -> list[Case]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ImageError(f"The list '{path}' is not a text file; write one path a line.") from error
+        raise ImageError(f"The list '{path}' is not a text file; write one path per line.") from error
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if path.suffix.lower() == ".csv" and lines:
@@ -213,7 +223,7 @@ def _listed(path: Path) -> list[Case]:
 def _row(path: Path, row: dict[str, str]) -> Case:
     values = {key: value.strip() for key, value in row.items() if value.strip()}
     if "image" not in values:
-        raise ImageError(f"A row of the table '{path}' names no image; fill in its column 'image'.")
+        raise ImageError(f"A row of the table '{path}' has no image; fill in the column 'image'.")
     image = path.parent / values["image"]
     label = path.parent / values["label"] if "label" in values else None
     return Case(values.get("name") or image_stem(image), image, label, subject=values.get("subject", ""))

@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are complete."""
+"""Write files that appear under their name only when they are complete."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..errors import OutputError
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file is written until it is complete."""
+    """Return the path to which a file is written until it is complete."""
     return path.with_name(f".{path.name}.partial")
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """What to tell a person when writing failed."""
+    """Convert a failure to write a file to an error with a message for the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return OutputError(f"The disk is full; free some space and run again ('{path}' was not written).")
     return OutputError(f"'{path}' cannot be written ({error.strerror or error}); choose another output folder.")
@@ -27,7 +27,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives the name to write under; the file gets its own name if all went well, and is removed if not.
+    """Provide a temporary path to write a file to; the file gets its own name on success and is removed on failure.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written to.
@@ -44,7 +44,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write a small file; complete under its name or not at all.
+    """Write a small file, completely or not at all.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written to.
@@ -56,16 +56,16 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """:func:`write_bytes` for text, UTF-8."""
+    """Write a small text file in UTF-8, see :func:`write_bytes`."""
     return write_bytes(path, text.encode("utf-8"))
 
 
 def read_object(path: str | os.PathLike[str], keys: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a JSON object that has ``keys``.
+    """Read a JSON object that must have the given keys.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not such an object.
+        ValueError: it is not a JSON object with these keys.
     """
     value = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(value, dict) or not set(keys) <= set(value):

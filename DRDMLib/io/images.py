@@ -1,4 +1,4 @@
-"""Reading images and labels, with every refusal in one clear sentence."""
+"""Read images, labels and fields, and check that they can be used."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..errors import ImageError
 from ..spatial.model_grid import overlap, same_grid
 from .integrity import require_even_slices, require_whole_file
 
-# ITK prints its warnings to standard error by itself; what matters is raised here.
+# ITK prints its own warnings to standard error; whatever matters is raised as an error here.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
-# A label is refused when less of the smaller of the two boxes than this is shared.
+# Least overlap of the bounding boxes of a label and its image, as a fraction of the smaller box.
 LEAST_OVERLAP = 0.5
 
 
 def image_stem(path: str | os.PathLike[str]) -> str:
-    """File name without its image suffix (``scan.nii.gz`` -> ``scan``)."""
+    """Return a file name without its image suffix (``scan.nii.gz`` -> ``scan``)."""
     name = Path(path).name
     for suffix in (".nii.gz", ".seg.nrrd"):
         if name.lower().endswith(suffix):
@@ -29,14 +29,16 @@ def image_stem(path: str | os.PathLike[str]) -> str:
     return Path(name).stem or "image"
 
 
-def _series_files(folder: Path, chosen: str = "") -> list[str]:
+def _series_files(folder: Path, uid: str = "") -> list[str]:
     reader = sitk.ImageSeriesReader
-    series = [chosen] if chosen else reader.GetGDCMSeriesIDs(str(folder))
+    series = [uid] if uid else reader.GetGDCMSeriesIDs(str(folder))
     if not series:
-        raise ImageError(f"The folder '{folder}' holds no DICOM images; give an image file or a DICOM series folder.")
+        raise ImageError(
+            f"The folder '{folder}' contains no DICOM images; choose an image file or the folder of a DICOM series."
+        )
     if len(series) > 1:
         raise ImageError(
-            f"The folder '{folder}' holds {len(series)} DICOM series; put the one you want in a folder of its own."
+            f"The folder '{folder}' contains {len(series)} DICOM series; put the one you want in a folder of its own."
         )
     files = list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
     require_even_slices(files, folder)
@@ -59,43 +61,54 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
         image: sitk.Image = reader.Execute()
     except RuntimeError as error:
         raise ImageError(
-            f"The {what} '{path}' cannot be read: it is damaged, cut short, or not an image that ITK knows."
+            f"The {what} '{path}' cannot be read, because it is damaged, incomplete, or not an image that ITK knows; "
+            "copy or export it again."
         ) from error
     return image
 
 
 def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
-    """The files that :func:`read_image` reads: the file itself, or those of the DICOM series in their order.
+    """List the files that :func:`read_image` reads: the file itself, or those of the DICOM series in their order.
+
+    Args:
+        series: UID of the series, for a folder with several.
 
     Raises:
-        ImageError: a folder without a series, or with several of which none is chosen.
+        ImageError: the folder contains no series, or several and none is chosen.
     """
     path = Path(path)
     return [Path(name) for name in _series_files(path, series)] if path.is_dir() else [path]
 
 
 def read_image(path: str | os.PathLike[str], series: str = "") -> sitk.Image:
-    """A single-channel 2D or 3D image: any file SimpleITK reads, or a folder with one DICOM series.
+    """Read a single-channel 2D or 3D image.
 
     Args:
-        series: UID of the series to read from a folder with several.
+        path: any file that SimpleITK reads, or a folder with a DICOM series.
+        series: UID of the series to read, for a folder with several.
 
     Raises:
-        ImageError: missing, broken, or not usable (see :func:`require_scalar_image`).
+        ImageError: the image is missing or damaged, or cannot be used (see :func:`require_scalar_image`).
     """
     path = Path(path)
     return require_scalar_image(_read(path, "image", series), str(path))
 
 
 def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:
-    """``image`` itself, or its 3D part if it is 4D with a single time point.
+    """Check that an image can be deformed.
+
+    Args:
+        name: name of the image in error messages.
+
+    Returns:
+        The image, or its 3D part if it is 4D with a single time point.
 
     Raises:
-        ImageError: colour or vector pixels, several time points, NaN or infinite voxels, no contrast.
+        ImageError: it has color, vector or complex pixels, several time points, NaN or infinite voxels, or no contrast.
     """
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise ImageError(
-            f"'{name}' has {image.GetNumberOfComponentsPerPixel()} values per voxel (colour or vectors); "
+            f"'{name}' has {image.GetNumberOfComponentsPerPixel()} values per voxel (color or vectors); "
             "convert it to a single-channel image first."
         )
     image = _drop_single_time_point(image, name)
@@ -103,10 +116,10 @@ def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:
         raise ImageError(f"'{name}' has complex voxels; save its magnitude first.")
     statistics = sitk.MinimumMaximumImageFilter()
     if has_fractions(image):
-        # Slab by slab: a mask of a whole CT would be large.
-        bad = sum(int(np.count_nonzero(~np.isfinite(slab))) for slab in sitk.GetArrayViewFromImage(image))
+        # Slice by slice, because a mask of a whole CT image would be large.
+        bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in sitk.GetArrayViewFromImage(image))
         if bad:
-            raise ImageError(f"'{name}' has {bad} NaN or infinite voxels; replace them by numbers first.")
+            raise ImageError(f"'{name}' has {bad} NaN or infinite voxels; replace them with numbers first.")
     statistics.Execute(image)
     if not statistics.GetMaximum() > statistics.GetMinimum():
         raise ImageError(f"'{name}' has no contrast (all its voxels are equal); choose another image.")
@@ -114,7 +127,7 @@ def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:
 
 
 def has_fractions(image: sitk.Image) -> bool:
-    """Whether its voxels are floating-point numbers."""
+    """Whether the voxels of an image are floating-point numbers."""
     return image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64)
 
 
@@ -124,46 +137,51 @@ def _drop_single_time_point(image: sitk.Image, name: str) -> sitk.Image:
         return result
     if image.GetDimension() not in (2, 3):
         raise ImageError(
-            f"'{name}' has {image.GetDimension()} dimensions; choose one 2D or 3D image (one time point) of it."
+            f"'{name}' has {image.GetDimension()} dimensions; extract a 2D or 3D image (one time point) from it first."
         )
     return image
 
 
 def read_field(path: str | os.PathLike[str]) -> sitk.Image:
-    """A displacement field: as many values per voxel as dimensions, millimetres, LPS.
+    """Read a displacement field: a vector image with d values per voxel, millimeters, LPS.
 
     Raises:
-        ImageError: missing, broken, not a displacement field, or with NaN or infinite values.
+        ImageError: the file is missing, damaged, not a displacement field, or has NaN or infinite values.
     """
     path = Path(path)
     if path.is_dir():
-        raise ImageError(f"'{path}' is a folder; name the file of a displacement field.")
+        raise ImageError(f"'{path}' is a folder; choose the file of a displacement field.")
     field = _read(path, "field")
     if field.GetNumberOfComponentsPerPixel() != field.GetDimension():
         raise ImageError(
-            f"'{path}' is not a displacement field: it has {field.GetNumberOfComponentsPerPixel()} value(s) "
-            f"per voxel in {field.GetDimension()} dimensions."
+            f"'{path}' is not a displacement field (values per voxel: {field.GetNumberOfComponentsPerPixel()}, "
+            f"dimensions: {field.GetDimension()}); choose a file with one value per dimension."
         )
     if not all(np.isfinite(slab).all() for slab in sitk.GetArrayViewFromImage(field)):
-        raise ImageError(f"The field '{path}' has NaN or infinite values; make it again.")
+        raise ImageError(f"The field '{path}' has NaN or infinite values; create it again.")
     return field
 
 
 def read_label(path: str | os.PathLike[str], image: sitk.Image) -> sitk.Image:
-    """A label map that belongs to ``image``; brought onto its grid when it only differs in grid.
+    """Read a label map that belongs to an image; it is resampled to the image's grid if its own is different.
 
     Raises:
-        ImageError: missing, broken, not a label map, of another dimension, or lying elsewhere.
+        ImageError: the label is missing, damaged or not a label map, has another dimension than the image, or overlaps
+            it too little.
     """
     path = Path(path)
     return fit_label(_read(path, "label"), image, str(path))
 
 
 def fit_label(label: sitk.Image, image: sitk.Image, name: str = "label") -> sitk.Image:
-    """``label`` as integers on the grid of ``image`` (nearest voxel).
+    """Convert a label map to integers on the grid of an image, with nearest-neighbor interpolation.
+
+    Args:
+        name: name of the label in error messages.
 
     Raises:
-        ImageError: not a label map, of another dimension, or sharing less than half of the smaller box with the image.
+        ImageError: it is not a label map, has another dimension than the image, or their bounding boxes overlap by less
+            than half of the smaller one.
     """
     if label.GetNumberOfComponentsPerPixel() > 1:
         raise ImageError(f"The label '{name}' has several values per voxel; save it as a label map.")
@@ -185,7 +203,7 @@ def fit_label(label: sitk.Image, image: sitk.Image, name: str = "label") -> sitk
     shared = overlap(label, image)
     if shared < LEAST_OVERLAP:
         raise ImageError(
-            f"The label '{name}' lies elsewhere than the image (they share {shared:.0%} of the smaller one); "
-            "choose the label that belongs to the image."
+            f"The label '{name}' is not at the position of the image (they overlap by {shared:.0%} of the smaller "
+            "one); choose the label that belongs to the image."
         )
     return sitk.Resample(label, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0, label.GetPixelID())

@@ -1,8 +1,8 @@
-"""Writing NIfTI piece by piece.
+"""Write NIfTI files piece by piece.
 
-ITK's writer needs a second copy of a whole displacement field and does not notice a full disk. Here ITK writes the
-header (of a tiny image with the same pixel type and orientation, so that its conventions hold) and the voxels are
-compressed as they come. A file appears under its name only when it is complete.
+ITK's writer needs a second copy of a complete displacement field in memory, and does not detect a full disk. Here ITK
+only writes the header, for a tiny image with the same pixel type and orientation, so that its conventions are kept. The
+voxels are compressed piece by piece. A file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ _DIM_OFFSET = 40
 
 
 def _header(reference: sitk.Image, pixel_id: int, components: int, frames: int) -> bytes:
-    """NIfTI-1 header as ITK writes it, for an image on the grid of ``reference``."""
+    """Make a NIfTI-1 header as ITK writes it, for an image on the grid of ``reference``."""
     d = reference.GetDimension()
     grid = (reference.GetSpacing(), reference.GetOrigin(), reference.GetDirection())
     header = bytearray(_header_of_tiny_image(d, pixel_id, components, *grid))
     order = "<" if header[0] == 0x5C else ">"
     if order != "<" or max(reference.GetSize()) > 32767:
-        raise OutputError("The image is too large for NIfTI (more than 32767 voxels along an axis).")
+        raise OutputError(
+            "The image is too large for NIfTI (more than 32767 voxels along an axis); crop or resample it first."
+        )
     dims = list(struct.unpack_from("<8h", header, _DIM_OFFSET))
     dims[1 : 1 + d] = reference.GetSize()
     if frames:
@@ -61,7 +63,7 @@ def _header_of_tiny_image(
         sitk.WriteImage(tiny, str(path))
         header = path.read_bytes()[:_HEADER_BYTES]
     if len(header) < _HEADER_BYTES:
-        # ITK does not notice a full disk.
+        # ITK does not detect a full disk.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return header
 
@@ -79,15 +81,18 @@ def write_nifti(
     """Write a ``.nii.gz`` file.
 
     Args:
+        path: name of the file, which should end in ``.nii.gz``.
         reference: gives size and geometry.
-        pieces: the voxels in file order: slabs along the slowest axis, for vectors all slabs of one component first.
+        pieces: the voxels in file order: slabs along the slowest axis; for vectors, first all slabs of the first
+            component, then those of the second, and so on.
         pixel_id: SimpleITK pixel type.
         components: values per voxel.
-        frames: length of one more axis after those of ``reference``, in file order the slowest; 0 for none.
-        noisy: values that hardly repeat, such as interpolated floats: they become as small in a third of the time.
+        frames: length of an additional axis after those of ``reference`` (the slowest in the file); 0 for none.
+        noisy: the values hardly repeat, like interpolated floating-point numbers. The file is then compressed three
+            times faster to about the same size.
 
     Raises:
-        OutputError: the disk is full or the folder cannot be written to.
+        OutputError: the disk is full, the folder cannot be written to, or the image is too large for NIfTI.
     """
     path = Path(path)
     with atomic_write(path) as partial, partial.open("wb") as raw:
@@ -102,10 +107,10 @@ def write_nifti(
 
 
 class _Gzip:
-    """A gzip file (RFC 1952) without name and time: the same voxels are the same bytes.
+    """Writer of a gzip file (RFC 1952) without name and time, so that the same voxels give the same bytes.
 
-    Python's own does not let one choose how repeats are looked for. In the bytes of interpolated floats there are none
-    but runs, and a search for others costs most of the time.
+    Python's ``gzip`` cannot choose the strategy of the search for repeated bytes. Interpolated floating-point numbers
+    contain only runs of equal bytes, and searching for other repeats would take most of the time.
     """
 
     def __init__(self, raw: BinaryIO, noisy: bool) -> None:

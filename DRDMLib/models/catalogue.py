@@ -1,6 +1,6 @@
-"""The models there are: shipped with DRDM, the user's own, or downloaded on request.
+"""The catalog of models: shipped with DRDM, trained by the user, or downloaded on request.
 
-Listing and downloading need no PyTorch.
+Listing and downloading models need no PyTorch.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ _AUTHORS = "https://raw.githubusercontent.com/jianqingzheng/def_diff_rec/main/mo
 
 @dataclass(frozen=True)
 class Entry:
-    """A model of the catalogue.
+    """A model of the catalog.
 
     Attributes:
-        name: what ``--model`` takes.
-        ndim: dimension of its images.
+        name: the name that ``--model`` takes.
+        ndim: dimension of its images, 2 or 3.
         about: anatomy and modality in a few words.
-        url: where to download it; empty for a shipped one.
-        digest: ``sha256:...`` or ``git:...`` (the digest of a git blob) of the download.
+        url: where to download it; empty for a shipped model.
+        digest: checksum of the download: ``sha256:...``, or ``git:...`` (that of a git blob).
         megabytes: size of the download.
-        own: the user's own model: its file, in the folder of the user's models.
-        extent_mm: least and greatest longest side of the images it is meant for, where that is known.
+        own: for a user's own model, its file in the folder of the user's models.
+        extent_mm: smallest and largest length of the longest side of the images it is meant for, in millimeters;
+            ``None`` if this is not known or not limited.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Entry:
 
     @property
     def path(self) -> Path:
-        """Where its file is, or will be once downloaded."""
+        """The model's file, or where it will be once it is downloaded."""
         if self.own is not None:
             return self.own
         if self.url:
@@ -64,15 +65,15 @@ class Entry:
 
     @property
     def available(self) -> bool:
-        """Whether it can be used right now."""
+        """Whether the model's file exists."""
         try:
             return self.path.is_file()
         except SettingError:
-            # No cache folder, so nothing has been downloaded.
+            # There is no cache folder, so nothing has been downloaded.
             return False
 
 
-# Shipped ones in the order in which they are taken when no model is named.
+# Shipped models in the order of preference when the user chooses none.
 CATALOGUE = (
     Entry("brain-t1-3d", 3, "whole head, T1 MR", extent_mm=(150.0, 290.0)),
     Entry("hippocampus-mr-3d", 3, "hippocampus crop, T1 MR", extent_mm=(25.0, 90.0)),
@@ -98,13 +99,13 @@ CATALOGUE = (
 
 
 def user_models_folder() -> Path:
-    """Where the user's own models are kept."""
+    """Return the folder of the user's own models."""
     return cache_folder() / "models"
 
 
 def user_models() -> list[Entry]:
-    """The user's own models, by name; files that are no models are passed over."""
-    taken = {entry.name for entry in CATALOGUE}
+    """List the user's own models, sorted by name; files that are not models are ignored."""
+    names = {entry.name for entry in CATALOGUE}
     entries = []
     try:
         paths = sorted(user_models_folder().glob("*.safetensors"))
@@ -116,73 +117,82 @@ def user_models() -> list[Entry]:
         except ModelError:
             continue
         about = ", ".join(text for text in (metadata.anatomy, metadata.modality) if text) or "your own"
-        if path.stem not in taken:
+        if path.stem not in names:
             entries.append(Entry(path.stem, metadata.ndim, about, own=path))
     return entries
 
 
 def add_user_model(path: str | os.PathLike[str], name: str) -> Entry:
-    """Copy a trained model into the folder of the user's models; a name that is taken gets a number.
+    """Copy a trained model into the folder of the user's models.
+
+    Args:
+        path: the model's ``.safetensors`` file.
+        name: its name in the catalog; a number is added if the name is already used.
 
     Raises:
-        ModelError: it is not a model.
-        OutputError: it cannot be stored.
+        ModelError: the file is not a model.
+        OutputError: the model cannot be stored.
     """
     metadata = read_header(path)
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".-") or "my-model"
-    free, number = name, 2
-    while find(free) is not None or (user_models_folder() / f"{free}.safetensors").exists():
-        free, number = f"{name}-{number}", number + 1
-    target = user_models_folder() / f"{free}.safetensors"
+    unused, number = name, 2
+    while find(unused) is not None or (user_models_folder() / f"{unused}.safetensors").exists():
+        unused, number = f"{name}-{number}", number + 1
+    target = user_models_folder() / f"{unused}.safetensors"
     with atomic_write(target) as partial:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, partial)
-    return Entry(free, metadata.ndim, metadata.anatomy or "your own", own=target)
+    return Entry(unused, metadata.ndim, metadata.anatomy or "your own", own=target)
 
 
 def available_models() -> list[Entry]:
-    """Every model that is here or can be downloaded: shipped ones, the user's own, then the others."""
+    """List all models that are available or can be downloaded: the shipped ones, the user's own, then the others."""
     shipped = [entry for entry in CATALOGUE if entry.available and not entry.url]
     return shipped + user_models() + [entry for entry in CATALOGUE if entry.url]
 
 
 def find(name: str) -> Entry | None:
-    """The entry of that name."""
+    """Find a model in the catalog by its name; ``None`` if there is none."""
     return next((entry for entry in (*CATALOGUE, *user_models()) if entry.name == name), None)
 
 
 def default_entry(ndim: int, extent: float | None = None) -> Entry:
-    """The best model of a dimension that is here: shipped ones first, then what was downloaded.
+    """Choose the best available model for an image: shipped models first, then downloaded ones.
 
     Args:
-        extent: longest side of the image, millimetres; a model that is meant for such images goes before the general
-            one, which takes everything else.
+        ndim: dimension of the image, 2 or 3.
+        extent: longest side of the image, millimeters. A model that is meant for images of this size is preferred to
+            the general one, which is used for all other sizes.
 
     Raises:
-        ModelError: there is none.
+        ModelError: no model of this dimension is available.
     """
-    here = [entry for entry in CATALOGUE if entry.ndim == ndim and entry.available]
+    available = [entry for entry in CATALOGUE if entry.ndim == ndim and entry.available]
 
-    def meant(entry: Entry) -> bool:
+    def fits(entry: Entry) -> bool:
         return extent is not None and entry.extent_mm is not None and entry.extent_mm[0] <= extent <= entry.extent_mm[1]
 
-    general = [entry for entry in here if entry.extent_mm is None and not entry.url]
-    for entry in (*filter(meant, here), *general, *here):
+    general = [entry for entry in available if entry.extent_mm is None and not entry.url]
+    for entry in (*filter(fits, available), *general, *available):
         return entry
-    loadable = next((e.name for e in CATALOGUE if e.ndim == ndim and e.url), "")
+    downloadable = next((e.name for e in CATALOGUE if e.ndim == ndim and e.url), "")
     raise ModelError(
-        f"No {ndim}D model comes with this version; "
-        f"run 'drdm models fetch {loadable}' once, or name a file with --model."
+        f"No {ndim}D model is included in this version; "
+        f"run 'drdm models fetch {downloadable}' once, or choose a model file with --model."
     )
 
 
 def resolve(
     name: str | os.PathLike[str] | None, ndim: int | None = None, extent: float | None = None
 ) -> tuple[Path, str]:
-    """Path and name of a model given by catalogue name, by path, or not at all.
+    """Find the file and the name of a model.
+
+    Args:
+        name: catalog name or path of a model file; ``None`` for the best available model, see :func:`default_entry`.
+        ndim, extent: as for :func:`default_entry`; ``ndim`` is 3 by default.
 
     Raises:
-        ModelError: unknown, or not downloaded yet.
+        ModelError: the model is unknown, or not downloaded yet.
     """
     entry = default_entry(ndim or 3, extent) if name is None else find(str(name))
     if entry is not None:
@@ -191,13 +201,13 @@ def resolve(
         if entry.url:
             raise ModelError(f"The model '{entry.name}' is not downloaded yet; run 'drdm models fetch {entry.name}'.")
         raise ModelError(
-            f"The model '{entry.name}' does not come with this version; 'drdm models' lists those that do."
+            f"The model '{entry.name}' is not included in this version; run 'drdm models' to list the models."
         )
     assert name is not None
     path = Path(name)
     if not path.is_file():
         raise ModelError(
-            f"There is no model '{name}'; 'drdm models' lists the names, or give the path of a model file."
+            f"There is no model '{name}'; run 'drdm models' to list the names, or give the path of a model file."
         )
     return path, path.stem
 
@@ -209,16 +219,17 @@ def load_model(
     ndim: int | None = None,
     extent: float | None = None,
 ) -> Model:
-    """A model by catalogue name or path, ready to use.
+    """Load a model by its catalog name or path.
 
     Args:
-        name_or_path: ``None`` takes the best one that is here for the other two arguments.
-        ndim: dimension of the image.
-        extent: its longest side, millimetres.
+        name_or_path: ``None`` for the best available model for an image with the given dimension and extent.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+        ndim: dimension of the image, 2 or 3.
+        extent: longest side of the image, millimeters.
 
     Raises:
-        ModelError: unknown, not downloaded, corrupt, or a file that would run code when loaded.
-        SettingError: the device is not there.
+        ModelError: the model is unknown, not downloaded or damaged, or its file would run code when loaded.
+        SettingError: the device is not available.
     """
     from .model import load_model_file
 
@@ -229,7 +240,11 @@ def load_model(
 
 
 def model_metadata(name_or_path: str | os.PathLike[str]) -> ModelMetadata:
-    """What a model says of itself, without loading its weights onto a device."""
+    """Read the metadata of a model, without loading its weights onto a device.
+
+    Raises:
+        ModelError: as :func:`load_model`.
+    """
     path, name = resolve(name_or_path)
     if path.suffix.lower() == ".safetensors":
         return replace(read_header(path), name=name)
@@ -239,37 +254,43 @@ def model_metadata(name_or_path: str | os.PathLike[str]) -> ModelMetadata:
 
 
 def digest_of(path: Path, kind: str) -> str:
-    """Digest of a file as ``sha256:...`` or ``git:...``."""
+    """Compute the checksum of a file, as ``sha256:...`` or (``kind="git"``) as ``git:...``."""
     data = path.read_bytes()
     if kind == "git":
-        # Not a safeguard of ours: the name git gives to the file in the authors' repository.
+        # Git's own name for the file in the authors' repository, a SHA-1. It identifies the file; it is no protection.
         return "git:" + hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def fetch(name: str, *, on_bytes: Callable[[int, int], None] | None = None) -> Path:
-    """Download a model of the catalogue and check its digest; a model that is here already is left alone.
+    """Download a model of the catalog and verify its checksum; nothing is done if the model is available already.
 
     Args:
-        on_bytes: called with (received, total); may raise to cancel.
+        on_bytes: called with (received, total) in bytes; may raise to cancel.
+
+    Returns:
+        The model's file.
 
     Raises:
-        ModelError: unknown name, no network, or a file that is not what it should be.
-        OutputError: it cannot be stored.
+        ModelError: the name is unknown, the download failed, or its checksum is wrong.
+        OutputError: the model cannot be stored.
     """
     entry = find(name)
     if entry is None:
-        raise ModelError(f"There is no model '{name}' in the catalogue; 'drdm models' lists the names.")
+        raise ModelError(f"There is no model '{name}' in the catalog; run 'drdm models' to list the names.")
     if entry.available:
         return entry.path
     if not entry.url:
-        raise ModelError(f"The model '{name}' does not come with this version and cannot be downloaded.")
+        raise ModelError(
+            f"The model '{name}' is not included in this version and cannot be downloaded; "
+            "run 'drdm models' to list the models."
+        )
     path = entry.path
     with atomic_write(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         _download(entry, partial, on_bytes)
         if digest_of(partial, entry.digest.split(":")[0]) != entry.digest:
-            raise ModelError(f"The download of '{name}' is not the file it should be; it was thrown away, try again.")
+            raise ModelError(f"The download of '{name}' has a wrong checksum and was deleted; try again.")
     return path
 
 
@@ -288,4 +309,4 @@ def _download(entry: Entry, target: Path, on_bytes: Callable[[int, int], None] |
             f"'{entry.name}' could not be downloaded ({error.reason}); check the network and try again."
         ) from error
     except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise ModelError(f"The download of '{entry.name}' broke off; check the network and try again.") from error
+        raise ModelError(f"The download of '{entry.name}' was interrupted; check the network and try again.") from error

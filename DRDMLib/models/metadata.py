@@ -1,4 +1,4 @@
-"""What a model file says of itself; read without PyTorch, so that models can be listed before it is installed."""
+"""Metadata of model files; read without PyTorch, so that models can be listed before PyTorch is installed."""
 
 from __future__ import annotations
 
@@ -25,21 +25,23 @@ _POLICIES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What a model file says of itself.
+    """Metadata of a model, stored in its file.
 
     Attributes:
-        name: catalogue name, or the file's stem.
-        architecture, options: network and its options, see ``DRDMLib.networks``.
-        ndim, size, timesteps: dimension, voxels a side, number of levels T.
-        velocity_scale, amplitude, noise_grids, control_size: the random deformation it was trained on, see
+        name: catalog name, or the name of the file without its suffix.
+        architecture, options: the network and its options, see ``DRDMLib.networks``.
+        ndim, size, timesteps: dimension of the images (2 or 3), voxels along each side, number of levels T.
+        velocity_scale, amplitude, noise_grids, control_size: the random deformations that the model was trained on, see
             ``DRDMLib.diffusion.forward``.
-        intensity: ``"percentile"`` or ``"minmax"``; how images become 0..1.
-        geometry: ``"isotropic"`` or ``"stretch"``; how images are fitted to the cube.
-        orientation: ``"LPS"`` (axes permuted and flipped to the patient's) or ``"native"`` (as stored).
-        axes: ``"kji"`` or ``"ijk"``, order of the tensor's axes.
-        composition_padding, image_padding, image_interpolation: what ``recover`` uses when it warps. An image that was
-            cut out of a larger one is best continued by its ``"border"``: with zeros outside, the network sees the
-            edges of the cut and aligns those instead of the anatomy.
+        intensity: how intensities are scaled to 0..1: ``"percentile"`` (0.5th and 99.5th percentile) or ``"minmax"``.
+        geometry: how images are fitted to the model grid: ``"isotropic"`` (proportions kept) or ``"stretch"``.
+        orientation: ``"LPS"`` (axes permuted and flipped to the patient's axes) or ``"native"`` (as stored).
+        axes: order of the tensor's spatial axes: ``"kji"`` (SimpleITK's array order) or ``"ijk"``.
+        composition_padding, image_padding, image_interpolation: how :func:`DRDMLib.recover` composes fields and warps
+            images. For an image that was cropped from a larger one, ``image_padding="border"`` is best: with zeros
+            outside, the network sees the edges of the crop and aligns them instead of the anatomy.
+        anatomy, modality, training_data, training: what the model was trained on, and how.
+        licence, citation, version: license of the weights, publication to cite, and version of DRDM.
     """
 
     name: str
@@ -69,30 +71,39 @@ class ModelMetadata:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> ModelMetadata:
-        """Unknown keys, as a later version may write, are ignored.
+        """Make the metadata from a dictionary.
+
+        Unknown keys are ignored, because later versions may add some.
 
         Raises:
-            ModelError: a needed key is missing, or dimension or size make no sense.
+            ModelError: a required key is missing, a value is not supported, or dimension or size are not valid.
         """
         known = {f.name for f in fields(ModelMetadata)}
         for key, allowed in _POLICIES.items():
             if values.get(key, allowed[0]) not in allowed:
-                raise ModelError(f"The model asks for {key} '{values[key]}', which this version of DRDM does not know.")
+                raise ModelError(
+                    f"The model needs {key} '{values[key]}', which this version of DRDM does not support; update DRDM."
+                )
         try:
             metadata = ModelMetadata(**{k: v for k, v in values.items() if k in known})
             usable = metadata.ndim in (2, 3) and metadata.size % 8 == 0 and metadata.size > 0
         except TypeError as error:
-            raise ModelError("The model file does not say what network it holds; it is not a DRDM model.") from error
+            raise ModelError(
+                "The model file does not describe its network, so it is not a DRDM model; choose another file."
+            ) from error
         if not usable:
-            raise ModelError(f"The model file asks for {metadata.ndim}D images of side {metadata.size}: it is damaged.")
+            raise ModelError(
+                f"The model file is damaged (it asks for {metadata.ndim}D images of side {metadata.size}); "
+                "download or copy it again."
+            )
         return metadata
 
 
 def read_header(path: str | os.PathLike[str]) -> ModelMetadata:
-    """Metadata of a ``.safetensors`` file, from its header alone.
+    """Read the metadata of a ``.safetensors`` file from its header.
 
     Raises:
-        ModelError: missing, damaged, or not a DRDM model.
+        ModelError: the file is missing, damaged, or not a DRDM model.
     """
     path = Path(path)
     try:
@@ -102,9 +113,11 @@ def read_header(path: str | os.PathLike[str]) -> ModelMetadata:
                 raise ValueError
             header = json.loads(stream.read(length))
         values = json.loads(header.pop("__metadata__", {})[METADATA_KEY])
-        # A file that was cut short still has its whole header.
+        # A truncated file still has its complete header.
         if 8 + length + max(tensor["data_offsets"][1] for tensor in header.values()) != path.stat().st_size:
             raise ValueError
         return ModelMetadata.from_dict({"name": path.stem, **values})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"'{path}' is not a readable DRDM model file (safetensors).") from error
+        raise ModelError(
+            f"'{path}' is not a readable DRDM model file (safetensors); download or copy it again."
+        ) from error

@@ -1,4 +1,4 @@
-"""Models: a recovery network, and what must be known to use it; saved as safetensors with metadata."""
+"""Models: a recovery network with its metadata, saved as safetensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ from .metadata import METADATA_KEY, ModelMetadata
 
 
 class Model:
-    """A recovery network on a device, ready to predict."""
+    """A recovery network on a device, ready to predict.
+
+    Attributes:
+        network: maps (image, level) to a field, see :mod:`DRDMLib.networks`.
+        metadata: how to use it.
+        device: where it computes.
+    """
 
     def __init__(self, network: nn.Module, metadata: ModelMetadata, device: torch.device) -> None:
         self.network = network.to(device).eval()
@@ -33,9 +39,10 @@ class Model:
 
     @cached_property
     def inference_network(self) -> nn.Module:
-        """The network with its channels beside each other, which fills a processor's vector units.
+        """The network for inference: on the CPU its channels are stored last, which makes full use of vector units.
 
-        Sums are taken in another order, so that the last bits differ. (Large 3D networks of odd widths gain nothing.)
+        Numbers are then added in another order, so the last bits differ. Large 3D networks with odd numbers of channels
+        would not be faster and stay as they are.
         """
         if self.device.type != "cpu" or (self.ndim == 3 and self.metadata.architecture != "compact"):
             return self.network
@@ -45,12 +52,12 @@ class Model:
 
     @property
     def ndim(self) -> int:
-        """Dimension of the images it works on."""
+        """Dimension of its images, 2 or 3."""
         return self.metadata.ndim
 
     @property
     def size(self) -> int:
-        """Voxels a side of its grid."""
+        """Voxels along each side of its grid."""
         return self.metadata.size
 
     @property
@@ -59,7 +66,7 @@ class Model:
         return self.metadata.timesteps
 
     def on(self, device: str | torch.device) -> Model:
-        """A copy on another device; takes no memory of this one."""
+        """Make a copy on another device, without using memory on the present one."""
         m = self.metadata
         network = build_network(m.architecture, m.ndim, m.timesteps, m.options)
         network.load_state_dict({name: tensor.cpu() for name, tensor in self.network.state_dict().items()})
@@ -67,18 +74,18 @@ class Model:
 
     @property
     def default_steps(self) -> int:
-        """Recovery steps that give what a step for every level gives, or nearly."""
+        """Number of recovery steps that have nearly the same effect as one step for each level."""
         return int(getattr(self.network, "default_steps", self.timesteps))
 
     @torch.inference_mode()
     def predict(self, image: Tensor, t: int | Tensor, *, quick: bool = False, once: bool = False) -> Tensor:
-        """The network alone: the step that undoes the last small deformation of a level-``t`` image.
+        """Predict the step that undoes the last small deformation of an image of level ``t``.
 
         Args:
-            image: (N, 1, *S), 0..1.
-            t: 0..T-1; one for all, or (N,).
-            quick: by :attr:`inference_network`.
-            once: let a network that looks at the image twice look once.
+            image: (N, 1, *S), intensities 0..1: the deformed image.
+            t: level, 0..T-1; one for all images, or (N,).
+            quick: use :attr:`inference_network`.
+            once: let a network with two passes over the image make only the first.
 
         Returns:
             (N, d, *S), fraction of the side.
@@ -92,14 +99,22 @@ class Model:
 
     @property
     def supports_target_level(self) -> bool:
-        """Whether it can be asked for the field from one level to any lower one, see :meth:`predict_to`."""
+        """Whether the model predicts fields from one level to any lower one, see :meth:`predict_to`."""
         return bool(self.metadata.options.get("whole"))
 
     @torch.inference_mode()
     def predict_to(self, image: Tensor, t: int, to: int) -> Tensor:
-        """The field from level ``t`` straight to level ``to``; -1 stands for no deformation at all.
+        """Predict the field that takes an image from level ``t`` directly to level ``to``.
 
-        Args and result as in :meth:`predict`; only for a model that :attr:`supports_target_level`.
+        Only for models with :attr:`supports_target_level`.
+
+        Args:
+            image: (N, 1, *S), intensities 0..1: the deformed image.
+            t: level of the image, 0..T-1.
+            to: a lower level; -1 stands for no deformation at all.
+
+        Returns:
+            (N, d, *S), fraction of the side.
         """
         count = image.shape[0]
         levels = [torch.full((count,), level, device=self.device) for level in (t, to)]
@@ -111,10 +126,13 @@ class Model:
 def save_model(
     path: str | os.PathLike[str], network: nn.Module, metadata: ModelMetadata, *, half: bool = False
 ) -> None:
-    """Write weights and metadata as safetensors; the file appears under its name only when complete.
+    """Write weights and metadata as safetensors; the file appears under its name only when it is complete.
 
     Args:
-        half: store weights with 16 bits.
+        half: store the weights with 16 bits.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written to.
     """
     path = Path(path)
     tensors = {}
@@ -125,10 +143,10 @@ def save_model(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
-    """Metadata of a model file, without building its network.
+    """Read the metadata of a model file, without building its network.
 
     Raises:
-        ModelError: as :func:`load_model`.
+        ModelError: as :func:`load_model_file`.
     """
     path = Path(path)
     if path.suffix.lower() == ".pth":
@@ -137,16 +155,18 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
 
 
 def load_model_file(path: str | os.PathLike[str], device: str | torch.device = "auto") -> Model:
-    """A model from a ``.safetensors`` file, or from the authors' ``.pth`` weights; nothing in the file is executed.
+    """Load a model from a ``.safetensors`` file, or from the authors' ``.pth`` weights.
+
+    No code in the file is executed.
 
     Raises:
-        ModelError: missing, corrupt, not a DRDM model, or a file that would run code when loaded.
-        SettingError: the device is not there.
+        ModelError: the file is missing, damaged or not a DRDM model, or would run code when loaded.
+        SettingError: the device is not available.
     """
     path = Path(path)
     target = choose_device(device)
     if not path.is_file():
-        raise ModelError(f"There is no model file '{path}'; give the path of one, or a name that 'drdm models' lists.")
+        raise ModelError(f"There is no model file '{path}'; check the path, or run 'drdm models' to list the names.")
     if path.suffix.lower() == ".pth":
         state = _published_state(path)
         metadata = _published_metadata(path, state)
@@ -156,22 +176,28 @@ def load_model_file(path: str | os.PathLike[str], device: str | torch.device = "
     try:
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except RuntimeError as error:
-        raise ModelError(f"The weights in '{path}' do not fit the network they name; the file is damaged.") from error
+        raise ModelError(
+            f"The weights in '{path}' do not fit their network, so the file is damaged; download or copy it again."
+        ) from error
     if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
-        raise ModelError(f"The weights in '{path}' contain NaN or infinite values; the file is damaged.")
+        raise ModelError(
+            f"The weights in '{path}' have NaN or infinite values, so the file is damaged; download or copy it again."
+        )
     return Model(network, metadata, target)
 
 
 def _open_safetensors(path: Path) -> tuple[ModelMetadata, dict[str, Tensor]]:
     try:
         with safetensors.safe_open(path, framework="pt") as handle:
-            described = (handle.metadata() or {}).get(METADATA_KEY)
+            text = (handle.metadata() or {}).get(METADATA_KEY)
             state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
-        values = json.loads(described) if described else {}
+        values = json.loads(text) if text else {}
     except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
         raise ModelError(f"'{path}' is not a readable model file (safetensors); download or copy it again.") from error
     if not isinstance(values, dict):
-        raise ModelError(f"'{path}' is not a DRDM model: its metadata is not a description of one.")
+        raise ModelError(
+            f"'{path}' is not a DRDM model, because its metadata does not describe one; choose another file."
+        )
     return ModelMetadata.from_dict({"name": path.stem, **values}), state
 
 
@@ -181,16 +207,21 @@ def _published_state(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ModelError(f"'{path}' was refused: it is damaged, or it would run code when loaded.") from error
+        raise ModelError(
+            f"'{path}' was refused, because it is damaged or would run code when loaded; choose another file."
+        ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise ModelError(f"'{path}' is not a readable weights file; download or copy it again.") from error
     if not isinstance(state, dict) or "conv_out.weight" not in state or "time_embed.weight" not in state:
-        raise ModelError(f"'{path}' holds no weights of the published network (recresacnet).")
+        raise ModelError(
+            f"'{path}' does not contain weights of the published network (recresacnet), so it is not a DRDM model; "
+            "choose another file."
+        )
     return state
 
 
 def _published_metadata(path: Path, state: dict[str, Tensor]) -> ModelMetadata:
-    """The authors' settings: arrays in NIfTI order stretched to a cube, extremes scaled to 0..1."""
+    """Return the authors' settings: arrays in NIfTI order, stretched to a cube, minimum and maximum scaled to 0..1."""
     ndim = state["conv_out.weight"].ndim - 2
     planar = ndim == 2
     return ModelMetadata(

@@ -1,7 +1,7 @@
-"""Recovery networks by name. Each maps (image (N, 1, *S), t (N,)) to a step (N, d, *S) in fractions of the side.
+"""Recovery networks by name. Each maps (image (N, 1, *S), t (N,)) to a step (N, d, *S), fraction of the side.
 
-``default_steps`` of each is how many visits of recovery do what visiting every level does, or nearly: measured by
-``Testing/benchmarks/benchmark_steps.py``.
+``default_steps`` of each network is the number of recovery steps that have nearly the same effect as one step for each
+level. It was measured with ``Testing/benchmarks/benchmark_steps.py``.
 """
 
 from __future__ import annotations
@@ -18,18 +18,26 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {"recresacnet": RecResACNet, "compac
 
 
 def build_network(architecture: str, ndim: int, timesteps: int, options: dict[str, Any] | None = None) -> nn.Module:
-    """A network with fresh weights.
+    """Build a network with new weights.
+
+    Args:
+        architecture: one of ``ARCHITECTURES``.
+        ndim: dimension of the images, 2 or 3.
+        timesteps: number of levels T.
+        options: keyword arguments of the network's class.
 
     Raises:
-        ModelError: the architecture is not one of ``ARCHITECTURES``, or does not know an option.
+        ModelError: the architecture is not known, or does not accept the options.
     """
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise ModelError(f"Architecture '{architecture}' is not known to this version of DRDM; it knows {known}.")
+        raise ModelError(f"Architecture '{architecture}' is not known to this version of DRDM; choose one of {known}.")
     try:
         return ARCHITECTURES[architecture](ndim, timesteps, **(options or {}))
     except (TypeError, ValueError) as error:
-        raise ModelError(f"Options {options} do not fit the architecture '{architecture}'.") from error
+        raise ModelError(
+            f"The architecture '{architecture}' does not accept the options {options}; check their names and values."
+        ) from error
 
 
 __all__ = ["ARCHITECTURES", "CompactNet", "RecResACNet", "build_network"]

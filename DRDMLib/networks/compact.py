@@ -1,12 +1,12 @@
-"""A small recovery network for low resolutions: one pass, and a field at half resolution that is smooth by its making.
+"""A small recovery network for low resolutions: a single pass, and a smooth field at half resolution or less.
 
-Where the published network spends most of its time on narrow layers at full resolution, this one halves the grid in
-its first layer, keeps channels at multiples of 16, and lets the level scale and shift every block (FiLM).
+The published network spends most of its time on layers with few channels at full resolution. This one halves the grid
+in its first layer, uses channels in multiples of 16, and scales and shifts every block according to the level (FiLM).
 
-It predicts either the last small step, as published, or (``whole=True``) all that is left to undo. The latter is the
-conditional mean of the deformation, and a step from level t to level s takes the share ``1 - strength(s)/strength(t)``
-of it: the probability-flow step of diffusion models (Karras et al., NeurIPS 2022, section 2, with the deformation as
-the noise).
+It predicts either the last small step, as published, or (``whole=True``) the complete deformation that is left to undo.
+The latter is the conditional mean of the deformation. A step from level t to level s then takes the fraction
+``1 - strength(s)/strength(t)`` of it. This is the probability-flow step of diffusion models (Karras et al., NeurIPS
+2022, section 2), with the deformation in the place of the noise.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from .convolution import Conv3d
 from .recresacnet import sinusoidal_table
 
 TIME_CHANNELS = 64
-# Steps are about a hundredth of the side, whole deformations about this times their strength: with these factors the
-# last layer works with values near one.
+# Typical size of a step, and of a complete deformation divided by its strength, as a fraction of the side. With these
+# factors the values in the last layer are near one.
 _STEP_SIZE = 0.01
 _WHOLE_SIZE = 0.0005
-# Doublings by which a velocity becomes a displacement.
+# Number of squarings that turn a velocity field into a displacement field.
 _SQUARINGS = 4
 
 
 class FilmBlock(nn.Module):
-    """Two normalised 3-convs with a skip connection; the time embedding scales and shifts between them."""
+    """Residual block of two normalized convolutions of size 3; the time embedding scales and shifts between them.
+
+    (N, channels_in, *S) and time (N, time_channels) -> (N, channels_out, *S).
+    """
 
     def __init__(self, ndim: int, channels_in: int, channels_out: int, time_channels: int) -> None:
         super().__init__()
@@ -53,15 +56,17 @@ class FilmBlock(nn.Module):
 
 
 class CompactNet(nn.Module):
-    """U-Net on the half, quarter and eighth grid; sides must be multiples of 8.
+    """U-Net on grids of half, a quarter and an eighth of the image's size; sides must be multiples of 8.
 
     Args:
-        width: channels on the half grid; the quarter has twice, the eighth four times as many.
-        depth: residual blocks on the eighth grid.
-        whole: predict all that is left to undo, as a velocity field, instead of the last step.
-        coarse: predict on the quarter grid, from which quadratic B-splines lead on: what the network does not know for
-            sure then never shows as a field that is rough.
-        places: tell the network where each voxel lies in the image; convolutions alone hardly see that a whole subject
+        ndim: dimension of the images, 2 or 3.
+        timesteps: number of levels T.
+        width: channels on the half-size grid; the quarter-size grid has twice as many, the eighth-size grid four times.
+        depth: number of residual blocks on the eighth-size grid.
+        whole: predict the complete deformation that is left to undo, as a velocity field, instead of the last step.
+        coarse: predict on the quarter-size grid and upsample with quadratic B-splines, so that uncertain predictions do
+            not make the field rough.
+        places: give the network the coordinates of each voxel; convolutions alone hardly detect that a whole subject
             has moved.
     """
 
@@ -104,13 +109,13 @@ class CompactNet(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, image: Tensor, t: Tensor, to: Tensor | None = None) -> Tensor:
-        """The field that takes an image from level ``t`` to level ``to``.
+        """Predict the field that takes an image from level ``t`` to level ``to``.
 
         Args:
-            image: (N, 1, *S).
-            t: (N,).
-            to: (N,), below ``t``; -1 stands for no deformation at all. By default the level below ``t``. A network
-                that predicts steps knows no other.
+            image: (N, 1, *S), intensities 0..1.
+            t: (N,), level of each image.
+            to: (N,), below ``t``; -1 stands for no deformation at all. By default the level just below ``t``, which is
+                also what a network with ``whole=False`` always predicts.
 
         Returns:
             (N, d, *S), fraction of the side.
@@ -120,8 +125,8 @@ class CompactNet(nn.Module):
         if not self.whole:
             return resize_field(raw * _STEP_SIZE, shape)
         size = strength(t).to(raw) * _WHOLE_SIZE
-        share = 1 - strength(t - 1 if to is None else to).to(raw) / strength(t).to(raw)
-        velocity = raw * (size * share).view(-1, *[1] * (self.ndim + 1))
+        fraction = 1 - strength(t - 1 if to is None else to).to(raw) / strength(t).to(raw)
+        velocity = raw * (size * fraction).view(-1, *[1] * (self.ndim + 1))
         return resize_field(self_compose(velocity / 2**_SQUARINGS, 2**_SQUARINGS), shape)
 
     def _decode(self, image: Tensor, time: Tensor) -> Tensor:
@@ -130,10 +135,10 @@ class CompactNet(nn.Module):
         def double(x: Tensor) -> Tensor:
             return nn.functional.interpolate(x, scale_factor=2, mode=mode, align_corners=False)
 
-        seen = self.stem(image)
+        features = self.stem(image)
         if self.places is not None:
-            seen = seen + self.places(_coordinates(seen))
-        half = self.enc1(seen, time)
+            features = features + self.places(_coordinates(features))
+        half = self.enc1(features, time)
         quarter = self.enc2(self.down1(half), time)
         out = self.down2(quarter)
         for block in self.middle:
@@ -147,6 +152,6 @@ class CompactNet(nn.Module):
 
 
 def _coordinates(image: Tensor) -> Tensor:
-    """(1, d, *S): where the voxels of ``image`` (N, C, *S) lie, -1 to 1 along each axis."""
+    """Return the coordinates of the voxels of ``image`` (N, C, *S), -1 to 1 along each axis: (1, d, *S)."""
     axes = [torch.linspace(-1, 1, side, device=image.device, dtype=image.dtype) for side in image.shape[2:]]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]

@@ -1,7 +1,8 @@
-"""A 3D convolution that takes the quick way on a processor, also for a single small image.
+"""A 3D convolution that is fast on the CPU also for a single small image.
 
-PyTorch hands a convolution to oneDNN only when it is large enough by a count that leaves out the last axis, so that a
-batch of one at half resolution falls back to a loop five times slower. Asked directly, oneDNN takes it.
+PyTorch passes a convolution to oneDNN only if it is large enough, and its measure of size leaves out the last axis. For
+a single image at half resolution it therefore uses a loop that is five times slower. Calling oneDNN directly avoids
+this.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 
 def _one_dnn(image: Tensor) -> bool:
-    """Whether oneDNN can be asked directly: it computes no gradients then."""
+    """Whether oneDNN can be called directly; such a call computes no gradients."""
     return (
         image.device.type == "cpu"
         and image.dtype == torch.float32
@@ -22,10 +23,10 @@ def _one_dnn(image: Tensor) -> bool:
 
 
 class Conv3d(nn.Conv3d):
-    """``torch.nn.Conv3d`` with zeros outside."""
+    """``torch.nn.Conv3d`` with zero padding, faster on the CPU."""
 
     def forward(self, image: Tensor) -> Tensor:
         if isinstance(self.padding, str) or not _one_dnn(image):
             return super().forward(image)
-        where = (self.padding, self.stride, self.dilation)
-        return torch.mkldnn_convolution(image, self.weight, self.bias, *where, self.groups)
+        geometry = (self.padding, self.stride, self.dilation)
+        return torch.mkldnn_convolution(image, self.weight, self.bias, *geometry, self.groups)

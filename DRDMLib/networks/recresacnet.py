@@ -1,4 +1,4 @@
-"""The published recovery network, "recresacnet" (paper, section 3.3; state-dict names of the authors' weights)."""
+"""The published recovery network, "recresacnet" (paper, section 3.3); layers are named as in the authors' weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ TIME_CHANNELS = 100
 
 
 def sinusoidal_table(timesteps: int, channels: int) -> Tensor:
-    """(timesteps, channels): columns 2p and 2p+1 are sin and cos of ``t / 10000^(4p / channels)``."""
+    """Make the time embedding, (timesteps, channels).
+
+    Columns 2p and 2p+1 are the sine and the cosine of ``t / 10000^(4p / channels)``.
+    """
     t = torch.arange(timesteps, dtype=torch.float32)[:, None]
     p = torch.arange((channels + 1) // 2, dtype=torch.float32)[None]
     angle = t / 10000.0 ** (4.0 * p / channels)
@@ -20,7 +23,11 @@ def sinusoidal_table(timesteps: int, channels: int) -> Tensor:
 
 
 class AtrousBlock(nn.Module):
-    """Conv 3, optional InstanceNorm, then two 3-convs in a chain with dilation 1 and 3; sum with the chain's input."""
+    """Residual block of atrous (dilated) convolutions of size 3: (N, channels_in, *S) -> (N, channels_out, *S).
+
+    A convolution and an optional InstanceNorm, then two convolutions in sequence with dilation 1 and 3, whose result is
+    added to their input.
+    """
 
     def __init__(self, ndim: int, channels_in: int, channels_out: int, *, normalise: bool) -> None:
         super().__init__()
@@ -39,12 +46,18 @@ class AtrousBlock(nn.Module):
         if torch.is_grad_enabled():
             result: Tensor = self.activation(out + start)
             return result
-        # The same arithmetic without two more arrays of this size.
+        # The same arithmetic in place, which saves two arrays of this size.
         return nn.functional.leaky_relu_(out.add_(start), self.activation.negative_slope)
 
 
 class RecResACNet(nn.Module):
-    """Published encoder-decoder that sees the deformed image twice: as it is, and after its own first correction."""
+    """The published encoder-decoder network. It sees the deformed image, and then the image after its own correction.
+
+    Args:
+        ndim: dimension of the images, 2 or 3.
+        timesteps: number of levels T.
+        passes: how often the network processes the image, 2 as published.
+    """
 
     default_steps = 24
 
@@ -97,10 +110,15 @@ class RecResACNet(nn.Module):
         return result
 
     def forward(self, image: Tensor, t: Tensor, *, passes: int | None = None) -> Tensor:
-        """(N, 1, *S) and t (N,) -> the step that undoes the last deformation, (N, d, *S), fraction of the side.
+        """Predict the step that undoes the last small deformation.
 
         Args:
-            passes: how often it looks, if not as often as it was trained to.
+            image: (N, 1, *S), intensities 0..1.
+            t: (N,), level of each image.
+            passes: number of passes, by default as in training.
+
+        Returns:
+            (N, d, *S), fraction of the side.
         """
         time = self.time_embed(t)
         ddf = self._single_pass(image, time)

@@ -1,1 +1,1 @@
-"""The computer that does the work: devices, threads, processes, and what of them is usable."""
+"""The computer that DRDM runs on: devices, threads, processes, and what works on it."""

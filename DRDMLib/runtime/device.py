@@ -1,4 +1,4 @@
-"""Which processor does the work."""
+"""Choose the device that computes, and its arithmetic."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from ..errors import FallbackWarning, SettingError
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """The device called ``name``.
+    """Choose a device by its name.
 
     Args:
-        name: ``"auto"`` (CUDA, else Apple MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``. Automatic
-            passes over a GPU on which nothing runs, with a :class:`FallbackWarning`.
+        name: ``"auto"`` (CUDA, else Apple MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
 
     Raises:
-        SettingError: there is no such device on this computer.
+        SettingError: this device is not available on this computer.
+
+    Warns:
+        FallbackWarning: with ``"auto"``, the GPU does not work, so the CPU is chosen.
     """
     has_mps = torch.backends.mps.is_available()
     if str(name) == "auto":
@@ -38,12 +40,12 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
         "mps": has_mps,
     }
     if not present.get(device.type, False):
-        raise SettingError(f"Device '{name}' is not on this computer; use --device auto or cpu.")
+        raise SettingError(f"Device '{name}' is not available on this computer; use --device auto or cpu.")
     return device
 
 
 class _Switches:
-    """PyTorch's for the arithmetic of NVIDIA GPUs; they belong to the process, whose threads share them."""
+    """PyTorch's settings for the arithmetic of NVIDIA GPUs, which all threads of a process share."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -51,34 +53,34 @@ class _Switches:
         self._before: list[tuple[Any, str, Any]] = []
 
     def use(self) -> None:
-        """The first user sets them."""
+        """Register a user; the first one changes the settings."""
         with self._lock:
             self._users += 1
             if self._users == 1:
-                wanted = self._wanted()
-                self._before = [(where, name, getattr(where, name)) for where, name, _ in wanted]
-                self._set(wanted)
+                precise = self._precise()
+                self._before = [(module, name, getattr(module, name)) for module, name, _ in precise]
+                self._set(precise)
 
     def leave(self) -> None:
-        """The last one puts back what was there."""
+        """Remove a user; the last one restores the previous settings."""
         with self._lock:
             self._users -= 1
             if self._users == 0:
                 self._set(self._before)
 
     @staticmethod
-    def _wanted() -> list[tuple[Any, str, Any]]:
-        cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-        chosen: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    def _precise() -> list[tuple[Any, str, Any]]:
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        deterministic: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
         if hasattr(cudnn, "conv"):
-            return chosen + [(cudnn.conv, "fp32_precision", "ieee"), (products, "fp32_precision", "ieee")]
+            return deterministic + [(cudnn.conv, "fp32_precision", "ieee"), (matmul, "fp32_precision", "ieee")]
         # PyTorch before 2.9.
-        return chosen + [(cudnn, "allow_tf32", False), (products, "allow_tf32", False)]
+        return deterministic + [(cudnn, "allow_tf32", False), (matmul, "allow_tf32", False)]
 
     @staticmethod
     def _set(values: list[tuple[Any, str, Any]]) -> None:
-        for where, name, value in values:
-            setattr(where, name, value)
+        for module, name, value in values:
+            setattr(module, name, value)
 
 
 _SWITCHES = _Switches()
@@ -86,10 +88,10 @@ _SWITCHES = _Switches()
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """On an NVIDIA GPU convolutions and matrix products in 32 bits, and by the same algorithm each time.
+    """Compute convolutions and matrix products on NVIDIA GPUs in full 32-bit precision and with fixed algorithms.
 
-    PyTorch lets convolutions round to ten bits (TensorFloat-32) unless told otherwise, and other programs of the same
-    process may have had them chosen by their speed, which differs from one time to the next.
+    By default PyTorch lets convolutions round to ten bits (TensorFloat-32). Other code in the same process may also
+    have enabled the choice of algorithms by speed, which can differ from one time to the next.
     """
     if device.type != "cuda":
         yield
@@ -107,22 +109,26 @@ def _best(kind: str) -> torch.device:
     fault = "" if kind == "cpu" else kernel_fault(device)
     if not fault:
         return device
-    warnings.warn(f"The GPU cannot be used with this PyTorch ({fault}); using the CPU.", FallbackWarning, stacklevel=3)
+    text = f"The GPU does not work with this PyTorch ({fault}); the CPU is used instead."
+    warnings.warn(text, FallbackWarning, stacklevel=3)
     return torch.device("cpu")
 
 
 def kernel_fault(device: torch.device) -> str:
-    """Why a small convolution and a small warp do not run on a device; empty if they do.
+    """Test a small convolution and a small warp on a device.
 
-    A card that is newer or older than what PyTorch was built for says that it is available, and fails at the first
-    kernel.
+    A GPU that is newer or older than the PyTorch build supports is reported as available, but its first computation
+    fails.
+
+    Returns:
+        Why the test failed; empty if it passed.
     """
     try:
         cube = torch.ones(1, 1, 4, 4, 4, device=device)
         convolved = F.conv3d(cube, cube[..., :3, :3, :3], padding=1)
         warped = F.grid_sample(convolved, torch.zeros(1, 2, 2, 2, 3, device=device), align_corners=True)
         if not torch.isfinite(warped.sum()).item():
-            return "a small computation gave nonsense"
+            return "a small test computation gave a wrong result"
     except Exception as error:
         return str(error).strip().splitlines()[0][:200] or type(error).__name__
     return ""

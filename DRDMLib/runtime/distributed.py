@@ -1,6 +1,7 @@
-"""Which part of the work this process does, when several work together: ``torchrun``, SLURM, or shares named by hand.
+"""Share work among several processes: started by ``torchrun`` or SLURM, or as shares that the user gives.
 
-Starting, finding and restarting processes is left to the engines that exist; here is read what they say.
+The launcher (``torchrun`` or SLURM) starts, connects and restarts the processes; this module reads what it says in the
+environment variables.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from torch import distributed
 
 from ..errors import SettingError
 
-# A rank may wait this long for another one that is writing a checkpoint or reading a large archive.
+# A process waits at most this long for another one, which may be writing a checkpoint or reading a large archive.
 _PATIENCE = datetime.timedelta(hours=2)
 
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """One of ``world`` processes that share the work.
+    """The place of this process among all processes that share the work.
 
     Attributes:
-        rank: 0 to ``world`` - 1.
-        local_rank: number on this computer, which is that of its GPU.
-        restarts: how often the engine has started this group again after a failure.
+        rank: number of this process, 0 to ``world`` - 1.
+        world: number of processes.
+        local_rank: number of this process on this computer, which is also the number of its GPU.
+        restarts: how often the launcher has restarted this group of processes after a failure.
     """
 
     rank: int = 0
@@ -39,24 +41,25 @@ class ProcessInfo:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that speaks for all."""
+        """Whether this is the process that reports and writes shared files."""
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """The device for this process: on a computer with several GPUs each process takes its own."""
+        """Return the name of the device for this process; on a computer with several GPUs each process has its own."""
         if self.world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
             return f"cuda:{self.local_rank % torch.cuda.device_count()}"
         return name
 
 
 def current_process(share: tuple[int, int] | None = None) -> ProcessInfo:
-    """Where this process stands, from ``torchrun``'s or ``srun``'s environment, or as told.
+    """Determine the place of this process, from the environment variables of ``torchrun`` or ``srun``.
 
     Args:
-        share: (k, n) with k in 1..n: the k-th of n processes that nobody started together, such as a job array.
+        share: (k, n) with k in 1..n: use this instead, for the k-th of n processes that were started separately, such
+            as a job array.
 
     Raises:
-        SettingError: what the environment says makes no sense.
+        SettingError: the environment variables are not valid.
     """
     if share is not None:
         return ProcessInfo(share[0] - 1, share[1])
@@ -69,15 +72,23 @@ def current_process(share: tuple[int, int] | None = None) -> ProcessInfo:
         rank, world, local = (int(os.environ.get(name, "0")) for name in names)
         restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     except ValueError as error:
-        raise SettingError(f"The environment's {', '.join(names)} are not whole numbers; unset them.") from error
+        raise SettingError(
+            f"The environment variables {', '.join(names)} are not whole numbers; unset or correct them."
+        ) from error
     if not 0 <= rank < world:
-        raise SettingError(f"The environment says process {rank} of {world}; unset {names[0]} and {names[1]}.")
+        raise SettingError(
+            f"The environment variables give process {rank} of {world}, but processes are counted from 0; "
+            f"unset or correct {names[0]} and {names[1]}."
+        )
     return ProcessInfo(rank, world, local, restarts)
 
 
 @contextlib.contextmanager
 def process_group(process: ProcessInfo, device: torch.device) -> Iterator[None]:
-    """Joins the processes for collective work, gloo on CPU and NCCL on GPU; with one process nothing is done."""
+    """Connect the processes for collective operations, with gloo on CPUs and NCCL on GPUs.
+
+    With a single process nothing is done.
+    """
     if process.world == 1:
         yield
         return
@@ -86,17 +97,17 @@ def process_group(process: ProcessInfo, device: torch.device) -> Iterator[None]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield
-        # Nobody leaves while another still talks to it.
+        # No process leaves while another one still communicates with it.
         distributed.barrier()
     finally:
         distributed.destroy_process_group()
 
 
 def leave() -> NoReturn:
-    """End this process, whose work is done, at once.
+    """End this process immediately, after its work is done.
 
-    Where gradients were exchanged, PyTorch keeps gloo's threads after the group is left. One of them that lets go of a
-    tensor while the interpreter is being taken down aborts the process, and the engine takes that for a failure.
+    After gradients were exchanged, PyTorch keeps gloo's threads even when the group is destroyed. If one of them
+    releases a tensor while the interpreter shuts down, the process aborts, and the launcher takes this for a failure.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

@@ -1,7 +1,7 @@
-"""What is done when a GPU gives up: smaller portions, then the CPU; and it is said.
+"""Retry with smaller batches, and then on the CPU, when the GPU cannot do a computation; each time with a warning.
 
-A GPU's memory is shared with the screen and with other programs, so that what ran yesterday may not run today; Apple's
-lacks some operators. Neither is a reason to fail when the CPU can do the same in a minute.
+The display and other programs use the memory of the GPU too, so a computation that worked yesterday may not fit today.
+Apple's GPU lacks some operators. Neither is a reason to fail if the CPU can do the same in a minute.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OPERATOR = re.compile(r"\bMPS\b.*|not (currently )?(implemented|supported) for 
 
 
 class DeviceLimit(enum.Enum):
-    """What a device lacks."""
+    """What a device lacks for a computation."""
 
     NOTHING = "nothing"
     MEMORY = "memory"
@@ -34,26 +34,31 @@ class DeviceLimit(enum.Enum):
 
 
 def device_limit(error: BaseException, device: torch.device) -> DeviceLimit:
-    """What ``device`` lacked when it raised ``error``; NOTHING for any other fault."""
+    """Find out what a device lacked when a computation raised ``error``; ``NOTHING`` for any other kind of error."""
     text = str(error)
-    # The class has had two names; its text has not changed.
+    # The class of this error differs between versions of PyTorch, but its text does not.
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _MEMORY.search(text)):
         return DeviceLimit.MEMORY
     if device.type == "mps" and isinstance(error, (NotImplementedError, RuntimeError, TypeError)):
-        # float64 is refused with a TypeError, an operator with any of the others.
+        # A missing data type (float64) raises a TypeError, a missing operator any of the others.
         return DeviceLimit.OPERATOR if _OPERATOR.search(text) else DeviceLimit.NOTHING
     return DeviceLimit.NOTHING
 
 
 def with_fallback(compute: Callable[[Model, int], T], model: Model, batch: int) -> T:
-    """``compute(model, batch)``; with half the batch when memory is short, and on the CPU when that is not enough.
+    """Return ``compute(model, batch)``; with half the batch if memory is low, and on the CPU if that is not enough.
 
     Args:
-        compute: does the work with a model that may be on another device, so many images at a time.
-        batch: images at a time to begin with.
+        compute: does the computation with the given model, which may be a copy on another device, and with at most the
+            given number of images at a time.
+        model: the model to start with.
+        batch: number of images at a time to start with.
 
     Warns:
-        FallbackWarning: it was done in another way than asked for, and why.
+        FallbackWarning: a smaller batch or the CPU was used, and why.
+
+    Raises:
+        MemoryError: the memory of the CPU is not enough for a single image.
     """
     while True:
         lacking = DeviceLimit.NOTHING
@@ -67,22 +72,22 @@ def with_fallback(compute: Callable[[Model, int], T], model: Model, batch: int) 
             if lacking is DeviceLimit.NOTHING or (on_cpu and lacking is DeviceLimit.OPERATOR):
                 raise
             reason = str(error).strip().splitlines()[0][:120]
-        # Only here, where the error and with it the tensors of its frames are gone, can memory be given back.
+        # Memory can be released only here: the error is gone, and with it the tensors that its traceback kept alive.
         release_memory(model.device)
         if lacking is DeviceLimit.MEMORY and batch > 1:
             batch //= 2
-            told = f"Memory is short on '{model.device}'; going on with {batch} images at a time."
+            text = f"Memory is low on '{model.device}'; the computation continues with {batch} images at a time."
         elif lacking is DeviceLimit.MEMORY:
-            told = f"The memory of the GPU ({model.device}) is full; the CPU is used instead."
+            text = f"The memory of the GPU ({model.device}) is full; the CPU is used instead."
             model = model.on("cpu")
         else:
-            told = f"The GPU ({model.device}) cannot do this ({reason}); the CPU is used instead."
+            text = f"The GPU ({model.device}) does not support this computation ({reason}); the CPU is used instead."
             model = model.on("cpu")
-        warnings.warn(told, FallbackWarning, stacklevel=3)
+        warnings.warn(text, FallbackWarning, stacklevel=3)
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what is cached for later."""
+    """Release the memory that PyTorch has cached on a device."""
     if device.type == "cuda" and torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif device.type == "mps" and torch.backends.mps.is_available():

@@ -1,8 +1,8 @@
-"""What this computer and this Python have to compute with, and what of it really works.
+"""Find out what this computer and this Python can compute with, and test whether it works.
 
-``python -m DRDMLib.probe`` prints two lines of JSON: first what is installed, then what PyTorch says of itself. PyTorch
-is imported for the second line only, in a process of its own, since a broken one can take the process down with it and
-one that has been imported cannot be replaced. Needs nothing but Python.
+``python -m DRDMLib.probe`` prints two lines of JSON: first what is installed, and then whether PyTorch works. It needs
+only Python. PyTorch is imported only for the second line. This must run in a process of its own, because a damaged
+PyTorch can crash the process, and one that has been imported cannot be replaced.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# What belongs to the wheel of PyTorch; pip renames a folder that it cannot delete to "~orch" and leaves it there.
+# Folders of the PyTorch wheel. pip renames a folder that it cannot delete to "~orch" and leaves it there.
 TORCH_FOLDERS = ("torch", "torchgen", "functorch")
 _LEFTOVER = re.compile(r"^(torch(gen)?-.*\.(dist-info|egg-info)|~.*orch.*)$")
 _NEEDED = ("safetensors", "platformdirs")
@@ -29,10 +29,12 @@ _NEEDED = ("safetensors", "platformdirs")
 
 @dataclass(frozen=True)
 class Card:
-    """An NVIDIA GPU, as the driver's own tool ``nvidia-smi`` describes it.
+    """An NVIDIA GPU, as the driver's tool ``nvidia-smi`` describes it.
 
     Attributes:
-        capability: of its processors, such as ``"8.6"``; empty if the driver is too old to say.
+        name: such as ``"NVIDIA GeForce RTX 3060"``.
+        driver: version of the driver.
+        capability: compute capability, such as ``"8.6"``; empty if the driver is too old to report it.
     """
 
     name: str
@@ -41,7 +43,7 @@ class Card:
 
 
 def torch_version() -> str:
-    """Version of PyTorch by its package's record, without importing it; empty if there is none."""
+    """Return the version of the installed PyTorch without importing it; empty if there is none."""
     return _version("torch")
 
 
@@ -53,13 +55,13 @@ def _version(package: str) -> str:
 
 
 def site_folders() -> list[Path]:
-    """Where this Python keeps its packages."""
+    """List the folders in which this Python keeps its packages."""
     paths = sysconfig.get_paths()
     return [Path(path) for path in dict.fromkeys((paths["purelib"], paths["platlib"])) if Path(path).is_dir()]
 
 
 def torch_leftovers(folders: list[Path]) -> list[Path]:
-    """All that a PyTorch, or the rest of one, occupies in package folders."""
+    """List everything that belongs to PyTorch in package folders, also the remains of an incomplete installation."""
     return [
         path
         for folder in folders
@@ -69,14 +71,14 @@ def torch_leftovers(folders: list[Path]) -> list[Path]:
 
 
 def nvidia_cards() -> list[Card]:
-    """The NVIDIA GPUs of this computer; empty without one, or without its driver."""
+    """List the NVIDIA GPUs of this computer; empty if there is none, or if its driver is missing."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
     # An old driver does not know the last field.
     for fields in ("name,driver_version,compute_cap", "name,driver_version"):
         try:
-            said = subprocess.run(
+            output = subprocess.run(
                 [tool, f"--query-gpu={fields}", "--format=csv,noheader"],
                 capture_output=True,
                 timeout=30,
@@ -85,13 +87,13 @@ def nvidia_cards() -> list[Card]:
             ).stdout.decode("utf-8", "replace")
         except (OSError, subprocess.SubprocessError):
             continue
-        rows = [[part.strip() for part in line.split(",")] for line in said.splitlines() if line.strip()]
+        rows = [[part.strip() for part in line.split(",")] for line in output.splitlines() if line.strip()]
         return [Card(*row) for row in rows if len(row) == fields.count(",") + 1]
     return []
 
 
 def torch_wishes() -> list[tuple[str, str]]:
-    """(package, requirement) of every installed package that asks for certain versions of PyTorch."""
+    """List (package, requirement) of every installed package that requires certain versions of PyTorch."""
     wishes = []
     for distribution in importlib.metadata.distributions():
         for line in distribution.requires or []:
@@ -106,7 +108,7 @@ def missing_packages() -> list[str]:
 
 
 def installed() -> dict[str, Any]:
-    """What is installed; imports none of it."""
+    """Describe what is installed, without importing it."""
     folders = site_folders()
     return {
         "system": platform.system(),
@@ -124,23 +126,24 @@ def installed() -> dict[str, Any]:
 
 
 def works() -> dict[str, Any]:
-    """What PyTorch says when it is imported and made to compute.
+    """Import PyTorch, and test a small computation.
 
-    ``fault``: why it cannot be imported; ``cuda_fault``: why there is no CUDA although it was built with it;
-    ``kernel_fault``: why a small computation on the GPU did not run.
+    Returns:
+        Among others ``fault``: why PyTorch cannot be imported; ``cuda_fault``: why CUDA is not available although
+        PyTorch was built with it; ``kernel_fault``: why a small computation on the GPU failed.
     """
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             import torch
 
             from .device import kernel_fault
 
             cuda = torch.cuda.is_available()
-    # A broken one raises anything at all: ImportError, OSError for a library, AttributeError, NameError ...
+    # A damaged PyTorch can raise anything: ImportError, OSError for a library, AttributeError, NameError ...
     except Exception as error:
         return {"fault": f"{type(error).__name__}: {error}".splitlines()[0]}
-    driver = next((str(w.message) for w in said if "driver" in str(w.message)), "")
+    driver = next((str(w.message) for w in caught if "driver" in str(w.message)), "")
     facts = {
         "torch": torch.__version__,
         "cuda_build": torch.version.cuda or "",
@@ -159,7 +162,7 @@ def works() -> dict[str, Any]:
 
 
 def _numpy_bridge(torch: Any) -> bool:
-    """Whether arrays can be handed over; a PyTorch built for NumPy 1 cannot do so with NumPy 2."""
+    """Whether PyTorch can convert tensors to NumPy arrays; a build for NumPy 1 cannot do so with NumPy 2."""
     try:
         torch.zeros(1).numpy()
     except Exception:
@@ -168,7 +171,7 @@ def _numpy_bridge(torch: Any) -> bool:
 
 
 def main() -> None:
-    """Prints the two lines, as items of a job of the panel."""
+    """Print the two lines, in the form of a job's items for the panel in Slicer."""
     facts = installed()
     print(json.dumps({"event": "item", **facts}), flush=True)
     if facts["found"]:

@@ -1,4 +1,4 @@
-"""How long work reports to whoever started it."""
+"""Report progress, results and messages of a long computation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class Reporter(Protocol):
-    """Takes progress, results and messages; ``DRDMLib.cli.progress`` shows them on a terminal or as JSON."""
+    """Receiver of progress, results and messages; ``DRDMLib.cli.progress`` shows them on a terminal or as JSON."""
 
     def progress(self, task: str, done: float, total: float, **figures: float) -> None:
         """Report ``done`` of ``total`` units of ``task``."""
@@ -15,10 +15,10 @@ class Reporter(Protocol):
         """Report one complete result."""
 
     def message(self, text: str) -> None:
-        """Report a sentence that a person should read."""
+        """Report a sentence for the user."""
 
     def warning(self, text: str) -> None:
-        """Report that something is done in another way than asked for."""
+        """Report that something is done differently than requested."""
 
     def close(self) -> None:
-        """Leave the terminal tidy."""
+        """Finish the output, such as a progress bar on a terminal."""

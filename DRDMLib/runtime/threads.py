@@ -1,7 +1,8 @@
-"""Sums depend in their last bit on how many threads share them: every sample is computed by one thread.
+"""Compute each sample with a single thread, so that results do not depend on the number of cores.
 
-So the same files come from a laptop with two cores, from one with sixteen, and from any number of processes. Several
-cores work on several samples, which is no slower.
+The last bit of a sum depends on how many threads compute it. With one thread per sample, the same files come from a
+computer with two cores, from one with sixteen, and from any number of processes. Several cores compute several samples
+at the same time, which is not slower.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from collections.abc import Iterator
 import SimpleITK as sitk
 import torch
 
-# Images that are worked on at the same time have no more voxels than this together, for the sake of memory.
+# Largest total number of voxels of the images that are processed at the same time; limits the memory.
 _VOXELS_AT_ONCE = 2**26
 
 
 @contextlib.contextmanager
 def one_thread_each(device: torch.device) -> Iterator[int]:
-    """Within, torch and ITK compute with one thread on a processor; gives how many samples may be made at once."""
+    """Let PyTorch and ITK use one thread each on the CPU, and restore their settings afterwards.
+
+    Yields:
+        The number of samples that can be computed at the same time; 1 on a GPU.
+    """
     if device.type != "cpu":
         yield 1
         return
@@ -34,11 +39,14 @@ def one_thread_each(device: torch.device) -> Iterator[int]:
 
 
 def at_once(workers: int, voxels: int) -> int:
-    """How many images of a size are worked on at the same time."""
+    """Return how many images with this number of voxels are processed at the same time."""
     return max(1, min(workers, _VOXELS_AT_ONCE // max(1, voxels)))
 
 
 def share_threads(workers: int, voxels: int) -> None:
-    """Threads that large images leave idle are lent to ITK, whose warps give the same bits with any number."""
+    """Let ITK use the threads that are idle because large images are processed only a few at a time.
+
+    The results of its resampling do not depend on the number of threads.
+    """
     if workers > 1:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(max(1, workers // at_once(workers, voxels)))

@@ -1,1 +1,1 @@
-"""Between an image in millimeters and a model's grid, and fields on grids of their own."""
+"""Images and displacement fields in physical space, and the grid that a model works on."""

@@ -1,4 +1,4 @@
-"""Voxel indices and physical points of an image: LPS millimeters, indices in SimpleITK's axis order."""
+"""Convert between voxel indices (SimpleITK's axis order) and physical points (LPS, millimeters) of an image."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import SimpleITK as sitk
 
 
 def direction_matrix(image: sitk.Image) -> np.ndarray:
-    """(d, d), columns are the directions of the image's axes."""
+    """Return the directions of the image's axes as columns, (d, d)."""
     d = image.GetDimension()
     return np.asarray(image.GetDirection(), float).reshape(d, d)
 
 
 def index_to_physical(image: sitk.Image) -> np.ndarray:
-    """(d, d): takes steps in voxels to steps in millimeters."""
+    """Return the matrix (d, d) that converts steps in voxels to steps in millimeters."""
     result: np.ndarray = direction_matrix(image) * np.asarray(image.GetSpacing())
     return result
 
 
 def to_points(index: np.ndarray, image: sitk.Image) -> np.ndarray:
-    """Voxel indices (K, d), whole or not, to points (K, d)."""
+    """Convert voxel indices (K, d), which may be fractional, to points (K, d)."""
     result: np.ndarray = index @ index_to_physical(image).T + np.asarray(image.GetOrigin())
     return result
 
 
 def to_index(points: np.ndarray, image: sitk.Image) -> np.ndarray:
-    """Points (K, d) to voxel indices (K, d), not rounded."""
+    """Convert points (K, d) to voxel indices (K, d), not rounded."""
     result: np.ndarray = (points - np.asarray(image.GetOrigin())) @ np.linalg.inv(index_to_physical(image)).T
     return result

@@ -1,7 +1,7 @@
-"""Displacement fields as the grids that ``certificate`` judges: as they are, sampled elsewhere, or continued.
+"""Displacement fields as grids for ``certificate``: a field itself, resampled to other nodes, or continued outside.
 
-Axes of a grid are in array order (slowest first); component k of a displacement is the one along axis k, and both
-nodes and displacements are in millimetres.
+The axes of a grid are in array order (slowest first). Component k of a displacement is the one along axis k. Positions
+of nodes and displacements are in millimeters.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from .coordinates import direction_matrix
 
 Block = tuple[slice, ...]
 
-# A displacement stored with 32 bits and read back is off by less than this share of its length.
+# Bound of the relative error of a displacement that is stored with 32 bits and read back.
 STORED = 2.0**-21
 
 
 class DisplacementGrid(Protocol):
-    """Displacements at the nodes of a rectilinear grid, handed out in blocks.
+    """Displacements at the nodes of a rectilinear grid, read in blocks.
 
     Attributes:
-        nodes: positions along each axis, increasing.
-        rounding: how far displacements may be off, as a share of the largest in the block.
+        nodes: positions along each axis, millimeters, increasing.
+        rounding: bound of the error of the displacements, as a fraction of the largest one in a block.
     """
 
     @property
@@ -36,24 +36,25 @@ class DisplacementGrid(Protocol):
     def rounding(self) -> float: ...
 
     def block(self, where: Block) -> np.ndarray:
-        """(d, *n) float64, the displacements at the nodes in ``where``."""
+        """Return the displacements at the nodes in ``where``: (d, *n), float64, millimeters."""
         ...
 
     def touched(self, where: Block, changed: np.ndarray) -> bool:
-        """Whether ``changed``, a mark for each node of the stored field, concerns this block."""
+        """Whether the block depends on nodes of the stored field that are marked in ``changed`` (bool, one each)."""
         ...
 
 
 @dataclass(frozen=True)
 class FieldGrid:
-    """A field in space, on its own grid.
+    """A displacement field in physical space, on its own grid.
 
     Attributes:
-        vectors: (*S, d), millimetres, LPS.
-        spacing: millimetres, array order.
-        direction: (d, d), columns are the directions of SimpleITK's axes (the array's in reverse).
-        origin: of the first node, LPS.
-        source: whose memory ``vectors`` is, kept for as long.
+        vectors: (*S, d), array order, millimeters, LPS.
+        spacing: millimeters, array order.
+        direction: (d, d), columns are the directions of SimpleITK's axes (those of the array in reverse order).
+        origin: (d,), position of the first node, LPS.
+        rounding: see :class:`DisplacementGrid`.
+        source: the image that owns the memory of ``vectors``; it must live as long.
     """
 
     vectors: np.ndarray
@@ -65,7 +66,7 @@ class FieldGrid:
 
     @staticmethod
     def of(field: sitk.Image, rounding: float = 0.0) -> FieldGrid:
-        """A view of ``field``."""
+        """Make a view of a field (vector image, millimeters, LPS)."""
         return FieldGrid(
             sitk.GetArrayViewFromImage(field),
             tuple(field.GetSpacing()[::-1]),
@@ -80,7 +81,7 @@ class FieldGrid:
         return tuple(np.arange(n) * s for n, s in zip(self.vectors.shape, self.spacing, strict=False))
 
     def image(self) -> sitk.Image:
-        """A copy as a vector image, 64-bit, as ``SimpleITK.DisplacementFieldTransform`` takes it."""
+        """Copy the field to a vector image, 64-bit, as ``SimpleITK.DisplacementFieldTransform`` needs it."""
         image = sitk.GetImageFromArray(np.asarray(self.vectors, np.float64), isVector=True)
         image.SetSpacing(self.spacing[::-1])
         image.SetDirection(self.direction.ravel().tolist())
@@ -89,7 +90,7 @@ class FieldGrid:
 
     @property
     def along(self) -> np.ndarray:
-        """(d, d): row k takes an LPS vector to its component along array axis k."""
+        """Matrix (d, d) whose row k gives the component of an LPS vector along array axis k."""
         return np.linalg.inv(self.direction)[::-1]
 
     def block(self, where: Block) -> np.ndarray:
@@ -106,18 +107,19 @@ class FieldGrid:
         return bool(changed[where].any())
 
     def border_is_zero(self) -> bool:
-        """Whether the field vanishes on all its outermost nodes."""
+        """Whether the field is zero on all outermost nodes."""
         axes = range(len(self.spacing))
         return not any(self.vectors[(slice(None),) * a + (end,)].any() for a in axes for end in (0, -1))
 
 
 @dataclass(frozen=True)
 class SampledGrid:
-    """A field sampled on other nodes: linear between its own, as a resampled and saved field is.
+    """A field resampled to other nodes with linear interpolation, like a field that is saved on the grid of an image.
 
     Attributes:
-        field: where the samples are taken.
-        at: positions along each axis in nodes of ``field``, increasing, within its range.
+        field: the field that is resampled.
+        at: positions of the new nodes along each axis, in nodes of ``field``; increasing, within its extent.
+        rounding: see :class:`DisplacementGrid`.
     """
 
     field: FieldGrid
@@ -129,7 +131,7 @@ class SampledGrid:
         return tuple(a * s for a, s in zip(self.at, self.field.spacing, strict=True))
 
     def _source(self, where: Block) -> Block:
-        """The nodes of ``field`` that a block is made of."""
+        """Return the nodes of ``field`` from which a block is interpolated."""
         ends = [(math.floor(a[w.start]), math.ceil(a[w.stop - 1])) for a, w in zip(self.at, where, strict=True)]
         sizes = self.field.vectors.shape
         return tuple(slice(min(a, n - 2), max(b, a + 1) + 1) for (a, b), n in zip(ends, sizes, strict=False))
@@ -140,10 +142,10 @@ class SampledGrid:
         for axis, (a, w, s) in enumerate(zip(self.at, where, source, strict=True)):
             position = a[w] - s.start
             before = np.minimum(position.astype(np.int64), values.shape[1 + axis] - 2)
-            share = (position - before).reshape([-1 if axis == b else 1 for b in range(len(where))])
+            fraction = (position - before).reshape([-1 if axis == b else 1 for b in range(len(where))])
             low, values = values.take(before, axis=1 + axis), values.take(before + 1, axis=1 + axis)
             values -= low
-            values *= share
+            values *= fraction
             values += low
         return values
 
@@ -151,28 +153,33 @@ class SampledGrid:
         return bool(changed[self._source(where)].any())
 
     def cells_in_field(self, cells: np.ndarray) -> np.ndarray:
-        """Cells of the stored field that the given cells lie in, by their corners and middles: (K, d) -> (M, d)."""
+        """Find the cells of the stored field that overlap the given cells, by their corners and midpoints.
+
+        (K, d) indices -> (M, d) indices.
+        """
         d = cells.shape[1]
         found = []
-        for share in np.stack(np.meshgrid(*[[1e-6, 0.5, 1 - 1e-6]] * d, indexing="ij"), -1).reshape(-1, d):
-            places = [a[c] + s * (a[c + 1] - a[c]) for a, c, s in zip(self.at, cells.T, share, strict=True)]
-            found.append(np.floor(np.stack(places, axis=1)).astype(np.int64))
+        for fraction in np.stack(np.meshgrid(*[[1e-6, 0.5, 1 - 1e-6]] * d, indexing="ij"), -1).reshape(-1, d):
+            points = [a[c] + s * (a[c + 1] - a[c]) for a, c, s in zip(self.at, cells.T, fraction, strict=True)]
+            found.append(np.floor(np.stack(points, axis=1)).astype(np.int64))
         return np.unique(np.concatenate(found), axis=0)
 
 
 def positions(field: FieldGrid, reference: sitk.Image) -> tuple[np.ndarray, ...] | None:
-    """Where the nodes of an image lie along the axes of a field, in nodes of the field, increasing.
+    """Compute the positions of an image's voxels along the axes of a field.
 
-    ``None`` if the image's axes are not parallel to the field's, or if the image reaches past the field.
+    Returns:
+        For each axis of the field, positions in nodes of the field, increasing; ``None`` if the axes of the image are
+        not parallel to those of the field, or if the image extends past the field.
     """
-    turn = field.along @ direction_matrix(reference)
+    rotation = field.along @ direction_matrix(reference)
     offset = field.along @ (np.asarray(reference.GetOrigin()) - field.origin)
     out = []
     for a in range(reference.GetDimension()):
-        axis = int(np.abs(turn[a]).argmax())
-        if abs(abs(turn[a, axis]) - 1) > 1e-6 or np.abs(np.delete(turn[a], axis)).max(initial=0) > 1e-6:
+        axis = int(np.abs(rotation[a]).argmax())
+        if abs(abs(rotation[a, axis]) - 1) > 1e-6 or np.abs(np.delete(rotation[a], axis)).max(initial=0) > 1e-6:
             return None
-        step = turn[a, axis] * reference.GetSpacing()[axis]
+        step = rotation[a, axis] * reference.GetSpacing()[axis]
         at = np.sort((offset[a] + step * np.arange(reference.GetSize()[axis])) / field.spacing[a])
         if at[0] < 0 or at[-1] > field.vectors.shape[a] - 1:
             return None
@@ -181,7 +188,12 @@ def positions(field: FieldGrid, reference: sitk.Image) -> tuple[np.ndarray, ...]
 
 
 def extended(field: FieldGrid, inside: tuple[np.ndarray, ...], stride: int) -> SampledGrid:
-    """The grid of an image, continued to the border of the field by every ``stride``-th of the field's own nodes."""
+    """Resample a field to the grid of an image, continued to the border of the field by the field's own nodes.
+
+    Args:
+        inside: nodes of the image's grid, see :func:`positions`.
+        stride: outside the image, use every ``stride``-th node of the field.
+    """
     at = []
     for nodes, n in zip(inside, field.vectors.shape, strict=False):
         below, above = np.arange(0.0, nodes[0] - 0.5, stride), np.arange(n - 1.0, nodes[-1] + 0.5, -stride)[::-1]
@@ -190,18 +202,18 @@ def extended(field: FieldGrid, inside: tuple[np.ndarray, ...], stride: int) -> S
 
 
 def coincide(inside: tuple[np.ndarray, ...]) -> bool:
-    """Whether an image's nodes are nodes of the field, so that samples are copies."""
+    """Whether all voxels of an image (see :func:`positions`) are nodes of the field, so that samples are copies."""
     return all(np.abs(a - np.rint(a)).max() < 1e-7 and np.abs(np.diff(a) - 1).max(initial=0) < 1e-7 for a in inside)
 
 
 @dataclass(frozen=True)
 class FadingGrid:
-    """A field on its own grid, continued past it: its border's values, falling smoothly to zero.
+    """A field continued outside its grid: the values at its border fall smoothly to zero there.
 
     Attributes:
-        field: what is continued.
-        rings: further nodes on each side.
-        reach: how far they extend, millimetres.
+        field: the field that is continued.
+        reach: distance over which it falls to zero, millimeters.
+        rings: number of nodes that are added on each side.
     """
 
     field: FieldGrid

@@ -1,4 +1,4 @@
-"""Jacobian determinant of a displacement field on a grid; NumPy alone, so that it also serves where PyTorch is not."""
+"""Jacobian determinant of a displacement field on a grid; uses only NumPy, so that it works without PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import numpy as np
 
 
 def determinant(m: Sequence[Sequence[Any]]) -> Any:
-    """Determinant of a 2x2 or 3x3 matrix of arrays or tensors; general routines are slow on millions of matrices."""
+    """Compute the determinant of a 2x2 or 3x3 matrix whose entries are arrays or tensors, element by element.
+
+    General routines are slow on millions of small matrices.
+    """
     if len(m) == 2:
         return m[0][0] * m[1][1] - m[0][1] * m[1][0]
     a, b, c = m
@@ -17,15 +20,15 @@ def determinant(m: Sequence[Sequence[Any]]) -> Any:
 
 
 def jacobian_determinant(field: np.ndarray, spacing: tuple[float, ...], direction: np.ndarray) -> np.ndarray:
-    """Determinant of the derivative of ``x -> x + u(x)`` by central differences (one-sided at the border).
+    """Compute the Jacobian determinant of ``x -> x + u(x)`` by central differences (one-sided at the border).
 
     Args:
-        field: (*S, d) in SimpleITK's array order, millimetres, LPS.
-        spacing: millimetres, SimpleITK's axis order.
+        field: (*S, d) in SimpleITK's array order, millimeters, LPS.
+        spacing: (d,), millimeters, SimpleITK's axis order.
         direction: (d, d), columns are the directions of the axes.
 
     Returns:
-        (*S).
+        (*S), 0 or below where the field folds.
     """
     d = field.shape[-1]
     columns = []

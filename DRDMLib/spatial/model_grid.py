@@ -1,8 +1,9 @@
-"""From an image to the grid a model works on, and from a field on that grid back to millimetres.
+"""Resample images onto the grid that a model works on, and convert fields on that grid back to physical space.
 
-A working grid is an ordinary SimpleITK grid (LPS, millimetres). Its axes may be permuted and flipped against the
-image's, never tilted, so oblique images need no special case. Tensors carry the axes of the working grid in the order
-of the model's ``axes`` policy: ``"kji"`` (the array order of SimpleITK, slowest first) or ``"ijk"`` (its reverse).
+A model grid is an ordinary SimpleITK grid (LPS, millimeters). Its axes may be permuted and flipped with respect to
+those of the image, but are always parallel to them, so oblique images need no special treatment. Tensors have the axes
+of the model grid in the order of the model's ``axes`` setting: ``"kji"`` (SimpleITK's array order, slowest first) or
+``"ijk"`` (the reverse).
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from .field_grid import STORED, FieldGrid
 if TYPE_CHECKING:
     from ..models.metadata import ModelMetadata
 
-# How far the field reaches past the working grid before it is zero, in fractions of the grid's side.
+# Width of the margin around the model grid in which the field falls to zero: least, most, and most with a pose, as
+# fractions of the grid's side.
 _MARGIN_LEAST, _MARGIN_MOST, _MARGIN_OF_POSES = 0.125, 0.5, 1.0
-# Nodes a side of a volume's grid up to which a margin of poses costs little memory.
+# Largest number of nodes along a side of a 3D grid for which the wide margin of poses needs little memory.
 _FEW_NODES = 64
-# The margin is this many times the farthest that its face moves outwards or inwards, up to the most: fading out along
-# an axis compresses space by what is displaced along that axis alone, so it never folds by itself.
+# The margin is this many times the largest displacement of its face along its axis, within the limits above. Where the
+# field fades out along an axis, only displacement along that axis compresses space, so the fading itself never folds.
 _MARGIN_PER_DISPLACEMENT = 2.5
 
 PLANES = ("axial", "coronal", "sagittal", "auto")
@@ -37,12 +39,12 @@ PLANES = ("axial", "coronal", "sagittal", "auto")
 
 @dataclass(frozen=True)
 class ModelGrid:
-    """A regular grid in space: what the network sees.
+    """The grid in physical space that the network works on.
 
     Attributes:
-        size, spacing, origin: one value per axis of the image, SimpleITK's axis order, millimetres, LPS.
+        size, spacing, origin: one value per axis, in SimpleITK's axis order: voxels; millimeters; LPS millimeters.
         direction: (d, d), columns are the directions of the axes.
-        stack: a stack of slices for a 2D model; the last axis then counts the slices.
+        stack: whether it is a stack of slices for a 2D model; the last axis then counts the slices.
         axes: order of the tensor's spatial axes, ``"kji"`` or ``"ijk"``.
     """
 
@@ -55,11 +57,11 @@ class ModelGrid:
 
     @property
     def ndim(self) -> int:
-        """Dimension of the space the grid lies in (3 for a stack of slices)."""
+        """Dimension of the physical space, 2 or 3 (3 for a stack of slices)."""
         return len(self.size)
 
     def resampler(self) -> sitk.ResampleImageFilter:
-        """A SimpleITK resampler onto this grid (linear)."""
+        """Make a SimpleITK resampler onto this grid, with linear interpolation."""
         resampler = sitk.ResampleImageFilter()
         resampler.SetSize(self.size)
         resampler.SetOutputSpacing(self.spacing)
@@ -69,7 +71,10 @@ class ModelGrid:
         return resampler
 
     def to_tensor(self, array: np.ndarray) -> Tensor:
-        """A scalar array in SimpleITK's order -> (N, 1, *S); N counts slices for a stack and is 1 otherwise."""
+        """Convert an array of scalars in SimpleITK's order to a tensor, (N, 1, *S).
+
+        N is the number of slices for a stack, and 1 otherwise.
+        """
         tensor = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
         tensor = tensor[:, None] if self.stack else tensor[None, None]
         return self._reorder(tensor)
@@ -82,18 +87,18 @@ class ModelGrid:
 
 
 def image_extent(image: sitk.Image) -> np.ndarray:
-    """Physical size of the image along its axes, millimetres, voxels counted whole."""
+    """Compute the physical size of an image along its axes: (d,), millimeters, measured to the faces of the voxels."""
     result: np.ndarray = np.asarray(image.GetSize(), float) * np.asarray(image.GetSpacing(), float)
     return result
 
 
-def _centre(image: sitk.Image) -> np.ndarray:
+def _center(image: sitk.Image) -> np.ndarray:
     index = [(n - 1) / 2.0 for n in image.GetSize()]
     return np.asarray(image.TransformContinuousIndexToPhysicalPoint(index))
 
 
 def _nearest_axes(direction: np.ndarray) -> list[tuple[int, float]]:
-    """For each patient axis (L, P, S): the image axis nearest to it and the sign that makes both point the same way."""
+    """Find, for each patient axis (L, P, S), the nearest image axis and the sign that makes both point the same way."""
     remaining = np.abs(direction).copy()
     nearest: list[tuple[int, float]] = [(0, 1.0)] * 3
     for _ in range(3):
@@ -105,7 +110,11 @@ def _nearest_axes(direction: np.ndarray) -> list[tuple[int, float]]:
 
 
 def require_plane(plane: str) -> None:
-    """Raise SettingError unless ``plane`` is one of ``PLANES``."""
+    """Check that ``plane`` is one of ``PLANES``.
+
+    Raises:
+        SettingError: it is not.
+    """
     if plane not in PLANES:
         raise SettingError(f"Plane '{plane}' is not known; choose one of {', '.join(PLANES)}.")
 
@@ -125,18 +134,19 @@ def _slice_axis(image: sitk.Image, plane: str) -> int:
 
 
 def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") -> ModelGrid:
-    """The grid on which ``model`` sees ``image``.
+    """Place the grid of a model on an image.
 
-    Proportions stay true (isotropic in millimetres; the longest side of the image fills the grid), unless the model's
-    geometry policy is ``"stretch"``. A 2D model sees a volume as a stack of slices.
+    The grid is isotropic in millimeters, and the longest side of the image fills it, unless the model's ``geometry`` is
+    ``"stretch"``. A 2D model treats a volume as a stack of slices.
 
     Args:
-        image: 2D or 3D.
+        image: 2D or 3D image.
         model: gives ``ndim``, ``size``, ``geometry``, ``orientation`` and ``axes``.
-        plane: for a 2D model on a volume: the slices' plane; ``"auto"`` takes the plane of the acquisition.
+        plane: slice plane for a 2D model on a volume; ``"auto"`` uses the plane of the acquisition.
 
     Raises:
-        ModelError: a 3D model on a 2D image or on a single slice.
+        ModelError: the model is 3D, but the image is 2D or a single slice.
+        SettingError: the plane is not known.
     """
     dimension = image.GetDimension()
     direction = direction_matrix(image)
@@ -166,7 +176,7 @@ def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") 
         spacing = np.full(dimension, in_plane.max() / side)
     if stack:
         spacing[2] = extent[2] / size[2]
-    origin = _centre(image) - columns @ (spacing * (np.asarray(size) - 1) / 2.0)
+    origin = _center(image) - columns @ (spacing * (np.asarray(size) - 1) / 2.0)
     return ModelGrid(
         size=tuple(size),
         spacing=tuple(float(s) for s in spacing),
@@ -178,23 +188,27 @@ def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") 
 
 
 def _shrink(image: sitk.Image, grid: ModelGrid) -> sitk.Image:
-    """Averages over whole blocks of voxels when the grid is much coarser than the image, against aliasing."""
+    """Average over blocks of voxels when the grid is much coarser than the image, to avoid aliasing."""
     projection = np.abs(direction_matrix(image).T @ grid.direction)
-    wanted = projection @ np.asarray(grid.spacing)
-    factors = [max(1, int(w / s)) for w, s in zip(wanted, image.GetSpacing(), strict=True)]
+    target = projection @ np.asarray(grid.spacing)
+    factors = [max(1, int(t / s)) for t, s in zip(target, image.GetSpacing(), strict=True)]
     factors = [min(f, n) for f, n in zip(factors, image.GetSize(), strict=True)]
     return sitk.BinShrink(image, factors) if max(factors) > 1 else image
 
 
 def sample_image(image: sitk.Image, grid: ModelGrid, intensity: str = "percentile", padding: str = "zeros") -> Tensor:
-    """``image`` on the working grid with intensities in 0..1: (N, 1, *S).
+    """Resample an image onto the model grid, with intensities scaled to 0..1.
 
     Args:
-        intensity: ``"percentile"`` maps the 0.5th and 99.5th percentile to 0 and 1, ``"minmax"`` the extremes.
-        padding: what lies outside of the image: ``"zeros"``, or its ``"border"`` continued.
+        intensity: ``"percentile"`` maps the 0.5th and 99.5th percentile to 0 and 1, ``"minmax"`` the minimum and the
+            maximum; values beyond are clipped.
+        padding: values outside the image: ``"zeros"``, or ``"border"`` (the nearest voxel).
+
+    Returns:
+        (N, 1, *S); N is the number of slices for a stack, and 1 otherwise.
 
     Raises:
-        ImageError: the image has no contrast on this grid.
+        ImageError: the image is too thin for this grid, or has no contrast on it.
     """
     outside = float("-inf")
     resampler = grid.resampler()
@@ -206,7 +220,7 @@ def sample_image(image: sitk.Image, grid: ModelGrid, intensity: str = "percentil
     inside = np.isfinite(array)
     values = array[inside]
     if values.size == 0:
-        raise ImageError("The image is too thin to be seen by the model; use a volume of more slices.")
+        raise ImageError("The image is too thin for the model; use a volume with more slices.")
     low, high = float(values.min()), float(values.max())
     if intensity == "percentile":
         lower, upper = (float(v) for v in np.percentile(values, [0.5, 99.5]))
@@ -222,60 +236,61 @@ def sample_image(image: sitk.Image, grid: ModelGrid, intensity: str = "percentil
 
 
 def field_image(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed: bool = False) -> sitk.Image:
-    """:func:`physical_field` as a vector image, 64-bit, as ``SimpleITK.DisplacementFieldTransform`` takes it."""
+    """Do the same as :func:`physical_field`, but return a vector image, 64-bit, millimeters, LPS."""
     return physical_field(ddf, grid, refine=refine, posed=posed).image()
 
 
 def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed: bool = False) -> FieldGrid:
-    """A field on the working grid as a displacement field in space, millimetres, LPS.
+    """Convert a field on the model grid to a displacement field in physical space, millimeters, LPS.
 
-    The result reaches past the working grid and falls smoothly to zero there, so that whatever lies beyond the image
-    (models, markups, a larger segmentation) is not torn.
+    The result extends past the model grid and falls smoothly to zero there, so that objects outside the image
+    (surface models, markups, a larger segmentation) are not torn.
 
     Args:
-        ddf: (N, d, *S), fraction of the side; N counts slices for a stack.
-        refine: make the grid twice as fine with cubic splines (a linearly interpolated coarse grid has visible kinks
-            in an image that is much finer).
-        posed: its border moves as far as a pose takes it, so that it needs more room to fall to zero.
+        ddf: (N, d, *S), fraction of the side; N is the number of slices for a stack, and 1 otherwise.
+        refine: make the grid twice as fine, with cubic splines. In an image that is much finer than the grid, linear
+            interpolation between coarse nodes would show visible kinks.
+        posed: the field contains a pose, so its border moves farther and needs a wider margin to fall to zero.
     """
-    vectors = _millimetres(ddf, grid)
+    vectors = _to_millimeters(ddf, grid)
     side = max(grid.size[:2]) * max(grid.spacing[:2])
-    roomy = posed and (grid.ndim == 2 or (not grid.stack and max(grid.size) <= _FEW_NODES))
-    most = _MARGIN_OF_POSES if roomy else _MARGIN_MOST
+    wide = posed and (grid.ndim == 2 or (not grid.stack and max(grid.size) <= _FEW_NODES))
+    most = _MARGIN_OF_POSES if wide else _MARGIN_MOST
     margins = []
     for axis in range(grid.ndim):
         faces = vectors.take((0, -1), axis=grid.ndim - 1 - axis) @ grid.direction[:, axis]
-        farthest = _MARGIN_PER_DISPLACEMENT * float(np.abs(faces).max())
-        reach = min(max(farthest, _MARGIN_LEAST * side), most * side)
+        needed = _MARGIN_PER_DISPLACEMENT * float(np.abs(faces).max())
+        reach = min(max(needed, _MARGIN_LEAST * side), most * side)
         margins.append(max(2, math.ceil(reach / grid.spacing[axis])))
     if grid.stack:
         margins[2] = min(margins[2], 8)
     finer = [2 if refine and not (grid.stack and axis == 2) else 1 for axis in range(grid.ndim)]
-    # Interpolating, continuing past the border and fading out are linear, and along one axis after the other.
-    carried = torch.from_numpy(vectors)
+    # Interpolating, continuing past the border and fading out are linear and separate for each axis: one matrix each.
+    values = torch.from_numpy(vectors)
     for axis in range(grid.ndim):
-        matrix = torch.from_numpy(_carrier(grid.size[axis], margins[axis], finer[axis]))
-        before, after = carried.shape[: grid.ndim - 1 - axis], carried.shape[grid.ndim - axis :]
-        lines = carried.reshape(math.prod(before), grid.size[axis], math.prod(after))
-        carried = (matrix @ lines).view(*before, len(matrix), *after)
+        matrix = torch.from_numpy(_extension_matrix(grid.size[axis], margins[axis], finer[axis]))
+        before, after = values.shape[: grid.ndim - 1 - axis], values.shape[grid.ndim - axis :]
+        lines = values.reshape(math.prod(before), grid.size[axis], math.prod(after))
+        values = (matrix @ lines).view(*before, len(matrix), *after)
     spacing = [s / f for s, f in zip(grid.spacing, finer, strict=True)]
     origin = np.asarray(grid.origin) - grid.direction @ (np.asarray(grid.spacing) * np.asarray(margins))
-    return FieldGrid(carried.numpy(), tuple(spacing[::-1]), grid.direction, origin, STORED)
+    return FieldGrid(values.numpy(), tuple(spacing[::-1]), grid.direction, origin, STORED)
 
 
-def _carrier(size: int, margin: int, finer: int) -> np.ndarray:
-    """What carries values along one axis to a finer and longer one: (nodes of the result, ``size``).
+def _extension_matrix(size: int, margin: int, finer: int) -> np.ndarray:
+    """Make the matrix that refines and extends values along one axis: (nodes of the result, ``size``).
 
-    Between the nodes by cubic B-splines, past the ends their values, falling smoothly to zero over ``margin`` nodes.
+    It interpolates between the nodes with cubic B-splines (``finer=2``), and continues the values at both ends, falling
+    smoothly to zero over ``margin`` nodes.
     """
     inner = np.eye(size) if finer == 1 else _doubled(np.eye(size), 0)
-    rim = margin * finer
-    ramp = (0.5 - 0.5 * np.cos(np.pi * np.arange(rim) / rim))[:, None]
+    border = margin * finer
+    ramp = (0.5 - 0.5 * np.cos(np.pi * np.arange(border) / border))[:, None]
     return np.concatenate([ramp * inner[0], inner, ramp[::-1] * inner[-1]])
 
 
-def _millimetres(ddf: Tensor, grid: ModelGrid) -> np.ndarray:
-    """(N, d, *S) -> array (*size reversed, D) of LPS millimetres."""
+def _to_millimeters(ddf: Tensor, grid: ModelGrid) -> np.ndarray:
+    """Convert a field (N, d, *S), fraction of the side, to an array (*size reversed, D), LPS millimeters."""
     u = grid._reorder(ddf.detach()).cpu().numpy().astype(np.float64)
     d = u.shape[1]
     # Channel k moves along tensor axis k; component i of a SimpleITK vector moves along its axis i.
@@ -289,7 +304,7 @@ def _millimetres(ddf: Tensor, grid: ModelGrid) -> np.ndarray:
 
 
 def _doubled(values: np.ndarray, axis: int) -> np.ndarray:
-    """Values at the nodes and halfway between them along one axis, by cubic B-splines."""
+    """Interpolate at the nodes and halfway between them along one axis, with cubic B-splines."""
     coefficients = ndimage.spline_filter1d(values, order=3, axis=axis, mode="mirror")
     c = np.moveaxis(coefficients, axis, 0)
     c = np.concatenate([c[1:2], c, c[-2:-1]])
@@ -301,12 +316,12 @@ def _doubled(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def needs_refinement(image: sitk.Image, grid: ModelGrid) -> bool:
-    """Whether the carried field should be finer than the working grid, for this image."""
+    """Whether the physical field should be finer than the model grid, because the image is much finer."""
     return bool(max(grid.spacing[:2]) >= 1.5 * min(image.GetSpacing()))
 
 
 def same_grid(a: sitk.Image, b: sitk.Image, tolerance: float = 1e-3) -> bool:
-    """Whether two images have voxels at the same places (to ``tolerance`` of a voxel)."""
+    """Whether two images have their voxels at the same positions, to within ``tolerance`` of a voxel."""
     if a.GetSize() != b.GetSize():
         return False
     step = min(a.GetSpacing())
@@ -319,7 +334,7 @@ def same_grid(a: sitk.Image, b: sitk.Image, tolerance: float = 1e-3) -> bool:
 
 
 def bounding_box(image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest corner of the image in space, millimetres, voxels counted whole."""
+    """Compute the lowest and highest corner of an image: (d,) each, LPS millimeters, at the faces of the voxels."""
     d = image.GetDimension()
     corners = []
     for bits in range(2**d):
@@ -330,7 +345,7 @@ def bounding_box(image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
 
 
 def overlap(a: sitk.Image, b: sitk.Image) -> float:
-    """Shared part of two images' bounding boxes, as a fraction of the smaller box."""
+    """Compute the overlap of two images' bounding boxes, as a fraction of the smaller box."""
     (a0, a1), (b0, b1) = bounding_box(a), bounding_box(b)
     shared = np.prod(np.clip(np.minimum(a1, b1) - np.maximum(a0, b0), 0, None))
     return float(shared / min(np.prod(a1 - a0), np.prod(b1 - b0)))

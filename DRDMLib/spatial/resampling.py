@@ -1,4 +1,4 @@
-"""The final warp of images and labels by SimpleITK, slab by slab, so that a large CT stays small in memory."""
+"""Warp images, labels and fields at full resolution with SimpleITK, slab by slab to save memory on large CT images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ _SLAB_VOXELS = 2**23
 
 
 def slabs(size: tuple[int, ...], voxels: int = _SLAB_VOXELS) -> Iterator[tuple[int, int]]:
-    """Ranges along the slowest axis that hold about ``voxels`` voxels each."""
+    """Divide an image into ranges along its slowest axis.
+
+    Args:
+        size: size of the image, SimpleITK's axis order.
+        voxels: approximate number of voxels of a range.
+
+    Yields:
+        (start, stop), stop excluded.
+    """
     layer = int(np.prod(size[:-1]))
     thickness = max(1, voxels // max(1, layer))
     for start in range(0, size[-1], thickness):
@@ -23,7 +31,7 @@ def slabs(size: tuple[int, ...], voxels: int = _SLAB_VOXELS) -> Iterator[tuple[i
 
 
 def slab_resampler(reference: sitk.Image, start: int, stop: int) -> sitk.ResampleImageFilter:
-    """A resampler onto layers ``start`` to ``stop`` (exclusive) of the grid of ``reference``."""
+    """Make a resampler onto the layers ``start`` to ``stop`` (exclusive) of the grid of ``reference``."""
     first = [0] * (reference.GetDimension() - 1) + [start]
     resampler = sitk.ResampleImageFilter()
     resampler.SetSize([*reference.GetSize()[:-1], stop - start])
@@ -34,9 +42,17 @@ def slab_resampler(reference: sitk.Image, start: int, stop: int) -> sitk.Resampl
 
 
 def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> Iterator[np.ndarray]:
-    """``image`` read where ``transform`` points from each voxel of ``reference``, linear, rounded to its pixel type.
+    """Warp an image with linear interpolation, slab by slab; values are rounded to its pixel type.
 
-    Outside the image its nearest voxel is read: what enters the field of view looks like its surroundings.
+    Outside the image its nearest voxel is used, so that tissue which moves into the field of view looks like its
+    surroundings.
+
+    Args:
+        reference: gives the grid of the result.
+        transform: maps points of the result to points of ``image`` (LPS, millimeters).
+
+    Yields:
+        Slabs along the slowest axis, in SimpleITK's array order.
     """
     dtype = numpy_type(image.GetPixelID())
     for start, stop in slabs(reference.GetSize()):
@@ -51,23 +67,27 @@ def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Trans
 
 @lru_cache
 def numpy_type(pixel_id: int) -> np.dtype:
-    """What NumPy calls a SimpleITK pixel type of scalars."""
+    """Return the NumPy type for a scalar SimpleITK pixel type."""
     return sitk.GetArrayFromImage(sitk.Image([1, 1], pixel_id)).dtype
 
 
 def warp_image(image: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> sitk.Image:
-    """:func:`warped_slabs` put together, on the grid of ``reference``."""
+    """Warp an image onto the grid of ``reference``, see :func:`warped_slabs`."""
     return _assembled(warped_slabs(image, reference, transform), reference, image)
 
 
 def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> sitk.Image:
-    """A label map read where ``transform`` points from each voxel of ``reference`` (nearest voxel).
+    """Warp a label map onto the grid of ``reference``, with nearest-neighbor interpolation.
 
-    No value appears that was not there. Structures one or two voxels thick would fall between the samples where space
-    is compressed: each of their voxels that left no trace nearby is put where it belongs.
+    No new label values appear. Where space is compressed, structures that are only one or two voxels thick could fall
+    between the sampled positions. Each of their voxels that is missing near its new position is therefore restored
+    there.
+
+    Args:
+        transform: maps points of the result to points of ``label`` (LPS, millimeters).
     """
-    # Several threads may warp one label. To look at an image's voxels, SimpleITK first moves them if a filter is
-    # reading that image, and what another thread was looking at is freed: each must have an image of its own.
+    # Several threads may warp the same label. Getting an array view makes SimpleITK move the voxels if a filter is
+    # reading the image, which frees the memory that another thread is looking at. So each thread needs its own image.
     label = sitk.Image(label)
     parts = []
     for start, stop in slabs(reference.GetSize()):
@@ -82,12 +102,12 @@ def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
 
 
 def _assembled(pieces: Iterator[np.ndarray], reference: sitk.Image, like: sitk.Image) -> sitk.Image:
-    whole = np.empty(reference.GetSize()[::-1], numpy_type(like.GetPixelID()))
-    at = 0
+    array = np.empty(reference.GetSize()[::-1], numpy_type(like.GetPixelID()))
+    start = 0
     for piece in pieces:
-        whole[at : at + len(piece)] = piece
-        at += len(piece)
-    return _with_geometry(whole, reference)
+        array[start : start + len(piece)] = piece
+        start += len(piece)
+    return _with_geometry(array, reference)
 
 
 def _with_geometry(array: np.ndarray, reference: sitk.Image) -> sitk.Image:
@@ -96,16 +116,16 @@ def _with_geometry(array: np.ndarray, reference: sitk.Image) -> sitk.Image:
     return image
 
 
-def _around(ndim: int) -> np.ndarray:
-    """Offsets (3^d, d) of a voxel's neighbourhood, itself included."""
+def _neighborhood(ndim: int) -> np.ndarray:
+    """Return the offsets (3^d, d) from a voxel to its neighbors and itself."""
     return np.stack(np.meshgrid(*[[-1, 0, 1]] * ndim, indexing="ij"), -1).reshape(-1, ndim)
 
 
 def _thin_voxels(label: np.ndarray) -> np.ndarray:
-    """Indices (K, d), array order, of foreground voxels with no inner voxel of their structure next to them.
+    """Find the foreground voxels without an inner voxel of their structure next to them: indices (K, d), array order.
 
-    An inner voxel has its own value on all sides along the axes: sheets, tubes and specks up to two voxels thick have
-    none, and the bumps of a thick structure have one nearby.
+    An inner voxel has neighbors with the same label on all sides along the axes. Sheets, tubes and specks up to two
+    voxels thick have no inner voxels, whereas the bumps of a thick structure have one nearby.
     """
     inner = label != 0
     for axis in range(label.ndim):
@@ -115,7 +135,7 @@ def _thin_voxels(label: np.ndarray) -> np.ndarray:
     candidates = np.argwhere((label != 0) & ~inner)
     values = label[tuple(candidates.T)]
     thin = np.ones(len(candidates), bool)
-    for offset in _around(label.ndim):
+    for offset in _neighborhood(label.ndim):
         near = tuple(np.clip(candidates + offset, 0, np.asarray(label.shape) - 1).T)
         thin &= ~(inner[near] & (label[near] == values))
     return candidates[thin]
@@ -124,7 +144,10 @@ def _thin_voxels(label: np.ndarray) -> np.ndarray:
 def _restore_thin(
     source: np.ndarray, label: sitk.Image, warped: np.ndarray, reference: sitk.Image, transform: sitk.Transform
 ) -> None:
-    """Put thin voxels of ``source`` that left no trace within one voxel into ``warped``, in place."""
+    """Restore thin voxels of ``source`` whose label is missing within one voxel of their new position in ``warped``.
+
+    ``warped`` is changed in place.
+    """
     voxels = _thin_voxels(source)
     if len(voxels) == 0:
         return
@@ -135,26 +158,26 @@ def _restore_thin(
     values = source[tuple(voxels[inside].T)]
     targets = targets[inside]
     missing = np.ones(len(targets), bool)
-    for offset in _around(warped.ndim):
+    for offset in _neighborhood(warped.ndim):
         near = np.clip(targets + offset, 0, np.asarray(warped.shape) - 1)
         missing &= warped[tuple(near.T)] != values
     warped[tuple(targets[missing].T)] = values[missing]
 
 
 def _mapping(transform: sitk.Transform) -> Callable[[np.ndarray], np.ndarray]:
-    """What takes points (K, d) where the transform takes them: all at once for a displacement field."""
-    plain = transform.Downcast()
-    if not isinstance(plain, sitk.DisplacementFieldTransform):
+    """Make a function that applies a transform to points (K, d); for a displacement field it is vectorized."""
+    concrete = transform.Downcast()
+    if not isinstance(concrete, sitk.DisplacementFieldTransform):
         return lambda points: np.asarray([transform.TransformPoint(p) for p in points.tolist()])
-    field = plain.GetDisplacementField()
+    field = concrete.GetDisplacementField()
     vectors = sitk.GetArrayViewFromImage(field)
     sides = np.asarray(vectors.shape[:-1])
 
     def moved(points: np.ndarray) -> np.ndarray:
-        places = to_index(points, field)[:, ::-1]
-        # As SimpleITK: linear between nodes, the outermost node's value half a node further, nothing beyond.
-        inside = ((places >= -0.5) & (places < sides - 0.5)).all(axis=1)
-        parts = [map_coordinates(vectors[..., k], places.T, order=1, mode="nearest") for k in range(points.shape[1])]
+        index = to_index(points, field)[:, ::-1]
+        # As in SimpleITK: linear between nodes, constant for half a voxel past the outermost nodes, zero beyond.
+        inside = ((index >= -0.5) & (index < sides - 0.5)).all(axis=1)
+        parts = [map_coordinates(vectors[..., k], index.T, order=1, mode="nearest") for k in range(points.shape[1])]
         result: np.ndarray = points + np.where(inside, parts, 0.0).T
         return result
 
@@ -164,24 +187,39 @@ def _mapping(transform: sitk.Transform) -> Callable[[np.ndarray], np.ndarray]:
 def _inverse(
     points: np.ndarray, transform: sitk.Transform, tolerance: float, rounds: int = 40
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the transform must be asked to arrive at ``points``, and whether it was found to ``tolerance`` millimetres.
+    """Find the positions that the transform maps to ``points``, by damped fixed-point iteration.
 
-    Damped fixed-point iteration: it converges where space is stretched up to fourfold.
+    It converges where space is stretched up to fourfold.
+
+    Args:
+        points: (K, d), LPS, millimeters.
+        tolerance: largest allowed distance, millimeters.
+        rounds: largest number of iterations.
+
+    Returns:
+        The positions, (K, d), and whether each was found to within the tolerance, (K,).
     """
     moved, guess = _mapping(transform), points.copy()
     found = np.zeros(len(points), bool)
     for _ in range(rounds):
-        left = np.flatnonzero(~found)
-        if len(left) == 0:
+        remaining = np.flatnonzero(~found)
+        if len(remaining) == 0:
             break
-        missed = points[left] - moved(guess[left])
-        found[left] = np.linalg.norm(missed, axis=1) < tolerance
-        guess[left] += 0.5 * missed
+        residual = points[remaining] - moved(guess[remaining])
+        found[remaining] = np.linalg.norm(residual, axis=1) < tolerance
+        guess[remaining] += 0.5 * residual
     return guess, found
 
 
 def field_component(field: sitk.Image, component: int, reference: sitk.Image) -> Iterator[np.ndarray]:
-    """One component of a displacement field, millimetres, on the grid of ``reference``, slab by slab, 32-bit."""
+    """Resample one component of a displacement field to the grid of ``reference``, slab by slab.
+
+    Args:
+        component: 0 to d-1, along L, P or S.
+
+    Yields:
+        Slabs along the slowest axis, array order, float32, millimeters.
+    """
     scalar = sitk.VectorIndexSelectionCast(field, component)
     for start, stop in slabs(reference.GetSize()):
         resampler = slab_resampler(reference, start, stop)
@@ -191,7 +229,11 @@ def field_component(field: sitk.Image, component: int, reference: sitk.Image) ->
 
 
 def field_on_grid(field: sitk.Image, reference: sitk.Image, start: int, stop: int) -> np.ndarray:
-    """Layers ``start`` to ``stop`` of a displacement field on the grid of ``reference``: (..., d), millimetres."""
+    """Resample a displacement field to the layers ``start`` to ``stop`` (exclusive) of the grid of ``reference``.
+
+    Returns:
+        (stop - start, ..., d), array order, float32, millimeters, LPS.
+    """
     resampler = slab_resampler(reference, start, stop)
     resampler.SetInterpolator(sitk.sitkLinear)
     resampler.SetOutputPixelType(sitk.sitkVectorFloat32)

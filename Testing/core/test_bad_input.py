@@ -90,19 +90,19 @@ def test_truncated_file(deform_refused, tmp_path, suffix, compressed, keep):
     sitk.WriteImage(scene(pixel=sitk.sitkFloat32), str(path), compressed)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
-    deform_refused(path, says="cut short|cannot be read")
+    deform_refused(path, says="incomplete|cannot be read")
 
 
 def test_nifti_that_lacks_its_last_voxels(deform_refused, tmp_path):
     path = write(scene(), tmp_path / "scan.nii")
     path.write_bytes(path.read_bytes()[:-100])
-    deform_refused(path, says="cut short")
+    deform_refused(path, says="incomplete")
 
 
 def test_truncated_jpeg(deform_refused, tiny_models, tmp_path):
     path = write(scene((64, 64), pixel=sitk.sitkUInt8), tmp_path / "scan.jpg")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    deform_refused(path, says="cut short|cannot be read", model=tiny_models[2])
+    deform_refused(path, says="incomplete|cannot be read", model=tiny_models[2])
 
 
 def test_nifti_with_scaled_integers_is_not_taken_for_truncated(drdm, tmp_path, tiny_models):
@@ -209,7 +209,7 @@ def test_dicom_series_with_a_gap(deform_refused, tmp_path, damage):
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    deform_refused(tmp_path / "series", says="slice|cut short|cannot be read")
+    deform_refused(tmp_path / "series", says="slice|incomplete|cannot be read")
 
 
 # Labels.
@@ -233,7 +233,7 @@ def test_label_of_another_dimension(deform_refused, scan, tmp_path):
 def test_label_that_lies_elsewhere(deform_refused, scan, tmp_path):
     label = boxes(scene())
     label.SetOrigin((400.0, 20.0, 30.0))
-    deform_refused(scan, "--label", write(label, tmp_path / "label.nii.gz"), says="lies elsewhere")
+    deform_refused(scan, "--label", write(label, tmp_path / "label.nii.gz"), says="not at the position of the image")
 
 
 @pytest.mark.parametrize("value", [0.5, np.nan])
@@ -288,7 +288,7 @@ def test_label_with_only_another_grid_works(drdm, scan, tmp_path, tiny_models):
         (["--pose", "much"], "--pose"),
         (["--plane", "oblique"], "--plane.*oblique"),
         (["--device", "toaster"], "device 'toaster' is not known"),
-        (["--device", "cuda:99"], "device 'cuda:99' is not on this computer"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not available on this computer"),
         (["--colour", "red"], "unrecognized arguments: --colour"),
         (["--progress", "loud"], "--progress"),
     ],
@@ -300,7 +300,7 @@ def test_option_out_of_range(deform_refused, scan, options, says):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_device_that_is_not_there(deform_refused, scan):
-    deform_refused(scan, "--device", "cuda", says="device 'cuda' is not on this computer")
+    deform_refused(scan, "--device", "cuda", says="device 'cuda' is not available on this computer")
 
 
 @pytest.mark.parametrize(
@@ -642,7 +642,7 @@ def test_resuming_from_a_damaged_checkpoint(refused, dataset, tmp_path):
 
 @pytest.mark.parametrize("case", ["truncated", "trap", "not empty"])
 def test_as_a_process(scan, tmp_path, tiny_models, case):
-    image, model, out, says = scan, tiny_models[3], tmp_path / "out", "cut short|cannot be read"
+    image, model, out, says = scan, tiny_models[3], tmp_path / "out", "incomplete|cannot be read"
     if case == "truncated":
         image = write(scene(), tmp_path / "cut.mha")
         image.write_bytes(image.read_bytes()[:-5000])

@@ -453,7 +453,7 @@ def test_fetch_refuses_a_wrong_file(drdm, tmp_path, weights_server, digest):
     weights_server(digest=digest)
     outcome = drdm("models", "fetch", "published-cardiac-2d")
     assert outcome.status == 2
-    assert len(outcome.err.splitlines()) == 1 and "not the file it should be" in outcome.err
+    assert len(outcome.err.splitlines()) == 1 and "wrong checksum" in outcome.err
     assert not (tmp_path / "drdm-home").exists() or names_in(tmp_path / "drdm-home") == []
 
 

@@ -90,7 +90,7 @@ def test_a_table(separator, tmp_path, tiny_models):
 
 def test_a_table_without_images_is_named(tmp_path):
     (tmp_path / "t.csv").write_text("image,label\n,a.nii\n", encoding="utf-8")
-    with pytest.raises(ImageError, match="names no image"):
+    with pytest.raises(ImageError, match="has no image"):
         datasets.find_cases(tmp_path / "t.csv")
 
 

@@ -202,7 +202,7 @@ def test_another_configuration_is_refused(tmp_path, tiny_models, tiny_model_2d_p
     for change in others:
         with pytest.raises(SettingError, match="made with other"):
             make(data, folder, tiny_models[3], **change, resume=True)
-    with pytest.raises(SettingError, match="holds a run"):
+    with pytest.raises(SettingError, match="already contains a run"):
         make(data, folder, tiny_models[3])
     write_cases(data, ("c",), size=(18, 16, 14))
     with pytest.raises(SettingError, match="cases"):
