@@ -1,4 +1,4 @@
-"""DRDM Deform: new, plausible versions of a scan, as transforms. The parts are in DRDMDeformLib."""
+"""The module DRDM Deform: new, plausible versions of a scan, as transforms. The code is in DRDMDeformLib."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slicer.ScriptedLoadableModule import (
 
 
 class DRDMDeform(ScriptedLoadableModule):
-    """The module, as Slicer lists it."""
+    """Name, category and help of the module."""
 
     def __init__(self, parent: Any) -> None:
         super().__init__(parent)
@@ -28,8 +28,9 @@ class DRDMDeform(ScriptedLoadableModule):
         self.parent.dependencies = ["Plots", "Segmentations", "Sequences", "SubjectHierarchy", "Transforms"]
         self.parent.contributors = ["The DRDM for 3D Slicer developers"]
         self.parent.helpText = _(
-            "Makes new, anatomically plausible versions of a scan as transforms that move its segmentations, models "
-            "and markups along, and training data from them. Choose a volume, move the slider, press Deform."
+            "Makes new, anatomically plausible versions of a scan. Each version is a transform that also moves "
+            "segmentations, models and markups. Many versions of many scans become training data. Choose a volume, "
+            "move the slider, and press Deform."
         )
         self.parent.acknowledgementText = _(
             "The method is the Deformation-Recovery Diffusion Model: Zheng et al., Medical Image Analysis 110, 103987 "
@@ -39,7 +40,7 @@ class DRDMDeform(ScriptedLoadableModule):
 
 
 def registerSampleData() -> None:
-    """The shipped sample in the Sample Data module."""
+    """Add the shipped sample to the Sample Data module."""
     import hashlib
 
     import SampleData
@@ -54,21 +55,21 @@ def registerSampleData() -> None:
         uris=[path.as_uri() for path in paths],
         fileNames=["DRDMPhantom.nii.gz", "DRDMPhantomSegmentation.nii.gz"],
         nodeNames=["DRDMPhantom", "DRDMPhantomSegmentation"],
-        # Slicer keeps a copy of what it has loaded once, and looks here whether it is still the same.
+        # Slicer caches downloaded samples; the checksum tells it when the sample has changed.
         checksums=[f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths],
         loadFileType=["VolumeFile", "SegmentationFile"],
     )
 
 
 class DRDMDeformWidget(ScriptedLoadableModuleWidget):
-    """The panel's place in the application."""
+    """Holds the panel."""
 
     def __init__(self, parent: Any = None) -> None:
         self.panel = None
         super().__init__(parent)
 
     def setup(self) -> None:
-        """Load the panel."""
+        """Create the panel."""
         super().setup()
         from DRDMDeformLib.panel import Panel
 
@@ -79,24 +80,24 @@ class DRDMDeformWidget(ScriptedLoadableModuleWidget):
         self.panel = Panel(widget, self.logic)
 
     def enter(self) -> None:
-        """The module is shown."""
+        """Update the panel when the module is shown."""
         if self.panel is not None:
             self.panel.enter()
 
     def cleanup(self) -> None:
-        """The module goes: stop what runs."""
+        """Cancel all jobs when the module is closed."""
         if self.panel is not None:
             self.panel.cleanup()
 
     def onReload(self) -> None:
-        """Reload the parts too."""
+        """Reload DRDMDeformLib too."""
         for name in [name for name in sys.modules if name.split(".")[0] == "DRDMDeformLib"]:
             del sys.modules[name]
         super().onReload()
 
 
 class DRDMDeformLogic(ScriptedLoadableModuleLogic, Logic):
-    """What the module does, for scripts; see ``DRDMDeformLib.logic.Logic``."""
+    """The scripting interface of the module; see ``DRDMDeformLib.logic.Logic``."""
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleLogic.__init__(self, parent)
@@ -106,12 +107,12 @@ class DRDMDeformTest(ScriptedLoadableModuleTest):
     """Runs the module's tests inside Slicer."""
 
     def runTest(self) -> None:
-        """Every test of the module's Testing folder."""
+        """Run every test of the module's Testing folder."""
         import unittest
 
         folder = Path(__file__).parent / "Testing" / "Python"
         if not folder.is_dir():
-            raise AssertionError("The tests are not part of the installed extension; run them from its source tree.")
+            raise AssertionError("The tests are not part of the installed extension; run them from the source tree.")
         suite = unittest.defaultTestLoader.discover(str(folder), pattern="*TestCase.py", top_level_dir=str(folder))
         result = unittest.TextTestRunner(verbosity=2).run(suite)
         if not result.wasSuccessful():

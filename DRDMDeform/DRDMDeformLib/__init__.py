@@ -6,8 +6,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-# The library that came with the module, not another version that may have been installed by pip: installed, it lies
-# beside the module; in the source tree one folder above it.
+# Use the library that belongs to the module, not another version installed by pip. It is beside the module when
+# installed, and one folder above it in the source tree.
 for _folder in Path(__file__).resolve().parents[1:3]:
     _library = _folder / "DRDMLib" / "__init__.py"
     if _library.is_file() and "DRDMLib" not in sys.modules:

@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,13 +25,55 @@ from .mrml import SceneError, links
 Source: TypeAlias = str | Path | Sequence[Any]
 
 
+@dataclass(frozen=True)
+class RunSettings:
+    """How a ``drdm`` command deforms.
+
+    Attributes:
+        model: name or path; ``None``: the best one for the scan.
+        seed: of the first deformation.
+        steps: number of recovery steps; ``None``: the default of the model.
+        pose: amount of rotation, scaling and translation, 0 to 2.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        plane: plane of the slices that a 2D model deforms: ``"auto"``, ``"axial"``, ``"coronal"`` or ``"sagittal"``.
+    """
+
+    model: str | None = None
+    seed: int = 0
+    steps: int | None = None
+    pose: float = 0.0
+    device: str = "auto"
+    plane: str = "auto"
+
+    def arguments(self) -> list[object]:
+        """The options of the command line."""
+        arguments: list[object] = ["--seed", self.seed, "--device", self.device, "--plane", self.plane]
+        arguments += ["--model", self.model] if self.model else []
+        arguments += ["--steps", self.steps] if self.steps else []
+        arguments += ["--pose", self.pose] if self.pose else []
+        return arguments
+
+
+@dataclass(frozen=True)
+class BatchSettings(RunSettings):
+    """Settings of a batch.
+
+    Attributes:
+        segmentations: {node ID of a volume: its segmentation or label map}, where the volume's own is not wanted.
+        resume: continue an interrupted run.
+    """
+
+    segmentations: dict[str, Any] | None = None
+    resume: bool = False
+
+
 class BatchLogic:
     """The part of the logic that works on many scans; see ``DRDMDeformLib.logic.Logic``."""
 
     scene: slicer.vtkMRMLScene | None = None
 
     def mrmlScene(self) -> slicer.vtkMRMLScene:
-        """The scene that is worked on: the application's, unless ``scene`` was set."""
+        """The scene to work on: the application's scene, unless ``scene`` is set."""
         return self.scene if self.scene is not None else slicer.mrmlScene
 
     # Training data
@@ -45,25 +88,31 @@ class BatchLogic:
         wait: bool = True,
         **settings: Any,
     ) -> Job:
-        """Labelled images for training a segmentation network (Algorithm 3), as an nnU-Net raw dataset.
+        """Make labeled images for training a segmentation network (Algorithm 3), as an nnU-Net raw dataset.
 
         Args:
-            source: a folder or dataset, or volume nodes; the label of a volume is the segmentation drawn on it.
-            outputFolder: new or empty, or that of an interrupted run with ``resume=True``.
-            levels, copies: strengths, and versions for each.
-            wait: return when it is done, else at once with a job to start.
-            settings: ``model``, ``seed``, ``steps``, ``pose``, ``device``, ``plane``, ``segmentations``, ``resume``.
+            source: a folder or dataset, or a list of volume nodes. The label of a volume is its segmentation, that is
+                the one whose reference geometry is the volume.
+            outputFolder: a new or empty folder, or that of an interrupted run with ``resume=True``.
+            levels: strengths.
+            copies: number of variants of each scan at each level.
+            wait: return when the job has ended; otherwise return a job to start.
+            settings: those of :class:`BatchSettings`.
 
         Raises:
             SceneError: the source cannot be used.
-            DRDMError: it did not succeed.
+            DRDMError: the job failed.
 
         Usage example:
         >>> job = logic.augment([volume], out, levels=[20], copies=2)
         >>> logic.summary(out)["made"]
         2
         """
-        return self._batch("augment", source, outputFolder, [str(n) for n in levels], copies, wait, **settings)
+        batch = BatchSettings(**settings)
+        folder, temporary = self._scansFolder(source, batch, needLabels=True)
+        options = ["--levels", *levels, "--copies", copies]
+        job = self._batchJob(["augment", folder, "-o", outputFolder, *options], batch, temporary)
+        return self._runToEnd(job) if wait else job
 
     def generateRegistrationPairs(
         self,
@@ -75,97 +124,88 @@ class BatchLogic:
         wait: bool = True,
         **settings: Any,
     ) -> Job:
-        """Moving and fixed images with their exact field (Algorithm 4), as a Learn2Reg-style dataset.
+        """Make moving and fixed images with their exact displacement field (Algorithm 4), as a Learn2Reg-style dataset.
 
         Args:
-            levels: pairs of strengths, original to moving and moving to fixed; the rest as in ``augment``.
+            source: as in :meth:`augment`; labels are optional.
+            outputFolder: as in :meth:`augment`.
+            levels: pairs of strengths: from the original to the moving image, and from the moving to the fixed image.
+            copies: number of pairs of each scan at each pair of levels.
+            wait: as in :meth:`augment`.
+            settings: as in :meth:`augment`.
+
+        Raises:
+            SceneError: the source cannot be used.
+            DRDMError: the job failed.
 
         Usage example:
         >>> job = logic.generateRegistrationPairs(scans, out, levels=[(40, 24)], copies=1, seed=5)
         >>> logic.summary(out)["made"]
         2
         """
-        pairs = [f"{a}:{b}" for a, b in levels]
-        return self._batch("synthesize", source, outputFolder, pairs, copies, wait, **settings)
+        batch = BatchSettings(**settings)
+        folder, temporary = self._scansFolder(source, batch, needLabels=False)
+        options = ["--levels", *(f"{first}:{second}" for first, second in levels), "--copies", copies]
+        job = self._batchJob(["synthesize", folder, "-o", outputFolder, *options], batch, temporary)
+        return self._runToEnd(job) if wait else job
 
-    def _batch(
-        self,
-        command: str,
-        source: Source,
-        outputFolder: str | Path,
-        levels: list[str],
-        copies: int,
-        wait: bool,
-        *,
-        model: str | None = None,
-        seed: int = 0,
-        steps: int | None = None,
-        pose: float = 0.0,
-        device: str = "auto",
-        plane: str = "auto",
-        segmentations: dict[str, Any] | None = None,
-        resume: bool = False,
-    ) -> Job:
-        temporary: Path | None = None
-        if isinstance(source, (str, Path)):
-            folder = Path(source)
-        else:
-            folder = temporary = self._export(list(source), segmentations or {}, needLabels=command == "augment")
-        arguments: list[object] = [command, folder, "-o", outputFolder, "--levels", *levels, "--copies", copies]
-        arguments += ["--seed", seed, "--device", device, "--plane", plane]
-        arguments += (["--model", model] if model else []) + (["--steps", steps] if steps else [])
-        arguments += ["--pose", pose] if pose else []
-        arguments += ["--resume"] if resume else []
-        job = Job(arguments)
+    def _batchJob(self, command: list[object], settings: BatchSettings, temporary: Path | None) -> Job:
+        """A job that runs a command; the temporary folder is removed at its end."""
+        job = Job([*command, *settings.arguments(), *(["--resume"] if settings.resume else [])])
 
-        def clean(job: Job) -> None:
+        def removeTemporary(job: Job) -> None:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
 
-        job.whenEnded(clean)
-        return self._finished(job) if wait else job
+        job.onFinished(removeTemporary)
+        return job
 
-    def _export(self, volumeNodes: list[Any], segmentations: dict[str, Any], *, needLabels: bool) -> Path:
-        """The volumes and their labels as a dataset in a temporary folder."""
+    def _scansFolder(self, source: Source, settings: BatchSettings, *, needLabels: bool) -> tuple[Path, Path | None]:
+        """The folder with the scans, and the same folder again if it is temporary (volumes of the scene)."""
+        if isinstance(source, (str, Path)):
+            return Path(source), None
+        folder = self._exportVolumes(list(source), settings.segmentations or {}, needLabels=needLabels)
+        return folder, folder
+
+    def _exportVolumes(self, volumeNodes: list[Any], segmentations: dict[str, Any], *, needLabels: bool) -> Path:
+        """Write the volumes and their labels into a temporary folder, as a dataset."""
         if not volumeNodes:
-            raise SceneError(_("No volume is chosen; tick the volumes to work on."))
+            raise SceneError(_("No volume is chosen; check the volumes to use."))
         folder = Path(tempfile.mkdtemp(prefix="drdm-"))
         try:
             (folder / "images").mkdir()
             (folder / "labels").mkdir()
             taken: set[str] = set()
             for node in volumeNodes:
-                name = _fileName(node.GetName(), taken)
-                sitk.WriteImage(mrml.imageFromVolume(node), str(folder / "images" / f"{name}.nrrd"))
+                name = _uniqueFileName(node.GetName(), taken)
+                writeTemporary(mrml.imageFromVolume(node), folder / "images" / f"{name}.nrrd")
                 segmentation = segmentations.get(node.GetID()) or links.segmentationOf(self.mrmlScene(), node)
                 if segmentation is not None:
-                    label = links.labelOf(segmentation, node)
-                    sitk.WriteImage(label, str(folder / "labels" / f"{name}.nrrd"))
+                    writeTemporary(links.labelOf(segmentation, node), folder / "labels" / f"{name}.nrrd")
                 elif needLabels:
                     raise SceneError(
-                        _("No segmentation is drawn on the volume '{name}'; segment it first, or untick it.").format(
+                        _("The volume '{name}' has no segmentation; segment it first, or uncheck it.").format(
                             name=node.GetName()
                         )
                     )
-        except BaseException as error:
+        except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, RuntimeError):
-                raise SceneError(_("There is no room for temporary copies of the volumes.")) from error
             raise
         return folder
 
     def summary(self, outputFolder: str | Path) -> dict[str, Any]:
-        """What a batch has made so far.
+        """Summarize what a batch has made so far.
 
         Returns:
-            ``made`` (a number), ``failures`` (sentences), ``redrawn`` (draws that broke a limit and were drawn again),
-            ``complete``, ``qualityPage`` (path or ``None``), ``items`` as in the folder's ``report.json``.
+            ``made`` (number of results), ``failures`` (sentences), ``redrawn`` (number of deformations that exceeded a
+            limit and were replaced), ``complete``, ``qualityPage`` (path or ``None``), ``items`` as in the folder's
+            ``report.json``.
         """
         folder = Path(outputFolder)
         report: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):
-            read = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            report = read if isinstance(read, dict) else {}
+            content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            report = content if isinstance(content, dict) else {}
         page = folder / "quality.html"
         items = report.get("items", [])
         return {
@@ -178,21 +218,22 @@ class BatchLogic:
         }
 
     def canResume(self, outputFolder: str | Path) -> bool:
-        """Whether a folder holds an interrupted or complete run."""
+        """Whether a folder contains an interrupted or complete run."""
         folder = Path(outputFolder)
         return (folder / "report.json").is_file() or (folder / "checkpoint.pt").is_file()
 
     def loadSample(self, outputFolder: str | Path, index: int = 0) -> list[Any]:
-        """Bring one result of a batch into the scene.
+        """Load one result of a batch into the scene.
 
-        Of an augmented set its image, and its label as a segmentation; of a set of pairs also the moving image and its
-        label, and the exact field as a transform: whatever of the moving side is put under it becomes the fixed side.
+        For a result of ``augment`` that is the image, and its label as a segmentation. For a pair it is also the moving
+        image, its label, and the exact displacement field as a transform: a node of the moving image put under the
+        transform is moved to the fixed image.
 
         Returns:
-            The nodes; the image (of a pair: the fixed one) first.
+            The nodes; the image (for a pair: the fixed image) comes first.
 
         Raises:
-            SceneError: there is none, or its files cannot be read.
+            SceneError: there is no result, or its files cannot be read.
 
         Usage example:
         >>> job = logic.generateRegistrationPairs(scans, out, levels=[(16, 8)], copies=1)
@@ -201,23 +242,25 @@ class BatchLogic:
         """
         items = self.summary(outputFolder)["items"]
         if not items:
-            raise SceneError(_("There is no result in '{folder}' yet.").format(folder=outputFolder))
+            raise SceneError(
+                _("There is no result in '{folder}' yet; run the batch first.").format(folder=outputFolder)
+            )
         item, folder, scene = items[index % len(items)], Path(outputFolder), self.mrmlScene()
         nodes: list[Any] = []
         try:
             for image, label in (("image", "label"), ("moving", "moving_label")):
                 if not item.get(image):
                     continue
-                nodes.append(mrml.volumeFromImage(scene, _read(folder / item[image]), _stem(item[image])))
+                nodes.append(mrml.volumeFromImage(scene, _readImage(folder / item[image]), _stem(item[image])))
                 if not item.get(label):
                     continue
-                read = _read(folder / item[label])
-                # A segment may have been pushed out of the image; there is nothing to show then.
-                if sitk.GetArrayViewFromImage(read).any():
+                labelImage = _readImage(folder / item[label])
+                # A label may have been moved out of the image completely; then there is nothing to show.
+                if sitk.GetArrayViewFromImage(labelImage).any():
                     name = f"{_stem(item[label])} label"
-                    nodes.append(links.segmentationFromImage(scene, read, name, nodes[-1]))
+                    nodes.append(links.segmentationFromImage(scene, labelImage, name, nodes[-1]))
             if item.get("moving") and item.get("ddf"):
-                field = _read(folder / item["ddf"], sitk.sitkVectorFloat64)
+                field = _readImage(folder / item["ddf"], sitk.sitkVectorFloat64)
                 nodes.append(mrml.createTransform(scene, field, f"{_stem(item['ddf'])} moving to fixed"))
         except BaseException:
             for node in nodes:
@@ -241,15 +284,22 @@ class BatchLogic:
         wait: bool = True,
         onProgress: Callable[[Progress], None] | None = None,
     ) -> Job:
-        """Train a model on the images of a folder, without labels; it then appears among ``availableModels()``.
+        """Train a model on the images of a folder, without labels, and add it to ``availableModels()``.
 
         Args:
+            folder: the images.
+            outputFolder: a new folder for checkpoints and the model, or that of an earlier run with ``resume=True``.
+            name: of the model.
             dimension: 3 for volumes, 2 for slices.
-            size: voxels a side of the model's grid, a multiple of 8.
-            minutes: time budget; a run that was stopped goes on with ``resume=True``.
+            size: voxels per side of the model's grid, a multiple of 8.
+            minutes: time budget.
+            device: as in :class:`RunSettings`.
+            resume: continue the run in ``outputFolder``.
+            wait: return when the job has ended; otherwise return a job to start.
+            onProgress: called with the progress of the job.
 
         Raises:
-            DRDMError: it did not succeed.
+            DRDMError: the job failed.
 
         Usage example:
         >>> job = logic.train(scans, out, "my-scans", size=16, minutes=0.05)
@@ -264,17 +314,18 @@ class BatchLogic:
         if onProgress is not None:
             job.onProgress = onProgress
 
-        def keep(job: Job) -> None:
+        def addToList(job: Job) -> None:
             if job.state is JobState.DONE:
                 try:
                     job.items.append({"model": add_user_model(Path(outputFolder) / "model.safetensors", name).name})
                 except DRDMError as error:
                     job.state, job.text = JobState.FAILED, str(error)
 
-        job.whenEnded(keep)
-        return self._finished(job) if wait else job
+        job.onFinished(addToList)
+        return self._runToEnd(job) if wait else job
 
-    def _finished(self, job: Job) -> Job:
+    def _runToEnd(self, job: Job) -> Job:
+        """Run a job, process the application's events meanwhile, and raise DRDMError if it fails."""
         job.start()
         app = getattr(slicer, "app", None)
         job.wait(app.processEvents if app is not None else None)
@@ -283,8 +334,24 @@ class BatchLogic:
         return job
 
 
-def _fileName(name: str, taken: set[str]) -> str:
-    """A file name for a node that no other has; letters of any language stay."""
+def writeTemporary(image: sitk.Image, path: Path) -> None:
+    """Write an image into a temporary folder.
+
+    Raises:
+        SceneError: there is not enough disk space.
+    """
+    try:
+        sitk.WriteImage(image, str(path))
+    except RuntimeError as error:
+        raise SceneError(
+            _("There is not enough disk space in '{folder}' for a temporary copy of the volume.").format(
+                folder=tempfile.gettempdir()
+            )
+        ) from error
+
+
+def _uniqueFileName(name: str, taken: set[str]) -> str:
+    """A file name for a node that is not in ``taken``, and added to it; letters of all languages are kept."""
     plain = "".join(c if c.isalnum() or c in "-." else "-" for c in name).strip("-.") or "volume"
     unique, number = plain, 2
     while unique in taken:
@@ -294,11 +361,13 @@ def _fileName(name: str, taken: set[str]) -> str:
 
 
 def _stem(path: str) -> str:
-    return Path(path).name.split(".nii")[0]
+    return Path(path).name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _read(path: Path, pixel: int = sitk.sitkUnknown) -> sitk.Image:
+def _readImage(path: Path, pixel: int = sitk.sitkUnknown) -> sitk.Image:
     try:
         return sitk.ReadImage(str(path), pixel)
     except RuntimeError as error:
-        raise SceneError(_("'{file}' cannot be read; has it been moved or changed?").format(file=path)) from error
+        raise SceneError(
+            _("'{file}' cannot be read; check whether it has been moved or changed.").format(file=path)
+        ) from error

@@ -1,40 +1,53 @@
-"""One long run of ``drdm``: its progress, its results, its end."""
+"""Run a ``drdm`` command in a separate process, with its progress and results.
+
+The application stays responsive and can stop the process at any time. Threads read the pipes of the process; ``poll``
+collects the lines in the main thread, called by a Qt timer in the panel or by a waiting loop in a script.
+``slicer.util.launchConsoleProcess`` (Slicer 5.11) works the same way; Slicer 5.10 only has its blocking form.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, Protocol
 
-from .process import DrdmProcess, ProcessProtocol
+from slicer.i18n import tr as _
 
-# How long a process that was asked to stop may take before it is stopped for good.
-PATIENCE_SECONDS = 20.0
+# A process that was asked to stop is killed after this time.
+STOP_TIMEOUT_SECONDS = 20.0
 
 
 class JobState(enum.Enum):
-    """How far a job has come."""
+    """State of a job."""
 
     READY = "ready"
     RUNNING = "running"
     STOPPING = "stopping"
     DONE = "done"
     FAILED = "failed"
-    CANCELLED = "cancelled"
+    CANCELED = "canceled"
 
 
 @dataclass
 class Progress:
-    """Where a running job stands.
+    """Progress of a running job.
 
     Attributes:
-        task: what is being done: "read", "deform", "augment", "synthesize", "train", "download".
+        task: the current task: "read", "deform", "augment", "synthesize", "train", "download".
         share: 0 to 1.
-        secondsLeft: estimate, if there is one yet.
-        figures: numbers of the task, such as the loss of a training.
+        secondsLeft: estimated remaining time; ``None`` if not yet known.
+        figures: further numbers of the task, such as the loss of a training.
     """
 
     task: str
@@ -44,7 +57,15 @@ class Progress:
 
 
 class Job:
-    """Runs one drdm command and tells how it goes. Call ``poll`` now and then, or ``wait``.
+    """One ``drdm`` command in a separate process. Call ``poll`` regularly, or ``wait``.
+
+    Attributes:
+        arguments: the command and its options.
+        state: state of the job.
+        text: the error message of a failed job, or the last message of a finished one.
+        messages: all messages of the command.
+        items: the results so far.
+        onProgress, onItem, onWarning: called by ``poll`` for each such event of the command.
 
     Usage example:
     >>> job = Job(["models", "fetch", "published-cardiac-2d"])
@@ -63,16 +84,16 @@ class Job:
         self.onProgress: Callable[[Progress], None] = lambda progress: None
         self.onItem: Callable[[dict[str, Any]], None] = lambda item: None
         self.onWarning: Callable[[str], None] = lambda text: None
-        self._whenEnded: list[Callable[[Job], None]] = []
-        self._stopAt = 0.0
+        self._finishedCallbacks: list[Callable[[Job], None]] = []
+        self._killTime = 0.0
 
-    def whenEnded(self, call: Callable[[Job], None]) -> None:
-        """Call ``call(job)`` at the end, after those that were named before."""
-        self._whenEnded.append(call)
+    def onFinished(self, call: Callable[[Job], None]) -> None:
+        """Call ``call(job)`` when the job has ended, after the functions added before."""
+        self._finishedCallbacks.append(call)
 
     @property
     def running(self) -> bool:
-        """Whether it has been started and has not ended."""
+        """Whether the job has been started and has not ended."""
         return self.state in (JobState.RUNNING, JobState.STOPPING)
 
     def start(self) -> None:
@@ -81,10 +102,13 @@ class Job:
         try:
             self.process.start([*self.arguments, "--progress", "json"])
         except OSError as error:
-            self._end(JobState.FAILED, f"Python could not be started ({error.strerror or error}); restart Slicer.")
+            reason = error.strerror or error
+            self._finish(
+                JobState.FAILED, _("Python could not be started ({reason}); restart Slicer.").format(reason=reason)
+            )
 
     def poll(self) -> JobState:
-        """Read what the process has said since the last time, in the main thread."""
+        """Read the events of the process since the last call; call this in the main thread."""
         if not self.running:
             return self.state
         lines, status = self.process.poll()
@@ -93,18 +117,18 @@ class Job:
             if not self.running:
                 return self.state
         if status is None:
-            if self.state is JobState.STOPPING and time.monotonic() > self._stopAt:
+            if self.state is JobState.STOPPING and time.monotonic() > self._killTime:
                 self.process.kill()
         elif status == 0:
-            self._end(JobState.DONE, self.messages[-1] if self.messages else "")
+            self._finish(JobState.DONE, self.messages[-1] if self.messages else "")
         elif self.state is JobState.STOPPING:
-            self._end(JobState.CANCELLED, "")
+            self._finish(JobState.CANCELED, "")
         else:
-            self._end(JobState.FAILED, self.text or self._fault(status))
+            self._finish(JobState.FAILED, self.text or self._failureMessage(status))
         return self.state
 
     def wait(self, idle: Callable[[], None] | None = None) -> JobState:
-        """Until the end; ``idle`` is called in between."""
+        """Wait until the job has ended; ``idle`` is called meanwhile."""
         while self.running:
             self.poll()
             if idle is not None:
@@ -113,17 +137,17 @@ class Job:
         return self.state
 
     def stop(self) -> None:
-        """Ask the process to finish tidily (a training saves its state); it is killed if it takes too long."""
+        """Ask the process to stop (a training saves its state first); it is killed if it takes too long."""
         if self.state is JobState.RUNNING:
             self.state = JobState.STOPPING
-            self._stopAt = time.monotonic() + PATIENCE_SECONDS
+            self._killTime = time.monotonic() + STOP_TIMEOUT_SECONDS
             self.process.terminate()
 
     def cancel(self) -> None:
-        """Stop at once; whatever it had not finished is thrown away."""
+        """Kill the process; unfinished results are lost."""
         if self.running:
             self.process.kill()
-            self._end(JobState.CANCELLED, "")
+            self._finish(JobState.CANCELED, "")
 
     def _read(self, line: str) -> None:
         try:
@@ -147,14 +171,114 @@ class Job:
         elif kind == "error":
             self.text = event["text"]
 
-    def _fault(self, status: int) -> str:
-        last = [line for line in self.process.errors.splitlines() if line.strip()]
-        if any("No module named 'torch'" in line for line in last):
-            return "PyTorch is not installed yet; press the button in the section Setup."
-        said = f": {last[-1]}" if last else ""
-        return f"The computation ended unexpectedly (status {status}){said}"
+    def _failureMessage(self, status: int) -> str:
+        lines = [line for line in self.process.errors.splitlines() if line.strip()]
+        if any("No module named 'torch'" in line for line in lines):
+            return _("PyTorch is not installed; press the button in the section Setup.")
+        text = _("The computation ended unexpectedly (exit status {status})").format(status=status)
+        return f"{text}: {lines[-1]}" if lines else f"{text}."
 
-    def _end(self, state: JobState, text: str) -> None:
+    def _finish(self, state: JobState, text: str) -> None:
         self.state, self.text = state, text
-        for call in self._whenEnded:
+        for call in self._finishedCallbacks:
             call(self)
+
+
+class ProcessProtocol(Protocol):
+    """The process that runs the command of a job; tests use their own."""
+
+    def start(self, arguments: list[str]) -> None:
+        """Run ``drdm`` with these arguments."""
+
+    def poll(self) -> tuple[list[str], int | None]:
+        """Return new lines of standard output, and the exit status once the process has ended and all is read."""
+
+    def terminate(self) -> None:
+        """Ask the process to stop."""
+
+    def kill(self) -> None:
+        """Kill the process."""
+
+    @property
+    def errors(self) -> str:
+        """Standard error so far."""
+
+
+def pythonExecutable() -> str:
+    """The Python that runs ``drdm``: PythonSlicer inside Slicer, where it is on the PATH, otherwise this Python."""
+    return shutil.which("PythonSlicer") or sys.executable
+
+
+def libraryFolder() -> Path:
+    """The folder that contains DRDMLib."""
+    import DRDMLib
+
+    return Path(DRDMLib.__file__).resolve().parents[1]
+
+
+class DrdmProcess:
+    """``python -m DRDMLib`` in a separate process with the same packages as this one."""
+
+    def __init__(self, module: str = "DRDMLib") -> None:
+        self._module = module
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._errors: list[bytes] = []
+        self._readers: list[threading.Thread] = []
+
+    def start(self, arguments: list[str]) -> None:
+        """Run ``drdm`` with these arguments.
+
+        Raises:
+            OSError: Python cannot be started.
+        """
+        environment = dict(os.environ)
+        path = [str(libraryFolder()), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
+        environment["PYTHONIOENCODING"] = "utf-8"
+        environment["PYTHONUNBUFFERED"] = "1"
+        noWindow = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+        self._process = subprocess.Popen(
+            [pythonExecutable(), "-m", self._module, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            creationflags=noWindow,
+        )
+        pipes: Any = ((self._process.stdout, self._lines.put), (self._process.stderr, self._errors.append))
+        for stream, put in pipes:
+            reader = threading.Thread(target=_forward, args=(stream, put), daemon=True)
+            reader.start()
+            self._readers.append(reader)
+
+    def poll(self) -> tuple[list[str], int | None]:
+        """Return new lines of standard output, and the exit status once the process has ended and all is read."""
+        # Check the threads before reading, so that no line is missed between the two.
+        ended = not any(reader.is_alive() for reader in self._readers)
+        lines = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                lines.append(self._lines.get_nowait().decode("utf-8", "replace").rstrip("\r\n"))
+        return lines, self._process.poll() if ended and self._process is not None else None
+
+    def terminate(self) -> None:
+        """Ask the process to stop; on Windows, where console programs cannot be asked, kill it."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """Kill the process."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+
+    @property
+    def errors(self) -> str:
+        """Standard error so far."""
+        return b"".join(self._errors).decode("utf-8", "replace")
+
+
+def _forward(stream: IO[bytes], put: Callable[[bytes], None]) -> None:
+    for line in stream:
+        put(line)
+    stream.close()

@@ -1,4 +1,4 @@
-"""Everything the module does, without its panel."""
+"""Everything that the module does, without its panel."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import slicer
 from slicer.i18n import tr as _
 
 from . import mrml
-from .batches import BatchLogic
+from .batches import BatchLogic, RunSettings, writeTemporary
 from .job import Job, JobState
 from .models import ModelInfo, bestModel, listModels, modelInfo
 from .mrml import SceneError, links
 
-# What a deformation makes in the scene: a transform node, or the sequence browser node of several.
+# What a deformation is in the scene: a transform node, or a sequence browser node of several variants.
 Deformations: TypeAlias = Any
 
 DEFAULT_LEVEL = 48
@@ -28,9 +28,9 @@ DEFAULT_LEVEL = 48
 class Logic(BatchLogic):
     """Deforms volumes of a scene, applies the result, makes training data and trains models.
 
-    In the examples below ``volume`` and ``segmentation`` are nodes of the scene, ``transform`` is what ``deform`` has
-    made of the volume, ``scans`` a folder with ``images`` and ``labels``, ``out`` a folder that is not there yet. They
-    run as tests.
+    In the examples below ``volume`` and ``segmentation`` are nodes of the scene, ``transform`` is a result of
+    ``deform`` for the volume, ``scans`` is a folder with ``images`` and ``labels``, and ``out`` is a folder that does
+    not exist yet. The examples are run as tests.
 
     Usage example:
     >>> logic = slicer.util.getModuleLogic("DRDMDeform")
@@ -43,7 +43,7 @@ class Logic(BatchLogic):
     # Models
 
     def availableModels(self) -> list[ModelInfo]:
-        """Every model that is here or can be downloaded; shipped ones first.
+        """List every model that is installed or can be downloaded; shipped models come first.
 
         Usage example:
         >>> [model.name for model in logic.availableModels() if model.here and model.ndim == 2]
@@ -52,7 +52,7 @@ class Logic(BatchLogic):
         return listModels()
 
     def bestModel(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> ModelInfo | None:
-        """The model that is taken for a volume when none is named.
+        """The model that is used for a volume when none is given.
 
         Usage example:
         >>> logic.bestModel(volume).name
@@ -62,7 +62,7 @@ class Logic(BatchLogic):
         return bestModel(dimension, max(extent))
 
     def fitWarnings(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, model: str) -> list[str]:
-        """Sentences on what does not fit between a volume and a model; empty if all seems well.
+        """Warn if a model does not fit a volume, in one sentence for each reason.
 
         Usage example:
         >>> warning = logic.fitWarnings(volume, "brain-t1-3d")[0]
@@ -72,7 +72,7 @@ class Logic(BatchLogic):
         return mrml.fitWarnings(volumeNode, modelInfo(model).mapping())
 
     def downloadModel(self, name: str) -> Job:
-        """A job that downloads a model of the list; start it."""
+        """Return a job that downloads a model of the list."""
         return Job(["models", "fetch", name])
 
     # Deforming
@@ -89,17 +89,22 @@ class Logic(BatchLogic):
         pose: float = 0.0,
         onProgress: Callable[[float], None] | None = None,
     ) -> slicer.vtkMRMLGridTransformNode:
-        """A new version of a volume as a transform node; the volume itself stays as it is.
+        """Deform a volume and return the deformation as a transform node; the volume itself is not changed.
 
-        Computed in this process, so it needs PyTorch here and blocks until it is done; ``startDeform`` does not.
+        This imports PyTorch into Slicer's own process and returns when the deformation has been computed.
+        ``startDeform`` computes in a separate process instead.
 
         Args:
-            volumeNode: single channel, 2D or 3D; its position in the world counts.
-            model: name or path; ``None`` takes the best one for the volume.
+            volumeNode: single channel, 2D or 3D; deformed at its position in the world.
+            model: name or path; ``None``: the best one for the volume.
             level: T', 1 (subtle) to 79 (strong).
             seed: the same seed gives the same deformation.
-            pose: how much the whole is turned, resized and shifted besides, 0 to 2 (1: by up to 15 degrees and 15 %).
-            onProgress: called with 0 to 1; may raise to cancel.
+            steps: number of recovery steps; ``None``: the default of the model.
+            device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+            plane: plane of the slices that a 2D model deforms.
+            pose: amount of additional rotation, scaling and translation, 0 to 2 (1: up to 15 degrees, 15 % and 6 % of
+                the side).
+            onProgress: called with 0 to 1; may raise an exception to cancel.
 
         Raises:
             SceneError: the volume cannot be used.
@@ -113,14 +118,13 @@ class Logic(BatchLogic):
         from DRDMLib import deform, load_model
 
         image = mrml.imageFromVolume(volumeNode)
-        name = model or self._best(volumeNode)
+        name = model or self._bestModelName(volumeNode)
 
         def report(done: int, total: int) -> None:
             if onProgress is not None:
                 onProgress(done / total)
 
-        used = load_model(name, device)
-        result = deform(image, used, level, seed, steps, pose=pose, plane=plane, on_step=report)
+        result = deform(image, load_model(name, device), level, seed, steps, pose=pose, plane=plane, on_step=report)
         record = {
             "seed": seed,
             "level": level,
@@ -146,10 +150,22 @@ class Logic(BatchLogic):
         pose: float = 0.0,
         onMade: Callable[[list[Deformations]], None] | None = None,
     ) -> Job:
-        """A job that makes ``count`` new versions (seeds from ``seed`` on) in a process of its own; start it.
+        """Return a job that makes variants of a volume in a separate process.
 
-        Nothing in the scene changes before the last one is complete. Then ``onMade`` gets the transform nodes, or with
-        ``asSequence`` one sequence browser.
+        The scene does not change before the last variant is complete.
+
+        Args:
+            volumeNode: as in :meth:`deform`.
+            model: as in :meth:`deform`.
+            level: as in :meth:`deform`.
+            seed: of the first variant; the others take the following numbers.
+            count: number of variants.
+            asSequence: several variants become one sequence, otherwise one transform node each.
+            steps: as in :meth:`deform`.
+            device: as in :meth:`deform`.
+            plane: as in :meth:`deform`.
+            pose: as in :meth:`deform`.
+            onMade: called with the transform nodes, or with one sequence browser, in a list.
 
         Raises:
             SceneError, DRDMError: the volume or the model cannot be used.
@@ -162,30 +178,28 @@ class Logic(BatchLogic):
         <JobState.DONE: 'done'>
         """
         image = mrml.imageFromVolume(volumeNode)
-        name = model or self._best(volumeNode)
+        settings = RunSettings(model or self._bestModelName(volumeNode), seed, steps, pose, device, plane)
         folder = Path(tempfile.mkdtemp(prefix="drdm-"))
         try:
-            sitk.WriteImage(image, str(folder / "scan.nrrd"))
-        except RuntimeError as error:
+            writeTemporary(image, folder / "scan.nrrd")
+        except SceneError:
             shutil.rmtree(folder, ignore_errors=True)
-            raise SceneError(
-                _("There is no room for a temporary copy of the volume in '{folder}'.").format(folder=folder.parent)
-            ) from error
-        arguments: list[object] = ["deform", folder / "scan.nrrd", "-o", folder / "out", "--only-field"]
-        arguments += ["--model", name]
-        arguments += ["--level", level, "--seed", seed, "--count", count, "--device", device, "--plane", plane]
-        arguments += ["--pose", pose] if pose else []
-        arguments += ["--steps", steps] if steps else []
+            raise
+        arguments = ["deform", folder / "scan.nrrd", "-o", folder / "out", "--only-field"]
+        arguments += ["--level", level, "--count", count, *settings.arguments()]
         job = Job(arguments)
         volumeID = volumeNode.GetID()
         scene = self.mrmlScene()
 
-        def take(job: Job) -> None:
+        def addToScene(job: Job) -> None:
             try:
                 if job.state is not JobState.DONE:
                     return
                 if scene.GetNodeByID(volumeID) is not volumeNode:
-                    job.state, job.text = JobState.FAILED, _("The volume was removed meanwhile; nothing was added.")
+                    job.state, job.text = (
+                        JobState.FAILED,
+                        _("The volume has been removed from the scene; nothing was added."),
+                    )
                     return
                 report = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
                 fields = [sitk.ReadImage(str(folder / "out" / item["field"])) for item in report["items"]]
@@ -200,20 +214,20 @@ class Logic(BatchLogic):
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-        job.whenEnded(take)
+        job.onFinished(addToScene)
         return job
 
-    def _best(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
+    def _bestModelName(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
         best = self.bestModel(volumeNode)
         if best is None:
             dimension = mrml.imageDimension(volumeNode)[0]
-            raise SceneError(_("No {n}D model is here yet; choose one to download.").format(n=dimension))
+            raise SceneError(_("No {n}D model is available; download one in Input.").format(n=dimension))
         return best.name
 
-    # What was made
+    # Variants
 
     def deformations(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> list[slicer.vtkMRMLTransformNode]:
-        """The transform nodes that were made for a volume.
+        """The transform nodes of a volume.
 
         Usage example:
         >>> logic.deformations(volume) == [transform]
@@ -222,7 +236,7 @@ class Logic(BatchLogic):
         return mrml.variantTransforms(self.mrmlScene(), volumeNode)
 
     def volumeOf(self, deformations: Deformations) -> slicer.vtkMRMLScalarVolumeNode | None:
-        """The volume that a transform or sequence browser was made for, if it is still there.
+        """The volume of a transform or sequence browser, or ``None`` if it has been removed.
 
         Usage example:
         >>> logic.volumeOf(transform) is volume
@@ -243,13 +257,11 @@ class Logic(BatchLogic):
         return mrml.records(deformations)
 
     def transformOf(self, deformations: Deformations) -> slicer.vtkMRMLTransformNode:
-        """The transform node that nodes follow: itself, or a sequence browser's."""
-        if deformations.IsA("vtkMRMLSequenceBrowserNode"):
-            return deformations.GetProxyNode(deformations.GetMasterSequenceNode())
-        return deformations
+        """The transform node of a deformation: the node itself, or the proxy node of a sequence browser."""
+        return mrml.transformOf(deformations)
 
     def variants(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> list[tuple[Deformations, int, dict[str, Any]]]:
-        """Every variant that was made for a volume: its transform or sequence browser, its place there, its record.
+        """Every variant of a volume: its transform or sequence browser, its index there, and its record.
 
         Usage example:
         >>> [record["seed"] for _node, _index, record in logic.variants(volume)]
@@ -258,12 +270,11 @@ class Logic(BatchLogic):
         return mrml.variantsOf(self.mrmlScene(), volumeNode)
 
     def shownVariant(self, deformations: Deformations) -> int:
-        """Which variant of a sequence is shown; 0 for a single transform."""
-        browser = deformations.IsA("vtkMRMLSequenceBrowserNode")
-        return deformations.GetSelectedItemNumber() if browser else 0
+        """The index of the shown variant of a sequence; 0 for a single transform."""
+        return deformations.GetSelectedItemNumber() if mrml.isSequence(deformations) else 0
 
     def showVariant(self, browserNode: slicer.vtkMRMLSequenceBrowserNode, index: int) -> None:
-        """Scroll a sequence of variants.
+        """Show one variant of a sequence.
 
         Usage example:
         >>> job = logic.startDeform(volume, count=2)
@@ -277,10 +288,10 @@ class Logic(BatchLogic):
         mrml.selectVariant(browserNode, index)
 
     def preview(self, transformNode: slicer.vtkMRMLTransformNode, nodes: Iterable[Any], on: bool = True) -> None:
-        """Let nodes follow the transform at once, or show them as they were.
+        """Put nodes under the transform, or back under their previous parent.
 
         Raises:
-            SceneError: a node lies under another transform than the volume.
+            SceneError: a node has another parent transform than the volume.
 
         Usage example:
         >>> logic.preview(transform, [volume, segmentation])
@@ -288,7 +299,10 @@ class Logic(BatchLogic):
         True
         >>> logic.preview(transform, [volume, segmentation], on=False)
         """
-        (mrml.follow if on else mrml.original)(transformNode, list(nodes))
+        if on:
+            mrml.enablePreview(transformNode, list(nodes))
+        else:
+            mrml.disablePreview(transformNode, list(nodes))
 
     def apply(
         self,
@@ -297,17 +311,20 @@ class Logic(BatchLogic):
         copies: bool = True,
         originalGrid: bool = True,
     ) -> list[Any]:
-        """Harden the transform: onto copies, or onto the nodes themselves.
+        """Harden the transform on copies of nodes, or on the nodes themselves.
 
         Args:
+            transformNode: a transform made by this module.
             nodes: volumes, segmentations, label maps, models, markups.
-            originalGrid: volumes keep their voxel grid; otherwise as Slicer hardens, which may change the extent.
+            copies: harden on copies; otherwise the nodes themselves are changed.
+            originalGrid: volumes keep their voxel grid; otherwise they are hardened as by Slicer, which may change the
+                extent.
 
         Returns:
             The hardened nodes, in the order of ``nodes``.
 
         Raises:
-            SceneError: a node cannot be deformed; nothing is changed then.
+            SceneError: a node cannot be deformed; nothing is changed.
 
         Usage example:
         >>> [node.GetName() for node in logic.apply(transform, [volume, segmentation])]
@@ -322,33 +339,34 @@ class Logic(BatchLogic):
         originalGrid: bool = True,
         onProgress: Callable[[int, int], None] | None = None,
     ) -> list[list[Any]]:
-        """Harden every variant of a volume onto copies of its own, in a folder of the subject hierarchy.
+        """Harden every variant of a volume on its own copies, in a folder of the subject hierarchy.
 
         Args:
-            volumeNode: whose variants.
-            nodes: what is copied and deformed; by default the volume and the segmentation that was drawn on it.
-            originalGrid: as in ``apply``.
-            onProgress: called with the variants done and all of them; may raise to cancel.
+            volumeNode: the volume.
+            nodes: nodes to copy and deform; by default the volume and its segmentation.
+            originalGrid: as in :meth:`apply`.
+            onProgress: called with the number of finished variants and of all variants; may raise an exception to
+                cancel.
 
         Returns:
             For each variant its copies, in the order of ``nodes``.
 
         Raises:
-            SceneError: there is no variant, or a node cannot be deformed; nothing is changed then.
+            SceneError: there is no variant, or a node cannot be deformed; nothing is changed.
 
         Usage example:
         >>> another = logic.deform(volume, level=48, seed=2)
-        >>> versions = logic.applyAll(volume)
-        >>> [node.GetName() for node in versions[1]]
+        >>> copies = logic.applyAll(volume)
+        >>> [node.GetName() for node in copies[1]]
         ['Phantom deformed 2', 'Phantom segmentation deformed 2']
         """
         if nodes is None:
-            drawn = None if volumeNode is None else links.segmentationOf(self.mrmlScene(), volumeNode)
-            nodes = [volumeNode] if drawn is None else [volumeNode, drawn]
+            segmentation = None if volumeNode is None else links.segmentationOf(self.mrmlScene(), volumeNode)
+            nodes = [volumeNode] if segmentation is None else [volumeNode, segmentation]
         return mrml.applyVariants(self.mrmlScene(), volumeNode, list(nodes), originalGrid, onProgress)
 
     def removeVariant(self, deformations: Deformations, index: int = 0) -> None:
-        """Remove a transform, or one variant of a sequence; what follows a transform that goes shows the original.
+        """Remove a transform, or one variant of a sequence; previewed nodes return to their original state.
 
         Raises:
             SceneError: there is no such variant.
@@ -361,7 +379,7 @@ class Logic(BatchLogic):
         mrml.removeVariant(deformations, index)
 
     def showDeformation(self, transformNode: slicer.vtkMRMLTransformNode, mode: str | None) -> None:
-        """Draw the deformation in the views: ``"grid"``, ``"glyph"``, ``"contour"`` or ``None``.
+        """Draw the deformation in the views as ``"grid"``, ``"glyph"`` or ``"contour"``; ``None`` hides it.
 
         Usage example:
         >>> logic.showDeformation(transform, "grid")
@@ -373,7 +391,7 @@ class Logic(BatchLogic):
     def jacobian(
         self, transformNode: slicer.vtkMRMLTransformNode, volumeNode: slicer.vtkMRMLScalarVolumeNode
     ) -> slicer.vtkMRMLScalarVolumeNode:
-        """The Jacobian determinant as a volume: above 1 the new version is smaller there, below 1 larger, 0 folds.
+        """Compute the Jacobian determinant as a volume: above 1 tissue has shrunk, below 1 grown, 0 or below folded.
 
         Usage example:
         >>> determinant = slicer.util.arrayFromVolume(logic.jacobian(transform, volume))

@@ -1,4 +1,4 @@
-"""The models that the panel offers; read without PyTorch."""
+"""The models of the list in the panel; read without PyTorch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ class ModelInfo:
     """One model of the list.
 
     Attributes:
-        name: what ``deform(model=...)`` takes: a catalogue name, or the path of a file.
+        name: for ``deform(model=...)``: a catalogue name, or the path of a file.
         ndim: 2 for slices, 3 for volumes.
         about: anatomy and modality in a few words.
-        here: whether it can be used right now; else it must be downloaded first.
+        here: whether the model is installed; otherwise it has to be downloaded first.
         megabytes: size of the download.
-        trainedOn: images that it was trained on.
-        extent: least and greatest longest side of the images it is meant for, millimetres; ``None``: any.
+        trainedOn: the training images.
+        licence: license of the model.
+        extent: smallest and largest length of the longest side of suitable images, millimeters; ``None``: any.
     """
 
     name: str
@@ -37,22 +38,22 @@ class ModelInfo:
 
     @property
     def label(self) -> str:
-        """Shown in the list."""
+        """Text in the list."""
         shown = Path(self.name).stem if self.name.endswith(".safetensors") else self.name
         return shown if self.here else _("{name} (download, {size} MB)").format(name=shown, size=f"{self.megabytes:g}")
 
     def mapping(self) -> dict[str, Any]:
-        """As the bridge's fit check takes it."""
+        """The model as ``mrml.fitWarnings`` expects it."""
         return {"name": self.name, "ndim": self.ndim, "anatomy": self.about, "extent_mm": self.extent}
 
 
 def listModels() -> list[ModelInfo]:
-    """Shipped ones first, then the user's own, then those that can be downloaded."""
+    """List shipped models first, then the user's own, then those that can be downloaded."""
     return [_info(entry) for entry in available_models()]
 
 
 def modelInfo(name: str) -> ModelInfo:
-    """What is known of a model by its name or by the path of its file.
+    """Describe a model, given its name or the path of its file.
 
     Raises:
         ModelError: there is no such model.
@@ -62,9 +63,9 @@ def modelInfo(name: str) -> ModelInfo:
         return _info(entry)
     path = Path(name)
     if not path.is_file():
-        raise ModelError(_("There is no model '{name}'; choose one of the list.").format(name=name))
+        raise ModelError(_("There is no model '{name}'; choose one from the list.").format(name=name))
     if path.suffix.lower() == ".pth":
-        # Only loading the authors' files tells what is in them; that needs PyTorch and happens when they are used.
+        # The dimension of a .pth file is only known after loading it with PyTorch, so it is guessed from the name.
         return ModelInfo(str(path), 2 if "2d" in path.stem.lower() or "cmr" in path.stem.lower() else 3, _("a file"))
     metadata = model_metadata(path)
     about = ", ".join(part for part in (metadata.anatomy, metadata.modality) if part)
@@ -74,7 +75,7 @@ def modelInfo(name: str) -> ModelInfo:
 
 
 def bestModel(ndim: int, extent: float) -> ModelInfo | None:
-    """The model that is taken for images of a dimension and of a longest side (mm) when none is named."""
+    """The best model for images of a dimension and a longest side (mm), or ``None``."""
     try:
         return _info(default_entry(ndim, extent))
     except ModelError:

@@ -1,4 +1,4 @@
-"""What the panel remembers in the scene."""
+"""The parameter node: settings of the panel that are saved with the scene."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slicer.parameterNodeWrapper import Default, WithinRange, parameterNodeWrapp
 
 
 class Device(enum.Enum):
-    """Where to compute."""
+    """Device to compute on."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -20,10 +20,10 @@ class Device(enum.Enum):
     MPS = "mps"
 
     def label(self) -> str:
-        """Shown to the user."""
+        """Text in the panel."""
         return {
-            "auto": _("Fastest there is"),
-            "cpu": _("Processor"),
+            "auto": _("Fastest available"),
+            "cpu": _("CPU"),
             "cuda": _("NVIDIA GPU"),
             "mps": _("Apple GPU"),
         }[self.value]
@@ -38,7 +38,7 @@ class Plane(enum.Enum):
     SAGITTAL = "sagittal"
 
     def label(self) -> str:
-        """Shown to the user."""
+        """Text in the panel."""
         return {
             "auto": _("As acquired"),
             "axial": _("Axial"),
@@ -48,54 +48,54 @@ class Plane(enum.Enum):
 
 
 class BatchKind(enum.Enum):
-    """What a batch makes: Algorithm 3 or 4."""
+    """Kind of a batch: Algorithm 3 or 4."""
 
     AUGMENT = "augment"
     SYNTHESIZE = "synthesize"
 
     def label(self) -> str:
-        """Shown to the user."""
+        """Text in the panel."""
         return {
-            "augment": _("Labelled images for segmentation (nnU-Net)"),
+            "augment": _("Labeled images for segmentation (nnU-Net)"),
             "synthesize": _("Moving and fixed pairs for registration (Learn2Reg)"),
         }[self.value]
 
 
 class BatchSource(enum.Enum):
-    """Where a batch takes its scans from."""
+    """Source of the scans of a batch."""
 
     SCENE = "scene"
     FOLDER = "folder"
 
     def label(self) -> str:
-        """Shown to the user."""
+        """Text in the panel."""
         return {"scene": _("Volumes of the scene"), "folder": _("A folder or dataset")}[self.value]
 
 
 class Grid(enum.Enum):
-    """On which voxels a hardened volume ends up."""
+    """Voxel grid of a hardened volume."""
 
     ORIGINAL = "original"
     SLICER = "slicer"
 
     def label(self) -> str:
-        """Shown to the user."""
+        """Text in the panel."""
         return {"original": _("Original voxel grid"), "slicer": _("As Slicer hardens (extent may grow)")}[self.value]
 
 
-class Versions(enum.Enum):
-    """Which versions are applied."""
+class VariantChoice(enum.Enum):
+    """Variants to apply."""
 
     SHOWN = "shown"
     ALL = "all"
 
     def label(self) -> str:
-        """Shown to the user."""
-        return {"shown": _("The version shown"), "all": _("Every version of the table")}[self.value]
+        """Text in the panel."""
+        return {"shown": _("The variant shown"), "all": _("Every variant in the table")}[self.value]
 
 
 class Display(enum.Enum):
-    """How the deformation itself is drawn."""
+    """How the deformation is drawn in the views."""
 
     NONE = "none"
     GRID = "grid"
@@ -103,18 +103,18 @@ class Display(enum.Enum):
     CONTOUR = "contour"
 
     def label(self) -> str:
-        """Shown to the user."""
+        """Text in the panel."""
         return {"none": _("Hidden"), "grid": _("Grid"), "glyph": _("Arrows"), "contour": _("Contours")}[self.value]
 
 
 class Dimension(enum.Enum):
-    """Dimension of a model to be trained."""
+    """Dimension of the model to train."""
 
     THREE = 3
     TWO = 2
 
     def label(self) -> str:
-        """Shown to the user."""
+        """Text in the panel."""
         return {3: _("3D, volumes"), 2: _("2D, slices")}[self.value]
 
 
@@ -122,14 +122,14 @@ class Dimension(enum.Enum):
 class DRDMDeformParameterNode:
     """Settings of the panel.
 
-    inputVolume, inputSegmentation - the scan, and what is drawn on it.
-    model - catalogue name, or path of a model file; empty takes the best one for the scan.
-    device, steps, plane - how to compute; 0 steps means the usual number of the model.
+    inputVolume, inputSegmentation - the scan and its segmentation.
+    model - catalogue name, or path of a model file; empty: the best one for the scan.
+    device, steps, plane - how to compute; 0 steps: the default of the model.
     pose, level, seed, variants, asSequence - how to deform.
-    deformations - transform or sequence browser that is shown.
-    preview, display - whether the nodes follow it, and how it is drawn itself.
-    onCopies, versions, grid - how to apply it.
-    batch... - a run over many scans.
+    deformations - the shown transform or sequence browser.
+    preview, display - whether the nodes are put under it, and how it is drawn.
+    onCopies, versions, grid - how to apply it; versions holds the choice of variants.
+    batch... - a batch of many scans.
     train... - training a model.
     """
 
@@ -150,7 +150,7 @@ class DRDMDeformParameterNode:
     display: Annotated[Display, Default(Display.NONE)]
 
     onCopies: Annotated[bool, Default(True)]
-    versions: Annotated[Versions, Default(Versions.SHOWN)]
+    versions: Annotated[VariantChoice, Default(VariantChoice.SHOWN)]
     grid: Annotated[Grid, Default(Grid.ORIGINAL)]
 
     batchSource: Annotated[BatchSource, Default(BatchSource.SCENE)]

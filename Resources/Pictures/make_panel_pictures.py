@@ -1,6 +1,6 @@
-"""Pictures of the panel for the README, taken of the real panel on the stand-in for Slicer's application layer.
+"""Draw the pictures of the panel for the README, on the stand-in for Slicer's application layer.
 
-PYTHONPATH=.:Testing:DRDMDeform:DRDMDeform/Testing/Python python Resources/Pictures/make_panel_pictures.py
+Usage: PYTHONPATH=.:Testing:DRDMDeform:DRDMDeform/Testing/Python python Resources/Pictures/make_panel_pictures.py
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ SECTIONS = ("setupSection", "inputSection", "deformSection", "applySection", "ba
 
 
 def main() -> None:
-    """Every section of the panel, in use."""
+    """Use every section of the panel and take its picture."""
     standin.install()
     standin.load_module(ROOT / "DRDMDeform" / "DRDMDeform.py")
-    from modulesupport import ModuleTestCase, letWork, waitFor
+    from modulesupport import ModuleTestCase, processEvents, waitFor
 
     class Session(ModuleTestCase):
         def runTest(self) -> None:
-            """Not a test; its helpers set the scene."""
+            """Do nothing: only the helpers of the test case are used."""
 
         def take(self, name: str, *sections: str) -> None:
             for section in SECTIONS:
                 widget = getattr(self.ui, section)
                 widget.visible = section in sections
                 widget.collapsed = False
-            letWork(0.2)
+            processEvents(0.2)
             path = FOLDER / f"{name}.png"
             standin.screenshot(self.widget.parent, path, width=WIDTH)
-            # A panel has few colours.
+            # A panel has few colors.
             Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
             for section in SECTIONS:
                 getattr(self.ui, section).visible = True
@@ -47,8 +47,8 @@ def main() -> None:
         ui.advancedSection.collapsed = True
         session.choosePhantom(steps=0)
         landmarks = session.addMarkups()
-        ui.alsoSelector.setCheckState(landmarks, 2)
-        panel.setup.examine()
+        ui.otherNodesSelector.setCheckState(landmarks, 2)
+        panel.setup.check()
         waitFor(lambda: "Ready" in ui.setupStatusLabel.text)
         session.take("panel_input", "setupSection", "inputSection")
         ui.variantsSpinBox.value = 3
@@ -57,7 +57,7 @@ def main() -> None:
         ui.variantsTable.selectRow(1)
         ui.displayComboBox.currentIndex = 1
         session.take("panel_deform", "inputSection", "deformSection")
-        ui.versionsComboBox.currentIndex = 1
+        ui.variantChoiceComboBox.currentIndex = 1
         ui.applyButton.click()
         session.take("panel_apply", "applySection")
 

@@ -1,4 +1,7 @@
-"""Draws the pictures of the README from the shipped sample: ``python Resources/Pictures/make_pictures.py``."""
+"""Draw the pictures of the README from the shipped sample.
+
+Usage: python Resources/Pictures/make_pictures.py
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ LEVELS, SEEDS = (24, 48, 72), range(6)
 
 
 def variants(path: Path) -> None:
-    """The sample and six new versions of it at three levels, one row a level, with the label's outline."""
+    """Draw the sample and six variants at three levels, one row per level, with the outline of the label."""
     plt = require_matplotlib()
     sample = read_image(resource("Sample", "sample.nii.gz"))
     label = read_label(resource("Sample", "sample_label.nii.gz"), sample)

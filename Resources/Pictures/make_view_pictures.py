@@ -1,7 +1,9 @@
-"""Draws Slicer's own slice and 3D views before and after a deformation, off-screen: ``python make_view_pictures.py``.
+"""Draw Slicer's slice and 3D views before and after a deformation, off-screen.
 
-Needs slicer-core, slicer-layer-dm, trame-slicer and Matplotlib; no display and no GPU. Everything is made from the
-shipped phantom with the shipped model, through the same bridge that the Slicer module uses.
+Usage: python Resources/Pictures/make_view_pictures.py
+
+Needs slicer-core, slicer-layer-dm, trame-slicer and Matplotlib, but neither a display nor a GPU. The pictures show the
+shipped phantom, deformed by a shipped model through the bridge of the Slicer module.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[1] / "DRDMDeform")]
 
 from DRDMDeformLib.mrml import (  # noqa: E402
     addVariants,
-    follow,
+    disablePreview,
+    enablePreview,
     jacobianVolume,
     labelMapFromImage,
-    original,
     removeNode,
     showDeformation,
     volumeFromImage,
@@ -43,7 +45,7 @@ NAMES = {"head": (0.98, 0.79, 0.16), "body and tail": (0.25, 0.76, 0.98)}
 
 
 def picture(view: Any) -> np.ndarray:
-    """What a view shows now: (height, width, 3), 0 to 255."""
+    """The picture of a view, (height, width, 3), 0 to 255."""
     view.render()
     grabber = vtk.vtkWindowToImageFilter()
     grabber.SetInput(view.render_window())
@@ -56,7 +58,7 @@ def picture(view: Any) -> np.ndarray:
 
 
 def slice_view(app: SlicerApp, volume: Any, orientation: str, size: int = 560) -> SliceView:
-    """A slice view of the middle of a volume."""
+    """Create a slice view of the middle of a volume."""
     view = SliceView(
         scene=app.scene, app_logic=app.app_logic, name=orientation, scheduled_render_strategy=NoScheduleRendering()
     )
@@ -69,7 +71,7 @@ def slice_view(app: SlicerApp, volume: Any, orientation: str, size: int = 560) -
 
 
 def threed_view(app: SlicerApp, size: int = 560) -> ThreeDView:
-    """A 3D view without the box and its letters."""
+    """Create a 3D view without the box and axis labels."""
     view = ThreeDView(
         scene=app.scene, app_logic=app.app_logic, name="3D", scheduled_render_strategy=NoScheduleRendering()
     )
@@ -84,7 +86,7 @@ def threed_view(app: SlicerApp, size: int = 560) -> ThreeDView:
 
 
 def add_sample(scene: Any) -> tuple[Any, Any, sitk.Image]:
-    """The phantom and its structures as the nodes that a user would load."""
+    """Add the phantom and the segmentation of its structures."""
     image = read_image(resource("Sample", "sample.nii.gz"))
     label = read_label(resource("Sample", "sample_label.nii.gz"), image)
     volume = volumeFromImage(scene, image, "phantom")
@@ -96,10 +98,10 @@ def add_sample(scene: Any) -> tuple[Any, Any, sitk.Image]:
     segmentation.CreateDefaultDisplayNodes()
     slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, segmentation)
     removeNode(labels)
-    for n, (name, colour) in enumerate(NAMES.items()):
+    for n, (name, color) in enumerate(NAMES.items()):
         segment = segmentation.GetSegmentation().GetNthSegment(n)
         segment.SetName(name)
-        segment.SetColor(*colour)
+        segment.SetColor(*color)
     segmentation.CreateClosedSurfaceRepresentation()
     display = segmentation.GetDisplayNode()
     display.SetPreferredDisplayRepresentationName2D("Closed surface")
@@ -109,23 +111,23 @@ def add_sample(scene: Any) -> tuple[Any, Any, sitk.Image]:
 
 
 def save(path: Path, rows: list[list[tuple[str, np.ndarray]]]) -> None:
-    """Pictures side by side, with their titles."""
+    """Save rows of pictures with their titles."""
     plt = require_matplotlib()
     width, height = 3.3 * len(rows[0]), 3.55 * len(rows)
     figure, axes = plt.subplots(
         len(rows), len(rows[0]), figsize=(width, height), layout="constrained", facecolor=BACKGROUND, squeeze=False
     )
     for row, drawn in zip(rows, axes, strict=True):
-        for (title, pixels), place in zip(row, drawn, strict=True):
-            place.imshow(pixels)
-            place.set_title(title, color="#e8edf2", fontsize=10)
-            place.set_axis_off()
+        for (title, pixels), axis in zip(row, drawn, strict=True):
+            axis.imshow(pixels)
+            axis.set_title(title, color="#e8edf2", fontsize=10)
+            axis.set_axis_off()
     figure.savefig(path, dpi=100, facecolor=BACKGROUND)
     plt.close(figure)
 
 
 def main() -> None:
-    """Draws view_slices.png and view_3d.png."""
+    """Draw view_slices.png and view_3d.png."""
     app = SlicerApp()
     scene = app.scene
     volume, segmentation, image = add_sample(scene)
@@ -139,7 +141,7 @@ def main() -> None:
     rows: list[list[tuple[str, np.ndarray]]] = [[] for _ in views]
     for row, view in zip(rows, views, strict=True):
         row.append(("original", picture(view)))
-    follow(transform, nodes)
+    enablePreview(transform, nodes)
     for row, view in zip(rows, views, strict=True):
         row.append((f"level {LEVEL}, seed {SEED}", picture(view)))
     showDeformation(transform, "grid")
@@ -154,7 +156,7 @@ def main() -> None:
         view.set_foreground_volume_id(None)
     save(HERE / "view_slices.png", rows)
 
-    original(transform, nodes)
+    disablePreview(transform, nodes)
     views[1].set_visible_in_3d(True)
     views[1].set_slice_value(views[1].get_slice_range()[0] + 8)
     solid.reset_camera()
@@ -166,7 +168,7 @@ def main() -> None:
     camera.SetViewUp(0, 0, 1)
     camera.ResetClippingRange()
     row = [("original", picture(solid))]
-    follow(transform, nodes)
+    enablePreview(transform, nodes)
     row.append((f"level {LEVEL}, seed {SEED}", picture(solid)))
     showDeformation(transform, "grid")
     transform.GetDisplayNode().SetGridSpacingMm(9)

@@ -243,7 +243,7 @@ def test_a_few_minutes_of_training_already_help(tmp_path, whole):
     """On images left out, the fields get smoother, also in a few large steps."""
     images = images_of(2, 32, count=12)
     model = dataclasses.replace(metadata(2, 32), options={"width": 8, "whole": whole})
-    config = TrainingConfig(steps=150, batch=8, learning_rate=2e-3, ema=0.9, pool=64, rotation=30, warmup=10)
+    config = TrainingConfig(steps=150, batch=8, learning_rate=2e-3, ema=0.9, field_pool=64, rotation=30, warmup=10)
     path = train(images[:10], images[10:], model, config, tmp_path, device="cpu")
     (row,) = csv.DictReader((tmp_path / "log.csv").open(encoding="utf-8"))
     assert float(row["distance"]) < 1 if whole else float(row["angle"]) < -0.02

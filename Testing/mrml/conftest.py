@@ -1,4 +1,4 @@
-"""A real MRML scene for each test; what VTK reports as an error fails the test."""
+"""A new MRML scene for each test; an error reported by VTK fails the test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ pytest.importorskip("vtk", reason="VTK is not installed")
 
 
 def new_scene(cache):
-    """A scene as the application has it: colour tables, the node classes of the modules, a place to unpack bundles."""
+    """Create a scene with color tables, the node classes of the modules, and a folder to unpack scene bundles."""
     scene = slicer.vtkMRMLScene()
     for logic in (
         slicer.vtkMRMLApplicationLogic(),
@@ -34,7 +34,7 @@ def scene(tmp_path):
 
 @pytest.fixture
 def another_scene(tmp_path):
-    """Makes further scenes, to load into."""
+    """Create further scenes, for loading."""
     made = []
 
     def make():

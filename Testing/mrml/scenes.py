@@ -1,4 +1,4 @@
-"""Fields, nodes and parents for the tests of the bridge, with SimpleITK as the judge."""
+"""Fields, nodes and parent transforms for the tests of the bridge, with SimpleITK as the reference."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def image_of(geometry: str, **options: Any) -> sitk.Image:
 
 
 def smooth_field(image: sitk.Image, largest: float, seed: int = 1, nodes: int = 22, reach: float = 1.5) -> sitk.Image:
-    """A displacement field over the image and beyond it, falling to zero; along its axes; LPS, millimetres."""
+    """A smooth displacement field that is larger than an image and zero at its borders; LPS, millimeters."""
     d = image.GetDimension()
     generator = np.random.default_rng(seed)
     extent = np.asarray(image.GetSize()) * np.asarray(image.GetSpacing())
-    centre = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    center = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
     axes, side = np.asarray(image.GetDirection()).reshape(d, d), float(extent.max()) * reach
     line = np.sin(np.linspace(0, np.pi, nodes)) ** 2
     weight = np.ones((nodes,) * d)
@@ -44,7 +44,7 @@ def smooth_field(image: sitk.Image, largest: float, seed: int = 1, nodes: int = 
         parts.append(sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(noise, 2.5)) * weight)
     vectors = np.stack(parts, -1)
     vectors *= largest / np.linalg.norm(vectors, axis=-1).max()
-    origin = np.asarray(centre) - axes @ np.full(d, side / 2)
+    origin = np.asarray(center) - axes @ np.full(d, side / 2)
     field = field_from(vectors, [side / (nodes - 1)] * d, origin.tolist())
     field.SetDirection(axes.ravel().tolist())
     return field
@@ -58,7 +58,7 @@ def field_from(vectors: np.ndarray, spacing: list[float], origin: list[float]) -
 
 
 def constant_field(image: sitk.Image, vector: tuple[float, float, float]) -> sitk.Image:
-    """The same displacement everywhere over the image, LPS."""
+    """A constant displacement field over an image, LPS."""
     low, high = bounding_box(image)
     side = float((high - low).max()) * 2
     origin = ((low + high) / 2 - side / 2).tolist()
@@ -71,7 +71,7 @@ def displacement(field: sitk.Image) -> sitk.Transform:
 
 @dataclass
 class Parent:
-    """A parent transform node, and the same map for SimpleITK: from the world to what is under it, LPS."""
+    """A parent transform node, and its map from the world to the space under it for SimpleITK, LPS."""
 
     node: Any
     from_world: sitk.Transform
@@ -102,7 +102,7 @@ def parent_of(scene: Any, kind: str, image: sitk.Image) -> Parent:
     if kind == "rigid":
         return linear_parent(scene, rotation(-25, 10, 40), (12.0, -30.0, 7.0))
     if kind == "scaled":
-        # Along the volume's own axes: right angles stay.
+        # Scaling along the axes of the volume keeps right angles.
         return linear_parent(scene, rotation(0, 20, 0) @ ras_axes @ np.diag([1.3, 0.8, 1.1]) @ ras_axes.T, (3, 4, 5))
     if kind == "sheared":
         shear = np.array([[1.0, 0.25, 0.0], [0.0, 0.9, 0.1], [0.05, 0.0, 1.2]])
@@ -113,17 +113,17 @@ def parent_of(scene: Any, kind: str, image: sitk.Image) -> Parent:
 
 
 def placed_volume(scene: Any, image: sitk.Image, parent: Any = None, name: str = "scan") -> Any:
-    """A volume with the image in the space under ``parent``."""
+    """Add a volume with the image, under ``parent``."""
     node = volumeFromImage(scene, image, name)
     if parent is not None:
         node.SetAndObserveTransformNodeID(parent.GetID())
     return node
 
 
-def ball(image: sitk.Image, centre: tuple[float, float, float] = (0.5, 0.5, 0.5), radius: float = 0.3) -> np.ndarray:
-    """Mask (k, j, i) of an ellipsoid; centre and radius as fractions of the image, SimpleITK's axis order."""
+def ball(image: sitk.Image, center: tuple[float, float, float] = (0.5, 0.5, 0.5), radius: float = 0.3) -> np.ndarray:
+    """Mask (k, j, i) of an ellipsoid; center and radius as fractions of the image, SimpleITK's axis order."""
     lines = np.meshgrid(*[np.linspace(0, 1, n) for n in image.GetSize()[::-1]], indexing="ij")
-    return sum((line - c) ** 2 for line, c in zip(lines, centre[::-1], strict=True)) < radius**2
+    return sum((line - c) ** 2 for line, c in zip(lines, center[::-1], strict=True)) < radius**2
 
 
 def label_image(image: sitk.Image, array: np.ndarray) -> sitk.Image:
@@ -133,14 +133,14 @@ def label_image(image: sitk.Image, array: np.ndarray) -> sitk.Image:
 
 
 def two_structures(image: sitk.Image) -> sitk.Image:
-    """Two labels that touch, away from the border."""
+    """A label image of two structures that touch each other, but not the border."""
     array = np.where(ball(image, (0.42, 0.5, 0.5), 0.26), 1, 0)
     array[ball(image, (0.68, 0.52, 0.48), 0.17)] = 2
     return label_image(image, array)
 
 
 def add_segmentation(scene: Any, label: sitk.Image, parent: Any = None, name: str = "structures") -> Any:
-    """A segmentation whose segments share one label map, with colours and terminology of their own."""
+    """Add a segmentation whose segments share one label map but have different colors and terminology."""
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
     array = sitk.GetArrayFromImage(label)
@@ -163,7 +163,7 @@ def add_segmentation(scene: Any, label: sitk.Image, parent: Any = None, name: st
 
 
 def oriented(image: sitk.Image, array: np.ndarray) -> Any:
-    """Voxels on the grid of a SimpleITK image as vtkOrientedImageData (RAS); written apart from the bridge."""
+    """Convert voxels on the grid of a SimpleITK image to vtkOrientedImageData (RAS), independently of the bridge."""
     out = slicer.vtkOrientedImageData()
     out.SetDimensions(*image.GetSize())
     scalars = vtk.util.numpy_support.numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=True)
@@ -201,7 +201,7 @@ def points_of(node: Any, world: bool = True) -> np.ndarray:
 
 
 def inner_points(image: sitk.Image, count: int = 30, share: float = 0.7, seed: int = 3) -> np.ndarray:
-    """Points inside the image, RAS."""
+    """Random points inside an image, RAS."""
     generator = np.random.default_rng(seed)
     places = 0.5 + share * (generator.random((count, 3)) - 0.5)
     index = places * (np.asarray(image.GetSize()) - 1)
@@ -209,9 +209,9 @@ def inner_points(image: sitk.Image, count: int = 30, share: float = 0.7, seed: i
     return np.asarray(lps) * [-1, -1, 1]
 
 
-def add_model(scene: Any, centre: np.ndarray, radius: float, parent: Any = None, name: str = "surface") -> Any:
+def add_model(scene: Any, center: np.ndarray, radius: float, parent: Any = None, name: str = "surface") -> Any:
     source = vtk.vtkSphereSource()
-    source.SetCenter(*centre.tolist())
+    source.SetCenter(*center.tolist())
     source.SetRadius(radius)
     source.SetThetaResolution(24)
     source.SetPhiResolution(24)
@@ -233,7 +233,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def interior(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform, voxels: int = 2) -> np.ndarray:
-    """Where, on ``grid``, the transform reads from well inside the image."""
+    """Mask on ``grid`` of the voxels that the transform reads from inside the image."""
     inside = np.zeros(image.GetSize()[::-1], np.float32)
     inside[tuple(slice(voxels, n - voxels) for n in inside.shape)] = 1
     mask = sitk.GetImageFromArray(inside)
@@ -242,7 +242,7 @@ def interior(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform, vox
 
 
 def everything(scene: Any) -> dict[str, Any]:
-    """What must not change: names, parents and contents of all nodes, as text and bytes."""
+    """Names, parents and contents of all nodes, to check that nothing has changed."""
     state: dict[str, Any] = {}
     for n in range(scene.GetNumberOfNodes()):
         node = scene.GetNthNode(n)
@@ -291,7 +291,7 @@ def segmentation_state(node: Any) -> list[Any]:
 
 
 def first_layer(node: Any) -> sitk.Image:
-    """The first label map of a segmentation on its own voxels, LPS; written apart from the bridge."""
+    """The first label map of a segmentation on its own grid, LPS, independently of the bridge."""
     labelmap = node.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap")
     array = vtk.util.numpy_support.vtk_to_numpy(labelmap.GetPointData().GetScalars())
     image = sitk.GetImageFromArray(array.reshape(labelmap.GetDimensions()[::-1]))

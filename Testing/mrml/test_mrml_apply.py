@@ -7,7 +7,7 @@ from DRDMDeformLib.mrml import (
     SceneError,
     apply,
     createTransform,
-    follow,
+    enablePreview,
     imageFromVolume,
     labelFromSegmentation,
     labelMapFromImage,
@@ -39,7 +39,7 @@ LARGEST = 6.0
 
 
 class Patient:
-    """A volume with everything that can go with it, and a deformation of it."""
+    """A volume with one node of each kind that can be deformed with it, and a deformation."""
 
     def __init__(self, scene, geometry="oblique", kind="none"):
         self.image = image_of(geometry)
@@ -68,7 +68,7 @@ def test_copies_leave_the_originals_bit_identical(scene, kind, original_grid, pr
     patient = Patient(scene, kind=kind)
     before = everything(scene)
     if preview:
-        follow(patient.transform, patient.nodes)
+        enablePreview(patient.transform, patient.nodes)
     made = apply(patient.transform, patient.nodes, copies=True, originalGrid=original_grid)
     after = everything(scene)
     assert {key: after[key] for key in before} == before
@@ -81,7 +81,7 @@ def test_copies_leave_the_originals_bit_identical(scene, kind, original_grid, pr
 
 @pytest.mark.parametrize("kind", ["none", "rigid", "scaled"])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_in_the_original_grid_the_result_is_drdmlibs_own(scene, geometry, kind):
+def test_in_the_original_grid_the_result_is_that_of_drdmlib(scene, geometry, kind):
     patient = Patient(scene, geometry, kind)
     volume, labels, segmentation, *_ = apply(patient.transform, patient.nodes)
     transform = displacement(patient.field)
@@ -101,10 +101,10 @@ def test_in_the_original_grid_the_result_is_drdmlibs_own(scene, geometry, kind):
 
 
 @pytest.mark.parametrize("original_grid", [True, False])
-def test_everything_that_goes_with_the_volume_moves_with_it(scene, original_grid):
+def test_all_nodes_are_deformed_like_the_volume(scene, original_grid):
     patient = Patient(scene, kind="rigid")
     _, _, segmentation, model, points = apply(patient.transform, patient.nodes, originalGrid=original_grid)
-    follow(patient.transform, patient.nodes)
+    enablePreview(patient.transform, patient.nodes)
     previewed = points_of(patient.points)
     assert np.abs(points_of(points) - previewed).max() < 1e-3
     assert np.linalg.norm(previewed - points_of(patient.points, world=False), axis=1).max() > 1
@@ -122,7 +122,7 @@ def test_everything_that_goes_with_the_volume_moves_with_it(scene, original_grid
     assert labelFromSegmentation(segmentation, patient.volume).segments[2] == ("id_2", "structure 2")
 
 
-def test_segments_keep_ids_names_colours_terminology_and_their_shared_label_map(scene):
+def test_segments_keep_ids_names_colors_terminology_and_their_shared_label_map(scene):
     patient = Patient(scene)
     patient.segmentation.GetSegmentation().CreateRepresentation("Closed surface")
     display = patient.segmentation.GetDisplayNode()
@@ -143,14 +143,14 @@ def test_segments_keep_ids_names_colours_terminology_and_their_shared_label_map(
     segmentation.GetContainedRepresentationNames(names)
     assert sorted(names) == ["Binary labelmap", "Closed surface"]
 
-    # The surface is that of the deformed voxels.
+    # The surface is created from the deformed voxels.
     def surface(node):
         return node.GetSegmentation().GetSegment("id_2").GetRepresentation("Closed surface").GetBounds()
 
     assert np.abs(np.subtract(surface(copy), surface(patient.segmentation))).max() > 0.5
 
 
-def test_a_segmentation_of_surfaces_stays_one(scene):
+def test_a_segmentation_of_surfaces_keeps_its_representation(scene):
     patient = Patient(scene, kind="rigid")
     segmentation = patient.segmentation.GetSegmentation()
     segmentation.CreateRepresentation("Closed surface")
@@ -166,7 +166,7 @@ def test_a_segmentation_of_surfaces_stays_one(scene):
         assert dice(got == 1, want == 1) > 0.93
 
 
-def test_an_oblique_segmentation_is_not_cut_off_when_hardened(scene):
+def test_an_oblique_segmentation_is_not_cropped_when_hardened(scene):
     patient = Patient(scene, "oblique")
     hardened = apply(patient.transform, [patient.segmentation], originalGrid=False)[0]
     found = sitk.GetArrayFromImage(labelFromSegmentation(hardened, patient.volume).image)
@@ -176,11 +176,11 @@ def test_an_oblique_segmentation_is_not_cut_off_when_hardened(scene):
 
 @pytest.mark.parametrize("original_grid", [True, False])
 @pytest.mark.parametrize("kind", ["none", "rigid", "sheared"])
-def test_the_nodes_themselves_become_what_the_copies_are(scene, kind, original_grid):
+def test_hardening_nodes_gives_the_same_as_copies(scene, kind, original_grid):
     patient = Patient(scene, kind=kind)
     copies = apply(patient.transform, patient.nodes, copies=True, originalGrid=original_grid)
     count = scene.GetNumberOfNodes()
-    follow(patient.transform, patient.nodes)
+    enablePreview(patient.transform, patient.nodes)
     display = patient.segmentation.GetDisplayNode()
     display.SetSegmentOpacity3D("id_2", 0.25)
     done = apply(patient.transform, patient.nodes, copies=False, originalGrid=original_grid)
@@ -189,12 +189,12 @@ def test_the_nodes_themselves_become_what_the_copies_are(scene, kind, original_g
     assert display.GetSegmentOpacity3D("id_2") == 0.25
     state = everything(scene)
     for node, copy in zip(done, copies, strict=True):
-        # All but the names.
+        # Everything except the names.
         assert state[node.GetID()][1:] == state[copy.GetID()][1:]
         assert not node.GetName().endswith("deformed")
 
 
-def test_names_places_and_display_of_the_copies(scene):
+def test_names_folders_and_display_of_the_copies(scene):
     patient = Patient(scene)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Patient 7")
@@ -215,14 +215,14 @@ def test_names_places_and_display_of_the_copies(scene):
 def test_a_node_that_cannot_be_deformed_leaves_the_scene_unchanged(scene, copies, original_grid):
     patient = Patient(scene)
     empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty")
-    colour = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "photo")
+    color = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "photo")
     pixels = vtk.vtkImageData()
     pixels.SetDimensions(4, 4, 4)
     pixels.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
-    colour.SetAndObserveImageData(pixels)
+    color.SetAndObserveImageData(pixels)
     elsewhere = add_points(scene, inner_points(patient.image), linear_node(scene, np.eye(4), "atlas"), "others")
-    follow(patient.transform, patient.nodes)
-    for bad, sentence in ((empty, "'empty' has no image data"), (colour, "3 values per voxel"), (elsewhere, "'atlas'")):
+    enablePreview(patient.transform, patient.nodes)
+    for bad, sentence in ((empty, "'empty' has no image data"), (color, "3 values per voxel"), (elsewhere, "'atlas'")):
         before = everything(scene)
         with pytest.raises(SceneError, match=sentence):
             apply(patient.transform, [*patient.nodes, bad], copies, original_grid)
@@ -235,10 +235,10 @@ def test_a_node_that_cannot_be_deformed_leaves_the_scene_unchanged(scene, copies
 
 
 @pytest.mark.parametrize("copies", [True, False])
-def test_a_fault_in_the_middle_leaves_the_scene_unchanged(scene, copies, monkeypatch):
+def test_an_error_while_hardening_leaves_the_scene_unchanged(scene, copies, monkeypatch):
     patient = Patient(scene)
     second = placed_volume(scene, patient.image, name="second")
-    follow(patient.transform, [patient.volume, second])
+    enablePreview(patient.transform, [patient.volume, second])
     before = everything(scene)
     calls = []
 
@@ -255,7 +255,7 @@ def test_a_fault_in_the_middle_leaves_the_scene_unchanged(scene, copies, monkeyp
     assert everything(scene) == before
 
 
-def test_a_fault_while_the_copies_are_added_leaves_none_of_them(scene, monkeypatch):
+def test_an_error_while_copies_are_added_removes_them(scene, monkeypatch):
     patient = Patient(scene)
     before = everything(scene)
     calls = []
@@ -272,7 +272,7 @@ def test_a_fault_while_the_copies_are_added_leaves_none_of_them(scene, monkeypat
     assert everything(scene) == before
 
 
-def test_a_deleted_transform_is_said_so(scene):
+def test_a_deleted_transform_is_reported(scene):
     patient = Patient(scene)
     scene.RemoveNode(patient.transform)
     with pytest.raises(SceneError, match="'deformation' has been deleted"):
@@ -281,7 +281,7 @@ def test_a_deleted_transform_is_said_so(scene):
         apply(None, patient.nodes)
 
 
-def test_a_sheared_voxel_grid_is_refused_in_its_own_grid_only(scene):
+def test_a_sheared_volume_is_only_refused_in_the_original_grid(scene):
     patient = Patient(scene, "plain")
     matrix = vtk.vtkMatrix4x4()
     patient.volume.GetIJKToRASMatrix(matrix)
@@ -292,7 +292,7 @@ def test_a_sheared_voxel_grid_is_refused_in_its_own_grid_only(scene):
     assert apply(patient.transform, [patient.volume], originalGrid=False)
 
 
-def test_a_single_slice_deforms_within_its_grid(scene):
+def test_a_single_slice_is_deformed_in_its_grid(scene):
     image = image_of("plain")[:, :, 17:18]
     volume = placed_volume(scene, image)
     field = smooth_field(image_of("plain"), LARGEST)
@@ -307,8 +307,8 @@ def test_a_single_slice_deforms_within_its_grid(scene):
     assert not np.allclose(want, sitk.GetArrayFromImage(image))
 
 
-def test_segments_outside_the_label_maps_extent_keep_their_voxels(scene):
-    """A label map cropped to its structure, as Slicer keeps them, deforms as the whole one does."""
+def test_a_cropped_label_map_is_deformed_like_the_whole_one(scene):
+    """A label map cropped to its structure, as Slicer stores it, is deformed like the whole one."""
     patient = Patient(scene)
     array = sitk.GetArrayFromImage(patient.label)
     box = [slice(int(v.min()), int(v.max()) + 1) for v in np.nonzero(array)]

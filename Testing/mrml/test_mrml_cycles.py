@@ -1,4 +1,4 @@
-"""Making and deleting leaves nothing behind."""
+"""Creating and removing deformations repeatedly leaks neither nodes, observers nor memory."""
 
 import gc
 
@@ -7,12 +7,12 @@ import vtk
 from DRDMDeformLib.mrml import (
     addVariants,
     apply,
+    disablePreview,
+    enablePreview,
     fieldFromTransform,
-    follow,
     imageFromVolume,
     jacobianVolume,
     labelFromSegmentation,
-    original,
     removeNode,
     selectVariant,
     showDeformation,
@@ -20,19 +20,19 @@ from DRDMDeformLib.mrml import (
 from scenes import add_points, add_segmentation, image_of, inner_points, placed_volume, smooth_field, two_structures
 
 ROUNDS = 200
-# Objects that Python or VTK may keep to themselves (caches), over all rounds together.
+# Number of objects that caches of Python and VTK may keep, in all rounds together.
 SLACK = 40
 
 
 def alive() -> dict[str, int]:
-    """How many VTK objects of the kinds that matter Python knows of."""
+    """Number of VTK objects that Python holds, by class."""
     gc.collect()
     kinds = (vtk.vtkImageData, vtk.vtkAbstractTransform, vtk.vtkPolyData, vtk.vtkMatrix4x4, slicer.vtkMRMLNode)
     return {k.__name__: sum(issubclass(type(o), k) for o in gc.get_objects()) for k in kinds}
 
 
 def observers(scene) -> int:
-    """How many observers the scene and its lasting nodes have."""
+    """Number of observers of the scene and its nodes."""
     count = 0
     for owner in [scene, *(scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes()))]:
         text = str(owner)
@@ -55,12 +55,12 @@ def test_200_rounds_leave_no_nodes_no_observers_and_no_memory(scene):
         transform = made[0]
         if as_sequence:
             selectVariant(made[1], 1)
-        follow(transform, nodes)
+        enablePreview(transform, nodes)
         showDeformation(transform, ("grid", "glyph", "contour")[number % 3])
         imageFromVolume(volume)
         labelFromSegmentation(segmentation, volume)
         fieldFromTransform(transform)
-        original(transform, nodes)
+        disablePreview(transform, nodes)
         copies = apply(transform, nodes, originalGrid=number % 2 == 0)
         copies.append(jacobianVolume(scene, transform, volume))
         sequence = made[1].GetMasterSequenceNode() if as_sequence else None
@@ -84,12 +84,12 @@ def test_200_rounds_leave_no_nodes_no_observers_and_no_memory(scene):
     hierarchy.GetDataNodesInBranch(hierarchy.GetSceneItemID(), removed)
     assert removed.GetNumberOfItems() <= 2
     if memory is not None:
-        # A grid of 10^3 vectors, the copies and the rest are some 0.5 MB a round: 100 MB if they stayed.
+        # A round creates about 0.5 MB of data, so a leak would add up to 100 MB.
         assert resident() - memory < 40
 
 
 def resident() -> float | None:
-    """Memory of this process in MB, where the system says so."""
+    """Memory of this process in MB; ``None`` where the system does not report it."""
     from pathlib import Path
 
     status = Path("/proc/self/status")

@@ -35,7 +35,7 @@ def test_a_deformation_is_shown_by_its_own_display_node(scene):
         assert display.GetVisibility() and display.GetVisibility2D() and display.GetVisibility3D()
         assert display.GetRegionNode() is volume
     assert len(modes) == 3 and transform.GetNumberOfDisplayNodes() == 1
-    # 44 mm long: cells of a few millimetres, arrows up to the largest displacement.
+    # The volume is 44 mm long, so cells have a few millimeters; arrows go up to the largest displacement.
     assert 2 < display.GetGridSpacingMm() < 4
     assert 6 <= display.GetGlyphDisplayRangeMaxMm() < 7
     showDeformation(transform, None)
@@ -61,12 +61,12 @@ def test_the_jacobian_of_a_stretch_is_the_stretch(scene, stretch, blue_over_red)
     node = jacobianVolume(scene, transform, volume)
     values = sitk.GetArrayFromImage(imageFromVolume(node))
     assert np.allclose(values, stretch, atol=1e-4)
-    red, _, blue = colour_of(node, stretch)
+    red, _, blue = color_of(node, stretch)
     assert np.sign(blue - red) == blue_over_red
 
 
-def colour_of(node, value):
-    """The colour that Slicer gives a value."""
+def color_of(node, value):
+    """The color in which Slicer shows a value."""
     display = node.GetDisplayNode()
     table = display.GetColorNode().GetLookupTable()
     low, high = display.GetWindowLevelMin(), display.GetWindowLevelMax()
@@ -87,8 +87,8 @@ def test_the_jacobian_covers_the_volume_and_is_no_finer_than_the_field(scene):
     assert min(jacobian.GetSpacing()) > min(world.GetSpacing())
 
 
-def judged(field):
-    """SimpleITK's determinant; its filter knows no directions, so the vectors go along the field's own axes first."""
+def reference_determinant(field):
+    """Determinant by SimpleITK. Its filter ignores directions, so the vectors are rotated to the axes first."""
     axes = np.asarray(field.GetDirection()).reshape(3, 3)
     straight = field_from(sitk.GetArrayFromImage(field) @ axes, list(field.GetSpacing()), [0.0, 0.0, 0.0])
     out = sitk.DisplacementFieldJacobianDeterminant(straight)
@@ -100,40 +100,40 @@ def test_the_jacobian_is_that_of_simpleitk(scene):
     volume, transform = deformation(scene, "oblique")
     node = jacobianVolume(scene, transform, volume)
     field = smooth_field(image_of("oblique"), 6.0)
-    judge = judged(field)
+    reference = reference_determinant(field)
     got = imageFromVolume(node)
     start = [round(i) for i in field.TransformPhysicalPointToContinuousIndex(got.GetOrigin())]
-    want = sitk.GetArrayFromImage(sitk.RegionOfInterest(judge, got.GetSize(), start))
+    want = sitk.GetArrayFromImage(sitk.RegionOfInterest(reference, got.GetSize(), start))
     assert np.allclose(sitk.GetArrayFromImage(got), want, atol=1e-3)
 
 
-def test_colours_are_symmetric_about_one_and_folds_stand_out(scene):
+def test_colors_are_symmetric_about_one_and_folds_have_their_own(scene):
     volume, transform = deformation(scene, largest=25.0)
     node = jacobianVolume(scene, transform, volume)
     assert sitk.GetArrayFromImage(imageFromVolume(node)).min() < 0
     display = node.GetDisplayNode()
     assert (display.GetWindowLevelMin() + display.GetWindowLevelMax()) / 2 == pytest.approx(1)
-    assert min(colour_of(node, 1.0)) > 0.9
-    assert colour_of(node, -0.5) == (1, 0, 1) == colour_of(node, 0.0)
-    assert colour_of(node, 0.1) != (1, 0, 1)
+    assert min(color_of(node, 1.0)) > 0.9
+    assert color_of(node, -0.5) == (1, 0, 1) == color_of(node, 0.0)
+    assert color_of(node, 0.1) != (1, 0, 1)
     another = jacobianVolume(scene, transform, volume)
     assert another.GetDisplayNode().GetColorNode() is display.GetColorNode()
 
 
-def test_the_colours_survive_saving(scene, another_scene, tmp_path):
+def test_the_colors_survive_saving(scene, another_scene, tmp_path):
     volume, transform = deformation(scene)
     name = jacobianVolume(scene, transform, volume).GetName()
     loaded = save_and_load(scene, another_scene(), tmp_path, True)
     again = loaded.GetFirstNodeByName(name)
-    assert colour_of(again, 0.0) == pytest.approx((1, 0, 1), abs=0.01)
-    assert min(colour_of(again, 1.0)) > 0.9
+    assert color_of(again, 0.0) == pytest.approx((1, 0, 1), abs=0.01)
+    assert min(color_of(again, 1.0)) > 0.9
     scan, moved = (loaded.GetFirstNodeByName(n.GetName()) for n in (volume, transform))
     third = jacobianVolume(loaded, moved, scan)
     assert third.GetDisplayNode().GetColorNode() is again.GetDisplayNode().GetColorNode()
 
 
 @pytest.mark.parametrize("kind", ["rigid", "grid"])
-def test_the_jacobian_lies_in_the_world(scene, kind):
+def test_the_jacobian_is_in_world_space(scene, kind):
     image = image_of("plain")
     parent = parent_of(scene, kind, image)
     volume = placed_volume(scene, image, parent.node)
@@ -142,9 +142,9 @@ def test_the_jacobian_lies_in_the_world(scene, kind):
     node = jacobianVolume(scene, transform, volume)
     assert node.GetParentTransformNode() is None
     got = imageFromVolume(node)
-    judge = sitk.Resample(judged(field), got, sitk.Transform(), sitk.sitkLinear, 1.0)
-    miss = np.abs(sitk.GetArrayFromImage(got) - sitk.GetArrayFromImage(judge))
-    # Under a grid the field is sampled anew: its determinant, piecewise constant, jumps at other places.
+    reference = sitk.Resample(reference_determinant(field), got, sitk.Transform(), sitk.sitkLinear, 1.0)
+    miss = np.abs(sitk.GetArrayFromImage(got) - sitk.GetArrayFromImage(reference))
+    # Under a grid the field is resampled, and its piecewise constant determinant jumps at other positions.
     assert np.percentile(miss, 99 if kind == "rigid" else 90) < 0.1
 
 
@@ -179,7 +179,7 @@ def test_a_loss_curve_is_found_in_a_loaded_scene(scene, another_scene, tmp_path)
     assert loaded.GetNumberOfNodes() == count
 
 
-def test_a_model_that_does_not_fit_is_said_so(scene):
+def test_a_model_that_does_not_fit_is_reported(scene):
     head = volumeFromImage(scene, smooth_image((50, 60, 50), (4.0, 4.0, 4.0)), "head")
     crop = volumeFromImage(scene, smooth_image((40, 50, 40)), "crop")
     one = volumeFromImage(scene, smooth_image((60, 50, 1), (4.0, 4.0, 8.0)), "slice")

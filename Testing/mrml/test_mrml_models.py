@@ -1,4 +1,4 @@
-"""Real deformations, made by models."""
+"""Deformations made by models."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import SimpleITK as sitk
 from DRDMDeformLib.mrml import (
     addVariants,
     apply,
-    follow,
+    enablePreview,
     imageFromVolume,
     labelFromSegmentation,
     volumeFromImage,
@@ -28,14 +28,14 @@ def hardened_by_slicer(scene, volume, transform):
 
 
 def check(scene, volume, result, label=None):
-    """The scene shows what DRDMLib made: the volume to 1 % of its range, the labels to a Dice of 0.99."""
+    """Check that the scene agrees with DRDMLib: the volume to 1 % of its range, the labels to a Dice of 0.99."""
     world = imageFromVolume(volume)
     transform = addVariants(scene, volume, [result.field], [{"seed": result.seed, "level": result.level}])[0]
     shown = hardened_by_slicer(scene, volume, transform)
     want = sitk.Resample(world, shown, result.transform, sitk.sitkLinear, 0.0, sitk.sitkFloat64)
     inside = interior(world, shown, result.transform)
     scale = np.ptp(sitk.GetArrayFromImage(world).astype(float))
-    # Slicer rounds integers.
+    # Slicer rounds integer values.
     rounding = 0.51 if "integer" in world.GetPixelIDTypeAsString() else 0.0
     miss = np.abs(sitk.GetArrayFromImage(shown).astype(float) - sitk.GetArrayFromImage(want))[inside]
     assert miss.max() <= 0.01 * scale + rounding
@@ -45,7 +45,7 @@ def check(scene, volume, result, label=None):
     if label is not None:
         parent = volume.GetParentTransformNode()
         segmentation = add_segmentation(scene, label, parent)
-        follow(transform, [segmentation])
+        enablePreview(transform, [segmentation])
         hardened = apply(transform, [segmentation], originalGrid=False)[0]
         got = sitk.GetArrayFromImage(labelFromSegmentation(hardened, volume).image)
         warped = sitk.GetArrayFromImage(result.warp_label(label)) if parent is None else None
@@ -61,7 +61,7 @@ def test_a_volume_deformed_by_a_model(scene, tiny_model, geometry):
     check(scene, placed_volume(scene, image), DRDMLib.deform(image, tiny_model, level=30, steps=3))
 
 
-def test_a_volume_under_a_rotation_is_deformed_where_it_lies(scene, tiny_model):
+def test_a_volume_under_a_rotation_is_deformed_in_world_space(scene, tiny_model):
     image = image_of("anisotropic")
     volume = placed_volume(scene, image, linear_parent(scene, rotation(20, 10, -30), (5.0, 60.0, -20.0)).node)
     check(scene, volume, DRDMLib.deform(imageFromVolume(volume), tiny_model, level=30, steps=3))

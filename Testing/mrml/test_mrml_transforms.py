@@ -7,11 +7,11 @@ from DRDMDeformLib.mrml import (
     SceneError,
     apply,
     createTransform,
+    disablePreview,
+    enablePreview,
     fieldFromTransform,
-    follow,
     imageFromVolume,
     labelFromSegmentation,
-    original,
     volumeFromImage,
 )
 from scenes import (
@@ -44,7 +44,7 @@ LARGEST = 6.0
 
 
 def hardened_by_slicer(scene, node, transform):
-    """A clone hardened by Slicer itself."""
+    """A copy of a node, hardened by Slicer itself."""
     clone = type(node)()
     scene.AddNode(clone)
     clone.CopyContent(node)
@@ -58,23 +58,23 @@ def voxel_of(image, value):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_displacement_along_one_axis_moves_volume_and_markup_the_right_way(scene, axis):
-    """The field points to where to read: +6 mm along an axis of LPS moves what is seen by -6 mm along it."""
+def test_a_displacement_along_one_axis_has_the_right_direction(scene, axis):
+    """The field points from the new image to the original, so +6 mm along an LPS axis move the image by -6 mm."""
     size = (41, 41, 41)
     array = np.zeros(size[::-1], np.uint8)
     array[18:23, 18:23, 18:23] = 200
     image = sitk.GetImageFromArray(array)
     image.SetOrigin((-17.0, 23.5, 41.0))
     volume = volumeFromImage(scene, image, "box")
-    centre_ras = np.asarray(image.TransformIndexToPhysicalPoint((20, 20, 20))) * (-1, -1, 1)
-    points = add_points(scene, centre_ras[None])
+    center_ras = np.asarray(image.TransformIndexToPhysicalPoint((20, 20, 20))) * (-1, -1, 1)
+    points = add_points(scene, center_ras[None])
     vector = [0.0, 0.0, 0.0]
     vector[axis] = 6.0
     transform = createTransform(scene, constant_field(image, tuple(vector)), "shift")
-    follow(transform, [volume, points])
+    enablePreview(transform, [volume, points])
     moved = np.zeros(3)
     moved[axis] = -6.0
-    assert np.allclose(points_of(points)[0], centre_ras + moved * (-1, -1, 1), atol=1e-3)
+    assert np.allclose(points_of(points)[0], center_ras + moved * (-1, -1, 1), atol=1e-3)
     world = imageFromVolume(hardened_by_slicer(scene, volume, transform))
     found = world.TransformContinuousIndexToPhysicalPoint(voxel_of(world, 200).tolist())
     assert np.allclose(found, np.asarray(image.TransformIndexToPhysicalPoint((20, 20, 20))) + moved, atol=0.3)
@@ -93,21 +93,21 @@ def test_a_volume_hardened_by_slicer_equals_the_warp(scene, geometry, kind):
     transform = createTransform(scene, field, "deformation", parent.node)
     assert transform.GetParentTransformNode() is parent.node
     world = imageFromVolume(hardened_by_slicer(scene, volume, transform))
-    # What the volume shows at w must be what the original has at D(w).
+    # At w the volume must show what the original has at D(w).
     whole = sitk.CompositeTransform([parent.from_world, displacement(field)])
     want = sitk.GetArrayFromImage(sitk.Resample(image, world, whole, sitk.sitkLinear, 0.0))
     inside = interior(image, world, whole)
     got = sitk.GetArrayFromImage(world)
     difference = np.abs(got - want)[inside] / np.ptp(sitk.GetArrayFromImage(image))
     assert np.count_nonzero(inside) > 5000
-    # It does deform: without it, the values differ far more.
+    # Check that the deformation is not negligible: without it the values differ much more.
     still = sitk.GetArrayFromImage(sitk.Resample(image, world, parent.from_world, sitk.sitkLinear, 0.0))
     assert np.abs(still - want)[inside].max() > 0.1 * np.ptp(want)
     assert difference.max() < 0.01
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_a_volume_hardened_by_slicer_equals_drdmlibs_own_warp(scene, geometry):
+def test_a_volume_hardened_by_slicer_equals_the_warp_of_drdmlib(scene, geometry):
     image = image_of(geometry)
     field = smooth_field(image, LARGEST)
     transform = createTransform(scene, field, "deformation")
@@ -125,12 +125,12 @@ def test_a_segmentation_hardened_by_slicer_agrees_with_the_warped_label(scene, g
     parent = parent_of(scene, kind, image)
     volume = placed_volume(scene, image, parent.node)
     world_image = imageFromVolume(volume)
-    # Label maps count whole voxels: the structure is large enough for one to weigh little.
+    # The structure is large, so that single voxels have little influence on the Dice.
     label = label_image(image, ball(image, radius=0.36))
     segmentation = add_segmentation(scene, label, parent.node)
     field = smooth_field(world_image, LARGEST)
     transform = createTransform(scene, field, "deformation", parent.node)
-    follow(transform, [segmentation])
+    enablePreview(transform, [segmentation])
     hardened = apply(transform, [segmentation], originalGrid=False)[0]
     assert hardened.GetParentTransformNode() is None
     got = sitk.GetArrayFromImage(labelFromSegmentation(hardened, volume).image) == 1
@@ -151,7 +151,7 @@ def test_a_segmentation_hardened_by_slicer_agrees_with_the_warped_label(scene, g
 
 
 @pytest.mark.parametrize("kind", ["none", "rigid", "sheared", "grid"])
-def test_markups_and_their_inverse_return_to_a_tenth_of_a_millimetre(scene, kind):
+def test_markups_and_their_inverse_return_to_a_tenth_of_a_millimeter(scene, kind):
     image = image_of("oblique")
     parent = parent_of(scene, kind, image)
     volume = placed_volume(scene, image, parent.node)
@@ -159,10 +159,10 @@ def test_markups_and_their_inverse_return_to_a_tenth_of_a_millimetre(scene, kind
     transform = createTransform(scene, field, "deformation", parent.node)
     points = add_points(scene, inner_points(image), parent.node)
     before = points_of(points)
-    follow(transform, [points])
+    enablePreview(transform, [points])
     moved = points_of(points)
     assert np.linalg.norm(moved - before, axis=1).max() > 0.3 * LARGEST
-    # SimpleITK's field leads from the new place back to the old one.
+    # SimpleITK's field points from the new position to the original one.
     back = [displacement(field).TransformPoint((-x, -y, z)) for x, y, z in moved.tolist()]
     assert np.linalg.norm(np.asarray(back) * (-1, -1, 1) - before, axis=1).max() < 0.1
     hardened = apply(transform, [points], originalGrid=False)[0]
@@ -174,7 +174,7 @@ def test_markups_and_their_inverse_return_to_a_tenth_of_a_millimetre(scene, kind
 
 
 @pytest.mark.parametrize("kind", ["none", "rigid", "scaled"])
-def test_the_field_of_a_transform_is_the_field_it_was_made_of(scene, kind):
+def test_the_field_of_a_transform_is_the_original_field(scene, kind):
     image = image_of("oblique")
     parent = parent_of(scene, kind, image)
     field = smooth_field(imageFromVolume(placed_volume(scene, image, parent.node)), LARGEST)
@@ -185,7 +185,7 @@ def test_the_field_of_a_transform_is_the_field_it_was_made_of(scene, kind):
 
 
 @pytest.mark.parametrize("kind", ["sheared", "grid"])
-def test_the_field_of_a_sampled_transform_moves_the_world_the_same(scene, kind):
+def test_the_field_of_a_sampled_transform_agrees_in_world_space(scene, kind):
     image = image_of("oblique")
     parent = parent_of(scene, kind, image)
     volume = placed_volume(scene, image, parent.node)
@@ -199,17 +199,17 @@ def test_the_field_of_a_sampled_transform_moves_the_world_the_same(scene, kind):
     assert np.linalg.norm(miss, axis=1).max() < 0.15
 
 
-def test_under_a_parent_the_local_field_is_another_one(scene):
+def test_under_a_parent_the_local_field_differs(scene):
     image = image_of("plain")
     node = linear_node(scene, np.diag([1, 1, 1, 1]) + np.array([[0, 0, 0, 30.0]] + [[0] * 4] * 3))
     field = smooth_field(imageFromVolume(placed_volume(scene, image, node)), LARGEST)
     transform = createTransform(scene, field, "deformation", node)
     local = fieldFromTransform(transform, world=False)
-    # 30 mm to the right in RAS are -30 mm in LPS; what lies under the parent has not gone there.
+    # 30 mm in RAS are -30 mm in LPS; the space under the parent does not have this shift.
     assert np.allclose(np.subtract(local.GetOrigin(), field.GetOrigin()), (30, 0, 0))
 
 
-def test_a_2d_field_moves_its_slice_within_its_plane(scene):
+def test_a_2d_field_deforms_its_slice_within_its_plane(scene):
     flat = smooth_image((40, 30), (1.5, 1.5), pixel=sitk.sitkFloat32)
     field = smooth_field(flat, 4.0)
     assert field.GetDimension() == 2
@@ -223,7 +223,7 @@ def test_a_2d_field_moves_its_slice_within_its_plane(scene):
     assert np.all(vectors[..., 2] == 0) and np.all(vectors[[0, -1]] == 0) and np.abs(vectors[2]).max() > 1
 
 
-def test_a_field_that_is_none_is_refused(scene):
+def test_an_image_that_is_not_a_field_is_refused(scene):
     with pytest.raises(SceneError, match="as many values per voxel"):
         createTransform(scene, image_of("plain"), "not a field")
     gone = linear_node(scene, np.eye(4), "gone")
@@ -254,12 +254,12 @@ def test_preview_on_and_off(scene, kind):
         add_points(scene, inner_points(image), parent.node),
     ]
     transform = createTransform(scene, smooth_field(imageFromVolume(volume), LARGEST), "deformation", parent.node)
-    follow(transform, nodes)
+    enablePreview(transform, nodes)
     assert all(n.GetParentTransformNode() is transform for n in nodes)
-    follow(transform, nodes)
-    original(transform, nodes)
+    enablePreview(transform, nodes)
+    disablePreview(transform, nodes)
     assert all(n.GetParentTransformNode() is parent.node for n in nodes)
-    original(transform, nodes)
+    disablePreview(transform, nodes)
     assert all(n.GetParentTransformNode() is parent.node for n in nodes)
 
 
@@ -269,21 +269,21 @@ def test_preview_takes_all_nodes_or_none(scene):
     elsewhere = add_points(scene, inner_points(image), linear_node(scene, np.eye(4), "atlas space"))
     transform = createTransform(scene, smooth_field(image, LARGEST), "deformation")
     with pytest.raises(SceneError, match="'landmarks' is under the transform 'atlas space'"):
-        follow(transform, [volume, elsewhere])
+        enablePreview(transform, [volume, elsewhere])
     assert volume.GetParentTransformNode() is None
     with pytest.raises(SceneError, match="'atlas space'"):
-        original(transform, [elsewhere])
+        disablePreview(transform, [elsewhere])
     camera = scene.AddNewNodeByClass("vtkMRMLCameraNode", "camera")
     with pytest.raises(SceneError, match="'camera' can"):
-        follow(transform, [volume, camera])
+        enablePreview(transform, [volume, camera])
     with pytest.raises(SceneError, match="'deformation' cannot be deformed"):
-        follow(transform, [transform])
+        enablePreview(transform, [transform])
     scene.RemoveNode(volume)
     with pytest.raises(SceneError, match="'scan' has been deleted"):
-        follow(transform, [volume])
+        enablePreview(transform, [volume])
     scene.RemoveNode(transform)
     with pytest.raises(SceneError, match="'deformation' has been deleted"):
-        follow(transform, [elsewhere])
+        enablePreview(transform, [elsewhere])
 
 
 @pytest.mark.parametrize("parent", ["none", "rigid"])
@@ -296,7 +296,7 @@ def test_a_saved_scene_has_the_same_field(scene, another_scene, tmp_path, bundle
     volume = placed_volume(scene, image, above)
     points = add_points(scene, inner_points(image), above)
     transform = createTransform(scene, smooth_field(imageFromVolume(volume), LARGEST), "Verformung ä", above)
-    follow(transform, [volume, points])
+    enablePreview(transform, [volume, points])
     moved = points_of(points)
     loaded = save_and_load(scene, another_scene(), folder, bundle)
     again = loaded.GetFirstNodeByName("Verformung ä")
@@ -304,12 +304,12 @@ def test_a_saved_scene_has_the_same_field(scene, another_scene, tmp_path, bundle
     assert np.allclose(sitk.GetArrayFromImage(field), sitk.GetArrayFromImage(before), atol=1e-5)
     assert np.allclose(field.GetOrigin(), before.GetOrigin(), atol=1e-4)
     assert np.allclose(field.GetDirection(), before.GetDirection(), atol=1e-6)
-    scan, marks = loaded.GetFirstNodeByName("scan"), loaded.GetFirstNodeByName("landmarks")
+    scan, landmarks = loaded.GetFirstNodeByName("scan"), loaded.GetFirstNodeByName("landmarks")
     assert scan.GetParentTransformNode() is again
-    # Slicer reads it back with cubic interpolation; used through the bridge it is the linear one that it was.
-    follow(again, [scan, marks])
-    assert np.abs(points_of(marks) - moved).max() < 1e-3
-    original(again, [scan, marks])
+    # Slicer loads it with cubic interpolation; the bridge sets it to linear again.
+    enablePreview(again, [scan, landmarks])
+    assert np.abs(points_of(landmarks) - moved).max() < 1e-3
+    disablePreview(again, [scan, landmarks])
     assert (scan.GetParentTransformNode() is None) == (above is None)
     assert np.array_equal(
         sitk.GetArrayFromImage(imageFromVolume(apply(again, [scan])[0])),
@@ -339,17 +339,17 @@ def save_and_load(scene, other, folder, bundle):
     return other
 
 
-def test_nothing_moves_beyond_the_field(scene):
+def test_nothing_moves_outside_the_field(scene):
     image = image_of("plain")
     transform = createTransform(scene, smooth_field(image, LARGEST), "deformation")
     far = add_points(scene, np.array([[500.0, 0, 0], [0, -800, 20], [10, 10, 900]]))
     before = points_of(far)
-    follow(transform, [far])
+    enablePreview(transform, [far])
     assert np.allclose(points_of(far), before)
 
 
-def test_a_grid_that_bends_fast_is_followed_closely(scene):
-    """A parent finer than the field: the sampled grid has to be finer than the field as well."""
+def test_a_fine_parent_grid_is_sampled_accurately(scene):
+    """If the parent is finer than the field, the sampled grid has to be finer than the field too."""
     image = image_of("plain")
     parent = createTransform(scene, smooth_field(image, 3.0, seed=5, nodes=40), "fine parent")
     volume = placed_volume(scene, image, parent)
@@ -359,7 +359,7 @@ def test_a_grid_that_bends_fast_is_followed_closely(scene):
     assert data.GetNumberOfPoints() > 10**3
     points = add_points(scene, inner_points(image), parent)
     before = points_of(points)
-    follow(transform, [points])
+    enablePreview(transform, [points])
     back = [displacement(field).TransformPoint((-x, -y, z)) for x, y, z in points_of(points).tolist()]
     assert np.linalg.norm(np.asarray(back) * (-1, -1, 1) - before, axis=1).max() < 0.1
 

@@ -8,15 +8,15 @@ from DRDMDeformLib.mrml import (
     apply,
     applyVariants,
     browserOf,
+    enablePreview,
     fieldFromTransform,
-    follow,
     imageFromVolume,
     isDeformation,
     labelFromSegmentation,
+    parentWithoutPreview,
     records,
     removeVariant,
     selectVariant,
-    trueParent,
     variantTransforms,
 )
 from scenes import (
@@ -42,7 +42,7 @@ RECORDS = [
 
 
 def fields_of(image, count=3):
-    # Each field has a grid of its own, as each reaches past the image by its own margin.
+    # The fields have different grids.
     return [smooth_field(image, 3.0 + n, seed=n, nodes=16 + n) for n in range(count)]
 
 
@@ -50,7 +50,7 @@ def array_of(transform):
     return sitk.GetArrayFromImage(fieldFromTransform(transform))
 
 
-def test_variants_as_nodes_have_names_records_and_a_place(scene):
+def test_variants_as_nodes_have_names_records_and_a_parent_item(scene):
     image = image_of("plain")
     volume = placed_volume(scene, image)
     fields = fields_of(image)
@@ -73,7 +73,7 @@ def test_variants_as_nodes_have_names_records_and_a_place(scene):
     assert more[0].GetName() == "scan deformation 4 (level 48, seed 3)"
 
 
-def test_variants_as_a_sequence_can_be_scrolled_through(scene):
+def test_variants_as_a_sequence_can_be_browsed(scene):
     image = image_of("plain")
     volume = placed_volume(scene, image)
     fields = fields_of(image)
@@ -83,7 +83,7 @@ def test_variants_as_a_sequence_can_be_scrolled_through(scene):
     assert [r["seed"] for r in records(browser)] == [3, 4, 5]
     assert variantTransforms(scene, volume) == [proxy]
     points = add_points(scene, inner_points(image))
-    follow(proxy, [volume, points])
+    enablePreview(proxy, [volume, points])
     seen = []
     for index in (0, 2, 1):
         selectVariant(browser, index)
@@ -95,7 +95,7 @@ def test_variants_as_a_sequence_can_be_scrolled_through(scene):
     assert np.abs(seen[0] - seen[1]).max() > 0.5 and np.abs(seen[1] - seen[2]).max() > 0.5
     with pytest.raises(SceneError, match="no variant 4"):
         selectVariant(browser, 3)
-    # What is scrolled to and hardened is that variant alone.
+    # Hardening applies the shown variant only.
     selectVariant(browser, 2)
     copy = apply(proxy, [volume])[0]
     alone = addVariants(scene, volume, [fields[2]], [RECORDS[2]])[0]
@@ -115,12 +115,12 @@ def test_variants_survive_saving(scene, another_scene, tmp_path, bundle, as_sequ
     fields = fields_of(imageFromVolume(volume))
     made = addVariants(scene, volume, fields, RECORDS, asSequence=as_sequence)
     first = made[0]
-    follow(first, [volume])
+    enablePreview(first, [volume])
     loaded = save_and_load(scene, another_scene(), folder, bundle)
     scan = loaded.GetFirstNodeByName("scan")
     found = variantTransforms(loaded, scan)
     assert scan.GetParentTransformNode() is found[0]
-    assert trueParent(scan).GetName() == "linear"
+    assert parentWithoutPreview(scan).GetName() == "linear"
     if not as_sequence:
         assert [n.GetName() for n in found] == [n.GetName() for n in made]
         for node, field, record in zip(found, fields, RECORDS, strict=True):
@@ -136,26 +136,26 @@ def test_variants_survive_saving(scene, another_scene, tmp_path, bundle, as_sequ
         assert records(found[0])[0]["seed"] == RECORDS[index]["seed"]
 
 
-def test_a_volume_in_preview_keeps_its_true_parent(scene):
+def test_a_previewed_volume_keeps_its_parent_without_preview(scene):
     image = image_of("plain")
     above = linear_node(scene, np.eye(4), "patient to scanner")
     volume = placed_volume(scene, image, above)
     first = addVariants(scene, volume, fields_of(image, 1), RECORDS[:1])[0]
-    follow(first, [volume])
-    assert trueParent(volume) is above
-    # In preview it is still the original that is read, so a second deformation is not one of the first.
+    enablePreview(first, [volume])
+    assert parentWithoutPreview(volume) is above
+    # The original is read also during a preview, so that a second deformation does not depend on the first.
     assert np.array_equal(sitk.GetArrayFromImage(imageFromVolume(volume)), sitk.GetArrayFromImage(image))
     label = two_structures(image)
     segmentation = add_segmentation(scene, label, above)
-    follow(first, [segmentation])
+    enablePreview(first, [segmentation])
     found = labelFromSegmentation(segmentation, volume).image
     assert np.array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(label))
     second = addVariants(scene, volume, fields_of(image, 1), RECORDS[1:2])[0]
     assert second.GetParentTransformNode() is above
-    assert trueParent(placed_volume(scene, image)) is None
+    assert parentWithoutPreview(placed_volume(scene, image)) is None
 
 
-def test_records_of_something_else_are_refused(scene):
+def test_other_transforms_have_no_records(scene):
     linear = linear_node(scene, np.eye(4))
     assert not isDeformation(linear) and not isDeformation(None)
     with pytest.raises(SceneError, match="'linear' is not a deformation"):
@@ -163,12 +163,12 @@ def test_records_of_something_else_are_refused(scene):
 
 
 @pytest.mark.parametrize("as_sequence", [False, True])
-def test_a_failure_leaves_nothing_behind(scene, as_sequence):
+def test_an_error_leaves_the_scene_unchanged(scene, as_sequence):
     image = image_of("plain")
     volume = placed_volume(scene, image)
     slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     before = everything(scene)
-    with pytest.raises(SceneError, match="2 deformations came with 3 records"):
+    with pytest.raises(SceneError, match="2 deformations but 3 records"):
         addVariants(scene, volume, fields_of(image, 2), RECORDS, as_sequence)
     with pytest.raises(SceneError, match="as many values per voxel"):
         addVariants(scene, volume, [*fields_of(image, 1), image], RECORDS[:2], as_sequence)
@@ -181,13 +181,13 @@ def test_a_failure_leaves_nothing_behind(scene, as_sequence):
 
 
 def in_folder(node):
-    """The name of the folder that a node is in."""
+    """The name of the folder of a node."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
     return hierarchy.GetItemName(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)))
 
 
 @pytest.mark.parametrize("kind", ["none", "rigid"])
-def test_every_variant_becomes_copies_of_its_own(scene, kind):
+def test_every_variant_gets_its_own_copies(scene, kind):
     image = image_of("oblique")
     parent = parent_of(scene, kind, image).node
     volume = placed_volume(scene, image, parent)
@@ -197,19 +197,19 @@ def test_every_variant_becomes_copies_of_its_own(scene, kind):
     proxy, browser = addVariants(scene, volume, fields[:2], RECORDS[:2], asSequence=True)
     (single,) = addVariants(scene, volume, fields[2:], RECORDS[2:])
     selectVariant(browser, 1)
-    follow(proxy, [volume, segmentation])
+    enablePreview(proxy, [volume, segmentation])
     seen = []
     made = applyVariants(scene, volume, [volume, segmentation], onProgress=lambda *where: seen.append(where))
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert [[n.GetName() for n in copies] for copies in made] == [
         [f"scan deformed {number}", f"structures deformed {number}"] for number in (1, 2, 3)
     ]
-    assert {in_folder(n) for copies in made for n in copies} == {"scan versions"}
-    # The nodes are as without a preview, the sequence shows what it showed.
+    assert {in_folder(n) for copies in made for n in copies} == {"scan variants"}
+    # The preview of the nodes is ended, and the sequence shows the same variant as before.
     assert volume.GetParentTransformNode() is parent and segmentation.GetParentTransformNode() is parent
     assert browser.GetSelectedItemNumber() == 1
     assert np.allclose(array_of(proxy), sitk.GetArrayFromImage(fields[1]), atol=1e-5)
-    # Each is what applying that variant alone makes, and knows where it comes from.
+    # Each copy is the result of applying that variant alone, and has its record.
     for number, (volume_copy, segmentation_copy) in enumerate(made):
         transform = single
         if number < 2:
@@ -234,7 +234,7 @@ def test_twelve_variants_sort_by_their_names(scene):
     made = applyVariants(scene, volume, [volume])
     names = [copies[0].GetName() for copies in made]
     assert names == sorted(names) and names[0] == "scan deformed 01"
-    # A second time nothing is overwritten.
+    # Applying again does not overwrite anything.
     again = applyVariants(scene, volume, [volume])
     assert in_folder(again[0][0]) != in_folder(made[0][0])
     assert not {c.GetName() for v in again for c in v} & set(names)
@@ -245,13 +245,13 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("reason", ["cancel", "markup of another parent"])
-def test_stopping_half_way_leaves_the_scene_as_it_was(scene, reason):
+def test_an_interruption_leaves_the_scene_unchanged(scene, reason):
     image = image_of("plain")
     volume = placed_volume(scene, image)
     segmentation = add_segmentation(scene, two_structures(image))
     proxy, browser = addVariants(scene, volume, fields_of(image), RECORDS, asSequence=True)
     selectVariant(browser, 2)
-    follow(proxy, [volume, segmentation])
+    enablePreview(proxy, [volume, segmentation])
     elsewhere = linear_node(scene, np.diag([2.0, 1, 1, 1]))
     points = add_points(scene, inner_points(image), elsewhere)
     before, hierarchy = everything(scene), slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
@@ -269,21 +269,21 @@ def test_stopping_half_way_leaves_the_scene_as_it_was(scene, reason):
     assert browser.GetSelectedItemNumber() == 2
 
 
-def test_nothing_to_apply_is_said_so(scene):
+def test_no_variants_to_apply_is_reported(scene):
     volume = placed_volume(scene, image_of("plain"))
     with pytest.raises(SceneError, match="no deformation of 'scan' yet"):
         applyVariants(scene, volume, [volume])
 
 
 @pytest.mark.parametrize("kind", ["none", "rigid"])
-def test_a_removed_transform_lets_go_of_what_follows_it(scene, kind):
+def test_removing_a_transform_ends_its_preview(scene, kind):
     image = image_of("plain")
     parent = parent_of(scene, kind, image).node
     volume = placed_volume(scene, image, parent)
     points = add_points(scene, inner_points(image), parent)
     before = everything(scene)
     first, second = addVariants(scene, volume, fields_of(image, 2), RECORDS[:2])
-    follow(first, [volume, points])
+    enablePreview(first, [volume, points])
     removeVariant(first)
     assert volume.GetParentTransformNode() is parent and points.GetParentTransformNode() is parent
     assert variantTransforms(scene, volume) == [second]
@@ -298,7 +298,7 @@ def test_a_variant_of_a_sequence_is_removed(scene):
     fields = fields_of(image)
     before = scene.GetNumberOfNodes()
     proxy, browser = addVariants(scene, volume, fields, RECORDS, asSequence=True)
-    follow(proxy, [volume])
+    enablePreview(proxy, [volume])
     selectVariant(browser, 2)
     removeVariant(browser, 0)
     assert [r["seed"] for r in records(browser)] == [4, 5]
@@ -311,5 +311,5 @@ def test_a_variant_of_a_sequence_is_removed(scene):
         removeVariant(browser, 1)
     removeVariant(browser, 0)
     assert volume.GetParentTransformNode() is None
-    # The subject hierarchy is made with the first variant.
+    # The subject hierarchy is created with the first variant.
     assert scene.GetNumberOfNodes() <= before + 1

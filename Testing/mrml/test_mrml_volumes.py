@@ -29,7 +29,7 @@ from support import rotation, smooth_image
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_voxels_and_place_survive_the_way_into_the_scene_and_back(scene, geometry):
+def test_voxels_and_position_are_kept_in_the_scene_and_back(scene, geometry):
     image = image_of(geometry)
     back = imageFromVolume(volumeFromImage(scene, image, "scan"))
     assert np.array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(image))
@@ -51,7 +51,7 @@ def test_slicer_sees_the_voxels_in_ras(scene, geometry):
 
 @pytest.mark.parametrize("kind", ["rigid", "scaled"])
 @pytest.mark.parametrize("geometry", ["plain", "oblique", "anisotropic", "mirrored"])
-def test_under_a_linear_parent_the_voxels_stay_and_the_place_counts(scene, kind, geometry):
+def test_under_a_linear_parent_the_voxels_are_kept_and_the_position_changes(scene, kind, geometry):
     image = image_of(geometry)
     node = placed_volume(scene, image, parent_of(scene, kind, image).node)
     world = imageFromVolume(node)
@@ -65,7 +65,7 @@ def test_under_a_linear_parent_the_voxels_stay_and_the_place_counts(scene, kind,
 
 @pytest.mark.parametrize("kind", ["sheared", "grid"])
 @pytest.mark.parametrize("geometry", ["plain", "oblique", "anisotropic"])
-def test_where_no_grid_fits_the_volume_is_resampled_in_world_space(scene, kind, geometry):
+def test_under_a_nonlinear_parent_the_volume_is_resampled_in_world_space(scene, kind, geometry):
     image = image_of(geometry)
     parent = parent_of(scene, kind, image)
     node = placed_volume(scene, image, parent.node)
@@ -73,7 +73,7 @@ def test_where_no_grid_fits_the_volume_is_resampled_in_world_space(scene, kind, 
     want = sitk.Resample(image, world, parent.from_world, sitk.sitkLinear, np.nan)
     got, wanted = sitk.GetArrayFromImage(world), sitk.GetArrayFromImage(want)
     inside = np.isfinite(wanted)
-    # The whole volume is there, and as much of it as before.
+    # The grid covers the whole volume with about the same spacing.
     bounds = [0.0] * 6
     node.GetRASBounds(bounds)
     low, high = np.asarray(bounds[::2]), np.asarray(bounds[1::2])
@@ -116,19 +116,19 @@ def test_a_2d_image_becomes_a_slice(scene):
     assert np.array_equal(sitk.GetArrayFromImage(back)[0], sitk.GetArrayFromImage(image))
 
 
-def test_what_cannot_be_used_is_said_in_one_sentence(scene):
+def test_unusable_nodes_are_reported_in_one_sentence(scene):
     with pytest.raises(SceneError, match="no volume"):
         imageFromVolume(None)
     empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "empty one")
     with pytest.raises(SceneError, match="'empty one' has no image data"):
         imageFromVolume(empty)
-    colour = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "photo")
+    color = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "photo")
     pixels = vtk.vtkImageData()
     pixels.SetDimensions(4, 4, 4)
     pixels.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
-    colour.SetAndObserveImageData(pixels)
+    color.SetAndObserveImageData(pixels)
     with pytest.raises(SceneError, match="'photo' has 3 values per voxel"):
-        imageFromVolume(colour)
+        imageFromVolume(color)
     with pytest.raises(SceneError, match="not a volume"):
         imageFromVolume(add_model(scene, np.zeros(3), 5.0))
     gone = volumeFromImage(scene, image_of("plain"), "gone")
@@ -138,7 +138,7 @@ def test_what_cannot_be_used_is_said_in_one_sentence(scene):
 
 
 @pytest.mark.parametrize("kind", ["none", "rigid", "sheared", "grid"])
-def test_segments_that_share_a_label_map_come_back_on_the_grid_of_the_volume(scene, kind):
+def test_segments_that_share_a_label_map_are_converted_to_the_grid_of_the_volume(scene, kind):
     image = image_of("oblique")
     label = two_structures(image)
     parent = parent_of(scene, kind, image)
@@ -153,15 +153,15 @@ def test_segments_that_share_a_label_map_come_back_on_the_grid_of_the_volume(sce
     assert found.GetSize() == world.GetSize() and np.allclose(found.GetOrigin(), world.GetOrigin())
     want = sitk.Resample(label, world, parent.from_world, sitk.sitkNearestNeighbor, 0)
     differing = sitk.GetArrayFromImage(found) != sitk.GetArrayFromImage(want)
-    # Ties of nearest neighbours may go either way where the grids are not the same.
+    # If the grids differ, ties between nearest voxels can be resolved differently.
     assert np.count_nonzero(differing) <= (0 if kind in ("none", "rigid") else 20)
 
 
-def test_a_segmentation_elsewhere_in_the_tree_is_found_by_its_world_position(scene):
+def test_a_segmentation_under_another_parent_is_converted_in_world_space(scene):
     image = image_of("plain")
     label = two_structures(image)
     volume = placed_volume(scene, image, parent_of(scene, "rigid", image).node)
-    # The segmentation lies in the world where the volume lies, without any parent.
+    # The segmentation has the same position in the world, but no parent.
     segmentation = add_segmentation(scene, label, volume.GetParentTransformNode())
     segmentation.HardenTransform()
     assert segmentation.GetParentTransformNode() is None
@@ -169,7 +169,7 @@ def test_a_segmentation_elsewhere_in_the_tree_is_found_by_its_world_position(sce
     assert np.array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(label))
 
 
-def test_chosen_segments_in_the_order_given_and_the_later_one_wins(scene):
+def test_segments_are_converted_in_the_given_order_and_later_ones_overwrite(scene):
     image = image_of("plain")
     first, second = ball(image, (0.4, 0.5, 0.5)), ball(image, (0.6, 0.5, 0.5))
     segmentation = add_segmentation(scene, label_image(image, first))
@@ -189,7 +189,7 @@ def test_chosen_segments_in_the_order_given_and_the_later_one_wins(scene):
 
 
 @pytest.mark.parametrize("kind", ["none", "sheared"])
-def test_closed_surfaces_are_converted_aside(scene, kind):
+def test_closed_surfaces_are_converted_in_a_copy(scene, kind):
     image = image_of("oblique")
     parent = parent_of(scene, kind, image)
     volume = placed_volume(scene, image, parent.node)
@@ -207,7 +207,7 @@ def test_closed_surfaces_are_converted_aside(scene, kind):
         assert dice(sitk.GetArrayFromImage(found.image) == value, want == value) > 0.93
 
 
-def test_segmentations_that_do_not_help_are_refused(scene):
+def test_unusable_segmentations_are_reported(scene):
     image = image_of("plain")
     volume = placed_volume(scene, image)
     with pytest.raises(SceneError, match="no segmentation"):

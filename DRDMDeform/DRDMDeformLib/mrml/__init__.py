@@ -1,21 +1,28 @@
-"""Between the scene and DRDMLib: volumes, segmentations and transforms of MRML as SimpleITK images, and back.
+"""The bridge between the scene and DRDMLib: volumes, segmentations and transforms as SimpleITK images, and back.
 
-Needs slicer-core (or Slicer), NumPy, SciPy and SimpleITK; neither Qt nor PyTorch. Every mistake that the user can put
-right is a :class:`SceneError`.
+Needs slicer-core (or Slicer), NumPy, SciPy and SimpleITK; neither Qt nor PyTorch. Every mistake that the user can
+correct is a :class:`SceneError`.
 """
 
-from .display import jacobianColours, jacobianVolume, showDeformation
+from .display import jacobianColors, jacobianVolume, showDeformation
 from .errors import SceneError
-from .fits import fitWarnings
-from .hardening import apply
-from .hierarchy import folderOf, removeNode
-from .marks import isDeformation, trueParent, volumeOf
+from .hardening import apply, applyVariants
+from .hierarchy import folderOf, isDeformation, parentWithoutPreview, removeNode, volumeOf
 from .plots import LossCurve
 from .segmentations import SegmentLabel, labelFromSegmentation
-from .transforms import createTransform, fieldFromTransform, follow, original
-from .variants import addVariants, browserOf, records, removeVariant, selectVariant, variantTransforms
-from .versions import applyVariants, variantsOf
-from .volumes import imageDimension, imageFromVolume, labelMapFromImage, volumeFromImage
+from .transforms import createTransform, disablePreview, enablePreview, fieldFromTransform
+from .variants import (
+    addVariants,
+    browserOf,
+    isSequence,
+    records,
+    removeVariant,
+    selectVariant,
+    transformOf,
+    variantsOf,
+    variantTransforms,
+)
+from .volumes import fitWarnings, imageDimension, imageFromVolume, labelMapFromImage, volumeFromImage
 
 __all__ = [
     "LossCurve",
@@ -26,24 +33,26 @@ __all__ = [
     "applyVariants",
     "browserOf",
     "createTransform",
+    "disablePreview",
+    "enablePreview",
     "fieldFromTransform",
     "fitWarnings",
     "folderOf",
-    "follow",
     "imageDimension",
     "imageFromVolume",
     "isDeformation",
-    "jacobianColours",
+    "isSequence",
+    "jacobianColors",
     "jacobianVolume",
     "labelFromSegmentation",
     "labelMapFromImage",
-    "original",
+    "parentWithoutPreview",
     "records",
     "removeNode",
     "removeVariant",
     "selectVariant",
     "showDeformation",
-    "trueParent",
+    "transformOf",
     "variantTransforms",
     "variantsOf",
     "volumeFromImage",

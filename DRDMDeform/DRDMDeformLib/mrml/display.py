@@ -1,4 +1,4 @@
-"""Showing a deformation: Slicer's own grid, arrows or contours, and the Jacobian determinant as a coloured volume."""
+"""Show a deformation: Slicer's own grid, arrows or contours, and the Jacobian determinant as a colored volume."""
 
 from __future__ import annotations
 
@@ -11,30 +11,29 @@ import slicer
 from DRDMLib.spatial.jacobian import jacobian_determinant
 
 from .errors import SceneError, requireInScene
+from .errors import tr as _
 from .grids import FLIP, Grid
-from .hierarchy import placeUnder
-from .i18n import tr as _
-from .marks import VOLUME
-from .transforms import ensureLinear, fieldFromTransform
+from .hierarchy import VOLUME_REFERENCE, placeUnder
+from .transforms import ensureLinearInterpolation, fieldFromTransform
 from .volumes import requireVoxels, volumeFromImage, worldGrid
 
 MODES = ("grid", "glyph", "contour")
-_COLOURS = "DRDMJacobian"
+_COLORS = "DRDMJacobian"
 _ENTRIES = 256
 
 
 def showDeformation(transformNode: Any, mode: str | None) -> None:
-    """Shows a deformation in slice and 3D views, drawn by the transform's own display node.
+    """Show a deformation in the slice and 3D views with the transform's display node.
 
-    Spacing, line width and resolution follow the size of the deformed volume (of the field, if the volume is not
-    known), so that there are about twelve cells along its longest side.
+    Spacing, line width and resolution depend on the size of the deformed volume (or of the field, if the volume is not
+    known), so that the grid has about twelve cells along the longest side.
 
     Args:
         transformNode: a grid transform.
-        mode: ``"grid"``, ``"glyph"`` (arrows), ``"contour"`` (lines of equal displacement), or ``None``: hide.
+        mode: ``"grid"``, ``"glyph"`` (arrows) or ``"contour"`` (lines of equal displacement); ``None`` hides it.
 
     Raises:
-        SceneError: deleted, not a deformation, or an unknown mode.
+        SceneError: the transform is deleted or not a deformation, or the mode is unknown.
     """
     requireInScene(transformNode, "transform")
     if mode is None:
@@ -44,11 +43,9 @@ def showDeformation(transformNode: Any, mode: str | None) -> None:
         return
     if mode not in MODES:
         raise SceneError(
-            _("A deformation is shown as {modes} or not at all, not as '{mode}'.").format(
-                modes=", ".join(MODES), mode=mode
-            )
+            _("The display mode '{mode}' is unknown; choose one of {modes}.").format(mode=mode, modes=", ".join(MODES))
         )
-    ensureLinear(transformNode)
+    ensureLinearInterpolation(transformNode)
     transformNode.CreateDefaultDisplayNodes()
     display = transformNode.GetDisplayNode()
     side, largest = _extent(transformNode)
@@ -68,7 +65,7 @@ def showDeformation(transformNode: Any, mode: str | None) -> None:
         display.SetGlyphDisplayRangeMaxMm(max(1.01 * largest, 1e-3))
         display.SetContourResolutionMm(side / 64)
         display.SetContourLevelsMmFromString(" ".join(f"{largest * n / 6:.4g}" for n in range(1, 6)))
-        region = transformNode.GetNodeReference(VOLUME)
+        region = transformNode.GetNodeReference(VOLUME_REFERENCE)
         if region is not None:
             display.SetAndObserveRegionNode(region)
         display.SetVisibility2D(True)
@@ -79,29 +76,28 @@ def showDeformation(transformNode: Any, mode: str | None) -> None:
 
 
 def _extent(transformNode: Any) -> tuple[float, float]:
-    """Longest side of what is deformed and the largest displacement, millimetres."""
+    """Length of the longest side of the deformed volume, and largest displacement; millimeters."""
     field = fieldFromTransform(transformNode)
     vectors = sitk.GetArrayViewFromImage(field)
     largest = float(np.linalg.norm(vectors, axis=-1).max(initial=0.0))
-    volume = transformNode.GetNodeReference(VOLUME)
-    grid = Grid.ofImage(field)
+    volume = transformNode.GetNodeReference(VOLUME_REFERENCE)
+    grid = Grid.fromImage(field)
     if volume is not None and volume.GetImageData() is not None:
         grid = worldGrid(volume)
     return float(max(n * s for n, s in zip(grid.size, grid.spacing, strict=True))), largest
 
 
 def jacobianVolume(scene: Any, transformNode: Any, volumeNode: Any) -> Any:
-    """The Jacobian determinant of a deformation over a volume, as a coloured scalar volume in world space.
+    """Create a colored volume with the Jacobian determinant of a deformation, in world space.
 
-    The field leads from the new image to the original, so the determinant is "volume in the original over volume in
-    the new image": 1 kept, below 1 grown, above 1 shrunk; 0 or below: folded, drawn in a colour of its own.
-
-    The determinant is as fine as the field, not as the volume: finer voxels would show nothing more.
+    The field points from the new image to the original. So the determinant is the volume of tissue in the original
+    divided by its volume in the new image: 1 unchanged, below 1 grown, above 1 shrunk. At 0 or below the deformation
+    is folded, which has its own color. The voxels are those of the field; smaller ones would not show more.
 
     Args:
         scene: where the volume is added.
-        transformNode: one of :func:`createTransform`.
-        volumeNode: gives the region, and the name.
+        transformNode: made by :func:`createTransform`.
+        volumeNode: gives the region and the name.
 
     Raises:
         SceneError: a node is missing or deleted, or the transform is not a deformation.
@@ -111,33 +107,33 @@ def jacobianVolume(scene: Any, transformNode: Any, volumeNode: Any) -> Any:
     array = sitk.GetArrayViewFromImage(field)
     direction = np.asarray(field.GetDirection()).reshape(3, 3)
     values = jacobian_determinant(array, field.GetSpacing(), direction).astype(np.float32)
-    grid = Grid.ofImage(field)
+    grid = Grid.fromImage(field)
     image = grid.place(sitk.GetImageFromArray(values))
-    corners = worldGrid(volumeNode).lattice(2) * FLIP
+    corners = worldGrid(volumeNode).samplePoints(2) * FLIP
     index = (corners - np.asarray(grid.origin)) @ np.linalg.inv(grid.direction * np.asarray(grid.spacing)).T
     first = np.clip(np.floor(index.min(axis=0)), 0, np.asarray(grid.size) - 1).astype(int)
     last = np.clip(np.ceil(index.max(axis=0)), first, np.asarray(grid.size) - 1).astype(int)
     image = sitk.RegionOfInterest(image, (last - first + 1).tolist(), first.tolist())
     node = volumeFromImage(scene, image, f"{transformNode.GetName()} Jacobian")
     display = node.GetDisplayNode()
-    display.SetAndObserveColorNodeID(jacobianColours(scene).GetID())
+    display.SetAndObserveColorNodeID(jacobianColors(scene).GetID())
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(0.0, 2.0)
     placeUnder(volumeNode, node)
     return node
 
 
-def jacobianColours(scene: Any) -> Any:
-    """The colour table of Jacobian determinants, made once in a scene: 0 to 2, white at 1.
+def jacobianColors(scene: Any) -> Any:
+    """Return the color table of Jacobian determinants from 0 to 2; it is created once per scene.
 
-    Blue below 1 (tissue has grown), red above (it has shrunk); the colours deepen fast next to 1, as most determinants
-    are near it. The first entry, which everything at 0 or below falls into, is magenta.
+    White at 1, blue below (tissue has grown), red above (it has shrunk). The colors change fast near 1, as most
+    determinants do. The first entry, used for 0 and below, is magenta.
     """
-    node = scene.GetSingletonNode(_COLOURS, "vtkMRMLColorTableNode")
+    node = scene.GetSingletonNode(_COLORS, "vtkMRMLColorTableNode")
     if node is not None:
         return node
     node = slicer.vtkMRMLColorTableNode()
-    node.SetSingletonTag(_COLOURS)
+    node.SetSingletonTag(_COLORS)
     node.SetName("DRDM Jacobian")
     node.SetDescription("Jacobian determinant from 0 to 2, white at 1; magenta: folded")
     node.SetAttribute("Category", "DRDM")
@@ -152,13 +148,13 @@ def jacobianColours(scene: Any) -> Any:
 
 
 def _diverging(count: int) -> list[tuple[float, float, float]]:
-    """Blue, white in the middle, red; as many colours as asked for."""
+    """``count`` colors from blue over white to red."""
     ends = np.array([[0.02, 0.19, 0.55], [0.55, 0.02, 0.10]])
     half = np.array([[0.26, 0.58, 0.85], [0.93, 0.42, 0.28]])
-    colours = []
-    for place in np.linspace(-1, 1, count):
-        side, strength = int(place > 0), float(abs(place) ** 0.6)
+    colors = []
+    for position in np.linspace(-1, 1, count):
+        side, strength = int(position > 0), float(abs(position) ** 0.6)
         low, high = (np.ones(3), half[side]) if strength < 0.5 else (half[side], ends[side])
         share = 2 * strength - (0 if strength < 0.5 else 1)
-        colours.append(tuple(((1 - share) * low + share * high).tolist()))
-    return colours
+        colors.append(tuple(((1 - share) * low + share * high).tolist()))
+    return colors

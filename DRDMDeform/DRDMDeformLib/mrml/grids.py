@@ -1,7 +1,7 @@
-"""Grids and points between VTK (RAS) and SimpleITK (LPS); both in millimetres.
+"""Voxel grids and points in the conventions of VTK (RAS) and SimpleITK (LPS); both in millimeters.
 
-A grid is a :class:`Grid`: what SimpleITK calls the geometry of an image. Matrices of VTK that take voxel indices to
-RAS are turned into it and back here, so that the two signs of LPS are written down in one place only.
+A :class:`Grid` is the geometry of a SimpleITK image. It is converted from and to matrices that take voxel indices to
+RAS, as VTK uses them, so that the change between LPS and RAS is in one place only.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import SimpleITK as sitk
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-# Takes RAS to LPS and back.
+# Converts RAS to LPS and back.
 FLIP = np.array([-1.0, -1.0, 1.0])
-# Axes further from right angles than this (cosine) are a shear, which no SimpleITK image can have.
-_SHEAR = 1e-4
+# Axes are at right angles if the cosines between them are below this; other grids are no SimpleITK images.
+_MAX_COSINE = 1e-4
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A regular grid in space.
+    """A regular voxel grid.
 
     Attributes:
-        size, spacing, origin: one value per axis in SimpleITK's order, millimetres, LPS.
+        size, spacing, origin: one value per axis in SimpleITK's order, millimeters, LPS.
         direction: (3, 3), columns are the directions of the axes.
     """
 
@@ -36,27 +36,27 @@ class Grid:
     direction: np.ndarray
 
     @classmethod
-    def ofImage(cls, image: sitk.Image) -> Grid:
+    def fromImage(cls, image: sitk.Image) -> Grid:
         """The grid of a 3D image."""
         direction = np.asarray(image.GetDirection(), float).reshape(3, 3)
         return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), direction)
 
     @classmethod
-    def ofMatrix(cls, size: Iterable[int], ijkToRas: np.ndarray) -> Grid | None:
-        """The grid with voxels where the (4, 4) matrix puts them; ``None`` if the axes are not at right angles."""
+    def fromMatrix(cls, size: Iterable[int], ijkToRas: np.ndarray) -> Grid | None:
+        """The grid of a (4, 4) matrix from voxel index to RAS; ``None`` if its axes are not at right angles."""
         columns = FLIP[:, None] * ijkToRas[:3, :3]
         spacing = np.linalg.norm(columns, axis=0)
         if not (spacing > 0).all():
             return None
         direction = columns / spacing
-        if np.abs(direction.T @ direction - np.eye(3)).max() > _SHEAR:
+        if np.abs(direction.T @ direction - np.eye(3)).max() > _MAX_COSINE:
             return None
         origin = FLIP * ijkToRas[:3, 3]
         return cls(tuple(int(n) for n in size), tuple(spacing.tolist()), tuple(origin.tolist()), direction)
 
     @property
     def matrix(self) -> np.ndarray:
-        """(4, 4): voxel index to RAS."""
+        """(4, 4) matrix from voxel index to RAS."""
         matrix = np.eye(4)
         matrix[:3, :3] = FLIP[:, None] * self.direction * np.asarray(self.spacing)
         matrix[:3, 3] = FLIP * np.asarray(self.origin)
@@ -64,36 +64,36 @@ class Grid:
 
     @property
     def vtkMatrix(self) -> Any:
-        """The same as a vtkMatrix4x4."""
+        """The matrix from voxel index to RAS as a vtkMatrix4x4."""
         return vtkMatrix(self.matrix)
 
     @property
     def voxels(self) -> int:
-        """How many voxels the grid has."""
+        """Number of voxels."""
         return int(np.prod(self.size))
 
     def place(self, image: sitk.Image) -> sitk.Image:
-        """Gives ``image`` this grid's place in space, and returns it."""
+        """Set spacing, origin and direction of ``image`` to those of this grid, and return it."""
         image.SetSpacing(self.spacing)
         image.SetOrigin(self.origin)
         image.SetDirection(np.asarray(self.direction).ravel().tolist())
         return image
 
     def points(self) -> np.ndarray:
-        """(N, 3): where the voxels lie, RAS, first axis fastest."""
+        """Positions of the voxels, (N, 3), RAS, first axis fastest."""
         image = sitk.PhysicalPointSource(
             sitk.sitkVectorFloat64, self.size, self.origin, self.spacing, np.asarray(self.direction).ravel().tolist()
         )
         return sitk.GetArrayViewFromImage(image).reshape(-1, 3) * FLIP
 
-    def lattice(self, count: int = 9) -> np.ndarray:
-        """(count^3, 3): points spread evenly over the box of the grid, borders (whole voxels) included, RAS."""
+    def samplePoints(self, count: int = 9) -> np.ndarray:
+        """Points spread evenly over the box of the grid with its outer voxel borders, (count^3, 3), RAS."""
         lines = [np.linspace(-0.5, n - 0.5, count) for n in self.size]
         index = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(-1, 3)
         return index @ self.matrix[:3, :3].T + self.matrix[:3, 3]
 
-    def around(self, points: np.ndarray, margin: float = 0.0) -> Grid:
-        """A grid of the same spacing and direction that covers ``points`` (N, 3), RAS, and ``margin`` voxels more."""
+    def covering(self, points: np.ndarray, margin: float = 0.0) -> Grid:
+        """A grid with the same spacing and direction that covers ``points`` (N, 3), RAS, with a margin in voxels."""
         axes = self.direction * np.asarray(self.spacing)
         index = (points * FLIP) @ np.linalg.inv(axes).T
         low, high = index.min(axis=0) - margin, index.max(axis=0) + margin
@@ -102,27 +102,27 @@ class Grid:
         origin = axes @ first
         return Grid(tuple(size.tolist()), self.spacing, tuple(origin.tolist()), self.direction)
 
-    def finer(self) -> Grid:
-        """The same box with twice as many points along each axis that has more than one."""
+    def refined(self) -> Grid:
+        """The same box with half the spacing along each axis that has more than one voxel."""
         size = tuple(2 * n - 1 if n > 1 else 1 for n in self.size)
         spacing = tuple(s / 2 if n > 1 else s for n, s in zip(self.size, self.spacing, strict=True))
         return Grid(size, spacing, self.origin, self.direction)
 
 
 def vtkMatrix(matrix: np.ndarray) -> Any:
-    """(4, 4) as a vtkMatrix4x4."""
+    """Convert a (4, 4) array to a vtkMatrix4x4."""
     out = vtk.vtkMatrix4x4()
     out.DeepCopy(np.asarray(matrix, float).ravel().tolist())
     return out
 
 
 def numpyMatrix(matrix: Any) -> np.ndarray:
-    """A vtkMatrix4x4 as (4, 4)."""
+    """Convert a vtkMatrix4x4 to a (4, 4) array."""
     return np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)])
 
 
-def chain(*parts: Any) -> Any:
-    """One transform that applies ``parts`` (vtkAbstractTransform or vtkMatrix4x4) one after the other."""
+def concatenate(*parts: Any) -> Any:
+    """A vtkGeneralTransform that applies ``parts`` (vtkAbstractTransform or vtkMatrix4x4) one after the other."""
     general = vtk.vtkGeneralTransform()
     general.PostMultiply()
     for part in parts:
@@ -130,8 +130,8 @@ def chain(*parts: Any) -> Any:
     return general
 
 
-def mapped(transform: Any, points: np.ndarray) -> np.ndarray:
-    """Points (N, 3), RAS, taken through a vtkAbstractTransform."""
+def transformPoints(transform: Any, points: np.ndarray) -> np.ndarray:
+    """Transform points (N, 3), RAS, with a vtkAbstractTransform."""
     source, target = vtk.vtkPoints(), vtk.vtkPoints()
     source.SetDataTypeToDouble()
     target.SetDataTypeToDouble()
@@ -142,7 +142,7 @@ def mapped(transform: Any, points: np.ndarray) -> np.ndarray:
 
 
 def imageData(array: np.ndarray) -> Any:
-    """An array (k, j, i) or (k, j, i, components) as vtkImageData of unit geometry; the voxels are copied."""
+    """Copy an array (k, j, i) or (k, j, i, components) to a vtkImageData with origin 0 and spacing 1."""
     components = array.shape[3] if array.ndim == 4 else 1
     flat = (
         np.ascontiguousarray(array).reshape(-1, components) if components > 1 else np.ascontiguousarray(array).ravel()
@@ -156,7 +156,7 @@ def imageData(array: np.ndarray) -> Any:
 
 
 def arrayOf(image: Any) -> np.ndarray:
-    """The voxels of vtkImageData, (k, j, i) or (k, j, i, components); a view, valid as long as the image is."""
+    """View of the voxels of a vtkImageData, (k, j, i) or (k, j, i, components); valid while the image exists."""
     scalars = image.GetPointData().GetScalars()
     shape = image.GetDimensions()[::-1]
     components = scalars.GetNumberOfComponents()

@@ -1,12 +1,13 @@
-"""Hardening: deformed copies of nodes, or the nodes themselves deformed for good.
+"""Harden deformations: on copies of nodes or on the nodes themselves, one variant or all of them.
 
-Everything is computed in a scene of its own first and only then brought into the user's scene, so that a failure
-half-way leaves the user's scene as it was.
+Everything is computed in a temporary scene first and then added to the user's scene, so that an error does not leave
+the user's scene partly changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import SimpleITK as sitk
@@ -15,63 +16,75 @@ import vtk
 
 from DRDMLib.spatial.resampling import warp_image, warp_label
 
-from .errors import nameOf, requireInScene
-from .grids import arrayOf, chain
-from .hierarchy import placeBeside, removeNode
-from .segmentations import binaryName, resliceSegmentation, warpSegmentation
-from .transforms import ensureLinear, fieldFromTransform, original, requireMovable
-from .volumes import isLabel, localGrid, requireVoxels, setImage
+from .errors import SceneError, nameOf, requireInScene
+from .errors import tr as _
+from .grids import arrayOf, concatenate
+from .hierarchy import (
+    RECORD_ATTRIBUTE,
+    createFolder,
+    isDeformation,
+    parentWithoutPreview,
+    placeBeside,
+    placeIn,
+    removeItem,
+    removeNode,
+    setParent,
+)
+from .segmentations import binaryLabelmapName, referenceVolumeRole, resliceSegmentation, warpSegmentation
+from .transforms import disablePreview, enablePreview, ensureLinearInterpolation, fieldFromTransform, requireDeformable
+from .variants import isSequence, selectVariant, transformOf, variantsOf
+from .volumes import isLabel, localGrid, requireVoxels, setImage, transformToWorld
 
 
 def apply(transformNode: Any, nodes: Sequence[Any], copies: bool = True, originalGrid: bool = True) -> list[Any]:
-    """Deforms nodes for good.
+    """Harden a deformation.
 
     Args:
-        transformNode: one of :func:`createTransform`.
+        transformNode: made by :func:`createTransform`.
         nodes: scalar volumes, label map volumes, segmentations, models, markups; under the transform (preview) or
             under its parent.
-        copies: leave the nodes as they are, back under the parent that they had without the preview, and return
-            deformed copies "<name> deformed", beside them in the subject hierarchy. Otherwise the nodes themselves
-            change; that cannot be undone.
-        originalGrid: volumes and label maps are resampled in their own voxels, and everything stays under the parent
-            that it had. Otherwise as Slicer hardens: the voxels reach as far as the deformed volume does, and the
-            parent transforms are hardened too.
+        copies: create deformed copies "<name> deformed" beside the nodes in the subject hierarchy, and end the preview
+            of the nodes. Otherwise the nodes themselves are changed, which cannot be undone.
+        originalGrid: volumes and label maps keep their voxel grid, and all nodes keep their parent transform.
+            Otherwise they are hardened as by Slicer: the extent covers the deformed volume, and the parent transforms
+            are hardened too.
 
     Returns:
         The deformed nodes, in the order of ``nodes``.
 
     Raises:
-        SceneError: a node is deleted, under another transform, without data, or of a kind that cannot be deformed;
-            the scene is unchanged then.
+        SceneError: a node is deleted, under another transform, without data, or of a class that cannot be deformed.
+            The scene is not changed then.
     """
     requireInScene(transformNode, "transform")
-    ensureLinear(transformNode)
+    ensureLinearInterpolation(transformNode)
     for node in nodes:
-        requireMovable(transformNode, node)
+        requireDeformable(transformNode, node)
         if node.IsA("vtkMRMLVolumeNode"):
             requireVoxels(node)
-    aside = slicer.vtkMRMLScene()
+    temporaryScene = slicer.vtkMRMLScene()
     field = fieldFromTransform(transformNode, world=False)
-    make = _inOwnGrid if originalGrid else _hardened
-    deformed = [make(transformNode, field, node, aside) for node in nodes]
+    harden = _hardenInOwnGrid if originalGrid else _hardenAsSlicer
+    deformed = [harden(transformNode, field, node, temporaryScene) for node in nodes]
     if copies:
         made = _addCopies(transformNode, nodes, deformed, originalGrid)
-        original(transformNode, nodes)
+        disablePreview(transformNode, nodes)
         return made
     for node, result in zip(nodes, deformed, strict=True):
-        _takeOver(transformNode, node, result, originalGrid)
+        _replaceContent(transformNode, node, result, originalGrid)
     return list(nodes)
 
 
 def _clone(node: Any, scene: Any) -> Any:
-    """A node of the same class and content in ``scene``; voxels are shared, as no step here changes them in place."""
+    """A copy of a node in ``scene``; the voxels are shared, since nothing here changes them in place."""
     clone = type(node)()
     scene.AddNode(clone)
     clone.CopyContent(node, not node.IsA("vtkMRMLVolumeNode"))
     return clone
 
 
-def _inOwnGrid(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> Any:
+def _hardenInOwnGrid(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> Any:
+    """Harden a copy of the node in ``scene``, in the node's own voxel grid."""
     clone = _clone(node, scene)
     if node.IsA("vtkMRMLVolumeNode"):
         grid = localGrid(node)
@@ -80,24 +93,23 @@ def _inOwnGrid(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> 
         matrix = vtk.vtkMatrix4x4()
         node.GetIJKToRASMatrix(matrix)
         setImage(clone, warp(image, image, sitk.DisplacementFieldTransform(sitk.Image(field))))
-        # To the last bit the place it had: going through spacing and direction rounds.
+        # The exact matrix of the node: conversion to spacing and direction rounds it.
         clone.SetIJKToRASMatrix(matrix)
     elif _hasVoxelSegments(node):
         warpSegmentation(clone.GetSegmentation(), field, nameOf(node))
     else:
-        # A segmentation asks a general transform whether it is linear, and takes no grid as such.
-        clone.ApplyTransform(chain(transformNode.GetTransformToParent()))
+        # ApplyTransform of a segmentation accepts a general transform, but not a grid transform.
+        clone.ApplyTransform(concatenate(transformNode.GetTransformToParent()))
     return clone
 
 
-def _hardened(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> Any:
-    """What ``HardenTransform`` makes of the node, its parents included.
+def _hardenAsSlicer(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> Any:
+    """Harden a copy of the node in ``scene`` as ``HardenTransform`` does, with its parent transforms.
 
-    Segmentations of voxels go another way to the same place: deformed in their own lattice, which a linear parent then
-    takes to the world unharmed; Slicer resamples once more there, and cuts oblique ones off.
+    Binary label maps of segmentations are deformed in their own voxel grid, which a linear parent then takes to the
+    world. Slicer would resample them once more there, and crop oblique ones.
     """
-    toWorld = vtk.vtkGeneralTransform()
-    transformNode.GetTransformToWorld(toWorld)
+    toWorld = transformToWorld(transformNode)
     clone = _clone(node, scene)
     if _hasVoxelSegments(node):
         above = transformNode.GetParentTransformNode()
@@ -107,8 +119,7 @@ def _hardened(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> A
         warpSegmentation(clone.GetSegmentation(), field, nameOf(node), keepExtent=False)
         if above is None:
             return clone
-        toWorld = vtk.vtkGeneralTransform()
-        above.GetTransformToWorld(toWorld)
+        toWorld = transformToWorld(above)
     parent = slicer.vtkMRMLTransformNode()
     parent.SetAndObserveTransformToParent(toWorld)
     scene.AddNode(parent)
@@ -120,11 +131,13 @@ def _hardened(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> A
 
 def _hasVoxelSegments(node: Any) -> bool:
     return bool(
-        node.IsA("vtkMRMLSegmentationNode") and node.GetSegmentation().GetSourceRepresentationName() == binaryName()
+        node.IsA("vtkMRMLSegmentationNode")
+        and node.GetSegmentation().GetSourceRepresentationName() == binaryLabelmapName()
     )
 
 
 def _addCopies(transformNode: Any, nodes: Sequence[Any], deformed: Sequence[Any], originalGrid: bool) -> list[Any]:
+    """Add copies of the nodes with the content of ``deformed`` to the scene; on an error none is added."""
     made: list[Any] = []
     copyOf: dict[str, str] = {}
     scene = transformNode.GetScene()
@@ -139,8 +152,7 @@ def _addCopies(transformNode: Any, nodes: Sequence[Any], deformed: Sequence[Any]
             _copyDisplay(node, copy)
             copy.CopyContent(result, False)
             _copyReferences(node, copy, copyOf)
-            if parent is not None:
-                copy.SetAndObserveTransformNodeID(parent.GetID())
+            setParent(copy, parent)
             placeBeside(node, copy)
     except BaseException:
         for copy in made:
@@ -150,7 +162,7 @@ def _addCopies(transformNode: Any, nodes: Sequence[Any], deformed: Sequence[Any]
 
 
 def _copyDisplay(node: Any, copy: Any) -> None:
-    """Display nodes for ``copy`` that show it as ``node`` is shown."""
+    """Create display nodes for ``copy`` with the properties of those of ``node``."""
     scene = copy.GetScene()
     for n in range(node.GetNumberOfDisplayNodes()):
         source = node.GetNthDisplayNode(n)
@@ -167,20 +179,103 @@ def _copyDisplay(node: Any, copy: Any) -> None:
 
 
 def _copyReferences(node: Any, copy: Any, copyOf: dict[str, str]) -> None:
-    """What a segmentation was drawn on: the deformed volume if that was made along with it, else the original."""
+    """Set the reference geometry of a segmentation: the copy of its volume if there is one, otherwise the volume."""
     if node.IsA("vtkMRMLSegmentationNode"):
-        role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+        role = referenceVolumeRole()
         reference = node.GetNodeReferenceID(role)
         if reference:
             copy.SetNodeReferenceID(role, copyOf.get(reference, reference))
 
 
-def _takeOver(transformNode: Any, node: Any, result: Any, originalGrid: bool) -> None:
-    """Gives ``node`` the content of ``result`` and the parent that goes with it, in one change."""
+def _replaceContent(transformNode: Any, node: Any, result: Any, originalGrid: bool) -> None:
+    """Replace the content of ``node`` by that of ``result`` and set its parent transform, in one modification."""
     parent = transformNode.GetParentTransformNode() if originalGrid else None
     changing = node.StartModify()
     try:
         node.CopyContent(result, False)
-        node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
+        setParent(node, parent)
     finally:
         node.EndModify(changing)
+
+
+def applyVariants(
+    scene: Any,
+    volumeNode: Any,
+    nodes: Sequence[Any],
+    originalGrid: bool = True,
+    onProgress: Callable[[int, int], None] | None = None,
+) -> list[list[Any]]:
+    """Harden every variant of a volume on copies of nodes.
+
+    The copies of variant 3 are named "<name> deformed 3" (03 if there are ten or more), have the variant's record as an
+    attribute, and are put into a folder "<volume> variants" beside the volume. The preview of the nodes is ended, and
+    every sequence shows the same variant as before.
+
+    Args:
+        scene: the scene of all nodes.
+        volumeNode: the volume.
+        nodes: as in :func:`apply`, usually the volume and its segmentation.
+        originalGrid: as in :func:`apply`.
+        onProgress: called with the number of finished variants and of all variants, before each variant and at the
+            end; may raise an exception to cancel.
+
+    Returns:
+        For each variant the copies, in the order of ``nodes``.
+
+    Raises:
+        SceneError: there is no variant, or a node cannot be deformed. The scene is not changed then.
+    """
+    requireInScene(volumeNode, "volume")
+    variants = variantsOf(scene, volumeNode)
+    if not variants:
+        raise SceneError(_("There is no deformation of '{name}' yet; make one first.").format(name=nameOf(volumeNode)))
+    previews = _endPreviews(nodes)
+    browsers = {node.GetID(): node for node, _index, _record in variants if isSequence(node)}
+    shown = {name: browser.GetSelectedItemNumber() for name, browser in browsers.items()}
+    folder = createFolder(volumeNode, f"{volumeNode.GetName()} variants")
+    made: list[list[Any]] = []
+    try:
+        for number, (node, index, record) in enumerate(variants, start=1):
+            _report(onProgress, number - 1, len(variants))
+            made.append(_applyOne(node, index, nodes, originalGrid))
+            label = f"{number:0{len(str(len(variants)))}d}"
+            for source, copy in zip(nodes, made[-1], strict=True):
+                copy.SetName(scene.GenerateUniqueName(f"{source.GetName()} deformed {label}"))
+                copy.SetAttribute(RECORD_ATTRIBUTE, json.dumps(record))
+                placeIn(scene, folder, copy)
+        _report(onProgress, len(variants), len(variants))
+    except BaseException:
+        for copies in made:
+            for copy in copies:
+                removeNode(copy)
+        removeItem(scene, folder)
+        for transform, previewed in previews:
+            enablePreview(transform, previewed)
+        raise
+    finally:
+        for name, item in shown.items():
+            selectVariant(browsers[name], item)
+    return made
+
+
+def _report(onProgress: Callable[[int, int], None] | None, done: int, total: int) -> None:
+    if onProgress is not None:
+        onProgress(done, total)
+
+
+def _endPreviews(nodes: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
+    """End the preview of nodes; return each deformation with the nodes that were under it."""
+    ended: dict[str, tuple[Any, list[Any]]] = {}
+    for node in nodes:
+        requireInScene(node, "node")
+        above: Any = node.GetParentTransformNode() if node.IsA("vtkMRMLTransformableNode") else None
+        if isDeformation(above):
+            ended.setdefault(above.GetID(), (above, []))[1].append(node)
+            setParent(node, parentWithoutPreview(node))
+    return list(ended.values())
+
+
+def _applyOne(node: Any, index: int, nodes: Sequence[Any], originalGrid: bool) -> list[Any]:
+    if isSequence(node):
+        selectVariant(node, index)
+    return apply(transformOf(node), nodes, copies=True, originalGrid=originalGrid)

@@ -1,4 +1,4 @@
-"""Which segmentation belongs to which volume, and label images as segmentations."""
+"""Which segmentation belongs to which volume, and conversions between segmentations and label images."""
 
 from __future__ import annotations
 
@@ -8,33 +8,36 @@ import SimpleITK as sitk
 import slicer
 
 from .errors import SceneError, nameOf
-from .i18n import tr as _
-from .segmentations import labelFromSegmentation
+from .errors import tr as _
+from .segmentations import labelFromSegmentation, referenceVolumeRole
 from .volumes import imageFromVolume, labelMapFromImage
 
 
 def segmentationOf(scene: Any, volumeNode: Any) -> Any:
-    """The segmentation that was drawn on a volume (its geometry refers to it), or ``None``; the last one if several."""
-    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    """The last segmentation whose reference geometry is the volume, or ``None``."""
     found = None
     for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
         node = scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode")
-        if node.GetNodeReferenceID(role) == volumeNode.GetID() and node.GetSegmentation().GetNumberOfSegments():
+        reference = node.GetNodeReferenceID(referenceVolumeRole())
+        if reference == volumeNode.GetID() and node.GetSegmentation().GetNumberOfSegments():
             found = node
     return found
 
 
-def isDrawnOnAnother(node: Any, volumeNode: Any) -> bool:
-    """Whether a segmentation refers to another volume than this one; one that refers to none fits any."""
-    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
-    return node.GetNodeReferenceID(role) not in (None, volumeNode.GetID())
+def belongsToOtherVolume(node: Any, volumeNode: Any) -> bool:
+    """Whether the reference geometry of a segmentation is another volume; one without a reference fits every volume."""
+    return node.GetNodeReferenceID(referenceVolumeRole()) not in (None, volumeNode.GetID())
 
 
 def labelOf(node: Any, volumeNode: Any) -> sitk.Image:
-    """A segmentation or a label map volume as a label image of a volume, world space, LPS.
+    """Convert a segmentation or label map volume to a label image in world space, LPS.
+
+    Args:
+        node: segmentation or label map volume.
+        volumeNode: gives the voxel grid of a segmentation.
 
     Raises:
-        SceneError: it holds nothing, or is neither.
+        SceneError: the node is empty, or of another class.
     """
     if node.IsA("vtkMRMLSegmentationNode"):
         return labelFromSegmentation(node, volumeNode).image
@@ -44,10 +47,16 @@ def labelOf(node: Any, volumeNode: Any) -> sitk.Image:
 
 
 def segmentationFromImage(scene: Any, label: sitk.Image, name: str, volumeNode: Any) -> Any:
-    """A label image (LPS) as a segmentation node on a volume, with one segment for each value.
+    """Create a segmentation node from a label image (LPS), with one segment for each value.
+
+    Args:
+        scene: where the node is added.
+        label: integer image.
+        name: of the node.
+        volumeNode: reference geometry of the segmentation.
 
     Raises:
-        SceneError: the label image holds nothing.
+        SceneError: the label image is empty.
     """
     labelNode = labelMapFromImage(scene, label, name)
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
@@ -56,7 +65,7 @@ def segmentationFromImage(scene: Any, label: sitk.Image, name: str, volumeNode: 
         node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
         logic = slicer.vtkSlicerSegmentationsModuleLogic
         if not logic.ImportLabelmapToSegmentationNode(labelNode, node):
-            raise SceneError(_("The label image '{name}' holds no label.").format(name=name))
+            raise SceneError(_("The label image '{name}' contains no labels.").format(name=name))
     except BaseException:
         scene.RemoveNode(node)
         raise

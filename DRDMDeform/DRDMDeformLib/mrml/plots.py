@@ -1,4 +1,4 @@
-"""A loss curve as Slicer's own plot: tables, their series, and a chart."""
+"""A loss curve as a Slicer plot: tables, plot series, and a chart."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import vtk
 
 from .volumes import newNode
 
+# Attribute of the nodes of a curve: title and part.
 _PART = "DRDM.lossCurve"
-_COLOURS = {"loss": (0.12, 0.47, 0.71), "validation": (0.90, 0.45, 0.05)}
+_COLORS = {"loss": (0.12, 0.47, 0.71), "validation": (0.90, 0.45, 0.05)}
 
 
 class LossCurve:
-    """The loss of a training as it runs, and the loss on images held back if there is one.
+    """The training loss, and the loss on validation images if there is one.
 
-    A curve of the same title that is in the scene already (from an earlier start, or a loaded scene) is emptied and
-    used again, so that a plot view that shows it goes on showing it. The two curves have a table each, as their steps
-    differ.
+    If the scene already has a curve with the same title (from an earlier run or a loaded scene), its nodes are cleared
+    and used again, so that it stays visible in a plot view. Each loss has its own table, since their steps differ.
 
     Attributes:
-        chartNode: what a plot view shows.
-        tableNodes, seriesNodes: ``"loss"`` and ``"validation"``.
+        chartNode: the chart for a plot view.
+        tableNodes, seriesNodes: nodes by ``"loss"`` and ``"validation"``.
 
     Args:
-        scene: where the nodes are.
+        scene: where the nodes are added.
         title: of the chart.
     """
 
@@ -34,7 +34,7 @@ class LossCurve:
         self.chartNode = self._node("vtkMRMLPlotChartNode", "chart")
         self.tableNodes: dict[str, Any] = {}
         self.seriesNodes: dict[str, Any] = {}
-        for curve, colour in _COLOURS.items():
+        for curve, color in _COLORS.items():
             table = self.tableNodes[curve] = self._node("vtkMRMLTableNode", f"{curve} table")
             table.SetAndObserveTable(_emptyTable(curve))
             series = self.seriesNodes[curve] = self._node("vtkMRMLPlotSeriesNode", curve)
@@ -42,7 +42,7 @@ class LossCurve:
             series.SetAndObserveTableNodeID(table.GetID())
             series.SetXColumnName("step")
             series.SetYColumnName(curve)
-            series.SetColor(*colour)
+            series.SetColor(*color)
             series.SetLineStyle(series.LineStyleSolid)
             series.SetMarkerStyle(series.MarkerStyleNone if curve == "loss" else series.MarkerStyleCircle)
         self.chartNode.RemoveAllPlotSeriesNodeIDs()
@@ -52,7 +52,7 @@ class LossCurve:
         self.chartNode.SetYAxisTitle("loss")
 
     def append(self, step: int, loss: float, validation: float | None = None) -> None:
-        """Adds a point to the curve, and one to that of the validation if there is a value."""
+        """Add a point to the loss curve, and to the validation curve if there is a value."""
         self._add("loss", step, loss)
         if validation is not None:
             if self.chartNode.GetNumberOfPlotSeriesNodes() == 1:
@@ -60,7 +60,7 @@ class LossCurve:
             self._add("validation", step, validation)
 
     def remove(self) -> None:
-        """Removes all nodes of the curve."""
+        """Remove all nodes of the curve."""
         for node in (self.chartNode, *self.seriesNodes.values(), *self.tableNodes.values()):
             if node.GetScene() is self.scene:
                 self.scene.RemoveNode(node)
@@ -73,14 +73,14 @@ class LossCurve:
         self.tableNodes[curve].Modified()
 
     def _node(self, className: str, part: str) -> Any:
-        """The node that is this part of the curve, found in the scene or made."""
-        mark = f"{self._title}/{part}"
+        """Find a node of the curve in the scene, or create it."""
+        tag = f"{self._title}/{part}"
         for n in range(self.scene.GetNumberOfNodesByClass(className)):
             node = self.scene.GetNthNodeByClass(n, className)
-            if node.GetAttribute(_PART) == mark:
+            if node.GetAttribute(_PART) == tag:
                 return node
         node = newNode(self.scene, className, f"{self._title} {part}")
-        node.SetAttribute(_PART, mark)
+        node.SetAttribute(_PART, tag)
         return node
 
 

@@ -1,4 +1,4 @@
-"""Segmentations as label images on the grid of a volume, and segmentations warped in their own voxels."""
+"""Convert segmentations to label images on the grid of a volume, and warp them in their own voxel grid."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import vtk
 from DRDMLib.spatial.resampling import warp_label
 
 from .errors import SceneError, nameOf, requireInScene
-from .grids import Grid, arrayOf, imageData, mapped, numpyMatrix, vtkMatrix
-from .i18n import tr as _
+from .errors import tr as _
+from .grids import Grid, arrayOf, concatenate, imageData, numpyMatrix, transformPoints, vtkMatrix
 from .volumes import parentFromWorld, requireVoxels, reslice, worldGrid
 
 
 class SegmentLabel(NamedTuple):
-    """A segmentation on the grid of a volume.
+    """A label image of a segmentation.
 
     Attributes:
         image: integer label image, world space, LPS; 0 is background.
-        segments: {value: (segment id, segment name)}.
-        overlapping: names of the segments that lost voxels to a later one.
+        segments: {value: (segment ID, segment name)}.
+        overlapping: names of the segments that a later segment overlaps.
     """
 
     image: sitk.Image
@@ -32,23 +32,28 @@ class SegmentLabel(NamedTuple):
     overlapping: list[str]
 
 
-def binaryName() -> str:
-    """The representation that holds voxels."""
+def binaryLabelmapName() -> str:
+    """Name of the representation as binary label map."""
     return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 
 
-def surfaceName() -> str:
-    """The representation that holds closed surfaces."""
+def closedSurfaceName() -> str:
+    """Name of the representation as closed surface."""
     return slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
 
 
-def registerConverters() -> None:
-    """Makes segmentations copyable and convertible; in Slicer the Segmentations module has done so at its start.
+def referenceVolumeRole() -> str:
+    """Role of the node reference from a segmentation to the volume of its reference geometry."""
+    return slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
 
-    A segmentation made before this knows no conversions and cannot be copied whole, so it is done on import.
+
+def registerConverters() -> None:
+    """Register the converters of segmentations, as the Segmentations module does when Slicer starts.
+
+    A segmentation created before this cannot be converted or fully copied, so it is done on import.
     """
     factory = slicer.vtkSegmentationConverterFactory.GetInstance()
-    if factory.ConstructRepresentationObjectByRepresentation(binaryName()) is None:
+    if factory.ConstructRepresentationObjectByRepresentation(binaryLabelmapName()) is None:
         logic = slicer.vtkSlicerSegmentationsModuleLogic()
         logic.SetMRMLScene(slicer.vtkMRMLScene())
 
@@ -60,17 +65,18 @@ if not hasattr(slicer, "app"):
 def labelFromSegmentation(
     segmentationNode: Any, volumeNode: Any, segmentIds: Sequence[str] | None = None
 ) -> SegmentLabel:
-    """Segments as one label image on the grid of :func:`imageFromVolume`; where they overlap, the later one stays.
+    """Convert segments to one label image on the grid of :func:`imageFromVolume`.
 
-    Segments that have closed surfaces only are converted aside; the segmentation itself is not changed.
+    Where segments overlap, the later one is kept. Closed surfaces are converted in a copy; the segmentation itself is
+    not changed.
 
     Args:
-        segmentationNode: under any transform; a preview of this module does not count.
+        segmentationNode: under any parent transform; previews of this module are ignored.
         volumeNode: gives the grid.
-        segmentIds: which segments, in this order; by default all of them. Values count from 1.
+        segmentIds: segments in order of their values from 1; by default all.
 
     Raises:
-        SceneError: a node is missing or deleted, an unknown segment, or no segment reaches into the volume.
+        SceneError: a node is missing or deleted, a segment is unknown, or no segment has a voxel in the volume.
     """
     requireInScene(segmentationNode, "segmentation")
     requireVoxels(volumeNode)
@@ -82,7 +88,7 @@ def labelFromSegmentation(
     ids = list(segmentIds) if segmentIds is not None else segmentIdsOf(segmentation)
     if not ids:
         raise SceneError(
-            _("The segmentation '{name}' has no segments; add one or leave it out.").format(
+            _("The segmentation '{name}' has no segments; add one, or do not choose it.").format(
                 name=nameOf(segmentationNode)
             )
         )
@@ -95,7 +101,7 @@ def labelFromSegmentation(
         segment = segmentation.GetSegment(segmentId)
         if segment is None:
             raise SceneError(
-                _("The segmentation '{name}' has no segment '{segmentId}'.").format(
+                _("The segmentation '{name}' has no segment '{segmentId}'; choose another one.").format(
                     name=nameOf(segmentationNode), segmentId=segmentId
                 )
             )
@@ -115,37 +121,42 @@ def labelFromSegmentation(
 
 
 def segmentIdsOf(segmentation: Any) -> list[str]:
-    """Ids of all segments, in order."""
+    """IDs of all segments, in order."""
     return [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
 
 
 def _segmentMask(segmentation: Any, segment: Any, fromWorld: Any, grid: Grid) -> np.ndarray:
-    """Where ``grid`` (world) lies in a segment, (k, j, i)."""
-    labelmap = segment.GetRepresentation(binaryName())
+    """Mask of a segment on ``grid`` (world), (k, j, i)."""
+    labelmap = segment.GetRepresentation(binaryLabelmapName())
     if labelmap is not None:
         value = segment.GetLabelValue()
     else:
-        labelmap, fromWorld = _converted(segment, fromWorld, grid, segmentation.GetSourceRepresentationName())
+        labelmap, fromWorld = _convertToLabelmap(segment, fromWorld, grid, segmentation.GetSourceRepresentationName())
         value = 1
     if labelmap is None or labelmap.IsEmpty():
         return np.zeros(grid.size[::-1], bool)
-    resliced = reslice(labelmap, _matrixOf(labelmap), fromWorld, grid, True)
+    resliced = reslice(labelmap, _toIndex(labelmap, fromWorld), grid, True)
     return arrayOf(resliced) == value
 
 
-def _converted(segment: Any, fromWorld: Any, grid: Grid, source: str) -> tuple[Any, Any]:
-    """A segment without voxels as a label map, and the transform from the world to it.
+def _toIndex(labelmap: Any, fromWorld: Any) -> Any:
+    """The transform from the world to the voxel index of a label map, given the one to its own RAS coordinates."""
+    return concatenate(fromWorld, vtkMatrix(np.linalg.inv(_matrixOf(labelmap))))
 
-    A closed surface is taken to the world first and converted on the grid itself, so nothing is resampled after.
+
+def _convertToLabelmap(segment: Any, fromWorld: Any, grid: Grid, source: str) -> tuple[Any, Any]:
+    """Convert a segment without a label map to one; also return the transform from the world to it.
+
+    A closed surface is transformed to the world first and converted on the grid itself, to avoid resampling.
     """
-    data = segment.GetRepresentation(surfaceName())
-    aside = slicer.vtkSegmentation()
+    data = segment.GetRepresentation(closedSurfaceName())
+    temporary = slicer.vtkSegmentation()
     copy = slicer.vtkSegment()
-    rest = vtk.vtkGeneralTransform()
+    remaining = vtk.vtkGeneralTransform()
     if data is not None and data.GetNumberOfPoints() == 0:
-        return None, rest
+        return None, remaining
     if data is not None:
-        source = surfaceName()
+        source = closedSurfaceName()
         toWorld = vtk.vtkTransformPolyDataFilter()
         toWorld.SetInputData(data)
         toWorld.SetTransform(fromWorld.GetInverse())
@@ -153,27 +164,34 @@ def _converted(segment: Any, fromWorld: Any, grid: Grid, source: str) -> tuple[A
         copy.AddRepresentation(source, toWorld.GetOutput())
     else:
         copy.DeepCopy(segment)
-        rest = fromWorld
-    aside.SetSourceRepresentationName(source)
+        remaining = fromWorld
+    temporary.SetSourceRepresentationName(source)
     converter = slicer.vtkSegmentationConverter
     geometry = converter.SerializeImageGeometry(
         grid.vtkMatrix, orientedImage(np.zeros((1, 1, 1), np.uint8), grid.matrix, (0, 0, 0), grid.size)
     )
-    aside.AddSegment(copy, "segment")
-    aside.SetConversionParameter(converter.GetReferenceImageGeometryParameterName(), geometry)
-    if not aside.CreateRepresentation(binaryName()):
+    temporary.AddSegment(copy, "segment")
+    temporary.SetConversionParameter(converter.GetReferenceImageGeometryParameterName(), geometry)
+    if not temporary.CreateRepresentation(binaryLabelmapName()):
         raise SceneError(
-            _("The segment '{name}' cannot be converted to voxels; check it in Segmentations.").format(
+            _("The segment '{name}' cannot be converted to a label map; check it in the module Segmentations.").format(
                 name=segment.GetName()
             )
         )
-    return aside.GetSegment("segment").GetRepresentation(binaryName()), rest
+    return temporary.GetSegment("segment").GetRepresentation(binaryLabelmapName()), remaining
 
 
 def orientedImage(
     array: np.ndarray, matrix: np.ndarray, first: Sequence[int], size: Sequence[int] | None = None
 ) -> Any:
-    """Voxels (k, j, i) as vtkOrientedImageData: ``first`` is the index of the first one, ``matrix`` index to RAS."""
+    """Convert an array (k, j, i) to vtkOrientedImageData.
+
+    Args:
+        array: voxels; ignored if ``size`` is given and differs from its shape.
+        matrix: (4, 4), voxel index to RAS.
+        first: index of the first voxel, in order (i, j, k).
+        size: size of the extent; by default that of the array.
+    """
     plain = imageData(array)
     image = slicer.vtkOrientedImageData()
     size = array.shape[::-1] if size is None else size
@@ -191,35 +209,36 @@ def _matrixOf(labelmap: Any) -> np.ndarray:
 
 
 def warpSegmentation(segmentation: Any, field: sitk.Image, name: str, keepExtent: bool = True) -> None:
-    """Deforms a vtkSegmentation of voxels in place, in its own voxel lattice; ids, names and values stay.
+    """Deform the binary label maps of a vtkSegmentation in place, in their own voxel grid.
 
-    Segments that share a label map still share it afterwards. Other representations that were there are made anew.
+    IDs, names and values of the segments are kept. Segments that share a label map still share it afterward. Other
+    representations are created again.
 
     Args:
         segmentation: its source representation is the binary label map.
-        field: displacement field in the segmentation's own space, LPS millimetres, from the new to the original.
+        field: displacement field in the segmentation's own space, LPS millimeters, from the new to the original.
         name: of the segmentation, for messages.
-        keepExtent: the segments end where the reference image does, as a warped label map of it would; what comes in
-            from beyond repeats the border. Otherwise they may reach as far as they have moved.
+        keepExtent: keep the extent of the reference image; voxels read from outside it repeat its border. Otherwise the
+            extent covers the deformed segments.
 
     Raises:
         SceneError: the axes of a label map are not at right angles.
     """
     transform = sitk.DisplacementFieldTransform(sitk.Image(field))
-    furthest = float(np.linalg.norm(sitk.GetArrayViewFromImage(field), axis=-1).max(initial=0.0))
+    largest = float(np.linalg.norm(sitk.GetArrayViewFromImage(field), axis=-1).max(initial=0.0))
 
     def warped(labelmap: Any) -> Any:
         reference = _referenceExtent(segmentation, labelmap) if keepExtent else None
-        return _warpedLayer(labelmap, reference, transform, furthest, name)
+        return _warpedLayer(labelmap, reference, transform, largest, name)
 
     _replaceLayers(segmentation, warped)
 
 
 def resliceSegmentation(segmentation: Any, fromWorld: Any, name: str) -> None:
-    """Takes a vtkSegmentation of voxels to the world through any transform, in place (nearest voxel).
+    """Transform the binary label maps of a vtkSegmentation to the world, in place (nearest voxel).
 
-    Slicer's own hardening cuts oblique label maps off here: it takes two corners of a box in the world for the corners
-    of the same box along the axes of the image (vtkOrientedImageDataResample::TransformOrientedImage, Slicer 5.11).
+    Slicer's own hardening crops oblique label maps here: it takes two corners of a box in the world for corners of the
+    box along the axes of the image (vtkOrientedImageDataResample::TransformOrientedImage, Slicer 5.11).
 
     Args:
         segmentation: its source representation is the binary label map.
@@ -233,17 +252,19 @@ def resliceSegmentation(segmentation: Any, fromWorld: Any, name: str) -> None:
 
     def resliced(labelmap: Any) -> Any:
         box, matrix = _gridOf(labelmap, name), _matrixOf(labelmap)
-        reached = mapped(toWorld, box.lattice(13))
-        index = (reached - matrix[:3, 3]) @ np.linalg.inv(matrix[:3, :3]).T
+        transformed = transformPoints(toWorld, box.samplePoints(13))
+        index = (transformed - matrix[:3, 3]) @ np.linalg.inv(matrix[:3, :3]).T
         first, last = np.floor(index.min(axis=0)).astype(int) - 1, np.ceil(index.max(axis=0)).astype(int) + 1
-        grid = _latticeGrid(matrix, first, last)
+        grid = _gridOfRange(matrix, first, last)
         assert grid is not None, "checked by _gridOf"
-        return orientedImage(arrayOf(reslice(labelmap, matrix, fromWorld, grid, True)), matrix, first.tolist())
+        return orientedImage(
+            arrayOf(reslice(labelmap, _toIndex(labelmap, fromWorld), grid, True)), matrix, first.tolist()
+        )
 
     _replaceLayers(segmentation, resliced)
     layers = _layers(segmentation)
     if layers:
-        # The reference image has not come along; the voxels themselves are the best that is known of it now.
+        # The reference image has not been transformed, so the label map becomes the reference geometry.
         converter = slicer.vtkSegmentationConverter
         segmentation.SetConversionParameter(
             converter.GetReferenceImageGeometryParameterName(), converter.SerializeImageGeometry(layers[0])
@@ -251,9 +272,10 @@ def resliceSegmentation(segmentation: Any, fromWorld: Any, name: str) -> None:
 
 
 def _replaceLayers(segmentation: Any, change: Callable[[Any], Any]) -> None:
-    others = [n for n in _representations(segmentation) if n != binaryName()]
+    """Replace every label map by ``change(label map)`` and create the other representations again."""
+    others = [n for n in _representations(segmentation) if n != binaryLabelmapName()]
     for labelmap in _layers(segmentation):
-        # In place, so that whatever shares or observes the label map keeps to it.
+        # In place, so that the segments that share a label map still do, and observers stay connected.
         labelmap.DeepCopy(change(labelmap))
     for other in others:
         segmentation.RemoveRepresentation(other)
@@ -267,14 +289,14 @@ def _representations(segmentation: Any) -> list[str]:
 
 
 def _layers(segmentation: Any) -> list[Any]:
-    """The label maps, each once however many segments share it."""
+    """The label maps, each once even if several segments share it."""
     segments = [segmentation.GetSegment(segmentId) for segmentId in segmentIdsOf(segmentation)]
-    labelmaps = [segment.GetRepresentation(binaryName()) for segment in segments]
+    labelmaps = [segment.GetRepresentation(binaryLabelmapName()) for segment in segments]
     return list({id(found): found for found in labelmaps if found is not None and not found.IsEmpty()}.values())
 
 
 def _referenceExtent(segmentation: Any, labelmap: Any) -> list[int] | None:
-    """The extent of the reference image in the voxel indices of ``labelmap``, if they share one lattice."""
+    """The extent of the reference image in voxel indices of ``labelmap``; ``None`` if their grids do not agree."""
     converter = slicer.vtkSegmentationConverter
     text = segmentation.GetConversionParameter(converter.GetReferenceImageGeometryParameterName())
     reference = slicer.vtkOrientedImageData()
@@ -287,16 +309,16 @@ def _referenceExtent(segmentation: Any, labelmap: Any) -> list[int] | None:
     return [int(v + start[n // 2]) for n, v in enumerate(reference.GetExtent())]
 
 
-def _latticeGrid(matrix: np.ndarray, first: np.ndarray, last: np.ndarray) -> Grid | None:
-    """The grid of voxels ``first`` to ``last`` of a lattice, or ``None`` if its axes are not at right angles."""
+def _gridOfRange(matrix: np.ndarray, first: np.ndarray, last: np.ndarray) -> Grid | None:
+    """The grid of the voxels with index ``first`` to ``last``; ``None`` if its axes are not at right angles."""
     placed = matrix.copy()
     placed[:3, 3] = matrix[:3, :3] @ first + matrix[:3, 3]
-    return Grid.ofMatrix(last - first + 1, placed)
+    return Grid.fromMatrix(last - first + 1, placed)
 
 
 def _gridOf(labelmap: Any, name: str) -> Grid:
     extent = np.asarray(labelmap.GetExtent())
-    grid = _latticeGrid(_matrixOf(labelmap), extent[::2], extent[1::2])
+    grid = _gridOfRange(_matrixOf(labelmap), extent[::2], extent[1::2])
     if grid is None:
         raise SceneError(
             _("The axes of the segmentation '{name}' are not at right angles; resample it first.").format(name=name)
@@ -305,21 +327,21 @@ def _gridOf(labelmap: Any, name: str) -> Grid:
 
 
 def _warpedLayer(
-    labelmap: Any, reference: list[int] | None, transform: sitk.Transform, furthest: float, name: str
+    labelmap: Any, reference: list[int] | None, transform: sitk.Transform, largest: float, name: str
 ) -> Any:
-    """A label map deformed, over the reference's extent; without one, as far as it can have moved."""
+    """Deform a label map over the extent of the reference; without one, over all that it may have moved to."""
     own = list(labelmap.GetExtent())
     spacing = _gridOf(labelmap, name).spacing
     if reference is None:
-        # One layer of background around it: the warp repeats the outermost voxels.
-        extent = [v + (1 if n % 2 else -1) * (1 + int(np.ceil(furthest / spacing[n // 2]))) for n, v in enumerate(own)]
+        # With one layer of background around it, since the warp repeats the outermost voxels.
+        extent = [v + (1 if n % 2 else -1) * (1 + int(np.ceil(largest / spacing[n // 2]))) for n, v in enumerate(own)]
     else:
         extent = [(max if n % 2 else min)(a, b) for n, (a, b) in enumerate(zip(own, reference, strict=True))]
     first, last = np.asarray(extent[::2]), np.asarray(extent[1::2])
     array = np.zeros((last - first + 1)[::-1], arrayOf(labelmap).dtype)
     at = tuple(slice(own[2 * a] - first[a], own[2 * a + 1] - first[a] + 1) for a in (2, 1, 0))
     array[at] = arrayOf(labelmap)
-    whole = _latticeGrid(_matrixOf(labelmap), first, last)
+    whole = _gridOfRange(_matrixOf(labelmap), first, last)
     assert whole is not None
     image = whole.place(sitk.GetImageFromArray(array))
     warped = sitk.GetArrayFromImage(warp_label(image, image, transform))

@@ -1,12 +1,13 @@
-"""A displacement field (SimpleITK, LPS, world) as a grid transform node (RAS, from parent), and back.
+"""Convert a displacement field (SimpleITK, LPS, world) to a grid transform node (RAS, from parent), and back.
 
-A volume v under our node N under its former parent P shows in the world, at w, what v has at N(P(w)), where P and N
-are the "from parent" maps. It shall show what was at D(w), D(x) = x + field(x). So N = P o D o P^-1. Under no parent
-that is the field itself; under a linear parent that keeps right angles it is the field with its grid and vectors taken
-along; otherwise it is sampled, on a grid made finer until it follows the exact map.
+A volume v is under our node N, and N is under the volume's former parent P (both are "from parent" maps). At a world
+position w the volume shows v(N(P(w))). It should show what was at D(w), with D(x) = x + field(x). Therefore
+N = P o D o P^-1. Without a parent, N is the field itself. Under a linear parent that keeps right angles, the grid and
+the vectors are transformed. Under other parents, N is sampled on a grid that is refined until it agrees with the exact
+map.
 
-Slicer reads grid transforms back with cubic interpolation, which bends between the nodes where everything else here
-(the saved fields, DRDMLib, the volumes made from them) is linear; :func:`ensureLinear` puts that right before use.
+Slicer loads grid transforms with cubic interpolation, while everything else here (saved fields, DRDMLib, the volumes
+made with them) is linear; :func:`ensureLinearInterpolation` corrects this before use.
 """
 
 from __future__ import annotations
@@ -19,33 +20,33 @@ import SimpleITK as sitk
 import slicer
 import vtk
 
-from .errors import SceneError, nameOf, requireInScene
-from .grids import FLIP, Grid, arrayOf, chain, imageData, mapped, numpyMatrix, vtkMatrix
-from .i18n import tr as _
-from .volumes import fittedGrid, parentMatrix
+from .errors import SceneError, nameOf, notADeformation, requireInScene
+from .errors import tr as _
+from .grids import FLIP, Grid, arrayOf, concatenate, imageData, numpyMatrix, transformPoints, vtkMatrix
+from .hierarchy import setParent
+from .volumes import fittedGrid, parentMatrix, transformFromWorld, transformToWorld
 
-# A sampled map may miss the exact one by this much between its nodes (999 of 1000 places looked at), millimetres.
+# Largest error of a sampled map between its grid points (99.9th percentile), millimeters.
 TOLERANCE_MM = 0.05
-# A sampled grid is not made finer than this, whatever the tolerance (24 bytes a node while it is made).
-MOST_NODES = 6_000_000
+# A sampled grid has at most this many points, whatever its error (24 bytes per point while it is computed).
+MAX_POINTS = 6_000_000
 
 
 def createTransform(scene: Any, field: sitk.Image, name: str, parent: Any = None) -> Any:
-    """A grid transform node that moves whatever is put under it by ``field``.
+    """Create a grid transform node that deforms the nodes under it by ``field``.
 
     Args:
         scene: where the node is added.
-        field: displacement field in world space, LPS millimetres, from the new image to where to read in the
-            original. A 2D field moves a slab around its plane (z = 0): all of it for one grid spacing to either side,
-            falling to nothing within one more.
+        field: displacement field in world space, LPS millimeters, from the new image to the original. A 2D field is
+            extended around its plane (z = 0), see :func:`thickened`.
         name: made unique in the scene.
-        parent: the transform node that the volume is under; the new node goes between the two.
+        parent: the parent transform of the volume; it becomes the parent of the new node.
 
     Returns:
-        vtkMRMLGridTransformNode, 32-bit vectors, its own parent set to ``parent``.
+        vtkMRMLGridTransformNode with 32-bit vectors.
 
     Raises:
-        SceneError: not a displacement field, or the parent has been deleted.
+        SceneError: ``field`` is not a displacement field, or the parent has been deleted.
     """
     if field.GetNumberOfComponentsPerPixel() != field.GetDimension():
         raise SceneError(_("The displacement field needs as many values per voxel as it has dimensions."))
@@ -64,11 +65,10 @@ def createTransform(scene: Any, field: sitk.Image, name: str, parent: Any = None
 
 
 def thickened(field: sitk.Image) -> sitk.Image:
-    """A 2D field as a 3D one, five layers thick: all of it in the middle three, nothing in the outermost.
+    """Extend a 2D field to a 3D field of five layers: the field in the middle three, zero in the outer two.
 
-    The layers are one grid spacing apart, so the plane and one spacing to either side move within the plane, and
-    what is two spacings away stays. A slice has no depth, so any thickness is a choice; this one follows the scale
-    on which the field itself varies.
+    The layers are one grid spacing apart, so the field is constant up to one spacing from the plane and falls to zero
+    at two. Any thickness is a choice, since a slice has no depth; this one has the scale at which the field varies.
     """
     step = max(field.GetSpacing())
     x, y = (sitk.VectorIndexSelectionCast(field, k, sitk.sitkFloat64) for k in (0, 1))
@@ -77,11 +77,11 @@ def thickened(field: sitk.Image) -> sitk.Image:
 
 
 def gridTransform(grid: Grid, vectors: np.ndarray) -> Any:
-    """A vtkOrientedGridTransform with linear interpolation.
+    """Create a vtkOrientedGridTransform with linear interpolation.
 
     Args:
-        grid: where the vectors are.
-        vectors: (k, j, i, 3), RAS millimetres.
+        grid: positions of the vectors.
+        vectors: (k, j, i, 3), RAS millimeters.
     """
     data = imageData(vectors.astype(np.float32))
     data.SetOrigin(*(FLIP * np.asarray(grid.origin)))
@@ -97,52 +97,54 @@ def gridTransform(grid: Grid, vectors: np.ndarray) -> Any:
 
 def _localField(field: sitk.Image, parent: Any) -> tuple[Grid, np.ndarray]:
     """Grid and vectors (RAS) of N = P o D o P^-1."""
-    world = Grid.ofImage(field)
+    world = Grid.fromImage(field)
     vectors = sitk.GetArrayViewFromImage(field) * FLIP
     matrix = parentMatrix(parent)
     if matrix is not None:
         inverse = np.linalg.inv(matrix)
-        local = Grid.ofMatrix(world.size, inverse @ world.matrix)
+        local = Grid.fromMatrix(world.size, inverse @ world.matrix)
         if local is not None:
             return local, vectors if parent is None else vectors @ inverse[:3, :3].T
-    toWorld, fromWorld = vtk.vtkGeneralTransform(), vtk.vtkGeneralTransform()
-    parent.GetTransformToWorld(toWorld)
-    parent.GetTransformFromWorld(fromWorld)
-    return _sampled(chain(toWorld, gridTransform(world, vectors), fromWorld), world, fromWorld)
+    toWorld, fromWorld = transformToWorld(parent), transformFromWorld(parent)
+    return _sampled(concatenate(toWorld, gridTransform(world, vectors), fromWorld), world, fromWorld)
 
 
-def _sampled(composite: Any, source: Grid, carry: Any) -> tuple[Grid, np.ndarray]:
-    """``composite`` on a regular grid over what ``carry`` makes of ``source``, made finer until it is true."""
-    grid = fittedGrid(chain(source.vtkMatrix, carry), source.size)
+def _sampled(composite: Any, source: Grid, toTarget: Any) -> tuple[Grid, np.ndarray]:
+    """Sample ``composite`` on a regular grid over ``source`` transformed by ``toTarget``, refined as needed.
+
+    Returns:
+        The grid, and the vectors (k, j, i, 3), RAS millimeters.
+    """
+    grid = fittedGrid(concatenate(source.vtkMatrix, toTarget), source.size)
     while True:
         vectors = displacements(composite, grid)
-        if grid.finer().voxels > MOST_NODES or _error(composite, grid, vectors) <= TOLERANCE_MM:
+        if grid.refined().voxels > MAX_POINTS or _error(composite, grid, vectors) <= TOLERANCE_MM:
             return grid, vectors
-        grid = grid.finer()
+        grid = grid.refined()
 
 
 def displacements(transform: Any, grid: Grid) -> np.ndarray:
-    """(k, j, i, 3): how far a transform moves the points of a grid, RAS millimetres."""
+    """Displacements of the points of a grid by a transform, (k, j, i, 3), RAS millimeters."""
     points = grid.points()
-    moved = mapped(transform, points)
+    moved = transformPoints(transform, points)
     moved -= points
     return moved.reshape(*grid.size[::-1], 3)
 
 
 def _error(composite: Any, grid: Grid, vectors: np.ndarray) -> float:
-    """How much the grid misses the map between its nodes, at places drawn with a fixed seed; 99.9th percentile."""
+    """Error of the sampled map at random points (fixed seed): 99.9th percentile, millimeters."""
     generator = np.random.default_rng(0)
     index = generator.random((4000, 3)) * (np.asarray(grid.size) - 1)
     points = index @ grid.matrix[:3, :3].T + grid.matrix[:3, 3]
-    miss = mapped(composite, points) - mapped(gridTransform(grid, vectors), points)
+    miss = transformPoints(composite, points) - transformPoints(gridTransform(grid, vectors), points)
     return float(np.percentile(np.linalg.norm(miss, axis=1), 99.9))
 
 
-def gridOf(transformNode: Any) -> Any:
+def gridTransformOf(transformNode: Any) -> Any:
     """The vtkOrientedGridTransform "from parent" of a node.
 
     Raises:
-        SceneError: deleted, or not a single displacement grid given from the parent.
+        SceneError: the node is deleted, or its transform from parent is not a single displacement grid.
     """
     requireInScene(transformNode, "transform")
     transform = transformNode.GetTransformFromParent() if transformNode.IsA("vtkMRMLTransformNode") else None
@@ -151,11 +153,7 @@ def gridOf(transformNode: Any) -> Any:
         if transform.GetNumberOfConcatenatedTransforms() == 1:
             transform = transform.GetConcatenatedTransform(0)
     if transform is None or not transform.IsA("vtkOrientedGridTransform"):
-        raise SceneError(
-            _("'{name}' is not a deformation of this module; choose one that it has made.").format(
-                name=nameOf(transformNode)
-            )
-        )
+        raise notADeformation(transformNode)
     transform.Update()
     if transform.GetInverseFlag() or transform.GetDisplacementGrid() is None:
         raise SceneError(
@@ -164,27 +162,27 @@ def gridOf(transformNode: Any) -> Any:
     return transform
 
 
-def ensureLinear(transformNode: Any) -> None:
-    """Sets linear interpolation (Slicer reads grid transforms back with cubic)."""
-    transform = gridOf(transformNode)
+def ensureLinearInterpolation(transformNode: Any) -> None:
+    """Set linear interpolation (Slicer loads grid transforms with cubic interpolation)."""
+    transform = gridTransformOf(transformNode)
     if transform.GetInterpolationMode() != vtk.VTK_LINEAR_INTERPOLATION:
         transform.SetInterpolationModeToLinear()
 
 
 def fieldFromTransform(transformNode: Any, world: bool = True) -> sitk.Image:
-    """The displacement field of a grid transform node: LPS millimetres, from the new image to the original.
+    """The displacement field of a grid transform node: LPS millimeters, from the new image to the original.
 
     Args:
-        transformNode: one of :func:`createTransform`, also after saving and loading.
-        world: in world space, or in the space under the node's own parent.
+        transformNode: made by :func:`createTransform`, also after saving and loading.
+        world: return the field in world space, otherwise in the space under the parent of the node.
 
     Returns:
         3D vector image, 64-bit.
 
     Raises:
-        SceneError: deleted, or not a displacement grid given from the parent.
+        SceneError: as :func:`gridTransformOf`.
     """
-    transform = gridOf(transformNode)
+    transform = gridTransformOf(transformNode)
     data = transform.GetDisplacementGrid()
     direction = np.eye(4)
     if transform.GetGridDirectionMatrix() is not None:
@@ -195,16 +193,18 @@ def fieldFromTransform(transformNode: Any, world: bool = True) -> sitk.Image:
     vectors = arrayOf(data).astype(np.float64)
     vectors = vectors * transform.GetDisplacementScale() + transform.GetDisplacementShift()
     parent = transformNode.GetParentTransformNode()
-    grid = Grid.ofMatrix(data.GetDimensions(), matrix)
+    grid = Grid.fromMatrix(data.GetDimensions(), matrix)
     if grid is None:
         raise SceneError(
-            _("The grid of '{name}' is sheared; it was not made by this module.").format(name=nameOf(transformNode))
+            _("The grid of '{name}' is sheared; choose a deformation made by this module.").format(
+                name=nameOf(transformNode)
+            )
         )
     if world and parent is not None:
         toWorld = parentMatrix(parent)
-        carried = None if toWorld is None else Grid.ofMatrix(data.GetDimensions(), toWorld @ matrix)
-        if toWorld is not None and carried is not None:
-            grid, vectors = carried, vectors @ toWorld[:3, :3].T
+        worldGrid = None if toWorld is None else Grid.fromMatrix(data.GetDimensions(), toWorld @ matrix)
+        if toWorld is not None and worldGrid is not None:
+            grid, vectors = worldGrid, vectors @ toWorld[:3, :3].T
         else:
             grid, vectors = _worldField(transformNode, grid, vectors)
     field = sitk.GetImageFromArray(vectors * FLIP, isVector=True)
@@ -213,51 +213,48 @@ def fieldFromTransform(transformNode: Any, world: bool = True) -> sitk.Image:
 
 def _worldField(transformNode: Any, grid: Grid, vectors: np.ndarray) -> tuple[Grid, np.ndarray]:
     """Grid and vectors of D = P^-1 o N o P."""
-    toWorld, fromWorld = vtk.vtkGeneralTransform(), vtk.vtkGeneralTransform()
     parent = transformNode.GetParentTransformNode()
-    parent.GetTransformToWorld(toWorld)
-    parent.GetTransformFromWorld(fromWorld)
-    return _sampled(chain(fromWorld, gridTransform(grid, vectors), toWorld), grid, toWorld)
+    toWorld, fromWorld = transformToWorld(parent), transformFromWorld(parent)
+    return _sampled(concatenate(fromWorld, gridTransform(grid, vectors), toWorld), grid, toWorld)
 
 
-def follow(transformNode: Any, nodes: Sequence[Any]) -> None:
-    """Preview on: the nodes go under the transform. All of them or, on an error, none.
+def enablePreview(transformNode: Any, nodes: Sequence[Any]) -> None:
+    """Put nodes under a transform; on an error none of them is.
 
     Raises:
-        SceneError: a node is deleted, cannot be deformed, or is under another transform than the deformed volume.
+        SceneError: as :func:`requireDeformable`.
     """
-    ensureLinear(transformNode)
+    ensureLinearInterpolation(transformNode)
     for node in nodes:
-        requireMovable(transformNode, node)
+        requireDeformable(transformNode, node)
     for node in nodes:
-        node.SetAndObserveTransformNodeID(transformNode.GetID())
+        setParent(node, transformNode)
 
 
-def original(transformNode: Any, nodes: Sequence[Any]) -> None:
-    """Preview off: the nodes go back to where they were, under the parent of the transform (or none).
+def disablePreview(transformNode: Any, nodes: Sequence[Any]) -> None:
+    """Put nodes back under the parent of a transform, or under no transform.
 
     Raises:
-        SceneError: a node is deleted or is under another transform.
+        SceneError: as :func:`requireDeformable`.
     """
     requireInScene(transformNode, "transform")
     for node in nodes:
-        requireMovable(transformNode, node)
-    parent = transformNode.GetParentTransformNode()
+        requireDeformable(transformNode, node)
     for node in nodes:
-        node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
+        setParent(node, transformNode.GetParentTransformNode())
 
 
-def release(transformNode: Any) -> None:
-    """Whatever follows the transform goes back to where it was, under the transform's own parent (or none)."""
+def releaseNodes(transformNode: Any) -> None:
+    """Put all nodes under a transform back under its parent, or under no transform."""
     scene, parent = transformNode.GetScene(), transformNode.GetParentTransformNode()
     for n in range(scene.GetNumberOfNodesByClass("vtkMRMLTransformableNode")):
         node = scene.GetNthNodeByClass(n, "vtkMRMLTransformableNode")
         if node.GetParentTransformNode() is transformNode:
-            node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
+            setParent(node, parent)
 
 
-def requireMovable(transformNode: Any, node: Any) -> None:
-    """Raises SceneError unless ``node`` is, or was before the preview, right under the transform's parent."""
+def requireDeformable(transformNode: Any, node: Any) -> None:
+    """Raise SceneError unless a node can be deformed and is under the transform (preview) or under its parent."""
     requireInScene(node, "node")
     if node is transformNode or not node.IsA("vtkMRMLTransformableNode"):
         raise SceneError(
@@ -267,16 +264,17 @@ def requireMovable(transformNode: Any, node: Any) -> None:
         )
     if not node.CanApplyNonLinearTransforms():
         raise SceneError(
-            _("'{name}' can only be moved as a whole, not deformed; leave it out.").format(name=nameOf(node))
+            _("'{name}' can only be moved as a whole, not deformed; do not choose it.").format(name=nameOf(node))
         )
-    now, parent = node.GetParentTransformNode(), transformNode.GetParentTransformNode()
-    if now is not parent and now is not transformNode:
-        where = (
-            _("under the transform '{name}'").format(name=nameOf(now)) if now is not None else _("under no transform")
-        )
-        wanted = _("under '{name}'").format(name=nameOf(parent)) if parent is not None else _("under none")
+    current, parent = node.GetParentTransformNode(), transformNode.GetParentTransformNode()
+    if current is not parent and current is not transformNode:
         raise SceneError(
-            _("'{name}' is {where}, the deformed volume {wanted}; bring both under the same one.").format(
-                name=nameOf(node), where=where, wanted=wanted
-            )
+            _(
+                "'{name}' is {place} and the deformed volume is {volumePlace}; put both under the same transform."
+            ).format(name=nameOf(node), place=_describeParent(current), volumePlace=_describeParent(parent))
         )
+
+
+def _describeParent(parent: Any) -> str:
+    """The parent transform for a message."""
+    return _("under the transform '{name}'").format(name=nameOf(parent)) if parent is not None else _("under none")

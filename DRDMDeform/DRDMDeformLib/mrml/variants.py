@@ -1,7 +1,7 @@
-"""Several deformations of one volume: separate transforms, or a sequence to scroll through.
+"""Variants of a volume: several deformations as separate transforms, or as a sequence.
 
-What belongs to what is written into the nodes, so that it survives saving: the record (seed, level, model, figures) as
-one JSON attribute of each transform, the volume as a node reference.
+The record of a variant (seed, level, model, metrics) is a JSON attribute of its transform, and the volume is a node
+reference, so that both are saved with the scene.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import Any
 import SimpleITK as sitk
 import slicer
 
-from .errors import SceneError, nameOf, requireInScene
-from .hierarchy import placeUnder, removeNode
-from .i18n import tr as _
-from .marks import RECORD, VOLUME, isDeformation, trueParent
-from .transforms import createTransform, ensureLinear, release
+from .errors import SceneError, nameOf, notADeformation, requireInScene
+from .errors import tr as _
+from .hierarchy import RECORD_ATTRIBUTE, VOLUME_REFERENCE, isDeformation, parentWithoutPreview, placeUnder, removeNode
+from .transforms import createTransform, ensureLinearInterpolation, releaseNodes
 
 
 def addVariants(
@@ -27,25 +26,26 @@ def addVariants(
     records: Sequence[Mapping[str, Any]],
     asSequence: bool = False,
 ) -> Any:
-    """Transforms for the deformations of a volume, named after it and under it in the subject hierarchy.
+    """Create transforms from displacement fields of a volume, named after it and under it in the subject hierarchy.
 
     Args:
-        scene: where they are added.
-        volumeNode: the volume; its parent (the previews of this module left aside) becomes that of the transforms.
-        fields: displacement fields in world space, LPS millimetres, from the new image to the original.
-        records: what is known about each; ``"level"`` and ``"seed"`` go into the names.
-        asSequence: one transform that a sequence browser fills, instead of one node for each.
+        scene: where the transforms are added.
+        volumeNode: the volume; its parent without previews becomes the parent of the transforms.
+        fields: displacement fields in world space, LPS millimeters, from the new image to the original.
+        records: information on each field; ``"level"`` and ``"seed"`` become part of the name.
+        asSequence: create a sequence with one proxy transform instead of one transform node for each field.
 
     Returns:
         The transform nodes; with ``asSequence`` a pair (proxy transform node, sequence browser node).
 
     Raises:
-        SceneError: the volume is missing or deleted, or as many records as fields are not given. Nothing is left then.
+        SceneError: the volume is missing or deleted, or the numbers of fields and records differ. The scene is not
+            changed then.
     """
     requireInScene(volumeNode, "volume")
     if not fields or len(fields) != len(records):
         raise SceneError(
-            _("{fields} deformations came with {records} records; give one record for each.").format(
+            _("There are {fields} deformations but {records} records; give one record for each.").format(
                 fields=len(fields), records=len(records)
             )
         )
@@ -63,36 +63,55 @@ def addVariants(
 
 
 def variantTransforms(scene: Any, volumeNode: Any) -> list[Any]:
-    """The transforms that belong to a volume (of a sequence: the one that the browser fills)."""
+    """The transforms of a volume; for a sequence its proxy transform."""
     nodes = (
         scene.GetNthNodeByClass(n, "vtkMRMLTransformNode")
         for n in range(scene.GetNumberOfNodesByClass("vtkMRMLTransformNode"))
     )
-    return [n for n in nodes if isDeformation(n) and n.GetNodeReferenceID(VOLUME) == volumeNode.GetID()]
+    return [n for n in nodes if isDeformation(n) and n.GetNodeReferenceID(VOLUME_REFERENCE) == volumeNode.GetID()]
+
+
+def variantsOf(scene: Any, volumeNode: Any) -> list[tuple[Any, int, dict[str, Any]]]:
+    """Every variant of a volume in order of creation: transform or sequence browser, index there, and record."""
+    found = []
+    for transform in variantTransforms(scene, volumeNode):
+        node = browserOf(transform) or transform
+        found += [(node, index, record) for index, record in enumerate(records(node))]
+    return found
 
 
 def records(node: Any) -> list[dict[str, Any]]:
-    """The records of a transform (one) or of a sequence browser (one for each variant, in order).
+    """The record of a transform, or the records of all variants of a sequence browser.
 
     Raises:
-        SceneError: deleted, or not made by this module.
+        SceneError: the node is deleted, or not a deformation of this module.
     """
     requireInScene(node, "deformation")
     nodes = [node]
-    if node.IsA("vtkMRMLSequenceBrowserNode"):
+    if isSequence(node):
         sequence = node.GetMasterSequenceNode()
         count = sequence.GetNumberOfDataNodes() if sequence is not None else 0
         nodes = [sequence.GetNthDataNode(n) for n in range(count)]
-    texts = [n.GetAttribute(RECORD) for n in nodes]
+    texts = [n.GetAttribute(RECORD_ATTRIBUTE) for n in nodes]
     if not texts or None in texts:
-        raise SceneError(
-            _("'{name}' is not a deformation of this module; choose one that it has made.").format(name=nameOf(node))
-        )
+        raise notADeformation(node)
     return [json.loads(text) for text in texts]
 
 
+def isSequence(node: Any) -> bool:
+    """Whether a node is a sequence browser."""
+    return bool(node.IsA("vtkMRMLSequenceBrowserNode"))
+
+
+def transformOf(deformations: Any) -> Any:
+    """The transform node of a deformation: the node itself, or the proxy node of a sequence browser."""
+    if isSequence(deformations):
+        return deformations.GetProxyNode(deformations.GetMasterSequenceNode())
+    return deformations
+
+
 def browserOf(transformNode: Any) -> Any:
-    """The sequence browser that fills a transform, or ``None``."""
+    """The sequence browser of a proxy transform, or ``None``."""
     scene = transformNode.GetScene()
     for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode")):
         browser = scene.GetNthNodeByClass(n, "vtkMRMLSequenceBrowserNode")
@@ -102,52 +121,39 @@ def browserOf(transformNode: Any) -> Any:
 
 
 def selectVariant(browserNode: Any, index: int) -> None:
-    """Shows one variant of a sequence: the transform that the browser fills gets its field and record.
+    """Show one variant of a sequence: its field and record are copied to the proxy transform.
 
     Raises:
-        SceneError: deleted, or there is no such variant.
+        SceneError: the browser is deleted, or there is no such variant.
     """
     requireInScene(browserNode, "sequence")
-    count = browserNode.GetNumberOfItems()
-    if not 0 <= index < count:
-        raise SceneError(
-            _("There is no variant {n}; '{name}' has {count}.").format(
-                n=index + 1, name=nameOf(browserNode), count=count
-            )
-        )
+    _requireVariant(browserNode, index, browserNode.GetNumberOfItems())
     browserNode.SetSelectedItemNumber(index)
     sequence = browserNode.GetMasterSequenceNode()
     proxy, wanted = browserNode.GetProxyNode(sequence), sequence.GetNthDataNode(index)
-    if proxy is None or proxy.GetAttribute(RECORD) != wanted.GetAttribute(RECORD):
-        # In Slicer the Sequences module has done this by now; without the application nobody else does.
+    if proxy is None or proxy.GetAttribute(RECORD_ATTRIBUTE) != wanted.GetAttribute(RECORD_ATTRIBUTE):
+        # In Slicer the Sequences module has already updated the proxy node; without the application it has not.
         slicer.vtkSlicerSequencesLogic().UpdateProxyNodesFromSequences(browserNode)
         proxy = browserNode.GetProxyNode(sequence)
-    ensureLinear(proxy)
+    ensureLinearInterpolation(proxy)
 
 
 def removeVariant(node: Any, index: int = 0) -> None:
-    """Removes one variant: a transform, or an item of a sequence; with its last item the sequence goes.
+    """Remove one variant: a transform, or an item of a sequence. With its last item the sequence is removed.
 
-    Nodes that follow a transform that goes return to the original first. Of a sequence that has others left, one of
-    them is shown then.
+    The preview of nodes under a removed transform is ended. A sequence with remaining items shows one of them.
 
     Raises:
-        SceneError: deleted, or there is no such variant.
+        SceneError: the node is deleted, or there is no such variant.
     """
     requireInScene(node, "deformation")
-    if not node.IsA("vtkMRMLSequenceBrowserNode"):
-        if index:
-            raise SceneError(
-                _("There is no variant {n}; '{name}' is a single one.").format(n=index + 1, name=nameOf(node))
-            )
-        release(node)
+    if not isSequence(node):
+        _requireVariant(node, index, 1)
+        releaseNodes(node)
         removeNode(node)
         return
     sequence, count = node.GetMasterSequenceNode(), node.GetNumberOfItems()
-    if not 0 <= index < count:
-        raise SceneError(
-            _("There is no variant {n}; '{name}' has {count}.").format(n=index + 1, name=nameOf(node), count=count)
-        )
+    _requireVariant(node, index, count)
     if count > 1:
         shown = node.GetSelectedItemNumber()
         sequence.RemoveDataNodeAtValue(sequence.GetNthIndexValue(index))
@@ -155,10 +161,19 @@ def removeVariant(node: Any, index: int = 0) -> None:
         return
     proxy = node.GetProxyNode(sequence)
     if proxy is not None:
-        release(proxy)
-    for gone in (node, proxy, sequence):
-        if gone is not None:
-            removeNode(gone)
+        releaseNodes(proxy)
+    for part in (node, proxy, sequence):
+        if part is not None:
+            removeNode(part)
+
+
+def _requireVariant(node: Any, index: int, count: int) -> None:
+    if not 0 <= index < count:
+        raise SceneError(
+            _("There is no variant {n}; the number of variants of '{name}' is {count}.").format(
+                n=index + 1, name=nameOf(node), count=count
+            )
+        )
 
 
 def _nextNumber(scene: Any, volumeNode: Any) -> int:
@@ -167,25 +182,25 @@ def _nextNumber(scene: Any, volumeNode: Any) -> int:
 
 
 def _variantName(volumeNode: Any, record: Mapping[str, Any], number: int) -> str:
-    facts = ", ".join(f"{key} {record[key]}" for key in ("level", "seed") if key in record)
-    return f"{volumeNode.GetName()} deformation {number}" + (f" ({facts})" if facts else "")
+    details = ", ".join(f"{key} {record[key]}" for key in ("level", "seed") if key in record)
+    return f"{volumeNode.GetName()} deformation {number}" + (f" ({details})" if details else "")
 
 
 def _transform(scene: Any, volumeNode: Any, field: sitk.Image, record: Mapping[str, Any], number: int) -> Any:
-    """One transform that belongs to the volume."""
-    parent = trueParent(volumeNode)
+    """Create one transform of a volume."""
+    parent = parentWithoutPreview(volumeNode)
     node = createTransform(scene, field, _variantName(volumeNode, record, number), parent)
     try:
-        node.SetAttribute(RECORD, json.dumps({**record, "number": number}))
-        _belongTo(node, volumeNode)
+        node.SetAttribute(RECORD_ATTRIBUTE, json.dumps({**record, "number": number}))
+        _linkToVolume(node, volumeNode)
     except BaseException:
         removeNode(node)
         raise
     return node
 
 
-def _belongTo(node: Any, volumeNode: Any) -> None:
-    node.SetNodeReferenceID(VOLUME, volumeNode.GetID())
+def _linkToVolume(node: Any, volumeNode: Any) -> None:
+    node.SetNodeReferenceID(VOLUME_REFERENCE, volumeNode.GetID())
     placeUnder(volumeNode, node)
 
 
@@ -196,6 +211,7 @@ def _addSequence(
     records: Sequence[Mapping[str, Any]],
     made: list[Any],
 ) -> tuple[Any, Any]:
+    """Create a sequence of variants. New nodes are added to ``made`` at once, to be removed if an error occurs."""
     base = f"{volumeNode.GetName()} deformations"
     sequence = scene.AddNewNodeByClass("vtkMRMLSequenceNode", scene.GenerateUniqueName(base))
     made.append(sequence)
@@ -220,6 +236,6 @@ def _addSequence(
     browser.SetOverwriteProxyName(sequence, False)
     assert proxy is not None
     proxy.SetName(scene.GenerateUniqueName(f"{volumeNode.GetName()} deformation"))
-    browser.SetNodeReferenceID(VOLUME, volumeNode.GetID())
+    browser.SetNodeReferenceID(VOLUME_REFERENCE, volumeNode.GetID())
     selectVariant(browser, 0)
     return proxy, browser

@@ -1,7 +1,8 @@
-"""Volumes of a scene as SimpleITK images in world space, and back."""
+"""Convert volumes of a scene to SimpleITK images in world space, and back; check whether a model fits a volume."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,43 +10,42 @@ import SimpleITK as sitk
 import vtk
 
 from .errors import SceneError, nameOf, requireInScene
-from .grids import Grid, arrayOf, chain, imageData, mapped, numpyMatrix, vtkMatrix
-from .i18n import tr as _
-from .marks import trueParent
+from .errors import tr as _
+from .grids import Grid, arrayOf, concatenate, imageData, numpyMatrix, transformPoints, vtkMatrix
+from .hierarchy import parentWithoutPreview
 
 
 def imageFromVolume(volumeNode: Any) -> sitk.Image:
-    """Voxels and world position of a volume.
+    """Convert a volume to an image at its position in the world.
 
-    The parent transforms count, the deformations of this module (a preview) do not: it is the original that is read,
-    and deformed anew. Under none or a linear one the voxels are those of the node and only their place is
-    computed. Under a shear or a nonlinear one, no regular grid fits the voxels: the volume is resampled (linear; a
-    label map: nearest voxel) onto a grid of about the same spacing that covers it; what lies outside it gets the
-    volume's background value.
+    Parent transforms are applied, but not the deformations of this module (previews), so that a second deformation is
+    one of the original. Under a linear transform the voxels are those of the node. Under a shear or a nonlinear
+    transform no regular grid fits the voxels; then the volume is resampled (linearly; label maps: nearest voxel) on a
+    grid of about the same spacing that covers it. Outside the volume it has the volume's background value.
 
     Args:
         volumeNode: scalar volume or label map.
 
     Returns:
-        3D, LPS millimetres; a volume one voxel thick stays one voxel thick.
+        3D image, LPS millimeters; a volume one voxel thick stays one voxel thick.
 
     Raises:
-        SceneError: no volume, deleted, without voxels, or with several values per voxel.
+        SceneError: as :func:`requireVoxels`, or the volume has one bit per voxel.
     """
     requireVoxels(volumeNode)
     exact = exactGrid(volumeNode)
     if exact is not None:
-        return exact.place(sitk.GetImageFromArray(_supported(volumeNode)))
+        return exact.place(sitk.GetImageFromArray(_voxelsOf(volumeNode)))
     grid = worldGrid(volumeNode)
     label = isLabel(volumeNode)
     background = 0.0 if label else volumeNode.GetImageBackgroundScalarComponentAsDouble(0)
-    fromWorld = parentFromWorld(volumeNode)
-    resliced = reslice(volumeNode.GetImageData(), localMatrix(volumeNode), fromWorld, grid, label, background)
+    toIndex = concatenate(parentFromWorld(volumeNode), vtkMatrix(np.linalg.inv(localMatrix(volumeNode))))
+    resliced = reslice(volumeNode.GetImageData(), toIndex, grid, label, background)
     return grid.place(sitk.GetImageFromArray(arrayOf(resliced)))
 
 
 def requireVoxels(volumeNode: Any) -> None:
-    """Raises SceneError unless the node is a volume with one number per voxel."""
+    """Raise SceneError unless the node is a volume with one value per voxel."""
     requireInScene(volumeNode, "volume")
     if not volumeNode.IsA("vtkMRMLVolumeNode"):
         raise SceneError(_("'{name}' is not a volume; choose a volume.").format(name=nameOf(volumeNode)))
@@ -59,7 +59,7 @@ def requireVoxels(volumeNode: Any) -> None:
     if image.GetNumberOfScalarComponents() != 1:
         raise SceneError(
             _(
-                "The volume '{name}' has {n} values per voxel (colour or vectors); convert it to a scalar volume first "
+                "The volume '{name}' has {n} values per voxel (color or vectors); convert it to a scalar volume first "
                 "(module Vector to Scalar Volume)."
             ).format(name=nameOf(volumeNode), n=image.GetNumberOfScalarComponents())
         )
@@ -71,7 +71,7 @@ def isLabel(volumeNode: Any) -> bool:
 
 
 def imageDimension(volumeNode: Any) -> tuple[int, tuple[float, ...]]:
-    """2 for a volume one voxel thick, else 3; and the extent along its axes in world space, millimetres.
+    """Dimension (2 for a volume one voxel thick, else 3) and extent along its axes in world space, millimeters.
 
     Raises:
         SceneError: as :func:`imageFromVolume`.
@@ -83,19 +83,19 @@ def imageDimension(volumeNode: Any) -> tuple[int, tuple[float, ...]]:
 
 
 def localMatrix(volumeNode: Any) -> np.ndarray:
-    """(4, 4): voxel index to the coordinates that the volume's parent transform takes to the world."""
+    """(4, 4) matrix from voxel index to the volume's own RAS coordinates, without its parent transforms."""
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
     return numpyMatrix(matrix)
 
 
 def localGrid(volumeNode: Any) -> Grid:
-    """The volume's own grid, its parents left aside.
+    """The voxel grid of a volume without its parent transforms.
 
     Raises:
         SceneError: the axes are not at right angles.
     """
-    grid = Grid.ofMatrix(volumeNode.GetImageData().GetDimensions(), localMatrix(volumeNode))
+    grid = Grid.fromMatrix(volumeNode.GetImageData().GetDimensions(), localMatrix(volumeNode))
     if grid is None:
         raise SceneError(
             _(
@@ -107,58 +107,62 @@ def localGrid(volumeNode: Any) -> Grid:
 
 
 def exactGrid(volumeNode: Any) -> Grid | None:
-    """The volume's voxels in world space, or ``None`` where they do not lie on a regular grid."""
-    matrix = parentMatrix(trueParent(volumeNode))
+    """The voxel grid of a volume in world space, or ``None`` if it is not regular there."""
+    matrix = parentMatrix(parentWithoutPreview(volumeNode))
     if matrix is None:
         return None
-    return Grid.ofMatrix(volumeNode.GetImageData().GetDimensions(), matrix @ localMatrix(volumeNode))
+    return Grid.fromMatrix(volumeNode.GetImageData().GetDimensions(), matrix @ localMatrix(volumeNode))
 
 
 def worldGrid(volumeNode: Any) -> Grid:
-    """The grid of :func:`imageFromVolume`."""
+    """The grid of the image that :func:`imageFromVolume` returns."""
     exact = exactGrid(volumeNode)
     if exact is not None:
         return exact
-    toWorld = vtk.vtkGeneralTransform()
-    parent = trueParent(volumeNode)
-    if parent is not None:
-        parent.GetTransformToWorld(toWorld)
-    return fittedGrid(chain(vtkMatrix(localMatrix(volumeNode)), toWorld), volumeNode.GetImageData().GetDimensions())
+    toWorld = transformToWorld(parentWithoutPreview(volumeNode))
+    return fittedGrid(
+        concatenate(vtkMatrix(localMatrix(volumeNode)), toWorld), volumeNode.GetImageData().GetDimensions()
+    )
 
 
 def fittedGrid(indexToWorld: Any, size: tuple[int, ...]) -> Grid:
-    """A regular grid over voxels that a transform bends: nearest directions, mean spacing, all of it covered."""
+    """A regular grid that covers the voxels of a nonlinear map, with about its directions and its mean spacing.
+
+    Args:
+        indexToWorld: vtkAbstractTransform from voxel index to world RAS.
+        size: number of voxels.
+    """
     n = np.asarray(size, float)
     middle = (n - 1) / 2
     ends = np.stack([middle + sign * n[a] / 2 * np.eye(3)[a] for a in range(3) for sign in (-1, 1)])
-    reached = mapped(indexToWorld, ends)
-    axes = (reached[1::2] - reached[::2]).T / n
+    transformed = transformPoints(indexToWorld, ends)
+    axes = (transformed[1::2] - transformed[::2]).T / n
     spacing = np.linalg.norm(axes, axis=0)
-    right = [[0.0] * 3 for _ in range(3)]
-    vtk.vtkMath.Orthogonalize3x3((axes / spacing).tolist(), right)
+    directions = [[0.0] * 3 for _axis in range(3)]
+    vtk.vtkMath.Orthogonalize3x3((axes / spacing).tolist(), directions)
     matrix = np.eye(4)
-    matrix[:3, :3] = np.asarray(right) * spacing
-    seed = Grid.ofMatrix(size, matrix)
-    assert seed is not None
-    bent = mapped(indexToWorld, Grid.ofMatrix(size, np.eye(4)).lattice(13))  # type: ignore[union-attr]
-    grid = seed.around(bent)
+    matrix[:3, :3] = np.asarray(directions) * spacing
+    straight, indices = Grid.fromMatrix(size, matrix), Grid.fromMatrix(size, np.eye(4))
+    assert straight is not None and indices is not None
+    bent = transformPoints(indexToWorld, indices.samplePoints(13))
+    grid = straight.covering(bent)
     thin = np.asarray(size) == 1
     if not thin.any():
         return grid
-    # A slice stays one voxel thick, whatever its bend.
-    centre = seed.around(bent.mean(axis=0, keepdims=True))
+    # A slice stays one voxel thick even if it is bent.
+    center = straight.covering(bent.mean(axis=0, keepdims=True))
     axis = int(np.argmax(thin))
     index = grid.matrix[:3, axis]
-    shift = (centre.matrix[:3, 3] - grid.matrix[:3, 3]) @ index / (index @ index)
+    shift = (center.matrix[:3, 3] - grid.matrix[:3, 3]) @ index / (index @ index)
     matrix = grid.matrix
     matrix[:3, 3] += shift * index
-    flat = Grid.ofMatrix([1 if a == axis else m for a, m in enumerate(grid.size)], matrix)
+    flat = Grid.fromMatrix([1 if a == axis else m for a, m in enumerate(grid.size)], matrix)
     assert flat is not None
     return flat
 
 
 def parentMatrix(parent: Any) -> np.ndarray | None:
-    """(4, 4): the coordinates under a transform node (or ``None``) to the world; ``None`` if it is not linear."""
+    """(4, 4) matrix from the space under a transform node (or ``None``) to the world; ``None`` if it is not linear."""
     if parent is None:
         return np.eye(4)
     if not parent.IsTransformToWorldLinear():
@@ -168,36 +172,46 @@ def parentMatrix(parent: Any) -> np.ndarray | None:
     return numpyMatrix(matrix)
 
 
-def parentFromWorld(node: Any) -> Any:
-    """World to the coordinates of a transformable node, previews left aside: a vtkGeneralTransform."""
+def transformToWorld(parent: Any) -> Any:
+    """The vtkGeneralTransform from the space under a transform node (or ``None``) to the world."""
+    toWorld = vtk.vtkGeneralTransform()
+    if parent is not None:
+        parent.GetTransformToWorld(toWorld)
+    return toWorld
+
+
+def transformFromWorld(parent: Any) -> Any:
+    """The vtkGeneralTransform from the world to the space under a transform node (or ``None``)."""
     fromWorld = vtk.vtkGeneralTransform()
-    parent = trueParent(node)
     if parent is not None:
         parent.GetTransformFromWorld(fromWorld)
     return fromWorld
 
 
-def reslice(
-    image: Any, ijkToLocal: np.ndarray, fromWorld: Any, grid: Grid, nearest: bool, background: float = 0.0
-) -> Any:
-    """Voxels read at the points of ``grid``.
+def parentFromWorld(node: Any) -> Any:
+    """The vtkGeneralTransform from the world to the coordinates of a node, without previews."""
+    return transformFromWorld(parentWithoutPreview(node))
+
+
+def reslice(image: Any, toIndex: Any, grid: Grid, nearest: bool, background: float = 0.0) -> Any:
+    """Resample an image at the points of a grid.
 
     Args:
-        image: vtkImageData; of its own geometry only the extent counts.
-        ijkToLocal: (4, 4), its voxel index to local RAS.
-        fromWorld: vtkAbstractTransform from the space of ``grid`` to local RAS.
-        nearest: nearest voxel, or linear.
-        background: value outside.
+        image: vtkImageData; its own origin and spacing are ignored.
+        toIndex: vtkAbstractTransform from the space of ``grid`` to the voxel index of ``image``.
+        grid: points to sample.
+        nearest: use the nearest voxel, otherwise linear interpolation.
+        background: value outside the image.
 
     Returns:
-        vtkImageData with the size of ``grid``, unit geometry.
+        vtkImageData with the size of ``grid``, origin 0 and spacing 1.
     """
     plain = vtk.vtkImageData()
     plain.SetExtent(image.GetExtent())
     plain.GetPointData().SetScalars(image.GetPointData().GetScalars())
     filter_ = vtk.vtkImageReslice()
     filter_.SetInputData(plain)
-    filter_.SetResliceTransform(chain(grid.vtkMatrix, fromWorld, vtkMatrix(np.linalg.inv(ijkToLocal))))
+    filter_.SetResliceTransform(concatenate(grid.vtkMatrix, toIndex))
     filter_.SetOutputOrigin(0, 0, 0)
     filter_.SetOutputSpacing(1, 1, 1)
     filter_.SetOutputExtent(*(v for n in grid.size for v in (0, n - 1)))
@@ -209,11 +223,11 @@ def reslice(
     return filter_.GetOutput()
 
 
-def _supported(volumeNode: Any) -> np.ndarray:
+def _voxelsOf(volumeNode: Any) -> np.ndarray:
     image = volumeNode.GetImageData()
     if image.GetScalarType() == vtk.VTK_BIT:
         raise SceneError(
-            _("The volume '{name}' has one bit per voxel; convert it with Cast Scalar Volume.").format(
+            _("The volume '{name}' has one bit per voxel; convert it with the module Cast Scalar Volume.").format(
                 name=nameOf(volumeNode)
             )
         )
@@ -221,12 +235,12 @@ def _supported(volumeNode: Any) -> np.ndarray:
 
 
 def volumeFromImage(scene: Any, image: sitk.Image, name: str) -> Any:
-    """A scalar volume node with the voxels and the place (LPS, world) of a scalar 2D or 3D image."""
+    """Create a scalar volume node from a scalar 2D or 3D image (LPS, world space)."""
     return _volume(scene, image, name, "vtkMRMLScalarVolumeNode")
 
 
 def labelMapFromImage(scene: Any, image: sitk.Image, name: str) -> Any:
-    """A label map volume node with the voxels and the place (LPS, world) of an integer image."""
+    """Create a label map volume node from an integer image (LPS, world space)."""
     return _volume(scene, image, name, "vtkMRMLLabelMapVolumeNode")
 
 
@@ -238,17 +252,64 @@ def _volume(scene: Any, image: sitk.Image, name: str, className: str) -> Any:
 
 
 def setImage(node: Any, image: sitk.Image) -> None:
-    """Gives a volume node the voxels and the place (LPS) of an image, in one change."""
+    """Set voxels and geometry of a volume node to those of an image (LPS), in one modification."""
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
     changing = node.StartModify()
     try:
-        node.SetIJKToRASMatrix(Grid.ofImage(image).vtkMatrix)
+        node.SetIJKToRASMatrix(Grid.fromImage(image).vtkMatrix)
         node.SetAndObserveImageData(imageData(sitk.GetArrayViewFromImage(image)))
     finally:
         node.EndModify(changing)
 
 
 def newNode(scene: Any, className: str, name: str) -> Any:
-    """A node of a class in the scene, its name made unique."""
+    """Add a node of a class to the scene, with a unique name."""
     return scene.AddNewNodeByClass(className, scene.GenerateUniqueName(name))
+
+
+def fitWarnings(volumeNode: Any, model: Mapping[str, Any]) -> list[str]:
+    """Warn if a model does not fit a volume, in one sentence for each reason.
+
+    Args:
+        volumeNode: scalar volume.
+        model: ``name``, ``ndim``, and if known ``anatomy``, ``modality`` and ``extent_mm``: the smallest and largest
+            length of the longest side of suitable images.
+
+    Raises:
+        SceneError: the volume cannot be used at all.
+    """
+    dimension, extent = imageDimension(volumeNode)
+    name, volume = str(model.get("name") or "this model"), nameOf(volumeNode)
+    ndim = int(model.get("ndim") or 3)
+    warnings = []
+    if ndim == 3 and dimension == 2:
+        warnings.append(
+            _("'{volume}' is a single slice, but {name} is for volumes; choose a 2D model.").format(
+                volume=volume, name=name
+            )
+        )
+    if ndim == 2 and dimension == 3:
+        warnings.append(
+            _("{name} is for slices; all slices of '{volume}' will be deformed in the same way.").format(
+                name=name, volume=volume
+            )
+        )
+    limits = model.get("extent_mm")
+    if limits is None:
+        return warnings
+    low, high = (float(v) for v in limits)
+    # For a single slice its thickness does not count.
+    sides = sorted(extent)[1:] if ndim == 2 and dimension == 2 else extent
+    longest = max(sides)
+    if not low <= longest <= high:
+        purpose = " ".join(str(model[key]) for key in ("anatomy", "modality") if model.get(key))
+        suitable = _("images {low} to {high} mm long").format(low=f"{low:.0f}", high=f"{high:.0f}")
+        suitable += f" ({purpose})" if purpose else ""
+        advice = _("crop it to the region first") if longest > high else _("choose another model")
+        warnings.append(
+            _("'{volume}' is {longest} mm long, but {name} is meant for {suitable}; {advice}.").format(
+                volume=volume, longest=f"{longest:.0f}", name=name, suitable=suitable, advice=advice
+            )
+        )
+    return warnings

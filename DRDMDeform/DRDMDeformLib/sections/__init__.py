@@ -4,8 +4,17 @@ from .apply import ApplySection
 from .batch import BatchSection
 from .deform import DeformSection
 from .input import InputSection
-from .section import Section
+from .section import PanelContext, Section
 from .setup import SetupSection
 from .train import TrainSection
 
-__all__ = ["ApplySection", "BatchSection", "DeformSection", "InputSection", "Section", "SetupSection", "TrainSection"]
+__all__ = [
+    "ApplySection",
+    "BatchSection",
+    "DeformSection",
+    "InputSection",
+    "PanelContext",
+    "Section",
+    "SetupSection",
+    "TrainSection",
+]

@@ -1,4 +1,4 @@
-"""Apply: harden the shown version, or every version."""
+"""Apply: harden the shown variant, or every variant."""
 
 from __future__ import annotations
 
@@ -9,39 +9,44 @@ import slicer
 from slicer.i18n import tr as _
 
 from .. import mrml
-from ..parameter import Grid, Versions
-from .section import Section
+from ..parameter import Grid, VariantChoice
+from .input import InputSection
+from .section import PanelContext, Section
 
 
-class _Cancelled(Exception):
+class _Canceled(Exception):
     """The user has pressed Cancel."""
 
 
 class ApplySection(Section):
-    """Hardens the shown deformation onto copies or onto the nodes themselves, or all of them onto copies."""
+    """Hardens the shown deformation on copies or on the nodes themselves, or every deformation on copies."""
+
+    def __init__(self, context: PanelContext, inputSection: InputSection) -> None:
+        self.input = inputSection
+        super().__init__(context)
 
     def connect(self) -> None:
         """Connect the button."""
         self.ui.applyButton.connect("clicked()", self.onApply)
-        self.say(self.ui.applyLabel, "")
+        self.showMessage(self.ui.applyLabel, "")
 
     def update(self) -> None:
-        """The button says what it will do."""
+        """Show on the button what it will do."""
         p = self.parameter
         self.ui.applyButton.enabled = p.deformations is not None and p.inputVolume is not None
-        # The nodes themselves can become one version only.
-        self.ui.versionsComboBox.enabled = p.onCopies
-        self.ui.applyButton.text = _("Apply onto copies") if p.onCopies else _("Apply for good")
+        # The nodes themselves can only become one variant.
+        self.ui.variantChoiceComboBox.enabled = p.onCopies
+        self.ui.applyButton.text = _("Apply on copies") if p.onCopies else _("Apply permanently")
 
     def onApply(self) -> None:
-        """Harden."""
+        """Harden the transform."""
         p = self.parameter
-        with self.acting(self.ui.applyLabel, waitCursor=True):
-            nodes = self.panel.movingNodes()
-            every = p.onCopies and p.versions is Versions.ALL
+        with self.runAction(self.ui.applyLabel, waitCursor=True):
+            nodes = self.input.nodesToDeform()
+            every = p.onCopies and p.versions is VariantChoice.ALL
             text = self._applyAll(nodes) if every else self._applyShown(nodes)
-            self.panel.update()
-            self.say(self.ui.applyLabel, text)
+            self.context.updatePanel()
+            self.showMessage(self.ui.applyLabel, text)
 
     def _applyShown(self, nodes: list[Any]) -> str:
         p = self.parameter
@@ -50,35 +55,35 @@ class ApplySection(Section):
         )
         names = ", ".join(node.GetName() for node in made)
         if p.onCopies:
-            # The originals have left the transform; what is seen deformed now are the copies.
+            # The originals have left the transform; the deformed image in the views is now the copy.
             p.preview = False
-            return _("Made: {names}.").format(names=names)
-        # The nodes have left the transform; nothing is shown as following it any more.
+            return _("Created: {names}.").format(names=names)
+        # The nodes have left the transform, so no deformation is shown any more.
         p.deformations = None
-        return _("Changed for good: {names}.").format(names=names)
+        return _("Changed permanently: {names}.").format(names=names)
 
     def _applyAll(self, nodes: list[Any]) -> str:
         p = self.parameter
         dialog = slicer.util.createProgressDialog(
-            labelText=_("Applying every version ..."),
+            labelText=_("Applying every variant ..."),
             windowTitle=_("DRDM Deform"),
             windowModality=qt.Qt.WindowModal,
         )
 
         def show(done: int, total: int) -> None:
             dialog.maximum = total
-            # A window-modal dialog lets the application draw and take a press of Cancel here.
+            # Setting the value of a window-modal dialog processes events, a press of Cancel among them.
             dialog.value = done
             if dialog.wasCanceled:
-                raise _Cancelled
+                raise _Canceled
 
         try:
             made = self.logic.applyAll(p.inputVolume, nodes, p.grid is Grid.ORIGINAL, onProgress=show)
-        except _Cancelled:
-            return _("Cancelled; nothing was changed.")
+        except _Canceled:
+            return _("Canceled; nothing was changed.")
         finally:
             dialog.close()
         p.preview = False
-        return _("Made: {n} versions of {names}, in the folder '{folder}' of the subject hierarchy.").format(
+        return _("Created {n} variants of {names} in the folder '{folder}' of the subject hierarchy.").format(
             n=len(made), names=", ".join(node.GetName() for node in nodes), folder=mrml.folderOf(made[0][0])
         )

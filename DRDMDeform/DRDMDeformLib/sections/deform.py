@@ -1,4 +1,4 @@
-"""Deform: one slider, the variants that come of it, and how they are shown."""
+"""Deform: make variants with one slider, list them and show them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from .. import mrml
 from ..job import Job, JobState, Progress
 from ..parameter import Display
-from .section import ERROR_STYLE, Section, showProgress
+from .input import InputSection
+from .section import ERROR_STYLE, JobSection, PanelContext, showProgress
+from .setup import SetupSection
 
 
-def levelWords(level: int) -> str:
-    """The strength in words."""
+def levelDescription(level: int) -> str:
+    """Describe the strength of a deformation in words."""
     words = [
         (16, _("subtle")),
         (32, _("mild")),
@@ -26,15 +29,19 @@ def levelWords(level: int) -> str:
     return next(word for below, word in words if level < below)
 
 
-class DeformSection(Section):
+class DeformSection(JobSection):
     """Makes variants in the background, lists and shows them."""
 
+    def __init__(self, context: PanelContext, setup: SetupSection, inputSection: InputSection) -> None:
+        self.setup = setup
+        self.input = inputSection
+        super().__init__(context)
+
     def connect(self) -> None:
-        """Connect the widgets that the parameter node does not bind."""
-        self.job: Job | None = None
+        """Connect the widgets that are not bound to the parameter node, and set up the table."""
         self._filling = False
         self._rows: list[tuple[Any, int]] = []
-        self._display: tuple[Any, int, Display] | None = None
+        self._shownDisplay: tuple[Any, int, Display] | None = None
         ui = self.ui
         ui.diceButton.connect("clicked()", self.onDice)
         ui.deformButton.connect("clicked()", self.onDeform)
@@ -43,13 +50,13 @@ class DeformSection(Section):
         ui.removeButton.connect("clicked()", self.onRemove)
         ui.variantsTable.connect("itemSelectionChanged()", self.onVariantChosen)
         self.columns = {
-            _("Variant"): _("Number; its copies are named after it."),
-            _("Level"): _("Strength, T'."),
-            _("Seed"): _("The same seed, level and model give the same version."),
-            _("Mean, mm"): _("How far the tissue has moved on average."),
-            _("Largest, mm"): _("How far the tissue has moved at most."),
-            _("Folded"): _("Voxels where the deformation turns over and is no deformation of tissue any more."),
-            _("Invertible"): _("Whether every point has exactly one counterpart, by a proof for the whole field."),
+            _("Variant"): _("Number of the variant; applied copies have it in their names."),
+            _("Level"): _("Strength of the deformation, T'."),
+            _("Seed"): _("The same seed, level and model give the same variant."),
+            _("Mean, mm"): _("Mean displacement of the tissue."),
+            _("Largest, mm"): _("Largest displacement of the tissue."),
+            _("Folded"): _("Voxels where the deformation folds over itself, which tissue cannot do."),
+            _("Invertible"): _("Whether every point has exactly one counterpart, proven for the whole field."),
         }
         table = ui.variantsTable
         table.columnCount = len(self.columns)
@@ -63,10 +70,10 @@ class DeformSection(Section):
         ui.progressBar.visible = False
 
     def update(self) -> None:
-        """Show level, buttons, table."""
-        running = self.job is not None and self.job.running
+        """Show level, buttons and table."""
+        running = self.running
         level = self.parameter.level
-        self.ui.levelLabel.text = _("{words}  (T' = {level} of 79)").format(words=levelWords(level), level=level)
+        self.ui.levelLabel.text = _("{words}  (T' = {level} of 79)").format(words=levelDescription(level), level=level)
         self.ui.deformButton.enabled = self.parameter.inputVolume is not None and not running
         self.ui.cancelButton.enabled = running
         self.ui.progressBar.visible = running
@@ -75,23 +82,24 @@ class DeformSection(Section):
         widgets = (self.ui.previewCheckBox, self.ui.removeButton, self.ui.displayComboBox, self.ui.jacobianButton)
         for widget in widgets:
             widget.enabled = shown
+        hint = _("Choose a volume in Input.")
         if not running and self.parameter.inputVolume is None:
-            self.say(self.ui.statusLabel, _("Choose a volume in Input."))
-        elif self.ui.statusLabel.text == _("Choose a volume in Input."):
-            self.say(self.ui.statusLabel, "")
+            self.showMessage(self.ui.statusLabel, hint)
+        elif self.ui.statusLabel.text == hint:
+            self.showMessage(self.ui.statusLabel, "")
 
-    # Making
+    # Making variants
 
     def onDice(self) -> None:
-        """Another seed."""
+        """Choose a random seed."""
         self.parameter.seed = random.randrange(100000)
 
     def onDeform(self) -> None:
-        """Start."""
+        """Start to make variants."""
         p, volume = self.parameter, self.parameter.inputVolume
-        with self.acting(self.ui.statusLabel):
-            self.panel.requireTorch()
-            model = self.panel.requireModel()
+        with self.runAction(self.ui.statusLabel):
+            self.setup.requireTorch()
+            model = self.input.requireModel()
             job = self.logic.startDeform(
                 volume,
                 model.name,
@@ -105,50 +113,55 @@ class DeformSection(Section):
                 plane=p.plane.value,
                 onMade=lambda made: self.onMade(volume, made),
             )
-            job.whenEnded(self.onEnd)
+            job.onFinished(self.onEnd)
             job.onProgress = self.onProgress
             self.job = job
             showProgress(self.ui.progressBar, Progress("deform", 0.0))
-            self.panel.jobs.run(job)
+            self.context.jobRunner.run(job)
             if job.running:
-                self.say(self.ui.statusLabel, _("Starting ..."))
-            self.panel.update()
+                self.showMessage(self.ui.statusLabel, _("Starting ..."))
+            self.context.updatePanel()
 
     def onProgress(self, progress: Progress) -> None:
-        """Move the bar."""
-        self.say(self.ui.statusLabel, "")
+        """Update the progress bar."""
+        self.showMessage(self.ui.statusLabel, "")
         showProgress(self.ui.progressBar, progress)
 
     def onCancel(self) -> None:
-        """Stop at once."""
+        """Cancel the job."""
         if self.job is not None:
             self.job.cancel()
 
     def onMade(self, volume: Any, made: list[Any]) -> None:
         """Show the first of the new variants."""
         if volume is not self.parameter.inputVolume:
-            text = _("The new versions of '{name}' are ready; choose it in Input to see them.")
-            self.say(self.ui.statusLabel, text.format(name=volume.GetName()))
+            text = _("The new variants of '{name}' are ready; choose it in Input to see them.")
+            self.showMessage(self.ui.statusLabel, text.format(name=volume.GetName()))
             return
-        self.say(self.ui.statusLabel, "")
+        self.showMessage(self.ui.statusLabel, "")
         self.parameter.preview = True
-        self.panel.show(made[0])
-        if made[0].IsA("vtkMRMLSequenceBrowserNode"):
+        self.show(made[0])
+        if mrml.isSequence(made[0]):
             slicer.modules.sequences.showSequenceBrowser(made[0])
 
     def onEnd(self, job: Job) -> None:
-        """Say how it went."""
+        """Show the result of the job."""
         showProgress(self.ui.progressBar, None)
-        self.panel.update()
+        self.context.updatePanel()
         if job.state is JobState.FAILED:
-            self.say(self.ui.statusLabel, job.text, ERROR_STYLE)
-        elif job.state is JobState.CANCELLED:
-            self.say(self.ui.statusLabel, _("Cancelled; nothing was changed."))
+            self.showMessage(self.ui.statusLabel, job.text, ERROR_STYLE)
+        elif job.state is JobState.CANCELED:
+            self.showMessage(self.ui.statusLabel, _("Canceled; nothing was changed."))
 
-    # Showing
+    # Showing variants
+
+    def show(self, deformations: Any) -> None:
+        """Show a transform or a sequence of variants."""
+        self.parameter.deformations = deformations
+        self.context.updatePanel()
 
     def fillTable(self) -> None:
-        """One row a variant of the volume."""
+        """List the variants of the volume, one per row."""
         volume = self.parameter.inputVolume
         variants = [] if volume is None else self.logic.variants(volume)
         table = self.ui.variantsTable
@@ -168,9 +181,8 @@ class DeformSection(Section):
                 table.minimumHeight = height
                 table.maximumHeight = height
             table.visible = bool(rows)
-            chosen = next(
-                (r for r, (n, i) in enumerate(rows) if n is shown and i == self.logic.shownVariant(shown)), None
-            )
+            current = None if shown is None else (shown, self.logic.shownVariant(shown))
+            chosen = rows.index(current) if current in rows else None
             if chosen is None:
                 table.clearSelection()
             elif chosen != table.currentRow() or not table.selectedItems():
@@ -189,59 +201,53 @@ class DeformSection(Section):
             f"{metrics['mean_mm']:.2f}" if "mean_mm" in metrics else "",
             f"{metrics['max_mm']:.2f}" if "max_mm" in metrics else "",
             "" if folded is None else _("none") if folded == 0 else f"{100 * folded:.3f} %",
-            {True: _("yes, proven"), False: _("not proven")}.get(certified, _("not examined")),
+            {True: _("yes, proven"), False: _("not proven")}.get(certified, _("not checked")),
         ]
 
     def onVariantChosen(self) -> None:
-        """Show the variant of the row."""
+        """Show the variant of the selected row."""
         row = self.ui.variantsTable.currentRow()
         if self._filling or not 0 <= row < len(self._rows):
             return
         node, index = self._rows[row]
-        with self.acting(self.ui.statusLabel):
-            if node.IsA("vtkMRMLSequenceBrowserNode"):
+        with self.runAction(self.ui.statusLabel):
+            if mrml.isSequence(node):
                 self.logic.showVariant(node, index)
-            self.panel.show(node)
+            self.show(node)
 
     def onRemove(self) -> None:
-        """Remove the version of the chosen row, and show the next one."""
+        """Remove the variant of the selected row, and show the next one."""
         row = self.ui.variantsTable.currentRow()
         if self.parameter.deformations is None or not 0 <= row < len(self._rows):
             return
         node, index = self._rows[row]
-        with self.acting(self.ui.statusLabel, waitCursor=True):
-            # Before it goes, what follows it must be known to have left.
+        with self.runAction(self.ui.statusLabel, waitCursor=True):
+            # The panel must end the preview before the transform is removed.
             self.parameter.deformations = None
             self.logic.removeVariant(node, index)
-            self.panel.update()
+            self.context.updatePanel()
             if self._rows:
                 self.ui.variantsTable.selectRow(min(row, len(self._rows) - 1))
 
     def showDisplay(self) -> None:
-        """Draw the shown deformation as chosen, and no other one."""
+        """Draw the shown deformation as chosen, and hide all others."""
         shown, display = self.parameter.deformations, self.parameter.display
         transform = None if shown is None else self.logic.transformOf(shown)
         wanted = None if transform is None else (transform, self.logic.shownVariant(shown), display)
-        if wanted == self._display:
+        if wanted == self._shownDisplay:
             return
-        drawn = self._display[0] if self._display is not None else None
-        self._display = wanted
+        drawn = self._shownDisplay[0] if self._shownDisplay is not None else None
+        self._shownDisplay = wanted
         if drawn is not None and drawn is not transform and slicer.mrmlScene.IsNodePresent(drawn):
             self.logic.showDeformation(drawn, None)
         if transform is not None:
             self.logic.showDeformation(transform, None if display is Display.NONE else display.value)
 
     def onJacobian(self) -> None:
-        """The Jacobian determinant over the scan."""
-        with self.acting(self.ui.statusLabel, waitCursor=True):
+        """Show the Jacobian determinant over the scan."""
+        with self.runAction(self.ui.statusLabel, waitCursor=True):
             shown, volume = self.parameter.deformations, self.parameter.inputVolume
             if shown is None or volume is None:
                 return
             made = self.logic.jacobian(self.logic.transformOf(shown), volume)
             slicer.util.setSliceViewerLayers(foreground=made, foregroundOpacity=0.6)
-
-    def cleanup(self) -> None:
-        """Stop."""
-        if self.job is not None:
-            self.job.cancel()
-            self.job = None

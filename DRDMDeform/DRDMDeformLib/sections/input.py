@@ -1,7 +1,9 @@
-"""Input: the scan, what moves along with it, and the model."""
+"""Input: the scan, the nodes that are deformed with it, and the model."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,73 +18,73 @@ from ..models import ModelInfo, modelInfo
 from ..mrml import SceneError, links
 from .section import ERROR_STYLE, WARNING_STYLE, Section
 
-# Node references of the parameter node: models and markups that move along.
-ALSO = "also"
+# Role of the node references from the parameter node to the models and markups that are deformed with the volume.
+OTHER_NODES = "also"
 
 
 class InputSection(Section):
-    """Chooses nodes and model, and says what does not fit."""
+    """Chooses nodes and model, and warns if they do not fit."""
 
     def connect(self) -> None:
-        """Connect the widgets that the parameter node does not bind."""
+        """Connect the widgets that are not bound to the parameter node."""
         self._filling = False
         self._models: list[str] = []
-        self._seen: tuple[Any, ...] = ()
+        self._lastState: tuple[Any, ...] = ()
         self._volumeID = ""
-        self.ui.alsoSelector.connect("checkedNodesChanged()", self.onAlsoChanged)
+        self.ui.otherNodesSelector.connect("checkedNodesChanged()", self.onOtherNodesChanged)
         self.ui.modelComboBox.connect("currentIndexChanged(int)", self.onModelChosen)
         self.ui.downloadButton.connect("clicked()", self.onDownload)
         self._download: Job | None = None
 
     def update(self) -> None:
-        """Show model, its description, and warnings."""
+        """Show the model, its description, and warnings."""
         p, volume = self.parameter, self.parameter.inputVolume
         downloading = self._download is not None and self._download.running
-        # Reading what models there are takes a moment, and a slider that is moved asks often.
-        seen = (p.model, volume and volume.GetID(), volume and volume.GetMTime(), downloading)
-        if seen == self._seen:
+        # Listing the models takes a moment, and this is called at every step of a slider.
+        state = (p.model, volume and volume.GetID(), volume and volume.GetMTime(), downloading)
+        if state == self._lastState:
             return
-        self._seen = seen
+        self._lastState = state
         self.fillModels()
         model = self.model()
         self.ui.downloadButton.visible = model is not None and not model.here
         self.ui.downloadButton.enabled = not downloading
         if volume is None and not p.model:
-            self.say(self.ui.modelInfoLabel, "")
+            self.showMessage(self.ui.modelInfoLabel, "")
         elif model is None:
-            self.say(self.ui.modelInfoLabel, _("No model is here for such images; choose one to download."))
+            self.showMessage(self.ui.modelInfoLabel, _("No model for such images is available; download one."))
         else:
-            self.say(self.ui.modelInfoLabel, self._about(model))
+            self.showMessage(self.ui.modelInfoLabel, self._about(model))
         if downloading:
             return
-        with self.saying(self.ui.fitLabel):
+        with self.showErrors(self.ui.fitLabel):
             if volume is not None and model is not None:
                 warnings = self.logic.fitWarnings(volume, model.name)
-                self.say(self.ui.fitLabel, " ".join(warnings), WARNING_STYLE)
+                self.showMessage(self.ui.fitLabel, " ".join(warnings), WARNING_STYLE)
 
-    def forget(self) -> None:
-        """Look at everything anew at the next update: models may have come or gone."""
-        self._seen = ()
+    def invalidate(self) -> None:
+        """Read the list of models again at the next update: models may have been added or removed."""
+        self._lastState = ()
 
     def _about(self, model: ModelInfo) -> str:
-        # The list itself says only "best".
+        # The list itself only says "best".
         name = "" if self.parameter.model else f"{model.label}, "
         kind = _("{name}{n}D: {about}.").format(name=name, n=model.ndim, about=model.about)
         trained = _("Trained on {data}.").format(data=model.trainedOn) if model.trainedOn else ""
         return f"{kind} {trained}".strip()
 
     def chooseSegmentation(self) -> None:
-        """With another volume goes the segmentation that was drawn on it, not one that was drawn on the last one."""
+        """When another volume is chosen, choose its segmentation instead of that of the previous volume."""
         p, volume = self.parameter, self.parameter.inputVolume
         if volume is None or volume.GetID() == self._volumeID:
             return
         self._volumeID = volume.GetID()
         chosen = p.inputSegmentation
-        if chosen is None or links.isDrawnOnAnother(chosen, volume):
+        if chosen is None or links.belongsToOtherVolume(chosen, volume):
             p.inputSegmentation = links.segmentationOf(slicer.mrmlScene, volume)
 
     def model(self) -> ModelInfo | None:
-        """The model in use: the chosen one, or the best one for the volume."""
+        """The chosen model, or the best one for the volume; ``None`` if there is none."""
         try:
             if self.parameter.model:
                 return modelInfo(self.parameter.model)
@@ -91,58 +93,78 @@ class InputSection(Section):
         except (SceneError, DRDMError):
             return None
 
-    def movingNodes(self) -> list[Any]:
-        """The volume and what moves along with it."""
-        chosen = [self.parameter.inputVolume, self.parameter.inputSegmentation, *self.ui.alsoSelector.checkedNodes()]
+    def requireModel(self) -> ModelInfo:
+        """Return the model to use.
+
+        Raises:
+            SceneError: there is none, it has not been downloaded, or the volume cannot be used.
+        """
+        model = self.model() if self.parameter.model else self.logic.bestModel(self.parameter.inputVolume)
+        if model is None:
+            raise SceneError(_("Choose a model in Input."))
+        if not model.here:
+            raise SceneError(
+                _("The model '{name}' has not been downloaded; press Download in Input.").format(name=model.name)
+            )
+        return model
+
+    def nodesToDeform(self) -> list[Any]:
+        """The volume and the nodes that are deformed with it."""
+        others = self.ui.otherNodesSelector.checkedNodes()
+        chosen = [self.parameter.inputVolume, self.parameter.inputSegmentation, *others]
         return [node for node in chosen if node is not None and slicer.mrmlScene.IsNodePresent(node)]
 
     def restore(self) -> None:
-        """Tick what a scene says that moves along; the selector itself remembers nothing."""
+        """Check the nodes that the parameter node refers to; the selector itself does not keep them."""
         volume = self.parameter.inputVolume
-        # What goes with it has been chosen, or left out, before.
+        # The segmentation of this volume has been chosen, or left out, before.
         self._volumeID = volume.GetID() if volume is not None else ""
         node = self.parameter.parameterNode
-        wanted = {node.GetNthNodeReferenceID(ALSO, n) for n in range(node.GetNumberOfNodeReferences(ALSO))}
+        count = node.GetNumberOfNodeReferences(OTHER_NODES)
+        wanted = {node.GetNthNodeReferenceID(OTHER_NODES, n) for n in range(count)}
+        selector = self.ui.otherNodesSelector
+        with self._ignoringChanges():
+            for choice in (*selector.checkedNodes(), *selector.uncheckedNodes()):
+                selector.setCheckState(choice, qt.Qt.Checked if choice.GetID() in wanted else qt.Qt.Unchecked)
+
+    @contextmanager
+    def _ignoringChanges(self) -> Iterator[None]:
+        """Change widgets without reacting to their signals."""
         self._filling = True
         try:
-            for choice in (*self.ui.alsoSelector.checkedNodes(), *self.ui.alsoSelector.uncheckedNodes()):
-                ticked = qt.Qt.Checked if choice.GetID() in wanted else qt.Qt.Unchecked
-                self.ui.alsoSelector.setCheckState(choice, ticked)
+            yield
         finally:
             self._filling = False
 
-    def onAlsoChanged(self) -> None:
-        """Other models or markups are ticked."""
+    def onOtherNodesChanged(self) -> None:
+        """Store which models and markups are checked."""
         if self._filling or self.parameter is None:
             return
         node = self.parameter.parameterNode
-        node.RemoveNodeReferenceIDs(ALSO)
-        for choice in self.ui.alsoSelector.checkedNodes():
-            node.AddNodeReferenceID(ALSO, choice.GetID())
-        self.panel.update()
+        node.RemoveNodeReferenceIDs(OTHER_NODES)
+        for choice in self.ui.otherNodesSelector.checkedNodes():
+            node.AddNodeReferenceID(OTHER_NODES, choice.GetID())
+        self.context.updatePanel()
 
     def fillModels(self) -> None:
-        """The list: the best one, every model, a file."""
+        """Fill the list: the best model, every model, a file."""
         chosen = self.parameter.model
         entries = [("", _("Best for the volume")), *((m.name, m.label) for m in self.logic.availableModels())]
         if chosen and chosen not in [name for name, _label in entries]:
             entries.append((chosen, Path(chosen).stem))
         names = [name for name, _label in entries]
-        self._filling = True
-        try:
-            texts = [text for _name, text in entries]
-            box = self.ui.modelComboBox
+        texts = [text for _name, text in entries]
+        box = self.ui.modelComboBox
+        with self._ignoringChanges():
             if names != self._models or texts != [box.itemText(i) for i in range(len(texts))]:
                 box.clear()
                 for text in (*texts, _("From file ...")):
                     box.addItem(text)
                 self._models = names
             box.currentIndex = names.index(chosen)
-        finally:
-            self._filling = False
 
     def onModelChosen(self, index: int) -> None:
-        """A model of the list, or the last entry: a file."""
+        """Use a model of the list, or ask for a file if the last entry is chosen."""
         if self._filling or index < 0:
             return
         if index < len(self._models):
@@ -152,39 +174,40 @@ class InputSection(Section):
             slicer.util.mainWindow(), _("Model file"), "", _("Models (*.safetensors *.pth)")
         )
         if path:
-            with self.saying(self.ui.fitLabel):
+            with self.showErrors(self.ui.fitLabel):
+                # Raises an error if the file is not a model.
                 modelInfo(path)
                 self.parameter.model = path
                 return
-        # Back to the model that was chosen before.
-        said = self.ui.fitLabel.text
-        self.forget()
+        # Show the previous model again, and keep the error message.
+        message = self.ui.fitLabel.text
+        self.invalidate()
         self.update()
-        if said:
-            self.say(self.ui.fitLabel, said, ERROR_STYLE)
+        if message:
+            self.showMessage(self.ui.fitLabel, message, ERROR_STYLE)
 
     def onDownload(self) -> None:
-        """Fetch the chosen model in the background."""
+        """Download the chosen model in the background."""
         model = self.model()
         if model is None or model.here:
             return
         job = self.logic.downloadModel(model.name)
-        job.onProgress = lambda progress: self.say(
+        job.onProgress = lambda progress: self.showMessage(
             self.ui.fitLabel, _("Downloading: {percent} %").format(percent=round(100 * progress.share))
         )
-        job.whenEnded(self.onDownloaded)
+        job.onFinished(self.onDownloaded)
         self._download = job
-        self.panel.jobs.run(job)
+        self.context.jobRunner.run(job)
         self.update()
 
     def onDownloaded(self, job: Job) -> None:
-        """Say how it went."""
-        self.forget()
-        self.panel.update()
+        """Show the result of the download."""
+        self.invalidate()
+        self.context.updatePanel()
         if job.state is JobState.FAILED:
-            self.say(self.ui.fitLabel, job.text, ERROR_STYLE)
+            self.showMessage(self.ui.fitLabel, job.text, ERROR_STYLE)
 
     def cleanup(self) -> None:
-        """Stop a download."""
+        """Cancel a download."""
         if self._download is not None:
             self._download.cancel()

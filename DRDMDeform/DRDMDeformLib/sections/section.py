@@ -2,99 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError
 
-from ..environment import EnvironmentProtocol
-from ..job import Progress
-from ..jobs import Jobs
-from ..models import ModelInfo
+from ..job import Job, JobState, Progress
+from ..job_runner import JobRunner
 from ..mrml import SceneError
+from ..setup import Environment
 
 ERROR_STYLE = "color: #b03a2e;"
 WARNING_STYLE = "color: #9c640c;"
 PLAIN_STYLE = ""
 
 
-class PanelProtocol(Protocol):
-    """What a section needs of the panel that it is a part of."""
+@dataclass
+class PanelContext:
+    """What the sections share.
+
+    Attributes:
+        ui: the widgets of the .ui file, by name.
+        logic: the module's logic.
+        jobRunner: runs the background jobs.
+        environment: the state of PyTorch in Slicer's Python.
+        updatePanel: updates all sections.
+        parameter: the wrapped parameter node; ``None`` while a scene is closed or loaded.
+    """
 
     ui: Any
     logic: Any
-    jobs: Jobs
-    environment: EnvironmentProtocol
-    parameter: Any
-    input: Any
-
-    def update(self) -> None:
-        """Show everything as it is now."""
-
-    def show(self, deformations: Any) -> None:
-        """Show a transform or a sequence of variants."""
-
-    def movingNodes(self) -> list[Any]:
-        """The volume and what moves along with it."""
-
-    def requireTorch(self) -> None:
-        """Raises SceneError while nothing can be computed."""
-
-    def requireModel(self) -> ModelInfo:
-        """The model in use; raises SceneError if there is none."""
+    jobRunner: JobRunner
+    environment: Environment
+    updatePanel: Callable[[], None]
+    parameter: Any = None
 
 
 class Section:
-    """A part of the panel: shows a part of the parameter node, and acts on its buttons."""
+    """A part of the panel: it shows a part of the parameter node and reacts to its buttons."""
 
-    def __init__(self, panel: PanelProtocol) -> None:
-        self.panel = panel
-        self.ui = panel.ui
-        self.logic = panel.logic
+    def __init__(self, context: PanelContext) -> None:
+        self.context = context
+        self.ui = context.ui
+        self.logic = context.logic
         self.connect()
 
     @property
     def parameter(self) -> Any:
         """The panel's parameter node."""
-        return self.panel.parameter
+        return self.context.parameter
 
     def connect(self) -> None:
         """Connect the widgets; called once."""
 
     def update(self) -> None:
-        """Show the present state; called after every change."""
+        """Show the current state; called after every change."""
 
     def cleanup(self) -> None:
-        """Stop what runs; called before the panel goes."""
+        """Stop running jobs; called before the panel is removed."""
 
-    def say(self, label: Any, text: str, style: str = PLAIN_STYLE) -> None:
-        """Show a line of text, and hide its label when there is none."""
+    def showMessage(self, label: Any, text: str, style: str = PLAIN_STYLE) -> None:
+        """Show a line of text; the label is hidden if the text is empty."""
         label.text = text
         label.styleSheet = style
         label.visible = bool(text)
 
     @contextmanager
-    def saying(self, label: Any) -> Iterator[None]:
-        """What a user can put right is said in ``label`` in one sentence, without a window."""
-        self.say(label, "")
+    def showErrors(self, label: Any) -> Iterator[None]:
+        """Show user errors in ``label``, without a dialog."""
+        self.showMessage(label, "")
         try:
             yield
         except (SceneError, DRDMError) as error:
-            self.say(label, str(error), ERROR_STYLE)
+            self.showMessage(label, str(error), ERROR_STYLE)
 
     @contextmanager
-    def acting(self, label: Any, waitCursor: bool = False) -> Iterator[None]:
-        """The same for a press of a button: a fault of ours is shown in a window with its details, as Slicer does."""
-        with slicer.util.tryWithErrorDisplay(waitCursor=waitCursor), self.saying(label):
+    def runAction(self, label: Any, waitCursor: bool = False) -> Iterator[None]:
+        """Run the action of a button: user errors go to ``label``, internal errors to Slicer's error dialog."""
+        with slicer.util.tryWithErrorDisplay(waitCursor=waitCursor), self.showErrors(label):
             yield
 
 
+class JobSection(Section):
+    """A section that runs one job at a time.
+
+    Attributes:
+        job: the running or last job.
+    """
+
+    job: Job | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the job is running."""
+        return self.job is not None and self.job.running
+
+    @property
+    def stoppable(self) -> bool:
+        """Whether the job is running and has not been asked to stop."""
+        return self.job is not None and self.job.state is JobState.RUNNING
+
+    def cleanup(self) -> None:
+        """Cancel the job. A batch or a training can be resumed."""
+        if self.job is not None:
+            self.job.cancel()
+            self.job = None
+
+
+def isSet(path: Path) -> bool:
+    """Whether a path of the parameter node has been chosen."""
+    return str(path) not in ("", ".")
+
+
+def requireScansFolder(path: Path) -> Path:
+    """Return the folder, or raise SceneError if none has been chosen."""
+    if not isSet(path):
+        raise SceneError(_("Choose a folder with scans first."))
+    return path
+
+
 def showProgress(bar: Any, progress: Progress | None) -> None:
-    """Put a job's progress into a bar that counts to 1000; ``None`` empties it."""
+    """Show the progress of a job in a bar from 0 to 1000; ``None`` resets the bar."""
     if progress is None:
         bar.value = 0
         bar.format = ""
@@ -106,7 +140,7 @@ def showProgress(bar: Any, progress: Progress | None) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: ``8 s``, ``3 min``, ``1 h 20 min``."""
+    """Format a time: ``8 s``, ``3 min``, ``1 h 20 min``."""
     if seconds < 90:
         return f"{max(0, round(seconds))} s"
     minutes = round(seconds / 60)

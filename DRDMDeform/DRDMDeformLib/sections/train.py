@@ -1,4 +1,4 @@
-"""Train: a model of one's own, in a process of its own."""
+"""Train: the user's own model, in a separate process."""
 
 from __future__ import annotations
 
@@ -10,46 +10,47 @@ from slicer.i18n import tr as _
 from .. import mrml
 from ..job import Job, JobState, Progress
 from ..mrml import SceneError
-from .batch import isSet
-from .section import ERROR_STYLE, Section, showProgress
+from .input import InputSection
+from .section import ERROR_STYLE, JobSection, PanelContext, isSet, requireScansFolder, showProgress
+from .setup import SetupSection
 
 
-class TrainSection(Section):
-    """Starts, stops, resumes; draws the loss; the finished model joins the list."""
+class TrainSection(JobSection):
+    """Starts, stops and resumes a training; plots the loss; the finished model is added to the list."""
+
+    def __init__(self, context: PanelContext, setup: SetupSection, inputSection: InputSection) -> None:
+        self.setup = setup
+        self.input = inputSection
+        super().__init__(context)
 
     def connect(self) -> None:
         """Connect the buttons."""
-        self.job: Job | None = None
         self._curve: Any = None
-        # Of the running or last job; the scene, and the parameter node with it, may be closed meanwhile.
+        # Name of the model of the running or last job; the parameter node may be closed with its scene meanwhile.
         self._name = ""
         self.ui.trainStartButton.connect("clicked()", self.onStart)
         self.ui.trainStopButton.connect("clicked()", self.onStop)
         self.ui.trainProgressBar.visible = False
-        self.say(self.ui.trainLabel, "")
+        self.showMessage(self.ui.trainLabel, "")
 
     def update(self) -> None:
-        """Show what can be done."""
-        p = self.parameter
-        running = self.job is not None and self.job.running
-        stoppable = self.job is not None and self.job.state is JobState.RUNNING
-        ui = self.ui
+        """Enable the widgets that can be used now."""
+        p, ui, running = self.parameter, self.ui, self.running
         settings = (ui.trainNameLineEdit, ui.trainDimensionComboBox, ui.trainSizeSpinBox, ui.trainMinutesSpinBox)
         for widget in (*settings, ui.trainFolderPath, ui.trainOutputPath):
             widget.enabled = not running
-        self.ui.trainStartButton.enabled = not running
-        self.ui.trainStopButton.enabled = stoppable
-        self.ui.trainProgressBar.visible = running
+        ui.trainStartButton.enabled = not running
+        ui.trainStopButton.enabled = self.stoppable
+        ui.trainProgressBar.visible = running
         resumable = isSet(p.trainOutput) and self.logic.canResume(p.trainOutput)
-        self.ui.trainStartButton.text = _("Go on") if resumable and not running else _("Train")
+        ui.trainStartButton.text = _("Resume") if resumable and not running else _("Train")
 
     def onStart(self) -> None:
-        """Start, or go on with the run in the folder."""
+        """Start a training, or resume the run in the folder."""
         p = self.parameter
-        with self.acting(self.ui.trainLabel):
-            self.panel.requireTorch()
-            if not isSet(p.trainFolder):
-                raise SceneError(_("Choose a folder with scans first."))
+        with self.runAction(self.ui.trainLabel):
+            self.setup.requireTorch()
+            requireScansFolder(p.trainFolder)
             if not isSet(p.trainOutput):
                 raise SceneError(_("Choose a run folder first."))
             if p.trainSize % 8:
@@ -66,26 +67,26 @@ class TrainSection(Section):
                 wait=False,
                 onProgress=self.onProgress,
             )
-            job.whenEnded(self.onEnd)
+            job.onFinished(self.onEnd)
             self.job, self._name = job, p.trainName
             self._curve = None
             showProgress(self.ui.trainProgressBar, Progress("train", 0.0))
-            self.say(self.ui.trainLabel, _("Starting ..."))
-            self.panel.jobs.run(job)
+            self.showMessage(self.ui.trainLabel, _("Starting ..."))
+            self.context.jobRunner.run(job)
             self.update()
 
     def onProgress(self, progress: Progress) -> None:
-        """Move the bar, draw the loss."""
+        """Update the progress bar and the loss curve."""
         if progress.task == "read":
-            # What comes next, before the first step, takes a while too.
+            # The preparation before the first step takes a while too.
             text = _("Reading the scans ...") if progress.share < 1 else _("Preparing the first deformations ...")
-            self.say(self.ui.trainLabel, text)
+            self.showMessage(self.ui.trainLabel, text)
             return
         showProgress(self.ui.trainProgressBar, progress)
         figures = progress.figures
         if "loss" in figures:
             step, loss = int(figures["step"]), figures["loss"]
-            self.say(self.ui.trainLabel, _("Step {n}, loss {loss}").format(n=step, loss=f"{loss:.3f}"))
+            self.showMessage(self.ui.trainLabel, _("Step {n}, loss {loss}").format(n=step, loss=f"{loss:.3f}"))
             if self._curve is None:
                 title = _("Training of {name}").format(name=self._name)
                 self._curve = mrml.LossCurve(slicer.mrmlScene, title)
@@ -93,32 +94,28 @@ class TrainSection(Section):
             self._curve.append(step, loss)
 
     def onSceneClosed(self) -> None:
-        """The curve went with the scene; a new one begins."""
+        """Forget the loss curve, which was removed with the scene; the next step starts a new one."""
         self._curve = None
 
     def onStop(self) -> None:
-        """Stop; what was learned is kept."""
+        """Stop the training; its state is saved."""
         if self.job is not None:
             self.job.stop()
-            self.say(self.ui.trainLabel, _("Stopping; the state of the training is being saved ..."))
+            self.showMessage(self.ui.trainLabel, _("Stopping; the state of the training is being saved ..."))
             self.update()
 
     def onEnd(self, job: Job) -> None:
-        """Say how it went; choose the new model."""
+        """Show the result and choose the new model."""
         showProgress(self.ui.trainProgressBar, None)
-        self.panel.input.forget()
-        self.panel.update()
+        self.input.invalidate()
+        self.context.updatePanel()
         if job.state is JobState.FAILED:
-            self.say(self.ui.trainLabel, job.text, ERROR_STYLE)
-        elif job.state is JobState.CANCELLED:
-            self.say(self.ui.trainLabel, _("Stopped. Press Go on to train further."))
+            self.showMessage(self.ui.trainLabel, job.text, ERROR_STYLE)
+        elif job.state is JobState.CANCELED:
+            self.showMessage(self.ui.trainLabel, _("Stopped. Press Resume to continue the training."))
         else:
             name = job.items[-1]["model"]
             self.parameter.model = name
-            self.say(self.ui.trainLabel, _("Done: the model '{name}' is chosen in Input.").format(name=name))
-
-    def cleanup(self) -> None:
-        """Stop; the run can be resumed from its last checkpoint."""
-        if self.job is not None:
-            self.job.cancel()
-            self.job = None
+            self.showMessage(
+                self.ui.trainLabel, _("Finished: the model '{name}' is chosen in Input.").format(name=name)
+            )

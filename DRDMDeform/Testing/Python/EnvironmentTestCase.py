@@ -1,4 +1,4 @@
-"""What can be wrong with PyTorch: each state in a Python environment of its own, recognised and put right."""
+"""Diagnosis and installation of PyTorch: each faulty state in its own Python environment."""
 
 import contextlib
 import importlib.util
@@ -17,8 +17,9 @@ from pathlib import Path
 from unittest import mock
 
 import slicer
-from DRDMDeformLib import installation
-from DRDMDeformLib.diagnosis import (
+from DRDMDeformLib.job import Job
+from DRDMDeformLib.setup import installation
+from DRDMDeformLib.setup.diagnosis import (
     Condition,
     Diagnosis,
     Remedy,
@@ -27,9 +28,8 @@ from DRDMDeformLib.diagnosis import (
     explainFailure,
     torchRequirement,
 )
-from DRDMDeformLib.environment import Environment
-from DRDMDeformLib.installation import Installation
-from DRDMDeformLib.job import Job
+from DRDMDeformLib.setup.environment import Environment
+from DRDMDeformLib.setup.installation import Installation
 from modulesupport import HAS_TORCH, ModuleTestCase, waitFor
 
 import DRDMLib
@@ -39,7 +39,7 @@ from DRDMLib.runtime.probe import site_folders
 LIBRARY = str(Path(DRDMLib.__file__).resolve().parents[1])
 HAS_PIP = importlib.util.find_spec("pip") is not None
 
-# Enough of PyTorch to be asked what it is; {cuda}, {available} and {kernel} make its kinds.
+# A minimal imitation of PyTorch; {cuda}, {available} and {kernel} make different builds.
 TORCH = """
     import torchgen
     __version__ = "{version}"
@@ -66,7 +66,7 @@ FUNCTIONAL = "def conv3d(*a): ...\ndef grid_sample(*a): ...\n"
 
 
 def writeTorch(folder, version="2.9.0", cuda=None, available="return False", kernel="", mps=False, parts=None):
-    """A package that answers as a PyTorch of some kind would; a real one takes gigabytes."""
+    """Write a package that imitates a build of PyTorch; a real one has gigabytes."""
     code = textwrap.dedent(TORCH).format(version=version, cuda=cuda, available=available, kernel=kernel, mps=mps)
     files = {
         "torch/__init__.py": code,
@@ -85,7 +85,7 @@ def writeTorch(folder, version="2.9.0", cuda=None, available="return False", ker
 
 
 class Sandbox:
-    """A Python environment of its own, in a folder with a blank and a letter that is not ASCII."""
+    """A separate Python environment, in a folder with a space and a non-ASCII letter in its name."""
 
     def __init__(self, folder):
         self.folder = folder / "umgebung ä"
@@ -99,20 +99,20 @@ class Sandbox:
         (self.site / "safetensors" / "__init__.py").touch()
 
     def addCard(self, name="NVIDIA RTX 5090", driver="570.86", capability="12.0"):
-        """An ``nvidia-smi`` that answers as the driver's own does."""
+        """Add an imitation of ``nvidia-smi``."""
         script = self.tools / "nvidia-smi"
         script.write_text(f"#!/bin/sh\necho '{name}, {driver}, {capability}'\n", encoding="utf-8")
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
 
     def probe(self):
-        """What ``DRDMLib.probe`` finds out here."""
+        """The facts that ``DRDMLib.probe`` reports in this environment."""
         environment = dict(os.environ, PYTHONPATH=LIBRARY, PATH=os.pathsep.join([str(self.tools), os.environ["PATH"]]))
         run = [str(self.python), "-m", "DRDMLib.probe"]
         done = subprocess.run(run, env=environment, capture_output=True, encoding="utf-8", timeout=600)
         return json.loads(done.stdout.splitlines()[-1])
 
     def pip(self, *arguments):
-        """Pip of the tests' own Python, working on this environment: (exit status, all it said)."""
+        """Run pip of the tests' Python on this environment; return its exit status and output."""
         run = [sys.executable, "-m", "pip", "--python", str(self.python), *arguments]
         clean = {k: v for k, v in os.environ.items() if not k.upper().startswith("PIP_")} | {
             "PIP_CONFIG_FILE": os.devnull
@@ -129,80 +129,80 @@ class SandboxTestCase(unittest.TestCase):
 
 
 class StatesTestCase(SandboxTestCase):
-    def found(self):
+    def diagnosis(self):
         return diagnose(self.sandbox.probe())
 
     def testNoTorch(self):
-        found = self.found()
+        found = self.diagnosis()
         self.assertIs(found.condition, Condition.MISSING)
         self.assertIs(found.remedy, Remedy.INSTALL)
 
-    def testTheRestOfAnInterruptedInstallation(self):
+    def testFilesOfAnInterruptedInstallation(self):
         writeTorch(self.sandbox.site, parts=["torchgen"])
         (self.sandbox.site / "~orch").mkdir()
-        found = self.found()
+        found = self.diagnosis()
         self.assertIs(found.condition, Condition.MISSING)
         self.assertIs(found.remedy, Remedy.REPLACE)
 
-    def testABrokenTorch(self):
+    def testBrokenTorch(self):
         writeTorch(self.sandbox.site, parts=["torch", "torch-2.9.0.dist-info"])
-        found = self.found()
+        found = self.diagnosis()
         self.assertIs(found.condition, Condition.BROKEN)
         self.assertIn("torchgen", found.problem)
         self.assertIs(found.remedy, Remedy.REPLACE)
 
-    def testARecordWithoutFiles(self):
+    def testMetadataWithoutFiles(self):
         writeTorch(self.sandbox.site, parts=["torch-2.9.0.dist-info"])
-        self.assertIs(self.found().condition, Condition.BROKEN)
+        self.assertIs(self.diagnosis().condition, Condition.BROKEN)
 
-    def testAnOldTorch(self):
+    def testOldTorch(self):
         writeTorch(self.sandbox.site, version="1.13.1")
         self.addPackage("oldnet", "torch<2.1")
-        found = self.found()
+        found = self.diagnosis()
         self.assertIs(found.condition, Condition.TOO_OLD)
         self.assertIn("1.13.1", found.problem)
         self.assertIn("oldnet (torch<2.1)", found.problem)
 
-    def testAnotherPackageHasPinnedAVersionThatSuits(self):
+    def testRequirementOfAnotherPackageIsRespected(self):
         self.addPackage("otherextension", "torch>=2.0,<2.9 ; python_version > '3'")
-        found = self.found()
+        found = self.diagnosis()
         self.assertEqual(found.requirement, "<2.9,>=2.0,>=2.4")
 
-    def testTheProcessorBuildBesideACard(self):
+    def testCpuBuildWithAnNvidiaGpu(self):
         writeTorch(self.sandbox.site)
-        self.assertIs(self.found().condition, Condition.READY)
+        self.assertIs(self.diagnosis().condition, Condition.READY)
         self.sandbox.addCard()
-        found = self.found()
+        found = self.diagnosis()
         self.assertIs(found.condition, Condition.CPU_BUILD)
         self.assertIn("RTX 5090", found.advice)
         self.assertEqual((found.problem, found.backend, found.remedy), ("", "cu128", Remedy.REPLACE))
 
-    def testACardThatIsNewerThanTheBuild(self):
+    def testGpuNewerThanTheBuild(self):
         fault = "CUDA error: no kernel image is available for execution on the device"
         writeTorch(self.sandbox.site, cuda="12.4", available="return True", kernel=fault)
         self.sandbox.addCard(driver="581.10")
-        found = self.found()
+        found = self.diagnosis()
         self.assertIs(found.condition, Condition.WRONG_BUILD)
         self.assertIn("no kernel image", found.advice)
         self.assertEqual(found.backend, "cu130")
 
-    def testABuildThatIsNewerThanTheDriver(self):
-        said = "import warnings; warnings.warn('The NVIDIA driver on your system is too old'); return False"
-        writeTorch(self.sandbox.site, cuda="13.0", available=said)
+    def testBuildNewerThanTheDriver(self):
+        available = "import warnings; warnings.warn('The NVIDIA driver on your system is too old'); return False"
+        writeTorch(self.sandbox.site, cuda="13.0", available=available)
         self.sandbox.addCard("NVIDIA RTX A2000", "550.54", "8.6")
-        found = self.found()
+        found = self.diagnosis()
         self.assertIs(found.condition, Condition.WRONG_BUILD)
         self.assertEqual(found.backend, "cu126")
 
-    def testADriverThatIsTooOldForAnyBuild(self):
+    def testDriverTooOldForEveryBuild(self):
         writeTorch(self.sandbox.site)
         self.sandbox.addCard("Quadro K620", "470.82", "5.0")
-        found = self.found()
+        found = self.diagnosis()
         self.assertIs(found.condition, Condition.OLD_DRIVER)
         self.assertIs(found.remedy, Remedy.DRIVER)
         self.assertIn("470.82", found.advice)
 
-    def testADriverThatDoesNotKnowTheQuestion(self):
+    def testDriverWithoutComputeCapability(self):
         script = self.sandbox.tools / "nvidia-smi"
         self.sandbox.addCard()
         answer = "case \"$1\" in *compute_cap*) exit 2;; esac\necho 'Tesla K80, 470.57'\n"
@@ -213,12 +213,12 @@ class StatesTestCase(SandboxTestCase):
         writeTorch(self.sandbox.site)
         (self.sandbox.site / "safetensors" / "__init__.py").unlink()
         (self.sandbox.site / "safetensors").rmdir()
-        found = self.found()
+        found = self.diagnosis()
         self.assertIs(found.condition, Condition.PACKAGES)
         self.assertIn("safetensors", found.problem)
 
     @unittest.skipUnless(HAS_TORCH, "PyTorch is not installed")
-    def testTheRealOneOfThisEnvironment(self):
+    def testInstalledTorch(self):
         (self.sandbox.site / "all.pth").write_text(
             str(Path(importlib.util.find_spec("torch").origin).parents[1]), encoding="utf-8"
         )
@@ -228,14 +228,14 @@ class StatesTestCase(SandboxTestCase):
         self.assertTrue(facts["numpy_bridge"])
         if not facts["cuda_build"]:
             self.sandbox.addCard()
-            found = self.found()
+            found = self.diagnosis()
             self.assertIs(found.condition, Condition.CPU_BUILD)
             self.assertIn("RTX 5090", found.advice)
 
     @unittest.skipIf(os.name == "nt", "needs symbolic links")
     @unittest.skipUnless(HAS_TORCH, "PyTorch is not installed")
-    def testTheRealOneWithALibraryMissing(self):
-        """As an interrupted installation leaves it."""
+    def testInstalledTorchWithALibraryMissing(self):
+        """The state after an interrupted installation."""
         real = Path(importlib.util.find_spec("torch").origin).parent
         packages = real.parent
         for path in packages.iterdir():
@@ -249,12 +249,12 @@ class StatesTestCase(SandboxTestCase):
         for path in (real / "lib").iterdir():
             if not path.name.startswith(("libtorch_cpu", "libtorch_python")):
                 (broken / "lib" / path.name).symlink_to(path)
-        # Its extension finds libraries beside the real one, unless it is here itself.
+        # Copy the extension module; a link would find the libraries beside the real one.
         for path in broken.glob("_C*.so"):
             target = path.resolve()
             path.unlink()
             shutil.copyfile(target, path)
-        found = self.found()
+        found = self.diagnosis()
         self.assertIs(found.condition, Condition.BROKEN)
         self.assertIn("libtorch", found.problem)
         self.assertEqual(found.label, "Repair PyTorch")
@@ -269,12 +269,12 @@ class StatesTestCase(SandboxTestCase):
 
 @unittest.skipUnless(HAS_PIP, "there is no pip here")
 class PipTestCase(SandboxTestCase):
-    """What the real pip does and says."""
+    """Behavior and messages of the real pip."""
 
     plain = Diagnosis(Condition.MISSING, requirement=">=2.4", gigabytes=2.5)
 
     def wheel(self, version="2.9.0"):
-        """A folder with a PyTorch to install without a network."""
+        """A folder with an imitation of PyTorch that can be installed without a network."""
         source, folder = self.sandbox.folder.parent / "source", self.sandbox.folder.parent / "wheels"
         writeTorch(source, version)
         folder.mkdir(exist_ok=True)
@@ -284,12 +284,12 @@ class PipTestCase(SandboxTestCase):
                     archive.write(path, path.relative_to(source).as_posix())
         return folder
 
-    def testWhatAPlainReinstallDoesNotMend(self):
+    def testRepairWherePlainPipInstallFails(self):
         wheels = self.wheel()
         writeTorch(self.sandbox.site, parts=["torch", "torch-2.9.0.dist-info"])
         offline = ("install", "--no-index", "--find-links", str(wheels), "torch>=2.4")
-        status, said = self.sandbox.pip(*offline)
-        self.assertEqual(status, 0, said)
+        status, output = self.sandbox.pip(*offline)
+        self.assertEqual(status, 0, output)
         self.assertIs(diagnose(self.sandbox.probe()).condition, Condition.BROKEN)
 
         mended = Installation(folders=[self.sandbox.site])
@@ -298,13 +298,13 @@ class PipTestCase(SandboxTestCase):
         ):
             mended._removeTorch()
         self.assertIs(diagnose(self.sandbox.probe()).condition, Condition.MISSING)
-        status, said = self.sandbox.pip(*offline)
-        self.assertEqual(status, 0, said)
+        status, output = self.sandbox.pip(*offline)
+        self.assertEqual(status, 0, output)
         self.assertIs(diagnose(self.sandbox.probe()).condition, Condition.READY)
         self.assertTrue((self.sandbox.site / "safetensors").is_dir())
 
-    def testItsWordsAreUnderstood(self):
-        # Without a single retry pip does not say why; it tries five times unless it is told otherwise.
+    def testMessagesOfPipAreExplained(self):
+        # Without a retry pip does not print the reason; by default it tries five times.
         nowhere = ("--index-url", "http://127.0.0.1:9/simple", "--timeout", "2", "--retries", "1")
         damaged = self.sandbox.folder.parent / "damaged"
         damaged.mkdir()
@@ -315,32 +315,35 @@ class PipTestCase(SandboxTestCase):
             (("install", *nowhere, "torch"), "cannot be reached"),
             (("install", *nowhere, "--proxy", "http://127.0.0.1:9", "torch"), "proxy"),
             (("install", "--no-index", "--find-links", str(damaged), "torch"), "damaged"),
-            (("install", "--no-index", "--find-links", str(empty), "torch>=2.4"), "No PyTorch was found"),
+            (
+                ("install", "--no-index", "--find-links", str(empty), "torch>=2.4"),
+                "No PyTorch for this computer was found",
+            ),
             (("install", "--no-index", "--find-links", str(self.wheel()), "torch>2", "torch<2"), "another version"),
         ]
         for arguments, expected in cases:
             with self.subTest(expected):
-                status, said = self.sandbox.pip(*arguments)
+                status, output = self.sandbox.pip(*arguments)
                 self.assertNotEqual(status, 0)
-                sentence = explainFailure(said, self.plain)
-                self.assertIn(expected, sentence, said)
+                sentence = explainFailure(output, self.plain)
+                self.assertIn(expected, sentence, output)
                 self.assertEqual(len(sentence.splitlines()), 1)
 
-    def testWordsThatCannotBeProvokedHere(self):
+    def testMessagesOfOtherSystemsAreExplained(self):
         cases = [
             ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
             ("OSError: [WinError 112] There is not enough space on the disk", "disk is full"),
             ("PermissionError: [WinError 5] Access is denied: 'torch_python.dll'", "cannot be written"),
             ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]'))", "PIP_CERT"),
             ("ProxyError('Tunnel connection failed: 407 Proxy Authentication Required')", "HTTPS_PROXY"),
-            ("", "did not say why"),
+            ("", "reason unknown"),
         ]
-        for said, expected in cases:
-            self.assertIn(expected, explainFailure(said, self.plain))
+        for output, expected in cases:
+            self.assertIn(expected, explainFailure(output, self.plain))
 
 
-class ChoiceTestCase(unittest.TestCase):
-    def testTheBuildForACard(self):
+class BuildTestCase(unittest.TestCase):
+    def testBuildForAGpu(self):
         cases = [
             ("Linux", "580.65.06", "12.0", "cu130"),
             ("Linux", "570.00", "12.0", "cu128"),
@@ -354,7 +357,7 @@ class ChoiceTestCase(unittest.TestCase):
             card = {"name": "", "driver": driver, "capability": capability}
             self.assertEqual(bestBackend({"system": system, "cards": [card]}), wanted, (system, driver, capability))
 
-    def testIntelMacsHaveTheirOwnLastVersion(self):
+    def testIntelMacsAcceptAnOlderVersion(self):
         facts = {"system": "Darwin", "machine": "x86_64"}
         self.assertEqual(torchRequirement(facts)[0], ">=2.2")
         facts |= {"torch": "2.2.2", "found": True, "examined": True, "device": "cpu"}
@@ -367,7 +370,7 @@ class ChoiceTestCase(unittest.TestCase):
         self.assertIs(found.condition, Condition.OTHER_NUMPY)
         self.assertIs(found.remedy, Remedy.REPLACE)
         self.assertIn("2.4.1", found.problem)
-        # No newer one is made for these.
+        # There is no newer PyTorch for Intel Macs.
         found = diagnose(facts | {"numpy_bridge": False, "system": "Darwin", "machine": "x86_64"})
         self.assertEqual((found.remedy, found.label), (Remedy.NOTHING, ""))
 
@@ -385,7 +388,7 @@ class BeforeTorchTestCase(ModuleTestCase):
 
     def testThePanelWorksUpToTheButton(self):
         ui, parameter = self.ui, self.panel.parameter
-        waitFor(lambda: "not installed yet" in ui.setupStatusLabel.text)
+        waitFor(lambda: "not installed" in ui.setupStatusLabel.text)
         self.assertEqual(ui.setupButton.text, "Install PyTorch")
         self.assertFalse(ui.setupSection.collapsed)
         volume, segmentation = self.addPhantom()
@@ -393,10 +396,10 @@ class BeforeTorchTestCase(ModuleTestCase):
         ui.segmentationSelector.setCurrentNode(segmentation)
         ui.levelSlider.value = 30
         self.assertEqual(parameter.level, 30)
-        self.assertTrue(self.panel.requireModel().here)
+        self.assertTrue(self.panel.input.requireModel().here)
         self.assertGreaterEqual(len(self.logic.availableModels()), 4)
         ui.deformButton.click()
-        self.assertIn("not installed yet", ui.statusLabel.text)
+        self.assertIn("not installed", ui.statusLabel.text)
         self.assertIn("Install PyTorch", ui.statusLabel.text)
         self.assertEqual(self.logic.variants(volume), [])
         self.assertNotIn("torch", sys.modules)
@@ -420,7 +423,7 @@ print("RUN", result.testsRun, len(result.skipped), result.wasSuccessful())
 @unittest.skipIf(os.name == "nt" or "standin" not in sys.modules, "needs symbolic links and the stand-in")
 class WithoutTorchTestCase(SandboxTestCase):
     def testThePanelWorksUpToTheButton(self):
-        """In an environment with all of this one's packages but PyTorch."""
+        """The panel in an environment with all packages of this one except PyTorch."""
         packages = self.sandbox.folder / "packages"
         packages.mkdir()
         for place in site_folders():
@@ -440,8 +443,8 @@ class WithoutTorchTestCase(SandboxTestCase):
         self.assertIn("RUN 1 0 True", done.stdout, done.stdout + done.stderr)
 
 
-class RestTestCase(unittest.TestCase):
-    """Packages besides PyTorch: only what is missing, by what this Slicer has."""
+class OtherPackagesTestCase(unittest.TestCase):
+    """Packages other than PyTorch: only missing ones are installed, with the tool of the Slicer version."""
 
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()
@@ -449,13 +452,13 @@ class RestTestCase(unittest.TestCase):
         self.requirements = Path(temporary.name) / "requirements.txt"
         self.requirements.write_text("# a remark\nnumpy>=1\ndrdm-is-not-there>=3\n", encoding="utf-8")
 
-    def testWithTheModuleForPackaging(self):
+    def testWithSlicerPackaging(self):
         asked = []
         with mock.patch.object(slicer.packaging, "pip_ensure", lambda wanted, **how: asked.append((wanted, how))):
-            installation._ensure(self.requirements)
+            installation._installRequirements(self.requirements)
         ((wanted, how),) = asked
         self.assertEqual([str(one) for one in wanted], ["numpy>=1", "drdm-is-not-there>=3"])
-        # The user has been asked already, and a restart is offered once, by us.
+        # The module has already asked the user, and offers a restart itself.
         self.assertEqual((how["prompt_install"], how["prompt_restart"]), (False, False))
 
     def testInSlicer510(self):
@@ -464,12 +467,12 @@ class RestTestCase(unittest.TestCase):
             mock.patch.dict(sys.modules, {"slicer.packaging": None}),
             mock.patch.object(slicer.util, "pip_install", installed.append),
         ):
-            installation._ensure(self.requirements)
+            installation._installRequirements(self.requirements)
         self.assertEqual(installed, [["drdm-is-not-there>=3"]])
 
 
 class FakeUtilities:
-    """The interface of the PyTorch extension's logic, without its downloads."""
+    """The interface of the PyTorch extension's logic, without downloads."""
 
     def __init__(self, then=lambda: None):
         self.calls = []
@@ -486,8 +489,8 @@ class FakeUtilities:
         self.then()
 
 
-class AskingTestCase(unittest.TestCase):
-    """Nothing without a yes, one question, one restart."""
+class InstallationTestCase(unittest.TestCase):
+    """Nothing is installed without consent; there is one question and one restart."""
 
     def setUp(self):
         temporary = tempfile.TemporaryDirectory()
@@ -532,20 +535,20 @@ class AskingTestCase(unittest.TestCase):
             sys.modules.pop("torch", None)
             sys.modules.update(kept)
 
-    def testOneYes(self):
+    def testConsent(self):
         self.answers = [True]
         self.installation.run(self.found)
         self.assertEqual(len(self.questions), 1)
         self.assertEqual(self.utilities.calls, [(False, "cu128", ">=2.4")])
         self.assertFalse(self.installation.restartNeeded)
 
-    def testNo(self):
+    def testRefusal(self):
         self.answers = [False]
         with self.assertRaisesRegex(DRDMError, "Nothing was installed"):
             self.installation.run(self.found)
         self.assertEqual(self.utilities.calls, [])
 
-    def testNothingIsReplacedWhileItIsLoaded(self):
+    def testLoadedTorchIsNotReplaced(self):
         (self.folder / "torch").mkdir()
         replace = Diagnosis(Condition.BROKEN, "Broken.", "", Remedy.REPLACE, "", ">=2.4")
         self.answers = [True]
@@ -557,7 +560,7 @@ class AskingTestCase(unittest.TestCase):
             self.installation.run(replace)
         self.assertEqual((len(self.questions), self.restarts), (1, 1))
 
-    def testEveryTraceIsRemovedFirst(self):
+    def testAllFilesOfTorchAreRemovedFirst(self):
         for name in ("torch", "torchgen", "functorch", "~orch", "torch-2.9.0.dist-info", "torchio", "numpy"):
             (self.folder / name).mkdir()
         seen = []
@@ -570,7 +573,7 @@ class AskingTestCase(unittest.TestCase):
         self.assertEqual(seen, [(["numpy", "requirements.txt", "torchio"], "1")])
         self.assertNotIn("PIP_NO_CACHE_DIR", os.environ)
 
-    def testTheReasonOfAFailureIsSaid(self):
+    def testReasonOfAFailureIsReported(self):
         def fail():
             print("OSError: [Errno 28] No space left on device")
             raise subprocess.CalledProcessError(1, ["pip"])
@@ -580,10 +583,10 @@ class AskingTestCase(unittest.TestCase):
         with self.assertRaisesRegex(DRDMError, "disk is full"):
             self.installation.run(self.found)
 
-    def testAFailureThatIsKeptQuiet(self):
-        """The program that installs says why on its way, and ends as if all were well."""
-        said = "Retrying after connection broken by 'NewConnectionError(... Name or service not known)'"
-        self.utilities.then = lambda: print(said)
+    def testFailureWithoutAnErrorIsReported(self):
+        """The installer prints the reason but reports no error."""
+        output = "Retrying after connection broken by 'NewConnectionError(... Name or service not known)'"
+        self.utilities.then = lambda: print(output)
         self.answers = [True]
         with (
             mock.patch.object(importlib.util, "find_spec", lambda name: None),
@@ -591,13 +594,13 @@ class AskingTestCase(unittest.TestCase):
         ):
             self.installation.run(self.found)
 
-    def testAFullDiskIsSeenBefore(self):
+    def testDiskSpaceIsCheckedFirst(self):
         large = Diagnosis(Condition.MISSING, "Missing.", "", Remedy.INSTALL, gigabytes=1e9)
-        with self.assertRaisesRegex(DRDMError, "are free"):
+        with self.assertRaisesRegex(DRDMError, "free space"):
             self.installation.run(large)
         self.assertEqual(self.questions, [])
 
-    def testWhatWasInUseAndReplacedNeedsOneRestart(self):
+    def testRestartIsOfferedIfLoadedPackagesWereReplaced(self):
         after = dict(installation._versions(), numpy="99")
         self.answers = [True, False]
         with mock.patch.object(installation, "_versions", side_effect=[installation._versions(), after]):
@@ -606,10 +609,10 @@ class AskingTestCase(unittest.TestCase):
         self.assertTrue(self.installation.restartNeeded)
         environment = Environment(self.installation)
         self.assertEqual(environment.state().remedy, "Restart Slicer")
-        environment.putRight()
+        environment.fix()
         self.assertEqual(self.restarts, 1)
 
-    def testTheExtensionIsMissingOrTooOld(self):
+    def testPyTorchExtensionMissingOrTooOld(self):
         class Old:
             def installTorch(self, askConfirmation=False):
                 raise AssertionError
@@ -639,7 +642,7 @@ class AskingTestCase(unittest.TestCase):
 
 
 class SetupTestCase(ModuleTestCase):
-    def testWhatIsDoneInAnotherWayIsSaid(self):
+    def testWarningsOfJobsAreShown(self):
         class Process:
             errors = ""
 
@@ -650,7 +653,7 @@ class SetupTestCase(ModuleTestCase):
                 text = "The memory of the GPU (cuda) is full; the CPU is used instead."
                 return [json.dumps({"event": "warning", "text": text})], 0
 
-        self.panel.jobs.run(Job([], Process()))
+        self.panel.jobRunner.run(Job([], Process()))
         waitFor(lambda: "CPU is used" in self.ui.setupStatusLabel.text)
         self.assertFalse(self.ui.setupSection.collapsed)
 
@@ -659,11 +662,11 @@ class SetupTestCase(ModuleTestCase):
             mock.patch.object(slicer, "app", mock.Mock(wraps=slicer.app, testingEnabled=lambda: True)),
             self.assertRaisesRegex(DRDMError, "testing mode"),
         ):
-            Environment().putRight()
+            Environment().fix()
 
-    def testTheAdviceIsShownWithItsButton(self):
+    def testAdviceIsShownWithItsButton(self):
         environment = self.panel.environment
-        self.panel.setup.examine()
+        self.panel.setup.check()
         waitFor(lambda: "Ready" in self.ui.setupStatusLabel.text)
         facts = dict(
             environment._facts, cards=[{"name": "RTX 4000", "driver": "570.0", "capability": "8.9"}], cuda_build=""
@@ -673,20 +676,20 @@ class SetupTestCase(ModuleTestCase):
             self.assertIn("RTX 4000", self.ui.setupStatusLabel.text)
             self.assertEqual(self.ui.setupButton.text, "Install PyTorch for the GPU")
             self.assertFalse(self.ui.setupSection.collapsed)
-            # It is only advice: deforming goes on.
-            self.panel.requireTorch()
+            # This is only advice; PyTorch can still be used.
+            self.panel.setup.requireTorch()
         self.panel.setup.show()
         self.assertTrue(self.ui.setupSection.collapsed)
 
-    def testABrokenOneIsNamedInThePanel(self):
+    def testBrokenTorchIsShownInThePanel(self):
         with tempfile.TemporaryDirectory() as folder:
             writeTorch(Path(folder), parts=["torch"])
-            # All of this Python's own packages are seen as well, torchgen among them.
+            # The packages of this Python, such as torchgen, are available as well.
             (Path(folder) / "torch" / "__init__.py").write_text("import torch._C_missing", encoding="utf-8")
             with mock.patch.dict(os.environ, {"PYTHONPATH": folder}):
-                self.panel.setup.examine()
-                waitFor(lambda: "does not start" in self.ui.setupStatusLabel.text)
+                self.panel.setup.check()
+                waitFor(lambda: "cannot be imported" in self.ui.setupStatusLabel.text)
         self.assertIn("_C_missing", self.ui.setupStatusLabel.text)
         self.assertEqual(self.ui.setupButton.text, "Repair PyTorch")
-        self.panel.setup.examine()
+        self.panel.setup.check()
         waitFor(lambda: "Ready" in self.ui.setupStatusLabel.text)

@@ -1,4 +1,4 @@
-"""The examples in the documentation of the scripting interface, run as they stand there."""
+"""Run the examples in the docstrings of the scripting interface."""
 
 import doctest
 import os
@@ -11,7 +11,7 @@ from modulesupport import ModuleTestCase
 
 
 def examples():
-    """Name and example of every method that has one."""
+    """The example of every method that has one, by name."""
     finder = doctest.DocTestFinder(exclude_empty=True, recurse=True)
     found = [test for owner in (Logic, BatchLogic) for test in finder.find(owner, owner.__name__, globs={})]
     return {test.name: test for test in found if test.examples}
@@ -20,13 +20,13 @@ def examples():
 class ExamplesTestCase(ModuleTestCase):
     def setUp(self):
         super().setUp()
-        # The user's own models of this computer are not seen, and stay as they are.
+        # Neither use nor change the user's own models on this computer.
         change = mock.patch.dict(os.environ, {"DRDM_HOME": str(self.folder / "home")})
         change.start()
         self.addCleanup(change.stop)
 
     def names(self):
-        """What the examples take for granted; see the documentation of the class."""
+        """The names that the examples use; see the docstring of the class."""
         volume, segmentation = self.addPhantom()
         transform = self.logic.deform(volume, level=48, seed=1, steps=1)
         scans = self.writeScans(count=2)
@@ -35,17 +35,17 @@ class ExamplesTestCase(ModuleTestCase):
 
     def testMostOfTheInterfaceHasAnExample(self):
         methods = {name for owner in (Logic, BatchLogic) for name in vars(owner) if not name.startswith("_")}
-        told = {name.split(".")[-1] for name in examples()}
+        documented = {name.split(".")[-1] for name in examples()}
         plain = {"scene", "mrmlScene", "downloadModel", "shownVariant", "transformOf", "summary", "canResume"}
-        self.assertEqual(methods - told - plain, set())
+        self.assertEqual(methods - documented - plain, set())
 
     def check(self, name):
         test = examples()[name]
         test.globs.update(self.names())
-        said = []
+        report = []
         runner = doctest.DocTestRunner(verbose=False)
-        failed = runner.run(test, out=said.append, clear_globs=True).failed
-        self.assertEqual(failed, 0, "".join(said))
+        failed = runner.run(test, out=report.append, clear_globs=True).failed
+        self.assertEqual(failed, 0, "".join(report))
 
 
 def _method(name):

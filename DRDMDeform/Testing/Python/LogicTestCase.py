@@ -1,4 +1,4 @@
-"""The scripting interface: everything that the panel does, in a few lines of the Python console."""
+"""The scripting interface: the functions of the panel in the Python console."""
 
 import os
 from unittest import mock
@@ -18,9 +18,9 @@ class LogicTestCase(ModuleTestCase):
         change.start()
         self.addCleanup(change.stop)
 
-    def testFiveLinesOfTheConsole(self):
+    def testExampleOfTheReadme(self):
         self.addPhantom()
-        # As in the README.
+        # The example of the README.
         logic = slicer.util.getModuleLogic("DRDMDeform")
         volume, segmentation = slicer.util.getNode("Phantom"), slicer.util.getNode("Phantom segmentation")
         transform = logic.deform(volume, level=48, seed=1, steps=4)
@@ -32,7 +32,7 @@ class LogicTestCase(ModuleTestCase):
         self.assertEqual(newSegmentation.GetSegmentation().GetNumberOfSegments(), 2)
         self.assertIsNone(volume.GetParentTransformNode())
 
-    def testPreviewAndBack(self):
+    def testPreviewOnAndOff(self):
         volume, segmentation = self.addPhantom()
         transform = self.logic.deform(volume, level=20, seed=2, steps=2)
         self.logic.preview(transform, [volume, segmentation])
@@ -40,13 +40,13 @@ class LogicTestCase(ModuleTestCase):
         self.logic.preview(transform, [volume, segmentation], on=False)
         self.assertIsNone(segmentation.GetParentTransformNode())
 
-    def testEveryVersionAtOnce(self):
+    def testApplyAllVariants(self):
         volume, segmentation = self.addPhantom()
         for seed in (1, 2):
             self.logic.deform(volume, level=20, seed=seed, steps=1)
-        versions = self.logic.applyAll(volume)
+        variants = self.logic.applyAll(volume)
         self.assertEqual(
-            [[node.GetName() for node in copies] for copies in versions],
+            [[node.GetName() for node in copies] for copies in variants],
             [[f"Phantom deformed {n}", f"Phantom segmentation deformed {n}"] for n in (1, 2)],
         )
         self.logic.removeVariant(self.logic.deformations(volume)[0])
@@ -85,7 +85,7 @@ class LogicTestCase(ModuleTestCase):
         nodes = self.logic.loadSample(pairs)
         self.assertEqual([node.GetClassName() for node in nodes].count("vtkMRMLScalarVolumeNode"), 2)
 
-    def testASampleHasTheRightPlace(self):
+    def testSampleHasTheRightPosition(self):
         volume, _segmentation = self.addPhantom()
         self.logic.augment([volume], self.folder / "set", levels=[1], copies=1, steps=1)
         made = self.logic.loadSample(self.folder / "set")[0]
@@ -103,9 +103,9 @@ class LogicTestCase(ModuleTestCase):
         transform = self.logic.deform(volume, "eigenes", level=10, steps=1)
         self.assertEqual(self.logic.figures(transform)[0]["model"], "eigenes")
 
-    def testMistakesAreOneSentence(self):
+    def testUserErrorsAreOneSentence(self):
         volume, _segmentation = self.addPhantom()
-        vector = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "Colours")
+        vector = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "Colors")
         slicer.util.updateVolumeFromArray(vector, np.zeros((4, 5, 6, 3), np.uint8))
         cases = [
             (lambda: self.logic.deform(None), SceneError),

@@ -1,23 +1,23 @@
-"""The panel, driven as a user would: pick, slide, press, cancel, look."""
+"""The panel, operated through its widgets."""
 
 import time
 from unittest import mock
 
 import numpy as np
 import slicer
-from DRDMDeformLib.environment import EnvironmentState
-from modulesupport import ModuleTestCase, arrayOf, displacements, letWork, sceneContent, waitFor
+from DRDMDeformLib.setup.environment import EnvironmentState
+from modulesupport import ModuleTestCase, arrayOf, displacements, processEvents, sceneContent, waitFor
 
 
 class InputTestCase(ModuleTestCase):
-    def testNothingCanBeDoneWithoutAVolume(self):
+    def testButtonsAreDisabledWithoutAVolume(self):
         self.assertIsNone(self.panel.parameter.inputVolume)
         self.assertFalse(self.ui.deformButton.enabled)
         self.assertFalse(self.ui.applyButton.enabled)
         self.assertIn("volume", self.ui.statusLabel.text)
 
-    def testSetupFoldsOnceAllIsWell(self):
-        self.panel.setup.examine()
+    def testSetupIsCollapsedWhenReady(self):
+        self.panel.setup.check()
         waitFor(lambda: "Ready" in self.ui.setupStatusLabel.text)
         self.assertIn("PyTorch 2", self.ui.setupStatusLabel.text)
         self.assertTrue(self.ui.setupSection.collapsed)
@@ -29,7 +29,7 @@ class InputTestCase(ModuleTestCase):
         self.assertIn("Trained on", self.ui.modelInfoLabel.text)
         self.assertIn("3D", self.ui.modelInfoLabel.text)
 
-    def testModelsThatNeedADownloadSaySo(self):
+    def testModelThatMustBeDownloaded(self):
         self.choosePhantom()
         texts = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
         self.assertIn("hippocampus-mr-3d", texts)
@@ -45,7 +45,7 @@ class InputTestCase(ModuleTestCase):
         self.assertIsNone(self.panel.deform.job)
         self.assertEqual(sceneContent(), before)
 
-    def testAModelOfTheOtherDimension(self):
+    def testModelOfAnotherDimension(self):
         self.choosePhantom()
         flat = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Slice")
         slicer.util.updateVolumeFromArray(flat, np.random.default_rng(0).random((1, 30, 40)).astype(np.float32))
@@ -61,7 +61,7 @@ class InputTestCase(ModuleTestCase):
         self.assertIn("single slice", self.ui.statusLabel.text)
         self.assertEqual(sceneContent(), before)
 
-    def testAVolumeThatPlainlyDoesNotFit(self):
+    def testVolumeThatDoesNotFitTheModel(self):
         volume, _segmentation = self.choosePhantom()
         self.assertEqual(self.ui.fitLabel.text, "")
         names = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
@@ -70,14 +70,14 @@ class InputTestCase(ModuleTestCase):
         self.panel.update()
         self.assertIn("mm", self.ui.fitLabel.text)
 
-    def testAVolumeWithoutData(self):
+    def testVolumeWithoutData(self):
         empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")
         self.ui.inputVolumeSelector.setCurrentNode(empty)
         self.ui.deformButton.click()
         self.assertIn("Empty", self.ui.statusLabel.text + self.ui.fitLabel.text)
         self.assertIsNone(self.panel.deform.job)
 
-    def testPyTorchIsNotInstalledYet(self):
+    def testPyTorchIsNotInstalled(self):
         self.choosePhantom()
         missing = EnvironmentState(problem="PyTorch is not installed yet.", remedy="Install PyTorch")
         with mock.patch.object(self.panel.environment, "state", return_value=missing):
@@ -87,7 +87,7 @@ class InputTestCase(ModuleTestCase):
             self.ui.deformButton.click()
             self.assertIn("Setup", self.ui.statusLabel.text)
             self.assertIsNone(self.panel.deform.job)
-            # Everything else works meanwhile.
+            # Everything else still works.
             self.ui.levelSlider.value = 20
             self.assertEqual(self.panel.parameter.level, 20)
         self.panel.setup.show()
@@ -95,7 +95,7 @@ class InputTestCase(ModuleTestCase):
 
 
 class DeformTestCase(ModuleTestCase):
-    def testTheSliderSpeaks(self):
+    def testLevelIsDescribed(self):
         self.choosePhantom()
         for level, word in ((5, "subtle"), (30, "mild"), (48, "medium"), (60, "strong"), (79, "very strong")):
             self.ui.levelSlider.value = level
@@ -103,7 +103,7 @@ class DeformTestCase(ModuleTestCase):
             self.assertTrue(self.ui.levelLabel.text.startswith(word), self.ui.levelLabel.text)
             self.assertIn(str(level), self.ui.levelLabel.text)
 
-    def testTheDice(self):
+    def testDiceButton(self):
         self.choosePhantom()
         seeds = set()
         for _ in range(5):
@@ -112,10 +112,10 @@ class DeformTestCase(ModuleTestCase):
         self.assertEqual(self.ui.seedSpinBox.value, self.panel.parameter.seed)
         self.assertGreater(len(seeds), 1)
 
-    def testOnePress(self):
+    def testDeformButton(self):
         volume, segmentation = self.choosePhantom()
         markups = self.addMarkups()
-        self.ui.alsoSelector.setCheckState(markups, 2)
+        self.ui.otherNodesSelector.setCheckState(markups, 2)
         before = arrayOf(volume)
         self.deform()
         transform = volume.GetParentTransformNode()
@@ -128,25 +128,25 @@ class DeformTestCase(ModuleTestCase):
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
         parent = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(transform))
         self.assertIs(hierarchy.GetItemDataNode(parent), volume)
-        # The figures.
+        # The metrics in the table.
         table = self.ui.variantsTable
         self.assertEqual(table.rowCount, 1)
         self.assertEqual(table.item(0, 1).text(), "48")
         self.assertGreater(float(table.item(0, 4).text()), float(table.item(0, 3).text()))
-        # The switch.
+        # The preview check box.
         self.ui.previewCheckBox.checked = False
         self.assertIsNone(volume.GetParentTransformNode())
         self.assertIsNone(markups.GetParentTransformNode())
         self.ui.previewCheckBox.checked = True
         self.assertIs(volume.GetParentTransformNode(), transform)
-        # Another landmark set joins, the first leaves.
+        # Check another markups node, uncheck the first.
         other = self.addMarkups()
-        self.ui.alsoSelector.setCheckState(other, 2)
+        self.ui.otherNodesSelector.setCheckState(other, 2)
         self.assertIs(other.GetParentTransformNode(), transform)
-        self.ui.alsoSelector.setCheckState(markups, 0)
+        self.ui.otherNodesSelector.setCheckState(markups, 0)
         self.assertIsNone(markups.GetParentTransformNode())
 
-    def testTheSameSeedGivesTheSame(self):
+    def testSameSeedGivesSameVariant(self):
         volume, _segmentation = self.choosePhantom()
         self.ui.seedSpinBox.value = 7
         self.deform()
@@ -156,7 +156,7 @@ class DeformTestCase(ModuleTestCase):
         np.testing.assert_array_equal(displacements(first), displacements(second))
         self.assertEqual(self.ui.variantsTable.rowCount, 2)
 
-    def testTheConsoleMakesTheSame(self):
+    def testPanelAndConsoleAgree(self):
         volume, _segmentation = self.choosePhantom(steps=3)
         self.ui.seedSpinBox.value = 3
         self.ui.poseSpinBox.value = 0.5
@@ -168,7 +168,7 @@ class DeformTestCase(ModuleTestCase):
         upright = self.logic.deform(volume, level=48, seed=3, steps=3, device="cpu")
         self.assertGreater(np.abs(displacements(made) - displacements(upright)).max(), 1.0)
 
-    def testVariantsAsASequence(self):
+    def testVariantsAsSequence(self):
         volume, _segmentation = self.choosePhantom()
         self.ui.variantsSpinBox.value = 3
         self.deform()
@@ -198,7 +198,7 @@ class DeformTestCase(ModuleTestCase):
         self.assertIsNot(first, second)
         self.assertEqual(self.panel.parameter.deformations.GetID(), second.GetID())
 
-    def testScrollAndRemove(self):
+    def testBrowseAndRemove(self):
         volume, _segmentation = self.choosePhantom()
         self.ui.variantsSpinBox.value = 3
         self.deform()
@@ -206,7 +206,7 @@ class DeformTestCase(ModuleTestCase):
         table.selectRow(1)
         remove.click()
         self.assertEqual([table.item(row, 2).text() for row in range(table.rowCount)], ["0", "2"])
-        # The next one is shown.
+        # The next variant is shown.
         self.assertEqual(table.currentRow(), 1)
         self.assertEqual(self.logic.figures(volume.GetParentTransformNode())[0]["seed"], 2)
         remove.click()
@@ -232,14 +232,14 @@ class DeformTestCase(ModuleTestCase):
         waitFor(lambda: self.ui.progressBar.value > 0)
         waitFor(lambda: "left" in self.ui.progressBar.format)
         self.ui.cancelButton.click()
-        # At once, whatever the network is in the middle of.
+        # Cancel takes effect at once.
         self.assertTrue(self.ui.deformButton.enabled)
         self.assertFalse(self.ui.cancelButton.enabled)
         waitFor(lambda: process.poll()[1] is not None)
         self.assertEqual(sceneContent(), before)
-        self.assertIn("Cancelled", self.ui.statusLabel.text)
+        self.assertIn("Canceled", self.ui.statusLabel.text)
 
-    def testTheApplicationStaysResponsive(self):
+    def testApplicationStaysResponsive(self):
         self.choosePhantom(steps=0)
         self.ui.deformButton.click()
         rounds = 0
@@ -248,20 +248,20 @@ class DeformTestCase(ModuleTestCase):
             time.sleep(0.005)
             rounds += 1
         self.ui.cancelButton.click()
-        # Computing in this process would hold the events back until it is done.
+        # If the computation ran in this process, it would block the events.
         self.assertGreater(rounds, 50)
 
-    def testTheVolumeIsDeletedInMidRun(self):
+    def testVolumeDeletedDuringAJob(self):
         volume, _segmentation = self.choosePhantom()
         self.ui.deformButton.click()
         slicer.mrmlScene.RemoveNode(volume)
         before = sceneContent()
         waitFor(lambda: not self.panel.deform.job.running)
-        letWork(0.1)
+        processEvents(0.1)
         self.assertIn("removed", self.ui.statusLabel.text)
         self.assertEqual(sceneContent(), before)
 
-    def testTheSceneIsClosedInMidRun(self):
+    def testSceneClosedDuringAJob(self):
         self.choosePhantom(steps=0)
         self.ui.deformButton.click()
         job = self.panel.deform.job
@@ -272,16 +272,16 @@ class DeformTestCase(ModuleTestCase):
         self.choosePhantom()
         self.deform()
 
-    def testAShownTransformIsDeleted(self):
+    def testShownTransformDeleted(self):
         volume, _segmentation = self.choosePhantom()
         self.deform()
         slicer.mrmlScene.RemoveNode(volume.GetParentTransformNode())
-        letWork(0.1)
+        processEvents(0.1)
         self.assertEqual(self.ui.variantsTable.rowCount, 0)
         self.assertIsNone(self.panel.parameter.deformations)
         self.assertFalse(self.ui.applyButton.enabled)
 
-    def testANodeUnderAnotherTransformIsNamed(self):
+    def testNodeUnderAnotherTransform(self):
         _volume, segmentation = self.choosePhantom()
         elsewhere = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Elsewhere")
         segmentation.SetAndObserveTransformNodeID(elsewhere.GetID())
@@ -289,7 +289,7 @@ class DeformTestCase(ModuleTestCase):
         self.assertIn(segmentation.GetName(), self.ui.statusLabel.text)
         self.assertIs(segmentation.GetParentTransformNode(), elsewhere)
 
-    def testTheDeformationItselfIsDrawn(self):
+    def testDeformationIsDrawn(self):
         volume, _segmentation = self.choosePhantom()
         self.deform()
         display = None
@@ -306,7 +306,7 @@ class DeformTestCase(ModuleTestCase):
 
 
 class ApplyTestCase(ModuleTestCase):
-    def testOntoCopies(self):
+    def testOnCopies(self):
         volume, segmentation = self.choosePhantom()
         self.deform()
         transform = volume.GetParentTransformNode()
@@ -316,7 +316,7 @@ class ApplyTestCase(ModuleTestCase):
         made = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[-1]
         self.assertIsNot(made, volume)
         self.assertIsNone(made.GetParentTransformNode())
-        # The original is seen as it was; one click lets it follow again.
+        # The original is shown; one click shows the deformation again.
         self.assertFalse(self.ui.previewCheckBox.checked)
         self.assertIsNone(volume.GetParentTransformNode())
         self.ui.previewCheckBox.checked = True
@@ -327,11 +327,11 @@ class ApplyTestCase(ModuleTestCase):
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 2)
         self.assertEqual(segmentation.GetSegmentation().GetNumberOfSegments(), 2)
 
-    def testForGood(self):
+    def testPermanently(self):
         volume, segmentation = self.choosePhantom()
         self.ui.copiesCheckBox.checked = False
         self.deform()
-        self.assertEqual(self.ui.applyButton.text, "Apply for good")
+        self.assertEqual(self.ui.applyButton.text, "Apply permanently")
         before = arrayOf(volume)
         self.ui.applyButton.click()
         self.assertIsNone(volume.GetParentTransformNode())
@@ -349,15 +349,15 @@ class ApplyTestCase(ModuleTestCase):
         self.assertIsNot(made, volume)
         self.assertIsNone(made.GetParentTransformNode())
 
-    def testEveryVersionInOneClick(self):
+    def testEveryVariant(self):
         volume, segmentation = self.choosePhantom(steps=1)
         self.ui.variantsSpinBox.value = 3
         self.deform()
-        self.ui.versionsComboBox.currentIndex = 1
+        self.ui.variantChoiceComboBox.currentIndex = 1
         self.assertIs(self.panel.parameter.versions.value, "all")
         self.ui.applyButton.click()
-        self.assertIn("3 versions", self.ui.applyLabel.text)
-        self.assertIn("Phantom versions", self.ui.applyLabel.text)
+        self.assertIn("3 variants", self.ui.applyLabel.text)
+        self.assertIn("Phantom variants", self.ui.applyLabel.text)
         volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
         names = [node.GetName() for node in volumes if node is not volume]
         self.assertEqual(names, [f"Phantom deformed {n}" for n in (1, 2, 3)])
@@ -366,24 +366,24 @@ class ApplyTestCase(ModuleTestCase):
         role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
         self.assertEqual([copy.GetNodeReferenceID(role) for copy in copies], [node.GetID() for node in volumes[1:]])
         self.assertEqual(len({arrayOf(node).tobytes() for node in volumes}), 4)
-        # The original is seen; one click lets it follow the shown version again.
+        # The original is shown; one click shows the deformation again.
         self.assertIsNone(volume.GetParentTransformNode())
         self.assertFalse(self.ui.previewCheckBox.checked)
         self.ui.previewCheckBox.checked = True
         self.assertIsNotNone(segmentation.GetParentTransformNode())
-        # The nodes themselves can become one version only.
+        # The nodes themselves can only become one variant.
         self.ui.copiesCheckBox.checked = False
-        self.assertFalse(self.ui.versionsComboBox.enabled)
+        self.assertFalse(self.ui.variantChoiceComboBox.enabled)
         self.ui.applyButton.click()
-        self.assertIn("Changed for good: Phantom, Phantom segmentation", self.ui.applyLabel.text)
+        self.assertIn("Changed permanently: Phantom, Phantom segmentation", self.ui.applyLabel.text)
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 4)
 
-    def testEveryVersionCancelled(self):
+    def testEveryVariantCanceled(self):
         volume, _segmentation = self.choosePhantom(steps=1)
         self.ui.variantsSpinBox.value = 2
         self.deform()
         transform = volume.GetParentTransformNode()
-        self.ui.versionsComboBox.currentIndex = 1
+        self.ui.variantChoiceComboBox.currentIndex = 1
         before = sceneContent()
         make = slicer.util.createProgressDialog
 
@@ -394,19 +394,19 @@ class ApplyTestCase(ModuleTestCase):
 
         with mock.patch.object(slicer.util, "createProgressDialog", pressed):
             self.ui.applyButton.click()
-        self.assertIn("Cancelled", self.ui.applyLabel.text)
+        self.assertIn("Canceled", self.ui.applyLabel.text)
         self.assertEqual(sceneContent(), before)
         self.assertIs(volume.GetParentTransformNode(), transform)
         self.assertTrue(self.ui.previewCheckBox.checked)
 
-    def testWhatCannotBeAppliedIsSaidOnce(self):
+    def testNodeThatCannotBeApplied(self):
         _volume, segmentation = self.choosePhantom()
         self.deform()
         elsewhere = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Elsewhere")
         segmentation.SetAndObserveTransformNodeID(elsewhere.GetID())
         before = sceneContent()
         for index in (0, 1):
-            self.ui.versionsComboBox.currentIndex = index
+            self.ui.variantChoiceComboBox.currentIndex = index
             with mock.patch.object(slicer.util, "errorDisplay") as window:
                 self.ui.applyButton.click()
             window.assert_not_called()

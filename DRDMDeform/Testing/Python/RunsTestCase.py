@@ -1,4 +1,4 @@
-"""Batch and training from the panel: started, stopped, resumed, shown."""
+"""Batches and trainings in the panel: start, stop, resume, results."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from DRDMDeformLib import mrml
-from modulesupport import ModuleTestCase, arrayOf, letWork, waitFor
+from modulesupport import ModuleTestCase, arrayOf, processEvents, waitFor
 
 from DRDMLib.models.model import read_metadata
 
@@ -35,13 +35,13 @@ class BatchTestCase(ModuleTestCase):
         job = self.panel.batch.job
         self.assertIsNotNone(job, self.ui.batchLabel.text)
         waitFor(lambda: not job.running, seconds)
-        letWork(0.1)
+        processEvents(0.1)
         return job
 
     def report(self):
         return json.loads((self.folder / "out" / "report.json").read_text(encoding="utf-8"))
 
-    def testFolderStopAndGoOn(self):
+    def testStopAndResumeAFolder(self):
         self.chooseFolder(self.writeScans())
         self.ui.poseSpinBox.value = 0.5
         self.assertEqual(self.ui.batchStartButton.text, "Start")
@@ -52,11 +52,11 @@ class BatchTestCase(ModuleTestCase):
         waitFor(lambda: self.ui.batchSampleButton.enabled or not job.running)
         self.ui.batchStopButton.click()
         waitFor(lambda: not job.running)
-        letWork(0.1)
+        processEvents(0.1)
         self.assertIn("Stopped", self.ui.batchLabel.text)
         stopped = len(self.report()["items"])
         self.assertLess(stopped, 12)
-        self.assertEqual(self.ui.batchStartButton.text, "Go on")
+        self.assertEqual(self.ui.batchStartButton.text, "Resume")
         job = self.run_()
         self.assertEqual(job.state.value, "done", job.text)
         self.assertEqual([item["pose"] for item in self.report()["items"]], 12 * [0.5])
@@ -65,31 +65,31 @@ class BatchTestCase(ModuleTestCase):
         self.ui.batchSampleButton.click()
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 1)
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 1)
-        # A complete run is not begun again.
+        # A complete run is not started again.
         self.assertEqual(self.ui.batchStartButton.text, "Start")
         self.ui.batchStartButton.click()
         self.assertIn("complete run", self.ui.batchLabel.text)
         self.assertIs(self.panel.batch.job, job)
 
-    def testTheSettingsAreFixedWhileItRuns(self):
+    def testSettingsAreDisabledDuringARun(self):
         self.chooseFolder(self.writeScans())
         settings = (self.ui.batchOutputPath, self.ui.batchFolderPath, self.ui.batchLevelsLineEdit)
         self.assertTrue(all(widget.enabled for widget in settings))
         self.ui.batchStartButton.click()
         self.assertFalse(any(widget.enabled for widget in settings))
-        # The rest of the panel goes on working.
+        # The rest of the panel still works.
         self.choosePhantom()
         self.deform()
         self.panel.batch.job.cancel()
-        letWork(0.1)
+        processEvents(0.1)
         self.assertTrue(all(widget.enabled for widget in settings))
 
-    def testWhatWillBeMadeIsSaid(self):
+    def testPlan(self):
         volume, _segmentation = self.addPhantom()
         self.ui.batchVolumesSelector.setCheckState(volume, 2)
-        self.assertIn("4 results (volumes ticked: 1)", self.ui.batchPlanLabel.text)
+        self.assertIn("4 results (volumes checked: 1)", self.ui.batchPlanLabel.text)
         self.ui.batchSourceComboBox.currentIndex = 1
-        self.assertIn("4 results of each scan", self.ui.batchPlanLabel.text)
+        self.assertIn("4 results for each scan", self.ui.batchPlanLabel.text)
         self.ui.batchLevelsLineEdit.text = "20 40 60"
         self.ui.batchKindComboBox.currentIndex = 1
         self.assertEqual(self.ui.batchLevelsLineEdit.text, "40:24 56:32")
@@ -98,7 +98,7 @@ class BatchTestCase(ModuleTestCase):
         self.ui.batchLevelsLineEdit.text = "twenty"
         self.assertIn("whole numbers", self.ui.batchPlanLabel.text)
 
-    def testThePages(self):
+    def testQualityPageAndFolder(self):
         opened = sys.modules["standin"].opened_urls if "standin" in sys.modules else None
         if opened is None:
             self.skipTest("a browser would open")
@@ -112,7 +112,7 @@ class BatchTestCase(ModuleTestCase):
         self.assertIn("scan0", page.read_text(encoding="utf-8"))
         self.assertEqual(folder.resolve(), (self.folder / "out").resolve())
 
-    def testAModelThatIsNotHere(self):
+    def testModelThatIsNotDownloaded(self):
         self.chooseFolder(self.writeScans(count=1))
         self.panel.parameter.model = "published-lung-ct-3d"
         if self.panel.input.model().here:
@@ -121,7 +121,7 @@ class BatchTestCase(ModuleTestCase):
         self.assertIn("press Download", self.ui.batchLabel.text)
         self.assertFalse((self.folder / "out").exists())
 
-    def testSceneVolumesBecomePairs(self):
+    def testPairsFromVolumesOfTheScene(self):
         volume, _segmentation = self.addPhantom("Fälle 1")
         other, _segmentation = self.addPhantom("Fälle 1")
         self.ui.batchKindComboBox.currentIndex = 1
@@ -144,23 +144,23 @@ class BatchTestCase(ModuleTestCase):
         self.ui.batchSampleButton.click()
         fixed, moving = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[-2:]
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), 4)
-        # In the scene as well the field makes the fixed image of the moving one.
+        # In the scene too, the field deforms the moving image into the fixed image.
         transform = slicer.util.getNodesByClass("vtkMRMLGridTransformNode")[-1]
         (copy,) = self.logic.apply(transform, [moving])
         error = np.abs(arrayOf(copy).astype(float) - arrayOf(fixed))[3:-3, 3:-3, 3:-3]
         self.assertLess(error.mean(), 0.01 * np.ptp(arrayOf(fixed)))
         self.assertGreater(np.abs(arrayOf(moving).astype(float) - arrayOf(fixed)).max(), 10 * error.mean())
 
-    def testAResultLiesWhereItsScanLies(self):
-        # Oblique, anisotropic and off centre.
-        turn = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.4).GetMatrix()
+    def testResultHasThePositionOfItsScan(self):
+        # Oblique, anisotropic and not centered.
+        rotation = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.4).GetMatrix()
         scan = sitk.SmoothingRecursiveGaussian(
             sitk.GetImageFromArray(np.random.default_rng(0).normal(size=(12, 24, 28)).astype(np.float32)), 2.0
         )
         for folder, image in (("images", scan), ("labels", sitk.Cast(scan > 0, sitk.sitkUInt8))):
             image.SetSpacing((0.8, 1.1, 2.5))
             image.SetOrigin((-30.0, 42.0, 17.0))
-            image.SetDirection(turn)
+            image.SetDirection(rotation)
             (self.folder / "one" / folder).mkdir(parents=True)
             sitk.WriteImage(image, str(self.folder / "one" / folder / "a scan.nii.gz"))
         self.chooseFolder(self.folder / "one")
@@ -179,10 +179,10 @@ class BatchTestCase(ModuleTestCase):
         label = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[-1]
         found = mrml.labelFromSegmentation(label, original).image
         inside = sitk.GetArrayFromImage(found) > 0
-        # A level of 1 hardly moves anything.
+        # A level of 1 moves almost nothing.
         self.assertGreater(np.mean(inside == (arrayOf(original) > 0)), 0.95)
 
-    def testABadCaseIsLeftOut(self):
+    def testUnreadableScanIsSkipped(self):
         scans = self.writeScans()
         (scans / "images" / "scan1.nii.gz").write_bytes(b"no image")
         self.chooseFolder(scans)
@@ -193,13 +193,13 @@ class BatchTestCase(ModuleTestCase):
         self.assertIn("2 results", self.ui.batchLabel.text)
         self.assertIn("scan1", self.ui.batchLabel.text)
 
-    def testWhatIsMissingIsSaid(self):
+    def testMissingSettings(self):
         press = self.ui.batchStartButton.click
         press()
         self.assertIn("output folder", self.ui.batchLabel.text)
         self.ui.batchOutputPath.currentPath = str(self.folder / "out")
         press()
-        self.assertIn("tick", self.ui.batchLabel.text)
+        self.assertIn("check the volumes", self.ui.batchLabel.text)
         volume, segmentation = self.addPhantom()
         slicer.mrmlScene.RemoveNode(segmentation)
         self.ui.batchVolumesSelector.setCheckState(volume, 2)
@@ -211,13 +211,13 @@ class BatchTestCase(ModuleTestCase):
         self.assertIsNone(self.panel.batch.job)
         self.assertFalse((self.folder / "out").exists())
 
-    def testAFullDisk(self):
+    def testFullDisk(self):
         try:
             import resource
         except ImportError:
             self.skipTest("file sizes cannot be limited here")
         self.chooseFolder(self.writeScans(count=1, size=(40, 40, 40)))
-        # The process inherits a limit on the size of files, as if the disk were full.
+        # The process inherits a limit on the file size, which acts like a full disk.
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limits[1]))
         try:
@@ -229,12 +229,12 @@ class BatchTestCase(ModuleTestCase):
         self.assertEqual(job.state.value, "failed")
         self.assertIn("disk is full", self.ui.batchLabel.text)
         self.assertEqual(len(self.ui.batchLabel.text.splitlines()), 1)
-        # With room again, the same button goes on.
+        # Without the limit, the same button resumes the run.
         job = self.run_()
         self.assertEqual(job.state.value, "done", job.text)
         self.assertIn("4 results", self.ui.batchLabel.text)
 
-    def testTheSceneIsClosedMeanwhile(self):
+    def testSceneClosedDuringABatch(self):
         self.chooseFolder(self.writeScans())
         self.ui.batchStartButton.click()
         job = self.panel.batch.job
@@ -250,7 +250,7 @@ class BatchTestCase(ModuleTestCase):
 class TrainTestCase(ModuleTestCase):
     def setUp(self):
         super().setUp()
-        # The user's own models of this computer stay as they are.
+        # Do not change the user's own models on this computer.
         change = mock.patch.dict(os.environ, {"DRDM_HOME": str(self.folder / "home")})
         change.start()
         self.addCleanup(change.stop)
@@ -259,7 +259,7 @@ class TrainTestCase(ModuleTestCase):
         self.ui.trainSizeSpinBox.value = 16
         self.ui.trainNameLineEdit.text = "tiny"
 
-    def testStopAndGoOn(self):
+    def testStopAndResume(self):
         self.ui.trainMinutesSpinBox.value = 60
         self.ui.trainStartButton.click()
         job = self.panel.train.job
@@ -272,7 +272,7 @@ class TrainTestCase(ModuleTestCase):
         waitFor(lambda: not job.running)
         self.assertIn("Stopped", self.ui.trainLabel.text)
         self.assertTrue((self.folder / "run" / "checkpoint.pt").is_file())
-        self.assertEqual(self.ui.trainStartButton.text, "Go on")
+        self.assertEqual(self.ui.trainStartButton.text, "Resume")
         self.assertEqual(self.panel.parameter.model, "")
         self.ui.trainMinutesSpinBox.value = 0.1
         self.ui.trainStartButton.click()
@@ -280,7 +280,7 @@ class TrainTestCase(ModuleTestCase):
         waitFor(lambda: not job.running)
         self.assertEqual(job.state.value, "done", job.text)
         self.assertEqual(self.panel.parameter.model, "tiny")
-        # What is learned comes from the anatomy, not from the edges of the scans.
+        # Border padding, so that the model learns the anatomy and not the edges of the scans.
         metadata = read_metadata(self.folder / "run" / "model.safetensors")
         self.assertEqual(metadata.image_padding, "border")
         self.assertEqual(metadata.noise_grids, [16, 8, 4])
@@ -289,7 +289,7 @@ class TrainTestCase(ModuleTestCase):
         self.choosePhantom(steps=1)
         self.deform()
 
-    def testASizeThatCannotBe(self):
+    def testInvalidSize(self):
         self.ui.trainSizeSpinBox.value = 20
         self.ui.trainStartButton.click()
         self.assertIn("multiple of 8", self.ui.trainLabel.text)

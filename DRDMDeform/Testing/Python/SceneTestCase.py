@@ -1,4 +1,4 @@
-"""The panel and the scene: saved, restored, closed; a reload; several patients; nodes that come, go, lie elsewhere."""
+"""The panel and the scene: save, load, close, reload, several patients, parent transforms."""
 
 import sys
 
@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from DRDMDeformLib import mrml
-from modulesupport import MODEL, ModuleTestCase, arrayOf, displacements, letWork, sceneContent, waitFor
+from modulesupport import MODEL, ModuleTestCase, arrayOf, displacements, processEvents, sceneContent, waitFor
 
 from DRDMLib.io.resources import resource
 
@@ -16,7 +16,7 @@ class SceneTestCase(ModuleTestCase):
     def testSaveAndRestore(self):
         volume, _segmentation = self.choosePhantom()
         self.addMarkups()
-        self.ui.alsoSelector.setCheckState(slicer.util.getNode("Landmarks"), 2)
+        self.ui.otherNodesSelector.setCheckState(slicer.util.getNode("Landmarks"), 2)
         self.ui.levelSlider.value = 33
         self.ui.variantsSpinBox.value = 2
         self.deform()
@@ -27,12 +27,12 @@ class SceneTestCase(ModuleTestCase):
         slicer.mrmlScene.Clear(0)
         self.assertEqual(self.ui.variantsTable.rowCount, 0)
         slicer.util.loadScene(str(path))
-        letWork(0.1)
+        processEvents(0.1)
         volume = slicer.util.getNode("Phantom")
         self.assertIs(self.panel.parameter.inputVolume, volume)
         self.assertEqual(self.ui.levelSlider.value, 33)
         markups = slicer.util.getNode("Landmarks")
-        self.assertEqual([node.GetID() for node in self.ui.alsoSelector.checkedNodes()], [markups.GetID()])
+        self.assertEqual([node.GetID() for node in self.ui.otherNodesSelector.checkedNodes()], [markups.GetID()])
         self.assertEqual(self.ui.variantsTable.rowCount, 2)
         self.assertEqual(self.ui.variantsTable.item(1, 2).text(), "1")
         transform = volume.GetParentTransformNode()
@@ -56,7 +56,7 @@ class SceneTestCase(ModuleTestCase):
         self.ui.stepsSpinBox.value = 2
         self.deform()
 
-    def testClosingAgainAndAgain(self):
+    def testClosingRepeatedly(self):
         scene = slicer.mrmlScene
         self.choosePhantom()
         slicer.mrmlScene.Clear(0)
@@ -76,7 +76,7 @@ class SeveralTestCase(ModuleTestCase):
         self.deform()
         second, secondSegmentation = self.addPhantom("Second")
         self.ui.inputVolumeSelector.setCurrentNode(second)
-        # Nothing of the one follows the deformation of the other.
+        # No node of one patient is under the deformation of the other.
         self.assertIs(self.ui.segmentationSelector.currentNode(), secondSegmentation)
         for node in (first, firstSegmentation, second, secondSegmentation):
             self.assertIsNone(node.GetParentTransformNode())
@@ -86,11 +86,11 @@ class SeveralTestCase(ModuleTestCase):
         self.ui.inputVolumeSelector.setCurrentNode(first)
         self.assertIs(self.ui.segmentationSelector.currentNode(), firstSegmentation)
         self.assertIsNone(second.GetParentTransformNode())
-        # One click brings the version of the first back.
+        # One click shows the variant of the first patient again.
         self.ui.variantsTable.selectRow(0)
         self.assertIs(self.logic.volumeOf(firstSegmentation.GetParentTransformNode()), first)
 
-    def testASegmentationOfNoVolumeStays(self):
+    def testSegmentationWithoutAVolumeStaysChosen(self):
         self.choosePhantom()
         loose = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Loose")
         self.ui.segmentationSelector.setCurrentNode(loose)
@@ -98,7 +98,7 @@ class SeveralTestCase(ModuleTestCase):
         self.ui.inputVolumeSelector.setCurrentNode(second)
         self.assertIs(self.ui.segmentationSelector.currentNode(), loose)
 
-    def testAnotherVolumeIsChosenInMidRun(self):
+    def testAnotherVolumeChosenDuringAJob(self):
         first, _segmentation = self.choosePhantom(steps=1)
         second, _segmentation = self.addPhantom("Second")
         self.ui.deformButton.click()
@@ -129,16 +129,16 @@ class SeveralTestCase(ModuleTestCase):
         self.ui.inputVolumeSelector.setCurrentNode(second)
         self.assertEqual(drawn(), [False, False])
 
-    def testSlicersOwnToolBarScrollsToo(self):
+    def testSequenceToolBar(self):
         volume, _segmentation = self.choosePhantom(steps=1)
         self.ui.variantsSpinBox.value = 3
         self.deform()
         self.assertTrue(slicer.modules.sequences.toolBarVisible)
-        letWork(0.1)
+        processEvents(0.1)
         browser = slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")[-1]
         browser.SetSelectedItemNumber(2)
         self.assertEqual(self.ui.variantsTable.currentRow(), 2)
-        letWork(0.1)
+        processEvents(0.1)
         self.assertEqual(self.logic.figures(volume.GetParentTransformNode())[0]["seed"], 2)
 
 
@@ -170,7 +170,7 @@ class PlacesTestCase(ModuleTestCase):
                 transform = volume.GetParentTransformNode()
                 self.assertIs(transform.GetParentTransformNode(), parent)
                 self.assertIs(segmentation.GetParentTransformNode(), transform)
-                # The world is deformed as DRDMLib deforms the volume as it lies in the world.
+                # The result agrees with a deformation by DRDMLib of the volume in world space.
                 record = self.logic.figures(transform)[0]
                 result = self.deformed(world, record["model"])
                 fields = (mrml.fieldFromTransform(transform), sitk.Cast(result.field, sitk.sitkVectorFloat64))
@@ -187,10 +187,10 @@ class PlacesTestCase(ModuleTestCase):
                     made = sitk.GetArrayFromImage(mrml.imageFromVolume(copy)).astype(float)
                     wanted = sitk.GetArrayFromImage(result.warp(world)).astype(float)
                     self.assertLess(np.abs(made - wanted)[3:-3, 3:-3, 3:-3].max(), 0.01 * np.ptp(wanted))
-                # Without its transform the volume is where it was.
+                # Without the transform the volume has its previous parent.
                 self.ui.previewCheckBox.checked = True
                 slicer.mrmlScene.RemoveNode(transform)
-                letWork(0.1)
+                processEvents(0.1)
                 self.assertIs(volume.GetParentTransformNode(), parent)
                 self.assertIs(segmentation.GetParentTransformNode(), parent)
 
@@ -200,19 +200,19 @@ class PlacesTestCase(ModuleTestCase):
         return deform(image, load_model(model, "cpu"), self.panel.parameter.level, 0, 1)
 
     def pointsIn(self, image):
-        """Some in the inner half, LPS."""
+        """Points in the inner half of an image, LPS."""
         places = np.stack(np.meshgrid(*[np.linspace(0.25, 0.75, 5)] * 3), -1).reshape(-1, 3)
         index = places * (np.array(image.GetSize()) - 1)
         return np.array([image.TransformContinuousIndexToPhysicalPoint(i) for i in index.tolist()])
 
-    def testAModelMovesAlong(self):
+    def testModelIsDeformedToo(self):
         volume, _segmentation = self.choosePhantom(steps=1)
         sphere = vtk.vtkSphereSource()
         sphere.SetRadius(8)
         sphere.Update()
         surface = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "Surface")
         surface.SetAndObservePolyData(sphere.GetOutput())
-        self.ui.alsoSelector.setCheckState(surface, 2)
+        self.ui.otherNodesSelector.setCheckState(surface, 2)
         self.deform()
         self.assertIs(surface.GetParentTransformNode(), volume.GetParentTransformNode())
         self.ui.applyButton.click()
@@ -221,7 +221,7 @@ class PlacesTestCase(ModuleTestCase):
         self.assertGreater(np.abs(moved).max(), 0.5)
         self.assertIsNone(surface.GetParentTransformNode())
 
-    def testASingleSlice(self):
+    def testSingleSlice(self):
         image = sitk.ReadImage(str(resource("Sample", "sample.nii.gz")))
         slice_ = sitk.Expand(image[:, :, image.GetSize()[2] // 2], [4, 4])
         slice_.SetSpacing((1.5, 1.5))
@@ -236,11 +236,11 @@ class PlacesTestCase(ModuleTestCase):
         self.assertEqual(made.shape, before.shape)
         self.assertGreater(np.abs(made.astype(float) - before).max(), 0.05 * np.ptp(before))
 
-    def testAVolumeThatIsLoadedLater(self):
+    def testVolumeLoadedLater(self):
         self.assertIsNone(self.panel.parameter.inputVolume)
-        colours = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "Photo")
-        slicer.util.updateVolumeFromArray(colours, np.zeros((4, 5, 6, 3), np.uint8))
-        self.show(colours)
+        colors = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "Photo")
+        slicer.util.updateVolumeFromArray(colors, np.zeros((4, 5, 6, 3), np.uint8))
+        self.show(colors)
         self.assertIsNone(self.panel.parameter.inputVolume)
         self.assertIn("Choose a volume", self.ui.statusLabel.text)
         volume, segmentation = self.addPhantom()
@@ -248,19 +248,19 @@ class PlacesTestCase(ModuleTestCase):
         self.assertIs(self.ui.inputVolumeSelector.currentNode(), volume)
         self.assertIs(self.ui.segmentationSelector.currentNode(), segmentation)
         self.assertTrue(self.ui.deformButton.enabled)
-        # Nobody's choice is overruled.
+        # The choice of the user is kept.
         other, _segmentation = self.addPhantom("Other")
         self.show(other)
         self.assertIs(self.ui.inputVolumeSelector.currentNode(), volume)
 
     def show(self, volume):
-        """Load something elsewhere and come back."""
+        """Show a volume in another module and return."""
         slicer.util.selectModule("Data")
         slicer.util.setSliceViewerLayers(background=volume)
         slicer.app.applicationLogic().GetSelectionNode().SetActiveVolumeID(volume.GetID())
         slicer.util.selectModule("DRDMDeform")
 
-    def testNoRoomForACopyOfTheVolume(self):
+    def testNoDiskSpaceForATemporaryCopy(self):
         try:
             import resource as limits
         except ImportError:
@@ -272,21 +272,21 @@ class PlacesTestCase(ModuleTestCase):
             self.ui.deformButton.click()
         finally:
             limits.setrlimit(limits.RLIMIT_FSIZE, was)
-        self.assertIn("no room", self.ui.statusLabel.text)
+        self.assertIn("not enough disk space", self.ui.statusLabel.text)
         self.assertIsNone(self.panel.deform.job)
         self.assertEqual(sceneContent(), before)
 
 
 class ModelFileTestCase(ModuleTestCase):
     def pick(self, path):
-        """The last entry of the list, and what the dialog answers."""
+        """Choose the last entry of the list, and this file in the dialog."""
         standin = sys.modules.get("standin")
         if standin is None:
             self.skipTest("a dialog would wait for an answer")
         standin.file_answers.append(str(path))
         self.ui.modelComboBox.currentIndex = self.ui.modelComboBox.count - 1
 
-    def testAModelFromAFile(self):
+    def testModelFromAFile(self):
         volume, _segmentation = self.choosePhantom(steps=1)
         path = self.folder / "Modell für Köpfe.safetensors"
         path.write_bytes(resource("Models", f"{MODEL}.safetensors").read_bytes())
@@ -297,7 +297,7 @@ class ModelFileTestCase(ModuleTestCase):
         self.deform()
         self.assertEqual(self.logic.figures(volume.GetParentTransformNode())[0]["metrics"]["folded_fraction"], 0)
 
-    def testAFileThatIsNoModel(self):
+    def testFileThatIsNotAModel(self):
         self.choosePhantom()
         chosen = self.ui.modelComboBox.currentIndex
         bad = self.folder / "bad.safetensors"
@@ -306,11 +306,11 @@ class ModelFileTestCase(ModuleTestCase):
         self.assertIn("bad.safetensors", self.ui.fitLabel.text)
         self.assertEqual(len(self.ui.fitLabel.text.splitlines()), 1)
         self.assertEqual((self.panel.parameter.model, self.ui.modelComboBox.currentIndex), ("", chosen))
-        # The dialog was closed without a choice.
+        # The dialog is closed without a choice.
         self.pick("")
         self.assertEqual((self.panel.parameter.model, self.ui.modelComboBox.currentIndex), ("", chosen))
 
-    def testAModelFileThatIsGone(self):
+    def testModelFileDeleted(self):
         self.choosePhantom()
         path = self.folder / "gone.safetensors"
         path.write_bytes(resource("Models", f"{MODEL}.safetensors").read_bytes())
@@ -324,17 +324,17 @@ class ModelFileTestCase(ModuleTestCase):
 
 
 class FormTestCase(ModuleTestCase):
-    def testEveryWidgetSaysWhatItIsFor(self):
+    def testEveryWidgetHasAToolTip(self):
         kinds = ("Button", "ComboBox", "SpinBox", "LineEdit", "Slider", "CheckBox", "Selector", "Path", "Table")
-        silent = [
+        missing = [
             name
             for name, widget in vars(self.ui).items()
-            # Parts of widgets have names with capitals.
+            # Names of parts of widgets start with a capital.
             if name[0].islower() and any(name.endswith(kind) for kind in kinds) and not widget.toolTip
         ]
-        self.assertEqual(silent, [])
+        self.assertEqual(missing, [])
 
-    def testTheSampleIsOffered(self):
+    def testSampleIsRegistered(self):
         import SampleData
 
         sources = slicer.modules.sampleDataSources["DRDM"]

@@ -1,4 +1,4 @@
-"""Outside Slicer, pytest runs these tests on the stand-in for its application; inside, this file does nothing."""
+"""Outside Slicer, pytest runs these tests on the stand-in for its application. Inside Slicer this file is not used."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def pytest_configure():
-    """Before any test is imported: the modules ``qt``, ``ctk`` and ``slicer`` must be there."""
+    """Provide the modules ``qt``, ``ctk`` and ``slicer`` before the tests are imported."""
     slicer = pytest.importorskip("slicer")
     if not hasattr(slicer, "app"):
         sys.path.insert(0, str(ROOT / "Testing"))
@@ -22,7 +22,7 @@ def pytest_configure():
 
 @pytest.fixture(autouse=True)
 def no_exception_in_a_slot():
-    """PythonQt prints an exception that a slot raises and goes on; here it fails the test."""
+    """Fail the test if a slot raises an exception, which PythonQt would only print."""
     standin = sys.modules.get("standin")
     if standin is not None:
         standin.slot_errors.clear()

@@ -1,4 +1,4 @@
-"""What the tests of the module share; they run inside Slicer and on the stand-in."""
+"""Shared code of the module's tests, which run inside Slicer and on the stand-in."""
 
 import importlib.util
 import shutil
@@ -17,15 +17,15 @@ from DRDMDeformLib.mrml import links
 from DRDMLib.io.resources import resource
 
 MODEL = "hippocampus-mr-3d"
-# Where extensions are built for the Extensions Manager there is none, and in testing mode none is installed.
+# Build servers of the Extensions Manager do not have PyTorch, and in testing mode it is not installed.
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def waitFor(condition, seconds=400.0):
-    """Let the application work until ``condition()``; the seconds that it took.
+    """Process events until ``condition()`` is true and return the seconds it took.
 
     Raises:
-        AssertionError: it did not become true in time.
+        AssertionError: the condition is not true in time.
     """
     begin = time.monotonic()
     while not condition():
@@ -36,8 +36,8 @@ def waitFor(condition, seconds=400.0):
     return time.monotonic() - begin
 
 
-def letWork(seconds):
-    """Let the application work for a while."""
+def processEvents(seconds):
+    """Process events for a while."""
     begin = time.monotonic()
     while time.monotonic() - begin < seconds:
         slicer.app.processEvents()
@@ -45,10 +45,10 @@ def letWork(seconds):
 
 
 class ModuleTestCase(unittest.TestCase):
-    """A fresh scene with the phantom, its segmentation, a temporary folder, and the panel.
+    """An empty scene, a temporary folder, and the panel.
 
     Attributes:
-        needsTorch: whether its tests need PyTorch; they are skipped where it is not installed.
+        needsTorch: whether the tests need PyTorch; they are skipped if it is not installed.
     """
 
     needsTorch = True
@@ -69,10 +69,10 @@ class ModuleTestCase(unittest.TestCase):
     def stopAll(self):
         for section in self.panel.sections:
             section.cleanup()
-        waitFor(lambda: not self.panel.jobs.running)
+        waitFor(lambda: not self.panel.jobRunner.running)
 
     def addPhantom(self, name="Phantom"):
-        """The shipped sample and its segmentation."""
+        """Add the shipped sample and its segmentation."""
         image = sitk.ReadImage(str(resource("Sample", "sample.nii.gz")))
         label = sitk.ReadImage(str(resource("Sample", "sample_label.nii.gz")))
         volume = mrml.volumeFromImage(slicer.mrmlScene, image, name)
@@ -85,7 +85,7 @@ class ModuleTestCase(unittest.TestCase):
         return markups
 
     def choosePhantom(self, steps=2):
-        """The phantom chosen in the panel, with few steps, so that it is quick."""
+        """Choose the phantom in the panel, with few steps for speed."""
         volume, segmentation = self.addPhantom()
         self.ui.inputVolumeSelector.setCurrentNode(volume)
         self.ui.segmentationSelector.setCurrentNode(segmentation)
@@ -93,14 +93,14 @@ class ModuleTestCase(unittest.TestCase):
         return volume, segmentation
 
     def deform(self, seconds=400.0):
-        """Press Deform and wait for the end."""
+        """Press Deform and wait until the job has ended."""
         self.ui.deformButton.click()
         self.assertTrue(self.panel.deform.job is not None and self.panel.deform.job.running, self.ui.statusLabel.text)
         waitFor(lambda: not self.panel.deform.job.running, seconds)
         self.assertEqual(self.panel.deform.job.state.value, "done", self.panel.deform.job.text)
 
     def writeScans(self, count=3, size=(20, 22, 18), labels=True, name="scans"):
-        """A folder with small scans and labels."""
+        """Write a folder with small scans and labels."""
         folder = self.folder / name
         generator = np.random.default_rng(0)
         for kind in ("images", "labels"):
@@ -116,7 +116,7 @@ class ModuleTestCase(unittest.TestCase):
 
 
 def displacements(transformNode, reach=20.0):
-    """Where a transform takes points around the phantom from, minus the points, millimetres."""
+    """Displacements of points around the phantom by a transform, millimeters."""
     transform = vtk.vtkGeneralTransform()
     transformNode.GetTransformFromWorld(transform)
     points = np.stack(np.meshgrid(*[np.linspace(-reach, reach, 5)] * 3), -1).reshape(-1, 3)
@@ -124,12 +124,12 @@ def displacements(transformNode, reach=20.0):
 
 
 def arrayOf(volumeNode):
-    """The voxels of a volume, copied."""
+    """A copy of the voxels of a volume."""
     return slicer.util.arrayFromVolume(volumeNode).copy()
 
 
 def sceneContent():
-    """What must not change by a failure: every node with its parent transform (parameter nodes left aside)."""
+    """Name and parent transform of every node except parameter nodes, to check that nothing has changed."""
     content = {}
     for n in range(slicer.mrmlScene.GetNumberOfNodes()):
         node = slicer.mrmlScene.GetNthNode(n)

@@ -1,4 +1,4 @@
-"""Looks after running jobs from the application's event loop."""
+"""Run jobs in the application's event loop."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .job import Job
 INTERVAL_MS = 50
 
 
-class Jobs:
-    """Polls jobs with a timer while any runs.
+class JobRunner:
+    """Polls jobs with a timer while any is running.
 
     Attributes:
-        onWarning: called with what a job does in another way than was asked for.
+        onWarning: called with the warnings of the jobs.
     """
 
     def __init__(self) -> None:
@@ -26,14 +26,14 @@ class Jobs:
         self._timer.connect("timeout()", self.poll)
 
     def run(self, job: Job) -> None:
-        """Start a job and see it through."""
+        """Start a job and poll it until it ends."""
         self._jobs.append(job)
         job.onWarning = self.onWarning
         job.start()
         self._timer.start()
 
     def poll(self) -> None:
-        """Once round."""
+        """Poll every job once."""
         for job in list(self._jobs):
             job.poll()
         self._jobs = [job for job in self._jobs if job.running]
@@ -42,15 +42,15 @@ class Jobs:
 
     @property
     def running(self) -> bool:
-        """Whether any job runs."""
+        """Whether any job is running."""
         return any(job.running for job in self._jobs)
 
-    def busy(self, apartFrom: Job | None = None) -> bool:
-        """Whether any other job runs."""
-        return any(job.running for job in self._jobs if job is not apartFrom)
+    def isBusy(self, excluding: Job | None = None) -> bool:
+        """Whether any job other than ``excluding`` is running."""
+        return any(job.running for job in self._jobs if job is not excluding)
 
     def cleanup(self) -> None:
-        """Stop everything."""
+        """Cancel all jobs and stop the timer."""
         for job in self._jobs:
             job.cancel()
         self._jobs = []

@@ -1,4 +1,4 @@
-"""Installs PyTorch and the rest into Slicer's Python: one question, then the PyTorch extension and pip."""
+"""Install PyTorch and the other packages into Slicer's Python with the PyTorch extension and pip."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from DRDMLib.runtime.probe import site_folders, torch_leftovers
 
 from .diagnosis import Diagnosis, Remedy, explainFailure
 
-REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
+REQUIREMENTS = Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt"
 EXTENSION = "PyTorch"
 
 
 class Installation:
-    """Carries out what a diagnosis asks for. Nothing is downloaded or removed before the user has said yes, once.
+    """Carries out the remedy of a diagnosis. The user is asked once, before anything is downloaded or removed.
 
     Attributes:
-        restartNeeded: something that is loaded in this process was replaced, and no restart has followed.
+        restartNeeded: whether packages that are in use were replaced since Slicer was started.
     """
 
     def __init__(self, folders: Sequence[Path] | None = None, requirements: Path = REQUIREMENTS) -> None:
@@ -41,24 +41,26 @@ class Installation:
         self.restartNeeded = False
 
     def run(self, found: Diagnosis, pinned: Iterable[str] = ()) -> None:
-        """Ask, install, and offer a restart if what is loaded was replaced.
+        """Ask, install, and offer a restart if packages that are in use were replaced.
+
+        Args:
+            found: the diagnosis.
+            pinned: packages that require certain versions of PyTorch, for error messages.
 
         Raises:
-            DRDMError: declined, or it did not succeed; the sentence says what to do.
+            DRDMError: the user declined, or the installation failed; the message says what to do.
         """
-        utilities = self._utilities() if found.remedy is not Remedy.PACKAGES else None
+        utilities = self._torchLogic() if found.remedy is not Remedy.PACKAGES else None
         if found.remedy is Remedy.REPLACE and "torch" in sys.modules:
-            self._offerRestart(
-                _("PyTorch is in use and cannot be replaced now. Restart Slicer, then press the button again?")
-            )
-            raise DRDMError(_("Restart Slicer, then press the button again, before anything uses PyTorch."))
-        self._requireRoom(found)
-        self._ask(found)
+            self._offerRestart(_("PyTorch is in use and cannot be replaced before a restart. Restart Slicer now?"))
+            raise DRDMError(_("Restart Slicer, then press the button again before PyTorch is used."))
+        self._requireDiskSpace(found)
+        self._askUser(found)
         before = _versions()
-        with self._explaining(found, pinned):
+        with self._explainErrors(found, pinned):
             if utilities is not None:
-                # What was cached may be what was damaged.
-                with _variable("PIP_NO_CACHE_DIR", "1" if found.remedy is Remedy.REPLACE else None):
+                # The damaged file may come from the cache.
+                with _environmentVariable("PIP_NO_CACHE_DIR", "1" if found.remedy is Remedy.REPLACE else None):
                     if found.remedy is Remedy.REPLACE:
                         self._removeTorch()
                     utilities.installTorch(
@@ -67,16 +69,16 @@ class Installation:
                         torchVersionRequirement=found.requirement,
                     )
                 importlib.invalidate_caches()
-                # light-the-torch ends well even if pip did not.
+                # light-the-torch reports no error if pip has failed.
                 if importlib.util.find_spec("torch") is None:
-                    raise RuntimeError(_("PyTorch is still not there"))
-            _ensure(self._requirements)
-        self._noticeReplaced(before)
+                    raise RuntimeError(_("PyTorch is still missing"))
+            _installRequirements(self._requirements)
+        self._offerRestartIfReplaced(before)
 
-    # What it takes
+    # Before the installation
 
-    def _utilities(self) -> Any:
-        """The logic of the PyTorch extension; if it is missing or too old, it is installed and a restart offered."""
+    def _torchLogic(self) -> Any:
+        """Return the logic of the PyTorch extension, or install or update the extension and offer a restart."""
         try:
             logic = importlib.import_module("PyTorchUtils").PyTorchUtilsLogic()
         except (ImportError, AttributeError):
@@ -86,9 +88,9 @@ class Installation:
             return logic
         outdated = logic is not None
         question = (
-            _("The extension PyTorch is too old. Update it now? Slicer has to be restarted afterwards.")
+            _("The extension PyTorch is too old. Update it now? Slicer has to be restarted afterward.")
             if outdated
-            else _("The extension PyTorch is missing. Install it now? Slicer has to be restarted afterwards.")
+            else _("The extension PyTorch is missing. Install it now? Slicer has to be restarted afterward.")
         )
         if not slicer.util.confirmOkCancelDisplay(question, _("DRDM Deform")):
             raise DRDMError(_("Install the extension PyTorch in the Extensions Manager and restart Slicer."))
@@ -98,11 +100,11 @@ class Installation:
 
     def _installExtension(self, update: bool) -> None:
         manager = slicer.app.extensionsManagerModel()
-        asked, manager.interactive = manager.interactive, False
+        interactive, manager.interactive = manager.interactive, False
         try:
             done = manager.installExtensionFromServer(EXTENSION, False, update)
         finally:
-            manager.interactive = asked
+            manager.interactive = interactive
         if not done:
             raise DRDMError(
                 _(
@@ -111,32 +113,32 @@ class Installation:
                 )
             )
 
-    def _requireRoom(self, found: Diagnosis) -> None:
+    def _requireDiskSpace(self, found: Diagnosis) -> None:
         free = min((shutil.disk_usage(folder).free for folder in self._folders), default=0) / 1e9
         if free < found.gigabytes:
             raise DRDMError(
                 _(
-                    "Only {free:.1f} GB are free where Slicer is; {needed:.0f} GB are needed, so free some first."
+                    "Slicer's disk has only {free:.1f} GB of free space; free some until there are {needed:.0f} GB."
                 ).format(free=free, needed=max(1.0, found.gigabytes))
             )
 
-    def _ask(self, found: Diagnosis) -> None:
+    def _askUser(self, found: Diagnosis) -> None:
         parts = [found.problem or found.advice]
         if found.remedy is Remedy.REPLACE:
-            parts.append(_("The present PyTorch will be removed first."))
+            parts.append(_("The installed PyTorch will be removed first."))
         what = _("the missing Python packages") if found.remedy is Remedy.PACKAGES else _("PyTorch and safetensors")
         parts.append(
-            _("Download and install {what} now? It takes up to {gigabytes:.1g} GB and some minutes.").format(
+            _("Download and install {what} now? This needs up to {gigabytes:.1g} GB and takes some minutes.").format(
                 what=what, gigabytes=found.gigabytes
             )
         )
         if not slicer.util.confirmOkCancelDisplay("\n\n".join(parts), _("DRDM Deform")):
-            raise DRDMError(_("Nothing was installed; press the button when you want it."))
+            raise DRDMError(_("Nothing was installed; press the button to install it later."))
 
-    # Doing it
+    # The installation
 
     def _removeTorch(self) -> None:
-        """Remove PyTorch and all that an interrupted installation has left: pip alone would take it for complete."""
+        """Remove PyTorch and the files of an interrupted installation, which pip would take for a complete one."""
         with contextlib.suppress(subprocess.CalledProcessError):
             slicer.util.pip_uninstall("torch torchvision torchaudio")
         importlib.invalidate_caches()
@@ -147,21 +149,21 @@ class Installation:
                 path.unlink()
 
     @contextlib.contextmanager
-    def _explaining(self, found: Diagnosis, pinned: Iterable[str]) -> Iterator[None]:
-        said = _Echo(sys.stdout)
+    def _explainErrors(self, found: Diagnosis, pinned: Iterable[str]) -> Iterator[None]:
+        output = _Tee(sys.stdout)
         try:
-            with contextlib.redirect_stdout(said):
+            with contextlib.redirect_stdout(output):
                 yield
         except DRDMError:
             raise
-        # pip's end, a file that is in use, or whatever the new package raises when it is imported.
+        # An error of pip, a file in use, or any error of the new package when it is imported.
         except Exception as error:
-            raise DRDMError(explainFailure(f"{said.getvalue()}\n{error}", found, pinned)) from error
+            raise DRDMError(explainFailure(f"{output.getvalue()}\n{error}", found, pinned)) from error
 
-    # Restarting
+    # After the installation
 
-    def _noticeReplaced(self, before: dict[str, str]) -> None:
-        """What is loaded stays in memory although it was replaced; one restart puts it right."""
+    def _offerRestartIfReplaced(self, before: dict[str, str]) -> None:
+        """Offer a restart if imported packages were replaced, since their old version stays in memory."""
         after = _versions()
         changed = {name for name, version in before.items() if after.get(name) != version}
         loaded = [
@@ -171,13 +173,13 @@ class Installation:
         ]
         if loaded:
             self._offerRestart(
-                _("Packages that were in use have been replaced ({names}). Restart Slicer now?").format(
+                _("Packages in use were replaced ({names}). Restart Slicer now?").format(
                     names=", ".join(sorted(loaded))
                 )
             )
 
     def _offerRestart(self, question: str) -> None:
-        """Offer it once; after that the button says it."""
+        """Offer a restart once; later the button in Setup does."""
         if self.restartNeeded:
             return
         self.restartNeeded = True
@@ -185,8 +187,8 @@ class Installation:
             slicer.util.restart()
 
 
-class _Echo(io.StringIO):
-    """Remembers what is printed, and prints it."""
+class _Tee(io.StringIO):
+    """Prints text and keeps a copy."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__()
@@ -201,8 +203,8 @@ class _Echo(io.StringIO):
 
 
 @contextlib.contextmanager
-def _variable(name: str, value: str | None) -> Iterator[None]:
-    """Set an environment variable for a while; ``None`` leaves it as it is."""
+def _environmentVariable(name: str, value: str | None) -> Iterator[None]:
+    """Set an environment variable temporarily; ``None`` leaves it unchanged."""
     before = os.environ.get(name)
     if value is not None:
         os.environ[name] = value
@@ -221,16 +223,16 @@ def _versions() -> dict[str, str]:
     return {name.lower(): version for name, version in found}
 
 
-def _ensure(requirements: Path) -> None:
-    """Install what is missing of a requirements file; the user has been asked, and a restart is offered later."""
+def _installRequirements(requirements: Path) -> None:
+    """Install the missing packages of a requirements file, without asking and without offering a restart."""
     try:
         packaging = importlib.import_module("slicer.packaging")
     except ImportError:
-        # Slicer 5.10 has none.
+        # Slicer 5.10 does not have this module.
         packaging = None
     if packaging is not None:
         wanted = packaging.load_requirements(requirements)
-        # Its window of progress would say that it failed a second time.
+        # The progress window would show an error a second time.
         packaging.pip_ensure(wanted, prompt_install=False, prompt_restart=False, show_progress=False)
         return
     missing = [line for line in requirementLines(requirements) if not _satisfied(line)]
@@ -239,7 +241,7 @@ def _ensure(requirements: Path) -> None:
 
 
 def requirementLines(path: Path) -> list[str]:
-    """The requirements of a file, without comments."""
+    """Read the requirements of a file, without comments."""
     lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line]
 

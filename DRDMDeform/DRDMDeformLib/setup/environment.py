@@ -1,4 +1,4 @@
-"""What is installed, and how it is put right."""
+"""The state of PyTorch in Slicer's Python, and its installation or repair."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import qt
 import slicer
@@ -15,22 +15,22 @@ from slicer.i18n import tr as _
 from DRDMLib.errors import DRDMError
 from DRDMLib.runtime.probe import torch_version
 
+from ..job import DrdmProcess, Job, JobState
 from .diagnosis import DRIVER_PAGE, Condition, Diagnosis, Remedy, diagnose
 from .installation import Installation
-from .job import Job, JobState
-from .process import DrdmProcess
 
 
 @dataclass(frozen=True)
 class EnvironmentState:
-    """What is installed.
+    """The state that the panel shows.
 
     Attributes:
-        torch: version of PyTorch, empty if there is none.
-        device, gpu: what it computes on, and the name of the GPU; empty until it is known.
-        problem: why nothing can be computed, in one sentence; empty if all is well.
-        advice: what could be better.
-        remedy: what the button does; empty if there is nothing to do.
+        torch: version of PyTorch; empty if it is not installed.
+        device: device that PyTorch computes on; empty until the check has ended.
+        gpu: name of the GPU; empty without one, or until the check has ended.
+        problem: why nothing can be computed, in one sentence; empty if PyTorch can be used.
+        advice: what could be improved.
+        remedy: text of the button; empty if there is nothing to do.
     """
 
     torch: str = ""
@@ -41,27 +41,11 @@ class EnvironmentState:
     remedy: str = ""
 
 
-class EnvironmentProtocol(Protocol):
-    """What the panel needs of it."""
-
-    def state(self) -> EnvironmentState:
-        """What is known now; quick."""
-
-    def examine(self, onKnown: Callable[[], None]) -> Job:
-        """A job that finds out the rest; ``onKnown`` is called at its end."""
-
-    def putRight(self) -> None:
-        """Install or repair, after asking.
-
-        Raises:
-            DRDMError: it did not succeed, or was declined.
-        """
-
-
 class Environment:
-    """PyTorch and the rest in Slicer's Python.
+    """PyTorch and the other packages in Slicer's Python.
 
-    PyTorch is never imported here: it could not be replaced then.
+    The check runs in a separate process and this class does not import PyTorch, since an imported PyTorch cannot be
+    replaced before Slicer is restarted. (``logic.deform`` does import it; ``logic.startDeform`` and the panel do not.)
     """
 
     def __init__(self, installation: Installation | None = None) -> None:
@@ -69,7 +53,7 @@ class Environment:
         self._facts: dict[str, Any] = {}
 
     def diagnosis(self) -> Diagnosis:
-        """What is known to be wrong."""
+        """The diagnosis from the facts known so far."""
         facts = self._facts or {
             "torch": torch_version(),
             "found": importlib.util.find_spec("torch") is not None,
@@ -78,11 +62,11 @@ class Environment:
         return diagnose(facts)
 
     def state(self) -> EnvironmentState:
-        """What is known now."""
+        """The state as known so far; quick."""
         if self._installation.restartNeeded:
             return EnvironmentState(
                 torch_version(),
-                problem=_("Slicer must be restarted to use what was installed."),
+                problem=_("Restart Slicer to use the installed packages."),
                 remedy=_("Restart Slicer"),
             )
         found = self.diagnosis()
@@ -91,23 +75,27 @@ class Environment:
             torch_version(), facts.get("device", ""), facts.get("gpu", ""), found.problem, found.advice, found.label
         )
 
-    def examine(self, onKnown: Callable[[], None]) -> Job:
-        """Look what is installed, and ask PyTorch what it computes on, in a process of its own."""
+    def check(self, onKnown: Callable[[], None]) -> Job:
+        """Return a job that checks PyTorch in a separate process; ``onKnown`` is called at its end."""
         job = Job([], DrdmProcess("DRDMLib.probe"))
 
-        def take(job: Job) -> None:
+        def readFacts(job: Job) -> None:
             self._facts = dict(job.items[-1]) if job.items else {}
             if job.state is JobState.FAILED and self._facts.get("found", True):
-                # It took the process down with it.
+                # PyTorch has crashed the process.
                 self._facts.setdefault("found", True)
                 self._facts["fault"] = job.text
             onKnown()
 
-        job.whenEnded(take)
+        job.onFinished(readFacts)
         return job
 
-    def putRight(self) -> None:
-        """Do what the button says, after asking."""
+    def fix(self) -> None:
+        """Install, repair or restart, after asking.
+
+        Raises:
+            DRDMError: it failed, or the user declined.
+        """
         if slicer.app.testingEnabled():
             raise DRDMError(_("Nothing is installed in testing mode."))
         if self._installation.restartNeeded:
