@@ -50,7 +50,7 @@ def regenerate(
     Args:
         record_file: a file in the folder ``records`` of a run.
         folder: new or empty folder; the files get the names that they have in the run.
-        model: file or name of the model, if the catalogue does not have it.
+        model: file or name of the model, if the list of models does not have it.
         image, label: new paths of the source files, if they were moved.
         device: by default the type of device in the record.
         on_step: called with (done, total) after each recovery step; may raise an exception to cancel.
@@ -135,7 +135,7 @@ def _source(record: dict[str, Any], case: Case) -> Source:
 def _model(record: dict[str, Any], name: str | None) -> str:
     written = record["model"]
     if name is None and find(written["name"]) is None:
-        raise ModelError(f"The model '{written['name']}' is not in the catalogue; give its file with --model.")
+        raise ModelError(f"The model '{written['name']}' is not in the list of models; give its file with --model.")
     name = name or written["name"]
     if digest_of(resolve(name)[0], "sha256") != written["digest"]:
         raise ModelError(
