@@ -249,8 +249,8 @@ def test_torchio_deforms_image_and_label_by_one_field(bank):
     # After a flip and a crop, which change the affine, the result is the same anatomy.
     before = tio.Compose([tio.ToOrientation("LAS"), tio.Crop(2)])
     torch.manual_seed(4)
-    turned = RandomDRDMDeformation(fields)(before(subject))
-    expected, got = before(done)["scan"].data, turned["scan"].data
+    reoriented = RandomDRDMDeformation(fields)(before(subject))
+    expected, got = before(done)["scan"].data, reoriented["scan"].data
     inside = (slice(None), *[slice(4, -4)] * 3)
     assert float((expected - got)[inside].abs().max()) < 0.02 * float(expected.max() - expected.min())
 
@@ -308,10 +308,10 @@ def test_monai_deforms_image_and_label_by_one_field(bank):
     (k,) = [k for k, u in enumerate(candidates) if torch.equal(warped(plain, u), done["image"].as_tensor())]
     assert torch.equal(done["label"].as_tensor(), warped(data["label"].as_tensor(), candidates[k], label=True))
     # MONAI updates the affine when it reorients an image.
-    turned = transform.set_random_state(2)(Orientationd(["image", "label"], "PLI", labels=None)(data))
+    reoriented = transform.set_random_state(2)(Orientationd(["image", "label"], "PLI", labels=None)(data))
     expected = Orientationd(["image"], "PLI", labels=None)({"image": done["image"]})["image"]
     inside = (slice(None), *[slice(4, -4)] * 3)
-    assert float((expected - turned["image"])[inside].abs().max()) < 0.02 * float(expected.max() - expected.min())
+    assert float((expected - reoriented["image"])[inside].abs().max()) < 0.02 * float(expected.max() - expected.min())
     never = RandDRDMDeformationd(["image"], fields, prob=0.0)
     assert torch.equal(never(data)["image"], data["image"])
 

@@ -73,11 +73,23 @@ def largest_difference(one, other):
     return max(float((value - theirs[name]).abs().max()) for name, value in weights(one).items())
 
 
+# One process computes the micro-batches of two.
+TWO_MICRO_BATCHES = """
+import sys
+from dataclasses import replace
+from DRDMLib import cli
+from DRDMLib.cli import train
+config_from = train.config_from
+train.config_from = lambda *arguments: replace(config_from(*arguments), micro_batches=2)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.parametrize("target", ["whole", "step"])
 def test_two_processes_train_as_one_with_the_same_batch(data, tmp_path, target):
     done = train_together(data, tmp_path / "two", "--target", target)
     assert done.returncode == 0, done.stderr
-    one = run_process(*options(data, tmp_path / "one", "--target", target, "--accumulate", 2))
+    one = run_process(*options(data, tmp_path / "one", "--target", target), code=TWO_MICRO_BATCHES)
     assert one.returncode == 0, one.stderr
     # The result if the second process had no effect.
     half = run_process(*options(data, tmp_path / "half", "--target", target, "--batch", 2))
@@ -97,13 +109,13 @@ def test_two_processes_train_as_one_with_the_same_batch(data, tmp_path, target):
 
 def test_a_run_continues_with_another_number_of_processes(data, tmp_path):
     """Six steps with two processes and six with one give the same result as twelve with one."""
-    first = train_together(data, tmp_path / "run", "--iterations", 6, "--accumulate", 1, "--checkpoint-minutes", 0.0001)
+    first = train_together(data, tmp_path / "run", "--iterations", 6, "--checkpoint-minutes", 0.0001)
     assert first.returncode == 0, first.stderr
     assert [p.name for p in (tmp_path / "run" / "streams").iterdir()] == ["000000006-001.pt"]
     rest = run_process(*options(data, tmp_path / "run", "--resume"))
     assert rest.returncode == 0, rest.stderr
     assert not (tmp_path / "run" / "streams").exists()
-    whole = run_process(*options(data, tmp_path / "one", "--accumulate", 2))
+    whole = run_process(*options(data, tmp_path / "one"), code=TWO_MICRO_BATCHES)
     assert whole.returncode == 0
     assert float(log_of(tmp_path / "run")[-1]["validation"]) == pytest.approx(
         float(log_of(tmp_path / "one")[-1]["validation"]), rel=0.05
