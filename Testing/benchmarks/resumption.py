@@ -1,11 +1,11 @@
 """Kill a run over a dataset at random moments, resume it, and compare what comes out with an undisturbed run.
 
-    python Testing/benchmarks/prove_resumption.py DATASET WORK [--command synthesize] [--kills 20] [-- drdm's options]
+    python -m benchmarks.resumption DATASET WORK [--command synthesize] [--kills 20] [-- drdm's options]
 
-Every kill is SIGKILL to the whole process group, after a random time since the start of Python. A round ends when the
-run has come to its end; rounds are repeated until there have been enough kills. All files are compared byte for byte,
-except for what tells how long it took: the folder ``logs`` and ``seconds`` in report.json. Prints one line a kill and a
-summary as JSON. Exit status 0: everything was the same.
+Every kill is SIGKILL to the whole process group, at a random time after the start of Python. A round ends when the run
+is complete; rounds are repeated until there have been enough kills. All files are compared byte for byte, except those
+that depend on time: the folder ``logs`` and ``seconds`` in report.json. Prints one line for a kill and a summary as
+JSON. Exit status 0: everything was the same.
 """
 
 from __future__ import annotations
@@ -22,23 +22,20 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def drdm(command: str, dataset: Path, folder: Path, options: list[str]) -> list[str]:
-    """The command line."""
+    """Return the command line of a run."""
     return [sys.executable, "-m", "DRDMLib", command, str(dataset), "-o", str(folder), "--resume", *options]
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """In a process group of its own."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    """Start a run in a process group of its own."""
     with log.open("ab") as stream:
-        return subprocess.Popen(arguments, stdout=stream, stderr=stream, env=environment, start_new_session=True)
+        return subprocess.Popen(arguments, stdout=stream, stderr=stream, start_new_session=True)
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Path -> digest of everything in a run's folder that is not a time."""
+    """Return the digest of every file of a run's folder by its path, without what depends on time."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -56,7 +53,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def broken_files(folder: Path, whole: dict[str, str]) -> list[str]:
-    """Files that have their final name already and are not what they are in the undisturbed run."""
+    """Return the files that have their final name but not the contents of the undisturbed run."""
     wrong = []
     for path in folder.rglob("*.nii.gz"):
         name = path.relative_to(folder).as_posix()
@@ -66,14 +63,16 @@ def broken_files(folder: Path, whole: dict[str, str]) -> list[str]:
 
 
 def main() -> int:
-    """Returns the exit status."""
+    """Kill, resume and compare; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("work", type=Path, help="new folder")
     parser.add_argument("--command", choices=["augment", "synthesize"], default="synthesize")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
-    parser.add_argument("--often", type=float, default=5.0, help="kills come as if the run were cut into so many parts")
+    parser.add_argument(
+        "--often", type=float, default=5.0, help="kills come as if the run were cut into this many parts"
+    )
     arguments, options = parser.parse_known_args()
     options = [option for option in options if option != "--"]
     arguments.work.mkdir(parents=True)

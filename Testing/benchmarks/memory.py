@@ -1,8 +1,10 @@
-"""Seconds and peak memory of ``drdm deform`` on a large CT: ``python Testing/benchmarks/benchmark_memory.py``.
+"""Seconds and peak memory of ``drdm deform`` on a large CT.
 
-Makes a synthetic CT of 512 x 512 x 400 voxels with a label map, deforms both with the real command in a process of its
-own, and prints what that process needed. Then times the parts in memory, the final warps beside SimpleITK's own.
-Needs about 2 GB of disk for a while. Not for Windows (no rusage there).
+    python -m benchmarks.memory [--size 512 512 400] [--model hippocampus-mr-3d]
+
+Makes a synthetic CT with a label map, deforms both with the real command in a process of its own, and prints what that
+process needed. Then times the parts in memory, the final warps beside SimpleITK's own resampler. Needs about 2 GB of
+disk for a while. Not for Windows, which does not report a child's peak memory.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import DRDMLib
 
 
 def write_ct(folder: Path, size: tuple[int, int, int]) -> tuple[Path, Path]:
-    """An elliptic body with round organs, 16-bit HU, and the organs' labels."""
+    """Write an elliptic body with round organs, 16-bit HU, and the organs' labels; return the paths."""
     columns, rows, slices = size
     z, y, x = np.ogrid[0:slices, 0:rows, 0:columns]
     body = ((x - columns / 2) / (0.4 * columns)) ** 2 + ((y - rows / 2) / (0.3 * rows)) ** 2 < 1
@@ -33,10 +35,10 @@ def write_ct(folder: Path, size: tuple[int, int, int]) -> tuple[Path, Path]:
     label = np.zeros(ct.shape, np.uint8)
     generator = np.random.default_rng(0)
     for value in range(1, 13):
-        centre = generator.uniform(0.25, 0.75, 3) * (slices, rows, columns)
+        center = generator.uniform(0.25, 0.75, 3) * (slices, rows, columns)
         radius = generator.uniform(0.03, 0.09) * rows
-        low, high = int(max(0, centre[0] - radius)), int(min(slices, centre[0] + radius))
-        ball = (z[low:high] - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 < radius**2
+        low, high = int(max(0, center[0] - radius)), int(min(slices, center[0] + radius))
+        ball = (z[low:high] - center[0]) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2 < radius**2
         ct[low:high][ball] = generator.integers(-800, 800)
         label[low:high][ball] = value
     paths = []
@@ -49,9 +51,7 @@ def write_ct(folder: Path, size: tuple[int, int, int]) -> tuple[Path, Path]:
 
 
 def compare_warps(folder: Path, model: str) -> None:
-    """Seconds of each part in memory, and of SimpleITK's own resampler doing the same warp."""
-    import DRDMLib
-
+    """Print the seconds of each part in memory, and of SimpleITK's resampler doing the same warp."""
     image, label = (sitk.ReadImage(str(folder / f"{name}.nii.gz")) for name in ("ct", "label"))
     small = sitk.Shrink(image, [8] * 3)
     seconds: dict[str, float] = {}
@@ -79,7 +79,7 @@ def compare_warps(folder: Path, model: str) -> None:
 
 
 def run(command: list[str]) -> tuple[float, float, int]:
-    """Seconds, peak GiB and exit status of a process."""
+    """Run a process; return its seconds, peak GiB and exit status."""
     begin = time.monotonic()
     child = subprocess.Popen(command)
     _, status, usage = os.wait4(child.pid, 0)
@@ -88,28 +88,30 @@ def run(command: list[str]) -> tuple[float, float, int]:
 
 
 def main() -> None:
-    """Run as a script."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Run the command and the comparison, each in a process of its own."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", type=int, nargs=3, default=(512, 512, 400))
     parser.add_argument("--model", default="hippocampus-mr-3d")
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    # What a process of its own does, for a process reports at least the peak of the one that started it.
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--compare", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.folder:
-        compare_warps(options.folder, options.model)
+    if options.write:
+        write_ct(options.write, tuple(options.size))
         return
+    if options.compare:
+        compare_warps(options.compare, options.model)
+        return
+    own = [sys.executable, "-m", "benchmarks.memory", "--model", options.model]
     size = "x".join(map(str, options.size))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        maker = [sys.executable, "-c", "import sys; from benchmark_memory import *; write_ct(Path(sys.argv[1]), "]
-        # In a process of its own: a child's peak starts at its parent's.
-        maker[-1] += f"{tuple(options.size)})"
-        subprocess.run([*maker, name], check=True, cwd=Path(__file__).parent)
+        subprocess.run([*own, "--size", *map(str, options.size), "--write", name], check=True)
         command = [sys.executable, "-m", "DRDMLib", "deform", str(folder / "ct.nii.gz"), "-o", str(folder / "out")]
         command += ["--label", str(folder / "label.nii.gz"), "--model", options.model]
         seconds, peak, status = run(command)
         print(f"{size} CT with label, the command: {seconds:.0f} s, peak {peak:.2f} GiB, exit status {status}")
-        again = [sys.executable, str(Path(__file__).resolve()), "--model", options.model, "--folder", name]
-        _, peak, _ = run(again)
+        _, peak, _ = run([*own, "--compare", name])
         print(f"{size} CT with label, in memory: peak {peak:.2f} GiB")
 
 

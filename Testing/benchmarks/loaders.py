@@ -1,8 +1,8 @@
-"""What a deformation costs in training: drawn from a bank, generated anew, and by TorchIO's elastic deformation.
+"""What a deformation costs in training: drawn from a bank, generated anew, or by TorchIO's elastic deformation.
 
-    python Testing/benchmarks/benchmark_loaders.py IMAGE WORK --label LABEL
+    python -m benchmarks.loaders IMAGE WORK --label LABEL
 
-One thread. Prints milliseconds for one image and its label as JSON; the first draw of each is not counted.
+Prints milliseconds for one image and its label with one thread as JSON; the first draw of each is not counted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,19 +17,17 @@ from pathlib import Path
 import torch
 import torchio as tio
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from DRDMLib.images import image_stem
-from DRDMLib.loaders import FieldGenerator, RandomDRDMDeformation, make_bank
+from DRDMLib.io.images import image_stem
+from DRDMLib.loaders import BankSettings, FieldGenerator, RandomDRDMDeformation, make_bank
 
 
-def milliseconds(once: Callable[[], object], times: int) -> float:
-    """Median."""
-    once()
+def milliseconds(call: Callable[[], object], times: int) -> float:
+    """Return the median time of a call, after one that warms up."""
+    call()
     seconds = []
     for _ in range(times):
         begin = time.perf_counter()
-        once()
+        call()
         seconds.append(time.perf_counter() - begin)
     return round(1000 * statistics.median(seconds), 1)
 
@@ -45,14 +42,15 @@ def main() -> None:
     parser.add_argument("--fields", type=int, default=4, help="fields in the bank")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bank = make_bank(arguments.image, arguments.work, model=arguments.model, levels=(40,), copies=arguments.fields)
+    bank = make_bank(arguments.image, arguments.work, BankSettings((40,), arguments.fields), model=arguments.model)
     name = image_stem(arguments.image)
     images: dict[str, tio.Image] = {"scan": tio.ScalarImage(arguments.image)}
     if arguments.label:
         images["organs"] = tio.LabelMap(arguments.label)
     subject = tio.Subject(name=name, **images)
     subject.load()
-    data, affine = subject["scan"].data, subject["scan"].affine
+    scan = subject.get_first_image()
+    data, affine = scan.data, scan.affine
     seeds = iter(range(10**6))
     generator = FieldGenerator(arguments.model, levels=(40,))
     elastic, banked = tio.RandomElasticDeformation(), RandomDRDMDeformation(bank)

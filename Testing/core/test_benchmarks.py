@@ -1,0 +1,232 @@
+"""The benchmarks: every module can be imported, and the helpers without a library's own tests are right."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+EXTRA = ("monai", "torchio", "pandas", "tabulate", "skimage", "matplotlib")
+
+
+@pytest.fixture(autouse=True)
+def extra() -> None:
+    for name in EXTRA:
+        pytest.importorskip(name, reason=f"the extra 'benchmark' is not installed: there is no {name}")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_can_be_imported(name):
+    assert importlib.import_module(f"benchmarks.{name}").__doc__
+
+
+def _imports(name: str) -> set[str]:
+    """The modules that a module of the package imports at its top: those of the package and other packages."""
+    text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    own = re.findall(r"^(?:from benchmarks\.|from benchmarks import )(\w+)", text, re.MULTILINE)
+    return {*own, *re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE)}
+
+
+def test_imports_form_no_circle():
+    left = {name: _imports(name) & set(MODULES) for name in MODULES}
+    while left:
+        leaves = {name for name, needed in left.items() if not needed & left.keys()}
+        assert leaves, f"these modules import each other: {sorted(left)}"
+        left = {name: needed for name, needed in left.items() if name not in leaves}
+
+
+def test_the_driver_of_the_speed_benchmark_loads_no_large_library():
+    # A process reports at least the peak memory of the process that started it.
+    reached, new = set(), {"speed"}
+    while new:
+        reached |= new
+        new = {needed for name in new & set(MODULES) for needed in _imports(name)} - reached
+    assert "interleaved_timing" in reached
+    assert not reached & {"torch", "SimpleITK", "monai", "torchio", "DRDMLib"}
+
+
+def test_no_script_changes_the_search_path_for_modules_of_its_own():
+    # The authors' checkout is no package, so one module adds it.
+    users = [name for name in MODULES if "sys.path" in (FOLDER / f"{name}.py").read_text(encoding="utf-8")]
+    assert users == ["reference_implementation"]
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+def test_a_table_in_markdown():
+    from benchmarks.tables import markdown
+
+    rows = [
+        {"method": "a|b", "folded, %": 0.25, "change": "0.5 → 0.1", "seconds": None},
+        {"method": "c", "folded, %": 12.0, "change": "1.5 → 0.2", "seconds": 1 / 3},
+    ]
+    head, rule, *lines = markdown(rows, {"folded, %": ".3f"}).splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")] == ["method", "folded, %", "change", "seconds"]
+    assert [cell.strip().endswith(":") and not cell.strip().startswith(":") for cell in rule.strip("|").split("|")] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells == [["a/b", "0.250", "0.5 → 0.1", "-"], ["c", "12.000", "1.5 → 0.2", "0.33333"]]
+
+
+# --------------------------------------------------------------------------------------------------------- overlap
+
+
+def test_dice_of_structures():
+    from benchmarks.overlap import dice
+
+    predicted = torch.tensor([[1, 1, 0, 2], [0, 0, 0, 0]])
+    truth = torch.tensor([[1, 0, 0, 0], [1, 0, 3, 0]])
+    one, two, three, four = dice(predicted, truth, 5)
+    assert one == pytest.approx(0.5)
+    assert (two, three) == (0, 0)
+    assert math.isnan(four)
+
+
+def test_dice_is_that_of_monai():
+    from benchmarks.overlap import dice
+    from monai.metrics import compute_dice
+    from monai.networks import one_hot
+
+    generator = torch.Generator().manual_seed(0)
+    predicted, truth = torch.randint(4, (2, 1, 1, 9, 8, 7), generator=generator)
+    theirs = compute_dice(one_hot(predicted, 4), one_hot(truth, 4), include_background=False)[0]
+    assert dice(predicted, truth, 4) == pytest.approx(theirs.tolist(), abs=1e-6)
+
+
+def test_the_loss_is_that_of_monai():
+    from benchmarks.overlap import dice_cross_entropy
+    from monai.losses import DiceCELoss
+
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 4, 9, 8, 7, generator=generator)
+    label = torch.randint(4, (2, 9, 8, 7), generator=generator)
+    monai = DiceCELoss(False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1, smooth_dr=1)
+    assert float(dice_cross_entropy(scores, label)) == pytest.approx(float(monai(scores, label[:, None])), abs=1e-6)
+
+
+# -------------------------------------------------------------------------------------------------------- topology
+
+
+def _ball(side: int, radius: float) -> np.ndarray:
+    axes = np.meshgrid(*[np.arange(side) - side // 2] * 3, indexing="ij")
+    return sum(x * x for x in axes) <= radius**2
+
+
+def _torus() -> np.ndarray:
+    z, y, x = np.meshgrid(*[np.arange(21) - 10] * 3, indexing="ij")
+    return (np.hypot(x, y) - 6) ** 2 + z**2 <= 4
+
+
+@pytest.mark.parametrize(
+    ("mask", "topology"),
+    [
+        (_ball(13, 4), (1, 1)),
+        (_ball(13, 5) & ~_ball(13, 2), (1, 2)),
+        (_torus(), (1, 0)),
+        (np.concatenate([_ball(13, 4), _ball(13, 4)]), (2, 2)),
+        (np.eye(2)[:, None] > 0, (1, 1)),
+        (np.zeros((4, 4, 4), bool), (0, 0)),
+    ],
+    ids=["ball", "shell", "torus", "two balls", "cubes that meet at an edge", "nothing"],
+)
+def test_topology_of_known_shapes(mask, topology):
+    from benchmarks.invertible import topology as measured
+
+    assert measured(mask) == topology
+
+
+# ------------------------------------------------------------------------------------------------ fields, networks
+
+
+def test_an_affine_map_leaves_nothing_beyond_it():
+    from benchmarks.displacement import beyond_affine
+
+    inside = np.ones((4, 5, 6), bool)
+    field = np.argwhere(inside) @ np.array([[0.1, 0.3, 0.0], [0.0, -0.2, 0.1], [0.4, 0.0, 0.2]]) + (1.0, -2.0, 0.5)
+    assert np.abs(beyond_affine(field.reshape(4, 5, 6, 3), inside)).max() < 1e-9
+
+
+@pytest.mark.parametrize("name", ["torchio", "torchio@2", "monai", "affine", "torchio+1"])
+def test_a_method_draws_fields_on_the_grid_of_the_image(name):
+    from benchmarks.methods import deformer, is_elastic
+
+    image = sitk.Image((12, 10, 8), sitk.sitkFloat32)
+    image.SetSpacing((1.0, 1.5, 2.0))
+    method = deformer(name)
+    field = method(image, 3, 0)
+    assert field.shape == (8, 10, 12, 3)
+    assert np.abs(field).max() > 0
+    assert np.array_equal(field, method(image, 3, 0))
+    assert is_elastic(name)
+
+
+def test_the_field_of_monai_is_the_one_it_deforms_with():
+    from benchmarks.methods import monai_displacement, monai_transform
+
+    for shape in ((24, 20), (12, 10, 8)):
+        grid = torch.stack(torch.meshgrid(*map(torch.arange, shape), indexing="ij")).float()
+        transform = monai_transform(len(shape))
+        deformed = transform.set_random_state(5)(grid)
+        field = torch.from_numpy(monai_displacement(transform.set_random_state(5), shape)).float()
+        last = torch.tensor(shape).view(-1, *[1] * len(shape)) - 1
+        # An image of coordinates becomes the map itself, kept inside by the border.
+        assert torch.allclose(
+            deformed.as_tensor(), (grid + field).clamp(min=torch.zeros_like(last), max=last), atol=1e-3
+        )
+
+
+def test_the_oracle_gives_the_shape_of_another_subject_and_the_same_one_again():
+    from benchmarks.displacement import as_transform
+    from benchmarks.labeled_views import LabeledImage
+    from benchmarks.oracle import Oracle
+    from benchmarks.overlap import dice
+
+    one, other = (
+        LabeledImage(
+            sitk.Image(21, 21, 21, sitk.sitkFloat32), sitk.GetImageFromArray(_ball(21, radius).astype(np.uint8))
+        )
+        for radius in (4, 6)
+    )
+    oracle = Oracle([[other]])
+    field = oracle.field(one, 0, 3)
+    assert np.array_equal(field, oracle.field(one, 0, 3))
+    deformed = sitk.Resample(one.label, as_transform(field, one.label), sitk.sitkNearestNeighbor)
+    before, after = (
+        dice(*(torch.from_numpy(sitk.GetArrayFromImage(x).astype(int)) for x in (label, other.label)), 2)[0]
+        for label in (one.label, deformed)
+    )
+    assert after > 0.9 > 0.5 > before
+
+
+def test_networks_keep_the_size_of_the_image():
+    from benchmarks.networks import RegistrationNetwork, UNet
+
+    for shape in ((16, 24), (16, 8, 24)):
+        d, image = len(shape), torch.zeros(1, 1, *shape)
+        assert UNet(d, 1, 4, (4, 8, 16), 0.01)(image).shape == (1, 4, *shape)
+        assert RegistrationNetwork(d, 4)(image, image).shape == (1, d, *shape)
+
+
+# ----------------------------------------------------------------------------------------------------------- views
+
+
+def test_a_view_crops_and_repeats_the_border():
+    from benchmarks.labeled_views import View, crop_to_view
+
+    tensor = torch.arange(12.0).reshape(1, 3, 4)
+    assert crop_to_view(tensor, View((1, 2))).tolist() == [[[5.0, 6.0]]]
+    assert crop_to_view(tensor, View((1, 2), (2, 3))).tolist() == [[[10.0, 11.0]]]
+    assert crop_to_view(tensor, View((5, 4)))[0, :, 0].tolist() == [0.0, 0.0, 4.0, 8.0, 8.0]
