@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the reference data if it is there, and a tiny model that really deforms."""
+"""Fixtures for all tests: the reference data, if available, and tiny models with non-zero output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 @pytest.fixture(scope="session")
 def shared() -> Path:
     if not SHARED.is_dir():
-        pytest.skip("the reference data is not here")
+        pytest.skip("the reference data is not available")
     return SHARED
 
 

@@ -1,4 +1,4 @@
-"""What tests share: images without symmetry, rotations, and a tiny model that really deforms."""
+"""Shared code of the tests: images without symmetry, rotations, and a tiny model with non-zero output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from DRDMLib.networks import build_network
 
 
 def write_tiny_model(path: Path, ndim: int, size: int = 24) -> Path:
-    """A compact network whose fresh weights give small, non-zero steps."""
+    """Write a compact network with random weights that give small, non-zero steps."""
     torch.manual_seed(ndim)
     network = build_network("compact", ndim, 80, {"width": 8})
     torch.nn.init.normal_(network.out.weight, std=0.01)
@@ -32,14 +32,14 @@ def smooth_image(
     pixel: int = sitk.sitkInt16,
     seed: int = 0,
 ) -> sitk.Image:
-    """Blobs on a ramp, with no symmetry, in SimpleITK's axis order; sizes, spacing and direction as wished."""
+    """Make an image of blobs on a ramp, without symmetry; the size is in SimpleITK's axis order."""
     d = len(size)
     generator = np.random.default_rng(seed)
     axes = np.meshgrid(*[np.linspace(0, 1, n) if n > 1 else np.zeros(1) for n in size[::-1]], indexing="ij")
     volume = 100 * axes[-1] + 50 * axes[0]
     for _ in range(12):
-        centre, width = generator.random(d), 0.06 + 0.1 * generator.random()
-        distance = sum((a - c) ** 2 for a, c in zip(axes, centre, strict=True))
+        center, width = generator.random(d), 0.06 + 0.1 * generator.random()
+        distance = sum((a - c) ** 2 for a, c in zip(axes, center, strict=True))
         volume = volume + generator.uniform(-300, 600) * np.exp(-distance / (2 * width**2))
     image = sitk.Cast(sitk.GetImageFromArray(volume.astype(np.float32)), pixel)
     image.SetSpacing(spacing or (1.0,) * d)
@@ -50,6 +50,6 @@ def smooth_image(
 
 
 def rotation(x: float, y: float, z: float) -> np.ndarray:
-    """(3, 3) from angles in degrees."""
+    """Make a rotation matrix (3, 3) from angles in degrees."""
     transform = sitk.Euler3DTransform((0, 0, 0), *np.radians([x, y, z]).tolist())
     return np.asarray(transform.GetMatrix()).reshape(3, 3)

@@ -19,19 +19,19 @@ from .parser import build_parser
 from .progress import JsonReporter, make_reporter
 
 
-def _interrupt(*_: Any) -> NoReturn:
+def _raise_interrupt(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
 def _show_fallbacks(reporter: Reporter) -> None:
-    """Show fallbacks as messages to the user, not as warnings of Python."""
+    """Show fallbacks as messages for the user instead of Python warnings."""
     default = warnings.showwarning
 
-    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+    def show(message: Any, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, FallbackWarning):
             reporter.warning(str(message))
         else:
-            default(message, category, *where, **more)
+            default(message, category, *args, **kwargs)
 
     warnings.simplefilter("always", FallbackWarning)
     warnings.showwarning = show
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = build_parser().parse_args(arguments)
     if threading.current_thread() is threading.main_thread():
-        # A terminated job cleans up like an interrupted one.
-        signal.signal(signal.SIGTERM, _interrupt)
+        # Clean up after a termination as after Ctrl-C.
+        signal.signal(signal.SIGTERM, _raise_interrupt)
     reporter = make_reporter(getattr(options, "progress", "none"))
 
     def fail(status: int, text: str) -> int:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DRDMError as error:
         return fail(2, str(error))
     except (KeyboardInterrupt, Cancelled):
-        return fail(130, "Stopped; complete results are kept, no file is half-written.")
+        return fail(130, "Stopped; finished results are kept, and no file is incomplete.")
     except MemoryError:
         return fail(2, "There is not enough memory for this image; close other programs or use a smaller image.")
     except BrokenPipeError:
@@ -67,6 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:
         reporter.close()
         traceback.print_exc()
-        return fail(1, "This is a fault in DRDM; please report it with the lines above.")
+        return fail(1, "This is an error in DRDM; please report it with the lines above.")
     reporter.close()
     return 0

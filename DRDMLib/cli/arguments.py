@@ -1,4 +1,4 @@
-"""Types of arguments, and the arguments that several commands share."""
+"""Types of arguments, and functions that add arguments to a command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
-    """A type of argument: a whole number from ``low`` to ``high``."""
+    """Return a type of argument: a whole number from ``low`` to ``high``."""
 
     def convert(text: str) -> int:
         try:
@@ -24,7 +24,12 @@ def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
 
 
 def number(low: float, high: float, limits: str, *, above: bool = False) -> Callable[[str], float]:
-    """A type of argument: a number from ``low`` (or ``above`` it) to ``high``; ``limits`` says so in an error."""
+    """Return a type of argument: a number from ``low`` (or ``above`` it) to ``high``.
+
+    Args:
+        limits: these limits in words, for the error message.
+        above: exclude ``low`` itself.
+    """
 
     def convert(text: str) -> float:
         try:
@@ -44,7 +49,7 @@ angle = number(0, 180, "0 to 180 degrees")
 
 
 def level_pair(text: str) -> tuple[int, int]:
-    """A type of argument: two levels, such as ``40:24``."""
+    """Convert an argument with two levels, such as ``40:24``."""
     first, separator, second = text.partition(":")
     if not separator or not first.isdigit() or not second.isdigit():
         raise argparse.ArgumentTypeError(f"'{text}' is not a pair of levels; write it as 40:24")
@@ -52,85 +57,88 @@ def level_pair(text: str) -> tuple[int, int]:
 
 
 def share_of_work(text: str) -> tuple[int, int]:
-    """A type of argument: one of several equal shares, such as ``2/8``."""
+    """Convert an argument that names one of several equal shares, such as ``2/8``."""
     first, separator, second = text.partition("/")
     if not separator or not first.isdigit() or not second.isdigit() or not 1 <= int(first) <= int(second):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a share of the work; write the second of eight as 2/8")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a share of the work; write the second of eight shares as 2/8"
+        )
     return int(first), int(second)
 
 
 def add_device_and_progress(parser: argparse.ArgumentParser) -> None:
     """Add ``--device`` and ``--progress``."""
     parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto, the fastest there is)"
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto, the fastest available)"
     )
     parser.add_argument(
         "--progress",
         choices=["auto", "json", "none"],
         default="auto",
-        help="how progress is shown: a bar on a terminal, or one JSON object a line (default: auto)",
+        help="show progress as a bar on a terminal (auto), as one JSON object per line, or not at all (default: auto)",
     )
 
 
 def add_generation(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of every command that deforms images."""
-    parser.add_argument("--model", metavar="M", help="name that 'drdm models' lists, or path of a model file")
+    parser.add_argument("--model", metavar="M", help="name from the list of 'drdm models', or path of a model file")
     parser.add_argument(
         "--seed",
         type=whole_number(0, 2**31 - 1),
         default=0,
         metavar="S",
-        help="start of the random numbers (default: 0)",
+        help="seed of the random numbers (default: 0)",
     )
     parser.add_argument(
         "--steps",
         type=whole_number(1),
         metavar="K",
-        help="recovery steps (default: as many as are needed; 80: one for each level)",
+        help="recovery steps (default: as many as the model needs; 80: one per level)",
     )
     parser.add_argument(
         "--pose",
         type=float,
         default=0.0,
         metavar="P",
-        help="also rotate, scale and shift the whole, 0 to 2; at 1 by up to 15 degrees, 15 %% and 6 %% (default: 0)",
+        help="also rotate, scale and shift the whole image, 0 to 2; 1: up to 15 degrees, 15 %% and 6 %% (default: 0)",
     )
     parser.add_argument(
         "--plane",
         choices=["auto", "axial", "coronal", "sagittal"],
         default="auto",
-        help="plane of the slices that a 2D model deforms in a volume (default: auto, the acquisition plane)",
+        help="plane of the slices in which a 2D model deforms a volume (default: auto, the acquisition plane)",
     )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of runs over a dataset, but for their levels."""
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run of the same settings")
+    """Add the arguments of runs over a dataset, except for their levels."""
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same settings")
     parser.add_argument(
         "--share",
         type=share_of_work,
         metavar="K/N",
-        help="do the K-th of N shares of the work (default: all, or what torchrun or srun say)",
+        help="do the K-th of N shares of the work (default: all of it, or the share set by torchrun or srun)",
     )
     parser.add_argument(
         "--subject",
         metavar="REGEX",
-        help="what in an image's name tells the subject (default: table, DICOM header, 'sub-...', or the whole name)",
+        help="part of an image's name that identifies the subject (default: from the table, the DICOM header, "
+        "'sub-...', or the whole name)",
     )
     parser.add_argument(
-        "--max-folded", type=float, default=0.0, metavar="F", help="largest share of folded voxels (default: 0)"
+        "--max-folded", type=float, default=0.0, metavar="F", help="largest fraction of folded voxels (default: 0)"
     )
-    parser.add_argument("--min-mm", type=float, metavar="MM", help="smallest mean displacement")
-    parser.add_argument("--max-mm", type=float, metavar="MM", help="largest displacement of any voxel")
+    parser.add_argument("--min-mm", type=float, metavar="MM", help="smallest mean displacement in mm")
+    parser.add_argument("--max-mm", type=float, metavar="MM", help="largest displacement of any voxel in mm")
     parser.add_argument(
-        "--labels-inside", type=float, metavar="F", help="smallest share of each label that must stay in the image"
+        "--labels-inside", type=float, metavar="F", help="smallest fraction of each label that must stay in the image"
     )
     parser.add_argument(
         "--draws",
         type=whole_number(1, 1000),
         default=10,
         metavar="N",
-        help="draws before a sample is given up (default: 10)",
+        help="attempts before a sample is given up (default: 10)",
     )
     parser.add_argument(
         "--quality", action=argparse.BooleanOptionalAction, default=True, help="write quality.html (default: yes)"
@@ -141,7 +149,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``drdm train``."""
     parser.add_argument("dataset", metavar="DATASET", help="folder with images/, nnU-Net v2 raw dataset, or a list")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="RUN", help="folder of the run; gets model.safetensors"
+        "-o", "--output", required=True, metavar="RUN", help="folder of the run, for checkpoints and model.safetensors"
     )
     parser.add_argument("--ndim", type=int, choices=[2, 3], default=3, help="dimension of the model (default: 3)")
     parser.add_argument(
@@ -149,7 +157,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         type=whole_number(16, 512),
         default=48,
         metavar="S",
-        help="voxels a side, a multiple of 8 (default: 48)",
+        help="voxels along each side of the model's grid, a multiple of 8 (default: 48)",
     )
     parser.add_argument(
         "--minutes", type=positive_number, default=60.0, metavar="M", help="time budget over all sessions (default: 60)"
@@ -161,13 +169,13 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "--batch",
         type=whole_number(1, 1024),
         metavar="N",
-        help="images per step, over all processes (default: 4, on an NVIDIA GPU 32, or those of the run to resume)",
+        help="images per step, over all processes (default: 4, or 32 on an NVIDIA GPU, or as in the run to resume)",
     )
     parser.add_argument(
         "--learning-rate",
         type=positive_number,
         metavar="R",
-        help="peak learning rate (default: 0.0006, on an NVIDIA GPU 0.0008, or that of the run to resume)",
+        help="peak learning rate (default: 0.0006, or 0.0008 on an NVIDIA GPU, or as in the run to resume)",
     )
     parser.add_argument(
         "--architecture", choices=["compact", "recresacnet"], default="compact", help="network (default: compact)"
@@ -180,28 +188,32 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         help="channels of the compact network (default: 16)",
     )
     parser.add_argument(
-        "--depth", type=whole_number(1, 16), default=2, metavar="N", help="its blocks on the coarsest grid (default: 2)"
+        "--depth",
+        type=whole_number(1, 16),
+        default=2,
+        metavar="N",
+        help="blocks of the compact network on its coarsest grid (default: 2)",
     )
     parser.add_argument(
         "--target",
         choices=["whole", "step"],
         default="whole",
-        help="what the compact network predicts: all that is left to undo, or the last step (default: whole)",
+        help="prediction of the compact network: the whole remaining deformation, or its last step (default: whole)",
     )
     parser.add_argument(
         "--field",
         choices=["published", "coarse"],
         default="coarse",
-        help="random deformations: coarse and strong, as between people, or published ones (default: coarse)",
+        help="random deformations: coarse and strong, like differences between people, or published (default: coarse)",
     )
     parser.add_argument(
         "--outside",
         choices=["zeros", "border"],
         default="border",
-        help="what is seen outside of an image: its border continued, or zeros as published (default: border)",
+        help="values outside the image: its border voxels repeated, or zeros as published (default: border)",
     )
     parser.add_argument(
-        "--rotation", type=angle, default=15.0, metavar="DEG", help="largest random rotation (default: 15)"
+        "--rotation", type=angle, default=15.0, metavar="DEG", help="largest random rotation in degrees (default: 15)"
     )
     parser.add_argument(
         "--zoom",
@@ -209,41 +221,53 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=[0.85, 1.15],
         metavar=("LEAST", "MOST"),
-        help="share of the image's side that is shown in training, above 1 to shrink the image (default: 0.85 1.15)",
+        help="visible fraction of the image's side in training; above 1 the image is shrunk (default: 0.85 1.15)",
     )
     parser.add_argument(
-        "--shift", type=fraction, default=0.06, metavar="F", help="largest shift, in halves of the side (default: 0.06)"
+        "--shift",
+        type=fraction,
+        default=0.06,
+        metavar="F",
+        help="largest random shift, as a fraction of half the side (default: 0.06)",
     )
     parser.add_argument(
         "--published",
         action="store_true",
-        help="everything as published: network, loss, rotation by any angle, fresh fields, learning rate 0.0001",
+        help="train as published: network, loss, rotation by any angle, new fields each time, learning rate 0.0001",
     )
     parser.add_argument(
-        "--hold-out", type=whole_number(2), default=8, metavar="K", help="leave every K-th image out (default: 8)"
+        "--hold-out",
+        type=whole_number(2),
+        default=8,
+        metavar="K",
+        help="hold out every K-th image for validation (default: 8)",
     )
     parser.add_argument(
         "--plane",
         choices=["auto", "axial", "coronal", "sagittal"],
         default="auto",
-        help="slices of volumes for a 2D model",
+        help="plane of the slices that a 2D model takes from volumes (default: auto, the acquisition plane)",
     )
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run")
     parser.add_argument(
-        "--checkpoint-minutes", type=positive_number, default=5.0, metavar="M", help="how often to save (default: 5)"
+        "--checkpoint-minutes",
+        type=positive_number,
+        default=5.0,
+        metavar="M",
+        help="interval between checkpoints (default: 5)",
     )
     parser.add_argument(
         "--seed",
         type=whole_number(0, 2**31 - 1),
         default=0,
         metavar="S",
-        help="start of the random numbers (default: 0)",
+        help="seed of the random numbers (default: 0)",
     )
-    parser.add_argument("--name", default="", help="name written into the model (default: the run's folder name)")
+    parser.add_argument("--name", default="", help="name of the model (default: name of the run's folder)")
     parser.add_argument(
         "--describe",
         action="append",
         default=[],
         metavar="KEY=TEXT",
-        help="anatomy=..., modality=..., training_data=..., licence=... for the model's metadata",
+        help="description in the model's metadata; KEY is anatomy, modality, training_data or licence",
     )

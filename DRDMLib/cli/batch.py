@@ -1,4 +1,4 @@
-"""``drdm augment``, ``synthesize`` and ``regenerate``: from options to a run over a dataset."""
+"""The commands ``drdm augment``, ``synthesize`` and ``regenerate``."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ..settings import DeformationSettings
 def augment(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm augment``."""
     levels = tuple((level,) for level in dict.fromkeys(options.levels))
-    _produce(options, reporter, RunSettings(AUGMENT, levels, **_common(options)))
+    _produce(options, reporter, RunSettings(AUGMENT, levels, **_common_settings(options)))
 
 
 def synthesize(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm synthesize``."""
     pairs = tuple(dict.fromkeys(options.levels))
     more: dict[str, Any] = {"voxel_fields": options.voxel_fields, "split": tuple(options.split)}
-    _produce(options, reporter, RunSettings(SYNTHESIZE, pairs, **_common(options), **more))
+    _produce(options, reporter, RunSettings(SYNTHESIZE, pairs, **_common_settings(options), **more))
 
 
-def _common(options: argparse.Namespace) -> dict[str, Any]:
+def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
     limits = Limits(
         folded=options.max_folded,
         least_mm=options.min_mm,
@@ -62,7 +62,7 @@ def _produce(options: argparse.Namespace, reporter: Reporter, settings: RunSetti
     if len(run.done) == len(run.plan.tasks):
         reporter.message(run.summary())
     else:
-        reporter.message(f"Share {process.rank + 1} of {process.world} is done; others are still being made.")
+        reporter.message(f"Share {process.rank + 1} of {process.world} is done; other shares are not finished yet.")
 
 
 def regenerate(options: argparse.Namespace, reporter: Reporter) -> None:
@@ -77,10 +77,10 @@ def regenerate(options: argparse.Namespace, reporter: Reporter) -> None:
         on_step=lambda done, total: reporter.progress("regenerate", done, total),
     )
     for text in made.environment_differences:
-        reporter.message(f"Different from when it was made: {text}.")
+        reporter.message(f"The record was made in another environment: {text}.")
     if made.differences:
         kinds = ", ".join(made.differences)
         raise OutputError(
-            f"Made again, but not the same to the bit ({kinds}); use the software and device of the record."
+            f"The new files differ from those of the record ({kinds}); use the software and device in the record."
         )
-    reporter.message(f"Made again, the same to the bit: {len(made.files)} files in '{Path(options.output)}'.")
+    reporter.message(f"{len(made.files)} files in '{Path(options.output)}' are identical to those of the record.")

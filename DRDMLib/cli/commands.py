@@ -1,4 +1,4 @@
-"""``drdm deform``, ``demo``, ``evaluate`` and ``models``: read, work, write, report."""
+"""The commands ``drdm deform``, ``demo``, ``evaluate`` and ``models``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..settings import DeformationSettings
 
 
 def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
-    """Run ``drdm deform``; returns the last version made."""
+    """Run ``drdm deform`` and return the last version."""
     settings = DeformationSettings(options.level, options.steps, options.pose, options.plane)
     choose_device(options.device)
     image = read_image(options.image)
@@ -87,14 +87,14 @@ def models(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm models``."""
     if options.action == "list":
         for entry in available_models():
-            state = "here" if entry.available else f"download, {entry.megabytes:g} MB"
+            state = "available" if entry.available else f"download, {entry.megabytes:g} MB"
             print(f"{entry.name:24} {entry.ndim}D  {state:18} {entry.about}")
         return
     if not options.name:
-        raise SettingError(f"Which model? Write 'drdm models {options.action} NAME'; 'drdm models' lists the names.")
+        raise SettingError(f"Which model? Use 'drdm models {options.action} NAME'; 'drdm models' lists the names.")
     if options.action == "fetch":
         path = fetch(options.name, on_bytes=lambda got, total: reporter.progress("download", got, max(got, total)))
-        reporter.message(f"'{options.name}' is here: '{path}'.")
+        reporter.message(f"The model '{options.name}' is in '{path}'.")
     else:
         metadata = model_metadata(options.name)
         print(json.dumps({k: v for k, v in vars(metadata).items() if v not in ("", {}, None)}, indent=2))

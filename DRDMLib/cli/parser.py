@@ -1,6 +1,6 @@
 """The parser of the ``drdm`` command.
 
-The modules that do the work, and with them PyTorch, are imported when a command runs.
+The modules that do the work, and PyTorch, are imported only when a command runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .arguments import add_device_and_progress, add_generation, add_run, add_tra
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose error messages are one line."""
+    """A parser with error messages of one line."""
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""
@@ -24,16 +24,16 @@ class Parser(argparse.ArgumentParser):
 
 
 class AddCommand(Protocol):
-    """Adds the parser of one command."""
+    """A function that adds the parser of one command."""
 
     def __call__(self, name: str, text: str, example: str) -> argparse.ArgumentParser: ...
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command; ``func`` of the parsed options runs what was asked for."""
+    """Build the parser; ``func`` of the parsed options runs the chosen command."""
     parser = Parser(
         prog="drdm",
-        description="New, anatomically plausible versions of a medical image, with their displacement fields.",
+        description="Make new, anatomically plausible versions of a medical image, with their displacement fields.",
         epilog="example:  drdm deform scan.nii.gz -o variants --count 5",
     )
     parser.add_argument("--version", action="version", version=f"drdm {__version__}")
@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(command: AddCommand) -> None:
-    parser = command("demo", "deform the sample that comes with DRDM and draw what happens", "drdm demo -o demo")
+    parser = command("demo", "deform the sample image of DRDM and draw the result", "drdm demo -o demo")
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="new folder (default: drdm-demo, or the next free drdm-demo-2, ...)"
     )
@@ -85,7 +85,7 @@ def _add_deform(command: AddCommand) -> None:
         "--level", type=whole_number(0), default=48, metavar="T'", help="strength, 0 to 79 (default: 48)"
     )
     parser.add_argument(
-        "--count", type=whole_number(1, 100000), default=1, metavar="N", help="how many versions (default: 1)"
+        "--count", type=whole_number(1, 100000), default=1, metavar="N", help="number of versions (default: 1)"
     )
     parser.add_argument(
         "--inverse", action="store_true", help="also write the inverse field, from the original to the new version"
@@ -93,7 +93,7 @@ def _add_deform(command: AddCommand) -> None:
     parser.add_argument(
         "--only-field",
         action="store_true",
-        help="write nothing but the field, on a coarse grid that reaches past the image (for transforms in 3D Slicer)",
+        help="write only the field, on a coarse grid larger than the image (for transforms in 3D Slicer)",
     )
     add_generation(parser)
     add_device_and_progress(parser)
@@ -103,7 +103,7 @@ def _add_deform(command: AddCommand) -> None:
 def _add_augment(command: AddCommand) -> None:
     parser = command(
         "augment",
-        "deform every image of a dataset with its label (Algorithm 3) into an nnU-Net v2 raw dataset",
+        "deform every image of a dataset and its label (Algorithm 3), and write an nnU-Net v2 raw dataset",
         "drdm augment Dataset001_Heart -o Dataset501_HeartPlus --levels 20 40 60 --copies 4",
     )
     parser.add_argument(
@@ -134,7 +134,7 @@ def _add_augment(command: AddCommand) -> None:
 def _add_synthesize(command: AddCommand) -> None:
     parser = command(
         "synthesize",
-        "make registration pairs with their exact field (Algorithm 4) as a Learn2Reg-style dataset",
+        "make registration pairs with their exact field (Algorithm 4), and write a Learn2Reg-style dataset",
         "drdm synthesize scans -o pairs --levels 40:24 56:32 --copies 10",
     )
     parser.add_argument(
@@ -147,7 +147,7 @@ def _add_synthesize(command: AddCommand) -> None:
         nargs="+",
         default=[(40, 24)],
         metavar="A:B",
-        help="strength from the original to the moving and from there to the fixed image (default: 40:24)",
+        help="strengths from the original to the moving and from the moving to the fixed image (default: 40:24)",
     )
     parser.add_argument(
         "--copies",
@@ -157,7 +157,9 @@ def _add_synthesize(command: AddCommand) -> None:
         help="pairs per image and pair of levels (default: 1)",
     )
     parser.add_argument(
-        "--voxel-fields", action="store_true", help="also write the fields in voxels, arrays (X, Y, Z, 3) for torch"
+        "--voxel-fields",
+        action="store_true",
+        help="also write the fields in voxels, as arrays (X, Y, Z, 3) for PyTorch",
     )
     parser.add_argument(
         "--split",
@@ -176,14 +178,14 @@ def _add_synthesize(command: AddCommand) -> None:
 def _add_regenerate(command: AddCommand) -> None:
     parser = command(
         "regenerate",
-        "make one sample of a run again from its record, and compare it to the bit",
+        "make one sample of a run again from its record, and check that it is identical",
         "drdm regenerate pairs/records/scan_t40-24_000.json -o again",
     )
-    parser.add_argument("record", metavar="RECORD", help="file of the run's folder 'records'")
+    parser.add_argument("record", metavar="RECORD", help="file in the folder 'records' of the run")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder")
-    parser.add_argument("--model", metavar="M", help="the model, if it is not in the catalogue")
-    parser.add_argument("--image", metavar="IMAGE", help="where the source image is now, if it was moved")
-    parser.add_argument("--label", metavar="LABEL", help="where its label is now")
+    parser.add_argument("--model", metavar="M", help="file of the model, if it is not in the list of 'drdm models'")
+    parser.add_argument("--image", metavar="IMAGE", help="new path of the source image, if it was moved")
+    parser.add_argument("--label", metavar="LABEL", help="new path of its label, if it was moved")
     add_device_and_progress(parser)
     parser.set_defaults(device=None, func=_run_regenerate)
 
@@ -202,7 +204,7 @@ def _add_train(command: AddCommand) -> None:
 def _add_evaluate(command: AddCommand) -> None:
     parser = command(
         "evaluate",
-        "print the figures of saved displacement fields as JSON",
+        "print the metrics of saved displacement fields as JSON",
         "drdm evaluate variants/scan_000_ddf.nii.gz",
     )
     parser.add_argument("ddf", nargs="+", metavar="DDF", help="displacement field (vector image, millimeters)")

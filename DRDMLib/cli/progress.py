@@ -11,7 +11,7 @@ from ..runtime.reporter import Reporter
 
 
 class JsonReporter:
-    """One JSON object a line on standard output."""
+    """Print one JSON object per line on standard output."""
 
     def __init__(self) -> None:
         self._started: dict[str, tuple[float, float]] = {}
@@ -20,55 +20,55 @@ class JsonReporter:
         print(json.dumps({"event": event, **values}), flush=True)
 
     def progress(self, task: str, done: float, total: float, **figures: float) -> None:
-        """With the seconds left, once they can be told."""
+        """Print the progress, with the seconds left once they can be estimated."""
         now = time.monotonic()
         began, at = self._started.setdefault(task, (now, done))
         left = round((now - began) * (total - done) / (done - at), 1) if done > at else None
         self._emit("progress", task=task, done=done, total=total, seconds_left=left, **figures)
 
     def item(self, **values: Any) -> None:
-        """As an event of its own."""
+        """Print the event ``item``."""
         self._emit("item", **values)
 
     def message(self, text: str) -> None:
-        """As an event of its own."""
+        """Print the event ``message``."""
         self._emit("message", text=text)
 
     def warning(self, text: str) -> None:
-        """As an event of its own."""
+        """Print the event ``warning``."""
         self._emit("warning", text=text)
 
     def failed(self, text: str) -> None:
-        """The last event of a run that did not succeed."""
+        """Print the event ``error``, the last one of a failed run."""
         self._emit("error", text=text)
 
     def close(self) -> None:
-        """Nothing to tidy."""
+        """Do nothing."""
 
 
 class PlainReporter:
-    """Messages only: for pipes, and where rich is not installed."""
+    """Print messages only: for pipes, and if rich is not installed."""
 
     def progress(self, task: str, done: float, total: float, **figures: float) -> None:
-        """Not shown."""
+        """Do nothing."""
 
     def item(self, **values: Any) -> None:
-        """Not shown."""
+        """Do nothing."""
 
     def message(self, text: str) -> None:
-        """On standard error, so that standard output stays for results."""
+        """Print a message on standard error; standard output is for results."""
         print(text, file=sys.stderr)
 
     def warning(self, text: str) -> None:
-        """As a message."""
+        """Print a warning as a message."""
         self.message(text)
 
     def close(self) -> None:
-        """Nothing to tidy."""
+        """Do nothing."""
 
 
 class TerminalReporter(PlainReporter):
-    """A bar with the time left, by rich."""
+    """Show a progress bar with the time left, drawn by rich."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -88,23 +88,28 @@ class TerminalReporter(PlainReporter):
         self._bars.start()
 
     def progress(self, task: str, done: float, total: float, **figures: float) -> None:
-        """Moves the task's bar, and makes it at first."""
+        """Update the bar of a task; the first call adds it."""
         if task not in self._tasks:
             self._tasks[task] = self._bars.add_task(task, total=total)
         shown = task + "".join(f"  {name} {value:.3g}" for name, value in figures.items())
         self._bars.update(self._tasks[task], completed=done, total=total, description=shown)
 
     def message(self, text: str) -> None:
-        """Above the bars."""
+        """Print a message above the bars."""
         self._console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
-        """Stops redrawing."""
+        """Stop drawing the bars."""
         self._bars.stop()
 
 
 def make_reporter(style: str) -> Reporter:
-    """``"json"``, ``"none"``, or ``"auto"``: a bar on a terminal that rich can draw on, else messages only."""
+    """Make the reporter of a style.
+
+    Args:
+        style: ``"json"``; ``"none"`` for messages only; or ``"auto"`` for a bar if standard error is a terminal and
+            rich is installed, otherwise messages only.
+    """
     if style == "json":
         return JsonReporter()
     if style == "auto" and sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""``drdm train``: from options to a training run."""
+"""The command ``drdm train``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DESCRIBED = ("anatomy", "modality", "training_data", "licence")
 def train(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm train``."""
     run, process = Path(options.output), current_process()
-    # Processes that their launcher has started again after a failure continue from their last checkpoint.
+    # Processes that their launcher restarts after a failure continue from their last checkpoint.
     resume = options.resume or process.restarts > 0
     if process.first and not resume:
         if (run / CHECKPOINT).is_file():
@@ -70,14 +70,14 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
     except OSError as error:
         raise output_error(run, error) from error
     if process.first:
-        reporter.message(f"The model is '{path}'; try it: drdm deform IMAGE -o OUT --model {path}")
+        reporter.message(f"The model is in '{path}'; try it with: drdm deform IMAGE -o OUT --model {path}")
     if process.world > 1:
         reporter.close()
         leave()
 
 
 def design_from(options: argparse.Namespace, run: Path) -> ModelDesign:
-    """The model that the options ask for.
+    """Return the model to train, as given by the options.
 
     Raises:
         SettingError: the size is not a multiple of 8, or a description is not KEY=TEXT with a known key.
@@ -86,7 +86,7 @@ def design_from(options: argparse.Namespace, run: Path) -> ModelDesign:
     for text in options.describe:
         key, separator, value = text.partition("=")
         if not separator or key not in _DESCRIBED:
-            raise SettingError(f"--describe '{text}' is not known; write one of {', '.join(_DESCRIBED)} as KEY=TEXT.")
+            raise SettingError(f"--describe '{text}' is not valid; use KEY=TEXT with one of {', '.join(_DESCRIBED)}.")
         described.append((key, value))
     return ModelDesign(
         name=options.name or run.resolve().name,
@@ -106,14 +106,14 @@ def design_from(options: argparse.Namespace, run: Path) -> ModelDesign:
 def config_from(
     options: argparse.Namespace, device: str, processes: int, earlier: dict[str, Any] | None = None
 ) -> TrainingConfig:
-    """How the options ask to train.
+    """Return the settings of training, as given by the options.
 
     Args:
-        device: type of the device; decides the batch and learning rate, where these are not given.
-        processes: how many train together.
+        device: type of the device; determines the default batch and learning rate.
+        processes: number of processes that train together.
         earlier: settings of the run to resume.
     """
-    # A resumed run keeps its micro-batches, so that it goes on as if it had not been stopped.
+    # A resumed run keeps its micro-batches, so that it continues as if it had not been interrupted.
     kept = earlier["portions"] if earlier and earlier["portions"] % processes == 0 else processes
     batch, learning_rate = default_batch("cpu" if options.published else device, kept)
     defaults = {"batch": batch, "learning_rate": learning_rate} | (earlier or {})

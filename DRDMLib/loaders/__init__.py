@@ -1,8 +1,8 @@
-"""Training data as tensors: pairs for registration, and deformations for TorchIO and MONAI.
+"""Provide training data as tensors: pairs for registration, and deformations for TorchIO and MONAI.
 
-TorchIO and MONAI are needed by their own transforms alone, and are imported when these are first used.
+TorchIO and MONAI are needed only for their own transforms, and are imported when these are first used.
 
-Voxel axes are those of NIfTI, nibabel, TorchIO and MONAI: (X, Y, Z), and world coordinates RAS millimetres.
+Voxel axes are (X, Y, Z), and world coordinates are RAS millimeters, as in NIfTI, nibabel, TorchIO and MONAI.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_WHERE = {
+_MODULES = {
     "PairDataset": "pairs",
     "FieldBank": "bank",
     "BankSettings": "bank",
@@ -20,7 +20,7 @@ _WHERE = {
     "RandDRDMDeformationd": "monai_transform",
 }
 
-__all__ = sorted(_WHERE)
+__all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
     from .bank import BankSettings as BankSettings
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
+    if name not in _MODULES:
         raise AttributeError(f"module 'DRDMLib.loaders' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

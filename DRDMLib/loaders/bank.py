@@ -1,4 +1,4 @@
-"""Banks: fields made in advance, kept in a folder with one file for each case."""
+"""Banks: folders with precomputed displacement fields, one file for each case."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ SUFFIX, METADATA_KEY = ".safetensors", "drdm"
 
 
 class FieldBank:
-    """Draw the fields of a case from a folder that :func:`DRDMLib.loaders.make_bank` has filled.
+    """Draw fields from a folder that :func:`DRDMLib.loaders.make_bank` has made.
 
-    A field belongs to the anatomy that it was recovered on, so every case has its own. Only the field that is drawn is
-    read, and processes share what the system holds in memory.
+    A field fits only the anatomy that it was made for, so every case has its own fields. Each draw reads a single field
+    from the file. Several processes share the data of the file in memory.
 
     Example:
         >>> bank = FieldBank("bank")
         >>> field = bank.field("case_001", 3)
 
     Raises:
-        SettingError: there is no bank in the folder.
+        SettingError: the folder has no bank.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -51,54 +51,54 @@ class FieldBank:
         self.names = sorted(p.name.removesuffix(SUFFIX) for p in self.folder.glob(f"*{SUFFIX}") if p.name[0] != ".")
         if not self.names:
             raise SettingError(f"There are no fields in '{self.folder}'; make them with DRDMLib.loaders.make_bank.")
-        self._known: dict[str, tuple[int, np.ndarray]] = {}
+        self._headers: dict[str, tuple[int, np.ndarray]] = {}
 
     def count(self, name: str) -> int:
-        """How many fields a case has.
+        """Return the number of fields of a case.
 
         Raises:
-            SettingError: the bank has none for it.
+            SettingError: the bank has no fields for the case.
             OutputError: its file is damaged.
         """
         return self._header(name)[0]
 
     def field(self, name: str, number: int) -> WorldField:
-        """One field of a case. Raises as :meth:`count`."""
+        """Return one field of a case, ``number`` from 0. Raises the errors of :meth:`count`."""
         affine = self._header(name)[1]
         with safe_open(self.folder / f"{name}{SUFFIX}", "pt") as stream:
             vectors: Tensor = stream.get_slice("fields")[number]
         return WorldField(vectors, affine)
 
     def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
-        """See :class:`DRDMLib.loaders.world.FieldSource`; raises as :meth:`count`."""
+        """Draw a field, see :class:`DRDMLib.loaders.world.FieldSource`. Raises the errors of :meth:`count`."""
         return self.field(name, seed % self.count(name))
 
     def _header(self, name: str) -> tuple[int, np.ndarray]:
-        if name not in self._known:
+        if name not in self._headers:
             path = self.folder / f"{name}{SUFFIX}"
             if name not in self.names:
                 raise SettingError(
                     f"The bank '{self.folder}' has no fields for '{name}' (it has {', '.join(self.names[:3])}, ...); "
-                    "make them, or say which of its names the case has."
+                    "make them, or give the data the name that the case has in the bank."
                 )
             try:
                 with safe_open(path, "pt") as stream:
                     affine = np.asarray(json.loads(stream.metadata()[METADATA_KEY])["affine"], np.float64)
-                    self._known[name] = stream.get_slice("fields").get_shape()[0], affine
+                    self._headers[name] = stream.get_slice("fields").get_shape()[0], affine
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
                 raise _damaged(path) from error
-        return self._known[name]
+        return self._headers[name]
 
 
 @dataclass(frozen=True)
 class BankSettings:
-    """Which fields a bank holds.
+    """Settings of the fields in a bank.
 
     Attributes:
         levels: T' of the fields.
-        copies: fields of each level, for each case.
-        seed: of the bank; every field has a seed of its own that follows from it.
-        deformation: of every field, but for its level.
+        copies: number of fields per level and case.
+        seed: seed of the bank; the seed of every field is computed from it.
+        deformation: settings of every field, except for the level.
     """
 
     levels: Sequence[int] = (20, 40, 60)
@@ -117,11 +117,11 @@ def make_bank(
     process: ProcessInfo | None = None,
     on_case: Callable[[int, int], None] | None = None,
 ) -> FieldBank:
-    """Make the fields of every image of a dataset; complete files are kept.
+    """Make the fields of every image of a dataset. Complete files of an earlier call are kept.
 
     Args:
-        dataset: as :func:`DRDMLib.io.datasets.find_cases` takes it.
-        folder: new, empty, or a bank of the same settings.
+        dataset: as :func:`DRDMLib.io.datasets.find_cases` accepts it.
+        folder: new folder, empty folder, or a bank with the same settings.
         settings: by default 4 fields of each of the levels 20, 40 and 60.
         model: name or path; by default the best one for each image.
         process: this process among several that share the cases.
@@ -160,7 +160,7 @@ def make_bank(
             with one_thread_each(used.device):
                 fields = _make_fields(source, used, settings)
             metadata["affine"] = fields[0].affine.tolist()
-            # One entry: safetensors keeps no order of several, and the same fields are to be the same bytes.
+            # A single entry: safetensors does not keep the order of several, and equal fields must give equal bytes.
             vectors = {"fields": torch.stack([f.vectors for f in fields])}
             write_bytes(path, save(vectors, {METADATA_KEY: json.dumps(metadata)}))
         if on_case is not None:
@@ -169,7 +169,12 @@ def make_bank(
 
 
 def _exists(path: Path, metadata: dict[str, Any]) -> bool:
-    """Whether the file is there; raises SettingError if it was made otherwise, OutputError if it is damaged."""
+    """Return whether the file exists.
+
+    Raises:
+        SettingError: it was made with other settings.
+        OutputError: it is damaged.
+    """
     if not path.exists():
         return False
     try:
@@ -179,7 +184,7 @@ def _exists(path: Path, metadata: dict[str, Any]) -> bool:
         raise _damaged(path) from error
     for key, value in metadata.items():
         if written.get(key) != value:
-            raise SettingError(f"The fields in '{path}' were made with other {key}; name a new folder.")
+            raise SettingError(f"The fields in '{path}' were made with other {key}; choose a new folder.")
     return True
 
 
@@ -190,22 +195,22 @@ def _damaged(path: Path) -> OutputError:
 def _make_fields(source: Source, model: Model, settings: BankSettings) -> list[WorldField]:
     fields = []
     for level in settings.levels:
-        how = replace(settings.deformation, level=level)
+        deformation = replace(settings.deformation, level=level)
         seeds = [seed_of(settings.seed, source.case.name, (level,), copy, 0) for copy in range(settings.copies)]
-        # One at a time, so that the same fields come from every kind of device.
+        # One at a time, so that all types of devices make the same fields.
         for seed in seeds:
-            made = next(deform_all(source.image, model, how, (seed,)))
+            made = next(deform_all(source.image, model, deformation, (seed,)))
             fields.append(world_field(made.field, source.image))
     return fields
 
 
 def case_name(path: str | Path) -> str:
-    """The name under which a bank keeps the fields of an image file (nnU-Net's channel number left out)."""
+    """Return the name of an image file's case in a bank: without suffix and without nnU-Net's channel number."""
     stem = image_stem(path)
     head, _, channel = stem.rpartition("_")
     return head if head and len(channel) == 4 and channel.isdigit() else stem
 
 
 def random_seed(generator: torch.Generator | None = None) -> int:
-    """0 to 2^31 - 1, from torch's random numbers."""
+    """Return a seed, 0 to 2^31 - 2, from torch's random numbers."""
     return int(torch.randint(2**31 - 1, (), generator=generator))

@@ -1,4 +1,4 @@
-"""Make fields when they are needed."""
+"""Make displacement fields on demand."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .world import WorldField, image_of, world_field
 
 
 class FieldGenerator:
-    """Make a new field for every draw, which takes the network seconds on a CPU.
+    """Make a new field for every draw; on a CPU this takes seconds.
 
     Example:
         >>> source = FieldGenerator("brain-t1-3d", levels=(20, 40, 60))
 
     Args:
-        model: loaded, or a name or path; by default the best one for the first image.
-        levels: T', one of which is drawn each time.
-        settings: of the deformations, but for their level.
-        device: where the network runs; with DataLoader's workers use ``"cpu"``.
+        model: a loaded model, its name or its path; by default the best one for the first image.
+        levels: T' values; each draw uses one of them.
+        settings: settings of the deformations, except for the level.
+        device: device of the network; use ``"cpu"`` in worker processes of a DataLoader.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class FieldGenerator:
         self.levels, self.settings, self.device = tuple(levels), settings, device
 
     def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
-        """See :class:`DRDMLib.loaders.world.FieldSource`.
+        """Make a field, see :class:`DRDMLib.loaders.world.FieldSource`.
 
         Raises:
             ImageError, ModelError, SettingError: as :func:`DRDMLib.deform`.
         """
-        picture = image_of(image[0], affine)
+        volume = image_of(image[0], affine)
         if not isinstance(self.model, Model):
-            self.model = model_for(picture, self.model, self.device)
+            self.model = model_for(volume, self.model, self.device)
         level = self.levels[seed % len(self.levels)]
         settings = replace(self.settings, level=level)
-        made = next(deform_all(picture, self.model, settings, (seed,)))
-        return world_field(made.field, picture)
+        made = next(deform_all(volume, self.model, settings, (seed,)))
+        return world_field(made.field, volume)

@@ -1,4 +1,4 @@
-"""DRDM's deformations as a dictionary transform of MONAI."""
+"""A dictionary transform for MONAI that applies deformations of DRDM."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ except ImportError as missing:
 
 
 class RandDRDMDeformationd(MapTransform, RandomizableTransform):
-    """Deforms the images of several keys by one field.
+    """Deform the images of several keys by the same field.
 
-    Images are channel first. Fields lie in the world and are found by the affine of MONAI's ``MetaTensor``, so images
-    may have been reoriented, cropped, flipped or resampled before by transforms that keep it up to date.
+    Images are channel first. Fields are in world coordinates, and the affine of MONAI's ``MetaTensor`` maps voxels to
+    them. Transforms that update the affine may therefore reorient, crop, flip or resample the images before.
 
     Example:
         >>> bank = FieldBank("bank")
         >>> deform = RandDRDMDeformationd(["image", "label"], bank, mode=("bilinear", "nearest"), prob=0.8)
 
     Args:
-        keys: the first is the image that fields are generated on.
+        keys: keys of the images; fields are made for the first one.
         source: :class:`FieldBank` or :class:`FieldGenerator`.
-        mode: ``"bilinear"`` or ``"nearest"`` for each key.
-        name: key that holds the name of the case; by default the name of the first image's file.
+        mode: ``"bilinear"`` or ``"nearest"``, for all keys or for each key.
+        prob: probability of a deformation.
+        name: key of the case's name; data without it use the name of the first image's file.
+        allow_missing_keys: ignore keys that the data do not have.
+
+    Raises:
+        SettingError: a mode is not supported.
     """
 
     def __init__(
@@ -53,13 +58,13 @@ class RandDRDMDeformationd(MapTransform, RandomizableTransform):
         self.source, self.entry = source, name
         self.mode = ensure_tuple_rep(mode, len(self.keys))
         if not set(self.mode) <= {"bilinear", "nearest"}:
-            raise SettingError(f"There is no mode '{mode}'; use bilinear for images and nearest for labels.")
+            raise SettingError(f"There is no mode '{mode}'; use 'bilinear' for images and 'nearest' for labels.")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Called by MONAI.
+        """Deform the images; called by MONAI.
 
         Raises:
-            SettingError: it is not known which case the data are.
+            SettingError: the name of the case is not known.
         """
         done = dict(data)
         self.randomize(None)
@@ -73,7 +78,7 @@ class RandDRDMDeformationd(MapTransform, RandomizableTransform):
             affine = _affine(image)
             volume = torch.as_tensor(image)
             flat = volume.ndim == 3
-            # A picture is a volume of one layer.
+            # A 2D image is treated as a volume of one slice.
             volume = (volume[..., None] if flat else volume).as_subclass(torch.Tensor)
             if field is None:
                 field = self.source.draw(self._case(done, image), volume, affine, seed)
@@ -90,12 +95,14 @@ class RandDRDMDeformationd(MapTransform, RandomizableTransform):
             return str(data[self.entry])
         file = image.meta.get("filename_or_obj") if isinstance(image, MetaTensor) else None
         if not file:
-            raise SettingError(f"Which case is it? Give the data an entry '{self.entry}' with its name.")
+            raise SettingError(
+                f"Which case is this? Add an entry '{self.entry}' with the name of the case to the data."
+            )
         return case_name(file)
 
 
 def _affine(image: Any) -> np.ndarray:
-    """(4, 4); voxels of 1 mm where nothing is known."""
+    """Return the affine (4, 4); voxels of 1 mm for plain tensors."""
     affine = np.eye(4)
     if isinstance(image, MetaTensor):
         known = np.asarray(image.affine, np.float64)

@@ -1,4 +1,4 @@
-"""Registration pairs as tensors."""
+"""Load registration pairs as tensors."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _UNITS = ("voxels", "fraction", "millimetres")
 
 
 class PairDataset(Dataset[dict[str, Any]]):
-    """The pairs that ``drdm synthesize`` has made, as tensors with spatial axes (X, Y[, Z]).
+    """The pairs of a ``drdm synthesize`` dataset, as tensors with spatial axes (X, Y[, Z]).
 
     An item has ``name``, ``moving`` and ``fixed`` (1, *S) float32, ``ddf`` (d, *S) float32 with
-    ``fixed(x) = moving(x + ddf(x))``, ``spacing`` (d,) in millimetres, and, where there are labels, ``moving_label``
-    and ``fixed_label`` (1, *S) int64.
+    ``fixed(x) = moving(x + ddf(x))``, ``spacing`` (d,) in millimeters, and, with labels, ``moving_label`` and
+    ``fixed_label`` (1, *S) int64.
 
     Example:
         >>> pairs = PairDataset("pairs", "train", unit="fraction")
@@ -34,17 +34,19 @@ class PairDataset(Dataset[dict[str, Any]]):
         >>> again = DRDMLib.diffusion.fields.warp(batch["moving"], batch["ddf"])
 
     Args:
-        folder: that of the run.
-        part: ``"train"``, ``"validation"`` or ``"test"``; no subject is in two of them.
-        unit: of ``ddf``: ``"voxels"`` along each axis, ``"fraction"`` of the image's side (as
-            :func:`DRDMLib.diffusion.fields.warp` takes it), or ``"millimetres"`` (RAS world coordinates).
-        labels: whether to load labels; by default if all pairs of the part have them, so that batches can be made.
-        scale: take 0.5 % of the moving image's voxels to 0 and below and 0.5 % to 1 and above, and the fixed one alike.
-        transform: applied to each item.
+        folder: folder of the run.
+        part: ``"train"``, ``"validation"`` or ``"test"``; no subject is in two parts.
+        unit: unit of ``ddf``: ``"voxels"`` along each axis, ``"fraction"`` of the image's side (as
+            :func:`DRDMLib.diffusion.fields.warp` expects), or ``"millimetres"`` (RAS world coordinates).
+        labels: whether to load labels; by default they are loaded if all pairs of the part have them, so that batches
+            can be made.
+        scale: scale intensities so that the 0.5th and 99.5th percentiles of the moving image become 0 and 1; the fixed
+            image is scaled by the same factor and offset.
+        transform: function that is applied to each item.
 
     Raises:
-        OutputError: the folder holds no such dataset, or a run that has not been finished.
-        SettingError: an unknown part or unit, or labels that are not there.
+        OutputError: the folder has no such dataset, or its run is not finished.
+        SettingError: the part or the unit is unknown, or labels are missing.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One pair.
+        """Return one pair.
 
         Raises:
             ImageError: a file is missing or damaged.
@@ -90,7 +92,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         if self.scale:
             low, high = np.percentile(images[0].numpy(), [0.5, 99.5])
             for key in ("moving", "fixed"):
-                # Nothing is cut off: the field would no longer lead from one to the other exactly.
+                # Values are not clipped: the warped moving image would no longer be exactly the fixed one.
                 item[key] = (item[key] - float(low)) / max(float(high - low), 1e-6)
         if self.labels:
             for key, image in (("moving_label", moving), ("fixed_label", fixed)):
@@ -98,7 +100,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         return item if self.transform is None else self.transform(item)
 
     def _field(self, field: sitk.Image) -> Tensor:
-        """(d, *S) in the unit that is wished."""
+        """Return the field as a tensor (d, *S) in the chosen unit."""
         d = field.GetDimension()
         vectors = torch.from_numpy(np.ascontiguousarray(sitk.GetArrayFromImage(field).T, np.float32))
         if self.unit == "millimetres":
@@ -112,7 +114,7 @@ class PairDataset(Dataset[dict[str, Any]]):
 
 
 def _tensor(image: sitk.Image) -> Tensor:
-    """(1, X, Y[, Z]); types that torch lacks become wider ones."""
+    """Return the image as a tensor (1, X, Y[, Z]); unsigned integers become wider signed ones."""
     array = sitk.GetArrayFromImage(image).T[None]
     wider = {np.dtype(np.uint16): np.int32, np.dtype(np.uint32): np.int64, np.dtype(np.uint64): np.int64}
     return torch.from_numpy(np.ascontiguousarray(array, wider.get(array.dtype)))
@@ -126,6 +128,6 @@ def _pairs(folder: Path, key: str) -> list[dict[str, str]]:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(
-            f"'{folder}' holds no finished dataset of 'drdm synthesize'; name its folder, or finish it with --resume."
+            f"'{folder}' has no finished dataset of 'drdm synthesize'; choose its folder, or finish it with --resume."
         ) from error
     return pairs

@@ -1,4 +1,4 @@
-"""DRDM's deformations as a transform of TorchIO."""
+"""A transform for TorchIO that applies deformations of DRDM."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ except ImportError as missing:
 
 
 class RandomDRDMDeformation(RandomTransform, SpatialTransform):
-    """Deforms all images of a subject by one field: intensities linear, label maps by their nearest voxel.
+    """Deform all images of a subject by the same field.
 
-    Fields lie in the world, so the subject may have been cropped, flipped or resampled before; a transform that moves
-    the anatomy without changing the affine (``RandomAffine``) has to come after.
+    Intensities are interpolated linearly, label maps by the nearest neighbor. Fields are in world coordinates, so the
+    subject may be cropped, flipped or resampled before. Transforms that move the anatomy without a change of the
+    affine, such as ``RandomAffine``, must come after this one.
 
     Example:
         >>> bank = FieldBank("bank")
@@ -28,7 +29,8 @@ class RandomDRDMDeformation(RandomTransform, SpatialTransform):
 
     Args:
         source: :class:`FieldBank` or :class:`FieldGenerator`.
-        name: entry of the subject that holds the name of its case; by default the name of its first image's file.
+        name: entry of the subject with the name of its case; without it, the name of the first image's file is used.
+        more: arguments of TorchIO's transforms, such as ``p``.
     """
 
     def __init__(self, source: FieldSource, *, name: str = "name", **more: Any) -> None:
@@ -36,10 +38,10 @@ class RandomDRDMDeformation(RandomTransform, SpatialTransform):
         self.source, self.entry = source, name
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
-        """Called by TorchIO.
+        """Deform the images of a subject; called by TorchIO.
 
         Raises:
-            SettingError: it is not known which case the subject is.
+            SettingError: the name of the case is not known.
         """
         first = next(iter(subject.get_images(intensity_only=True)), None) or subject.get_first_image()
         field = self.source.draw(self._case(subject, first), first.data, first.affine, random_seed())
@@ -55,5 +57,7 @@ class RandomDRDMDeformation(RandomTransform, SpatialTransform):
         if self.entry in subject:
             return str(subject[self.entry])
         if image.path is None:
-            raise SettingError(f"Which case is it? Give the subject an entry '{self.entry}' with its name.")
+            raise SettingError(
+                f"Which case is this? Add an entry '{self.entry}' with the name of the case to the subject."
+            )
         return case_name(str(image.path))

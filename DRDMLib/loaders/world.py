@@ -1,4 +1,4 @@
-"""Displacement fields in RAS world coordinates, and their use on tensors of any voxel grid."""
+"""Displacement fields in RAS world coordinates, and their application to tensors on any voxel grid."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _FLIP = np.diag([-1.0, -1.0, 1.0])
 
 @dataclass(frozen=True)
 class WorldField:
-    """A displacement field on a grid of its own.
+    """A displacement field on its own grid.
 
     Attributes:
-        vectors: (3, X, Y, Z) float32, RAS millimetres; 2D fields have Z = 1 and no displacement along it.
-        affine: (4, 4) float64, voxel indices of the grid to RAS millimetres.
+        vectors: (3, X, Y, Z) float32, RAS millimeters; 2D fields have Z = 1 and no displacement along that axis.
+        affine: (4, 4) float64, voxel indices of the grid to RAS millimeters.
     """
 
     vectors: Tensor
@@ -32,34 +32,35 @@ class WorldField:
 
 
 class FieldSource(Protocol):
-    """Where a transform gets its fields from: made beforehand, or as they are needed."""
+    """A source of fields for a transform: precomputed ones, or new ones on demand."""
 
     def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
-        """A field for a case.
+        """Return a field for a case.
 
         Args:
-            name: of the case.
-            image: (C, X, Y, Z), its image as it is now.
-            affine: (4, 4), of the image.
+            name: name of the case.
+            image: (C, X, Y, Z), the current image of the case.
+            affine: (4, 4), voxel indices of the image to RAS millimeters.
             seed: 0 to 2^31 - 1.
         """
         ...
 
 
 def world_field(field: sitk.Image, reference: sitk.Image) -> WorldField:
-    """A field of DRDM, cut to what an image needs of it.
+    """Convert a field to world coordinates, cropped to the extent of an image.
 
     Args:
-        field: vector image, LPS millimetres, that reaches past ``reference``.
+        field: vector image, LPS millimeters, that covers ``reference`` and more.
+        reference: the image.
     """
     d = field.GetDimension()
     corners = np.asarray(np.meshgrid(*[[-0.5, n - 0.5] for n in reference.GetSize()], indexing="ij")).reshape(d, -1).T
-    places = [
+    indices = [
         field.TransformPhysicalPointToContinuousIndex(reference.TransformContinuousIndexToPhysicalPoint(c.tolist()))
         for c in corners
     ]
-    first = np.clip(np.floor(np.min(places, axis=0)).astype(int), 0, None)
-    last = np.clip(np.ceil(np.max(places, axis=0)).astype(int) + 1, None, field.GetSize())
+    first = np.clip(np.floor(np.min(indices, axis=0)).astype(int), 0, None)
+    last = np.clip(np.ceil(np.max(indices, axis=0)).astype(int) + 1, None, field.GetSize())
     cut = field[tuple(slice(int(a), int(b)) for a, b in zip(first, last, strict=True))]
     vectors = np.zeros((3, *cut.GetSize(), *[1] * (3 - d)), np.float32)
     vectors[:d] = sitk.GetArrayFromImage(cut).T.reshape(d, *vectors.shape[1:])
@@ -68,7 +69,7 @@ def world_field(field: sitk.Image, reference: sitk.Image) -> WorldField:
 
 
 def ras_affine(image: sitk.Image) -> np.ndarray:
-    """(4, 4), voxel indices to RAS millimetres."""
+    """Return the affine (4, 4) from voxel indices to RAS millimeters."""
     d = image.GetDimension()
     affine = np.eye(4)
     affine[:d, :d] = index_to_physical(image)
@@ -78,16 +79,16 @@ def ras_affine(image: sitk.Image) -> np.ndarray:
 
 
 def image_of(tensor: Tensor, affine: np.ndarray) -> sitk.Image:
-    """A tensor (X, Y, Z) as an image in space.
+    """Convert a tensor (X, Y, Z) with an affine (4, 4) to an image.
 
     Raises:
-        ImageError: the affine has shears, which images have no words for.
+        ImageError: the affine has shears, which SimpleITK's images cannot represent.
     """
     matrix = _FLIP @ np.asarray(affine, np.float64)[:3, :3]
     spacing = np.linalg.norm(matrix, axis=0)
     direction = matrix / spacing
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-4):
-        raise ImageError("The image's affine has shears; resample it to a rectangular grid before it is deformed.")
+        raise ImageError("The image's affine has shears; resample the image to a rectangular grid first.")
     image = sitk.GetImageFromArray(np.ascontiguousarray(tensor.detach().cpu().numpy().T))
     image.SetSpacing(spacing.tolist())
     image.SetDirection(direction.ravel().tolist())
@@ -96,18 +97,18 @@ def image_of(tensor: Tensor, affine: np.ndarray) -> sitk.Image:
 
 
 def displacement_on(field: WorldField, affine: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    """The field on another voxel grid, linear between its nodes.
+    """Resample a field to another voxel grid with linear interpolation.
 
     Args:
-        affine: (4, 4), of that grid.
-        shape: (X, Y, Z).
+        affine: (4, 4), voxel indices of that grid to RAS millimeters.
+        shape: (X, Y, Z), size of that grid.
 
     Returns:
-        (3, X, Y, Z), channel k in voxels along axis k: where to read, ``new[i] = original[i + u[i]]``.
+        Displacement u (3, X, Y, Z), channel k in voxels along axis k, for ``new[i] = original[i + u[i]]``.
     """
     affine = np.asarray(affine, np.float64)
     to_unit = _to_unit(field.vectors.shape[1:]) @ np.linalg.inv(field.affine) @ affine
-    # grid_sample counts axes from the fastest.
+    # grid_sample lists the last axis first.
     grid = torch.stack([_along(row, shape) for row in to_unit[2::-1]], dim=-1)[None]
     vectors = field.vectors.to(torch.float32)[None]
     world = F.grid_sample(vectors, grid, mode="bilinear", padding_mode="border", align_corners=True)[0]
@@ -116,12 +117,12 @@ def displacement_on(field: WorldField, affine: np.ndarray, shape: tuple[int, ...
 
 
 def warped(image: Tensor, displacement: Tensor, *, label: bool = False) -> Tensor:
-    """An image (C, X, Y, Z) read where a displacement in voxels (3, X, Y, Z) points; its type is kept.
+    """Warp an image (C, X, Y, Z) by a displacement in voxels (3, X, Y, Z) and keep its data type.
 
-    Outside the image its nearest voxel is read.
+    Points outside the image take the value of the nearest voxel.
 
     Args:
-        label: take the nearest voxel, so that no value appears that was not there.
+        label: use nearest-neighbor interpolation, so that no new values appear.
     """
     sides = torch.as_tensor(image.shape[1:], dtype=torch.float32).view(3, 1, 1, 1)
     values = warp(image[None].to(torch.float32), (displacement / sides)[None], mode="nearest" if label else "linear")[0]
@@ -131,7 +132,7 @@ def warped(image: Tensor, displacement: Tensor, *, label: bool = False) -> Tenso
 
 
 def _along(row: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-    """``row @ (x, y, z, 1)`` in every voxel: (X, Y, Z)."""
+    """Return ``row @ (x, y, z, 1)`` for every voxel: (X, Y, Z)."""
     total = torch.full(shape, float(row[3]))
     for axis, side in enumerate(shape):
         if row[axis] != 0:
@@ -141,7 +142,7 @@ def _along(row: np.ndarray, shape: tuple[int, ...]) -> Tensor:
 
 
 def _to_unit(shape: tuple[int, ...]) -> np.ndarray:
-    """Voxel indices to -1 ... 1; an axis of a single voxel is its middle everywhere."""
+    """Return the matrix from voxel indices to -1 ... 1; an axis with a single voxel maps to 0."""
     scale = np.diag([*[2 / (n - 1) if n > 1 else 0.0 for n in shape], 1.0])
     scale[:3, 3] = [-1.0 if n > 1 else 0.0 for n in shape]
     return scale

@@ -1,5 +1,5 @@
-"""Algorithms 3 and 4 over a whole dataset: planned, shared among processes, resumed, checked and recorded.
+"""Run Algorithms 3 and 4 over a whole dataset, with several processes, resuming, limits and records.
 
-What depends on what: ``plan`` says which samples there are, ``sources`` reads a case, ``sampling`` makes one sample
-within ``limits``, ``records`` tell how, ``run`` drives it all, ``layouts`` and ``quality`` describe the result.
+``plan`` lists the samples, ``sources`` reads a case, ``sampling`` makes one sample within ``limits``, ``records``
+describe how each sample was made, ``run`` controls the run, and ``layouts`` and ``quality`` describe the result.
 """

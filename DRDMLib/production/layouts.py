@@ -1,4 +1,4 @@
-"""Describe a dataset and split it by subject, as nnU-Net v2 and Learn2Reg expect."""
+"""Describe a dataset and split it by subject, in the formats of nnU-Net v2 and Learn2Reg."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ _PAIR = {
     "fixed_label": "label",
     "moving_label": "moving_label",
 }
-_MILLIMETRES = "ITK: LPS millimetres on the fixed image's grid, fixed(x) = moving(x + u(x))"
+_MILLIMETERS = "ITK: LPS millimetres on the fixed image's grid, fixed(x) = moving(x + u(x))"
 _VOXELS = (
     "array (X, Y[, Z], d) on the fixed image's grid, component k in voxels along axis k, fixed[i] = moving[i + u[i]]"
 )
 
 
 def consecutive(values: set[int], described: dict[str, Any]) -> tuple[dict[int, int], dict[str, Any]]:
-    """nnU-Net's labels count up from 0: what each value becomes, and ``labels`` of dataset.json.
+    """Map label values to consecutive numbers from 0, which nnU-Net needs, and name them.
 
     Args:
         values: all values of the source's labels.
-        described: the source's own dataset.json, whose names (regions, ignore label) are kept when they fit.
+        described: the source's own dataset.json. Its names (regions, ignore label) are kept if they fit the values.
+
+    Returns:
+        The new number of each value, and ``labels`` of dataset.json.
     """
     named = described.get("labels")
     if isinstance(named, dict) and named:
@@ -38,17 +41,22 @@ def consecutive(values: set[int], described: dict[str, Any]) -> tuple[dict[int, 
         if taken == set(range(len(taken))) and values <= taken:
             return {v: v for v in sorted(values)}, named
     order = [0, *sorted(values - {0})]
-    becomes = {old: new for new, old in enumerate(order)}
-    return becomes, {"background": 0} | {f"label_{old}": new for old, new in becomes.items() if old}
+    label_mapping = {old: new for new, old in enumerate(order)}
+    return label_mapping, {"background": 0} | {f"label_{old}": new for old, new in label_mapping.items() if old}
 
 
 def nnunet_dataset(
-    plan: Plan, done: list[dict[str, Any]], labels: dict[str, Any], becomes: dict[int, int], described: dict[str, Any]
+    plan: Plan,
+    done: list[dict[str, Any]],
+    labels: dict[str, Any],
+    label_mapping: dict[int, int],
+    described: dict[str, Any],
 ) -> dict[str, Any]:
-    """``dataset.json`` of an nnU-Net v2 raw dataset.
+    """Return the content of ``dataset.json`` of an nnU-Net v2 raw dataset.
 
     Args:
-        done: records of what is there.
+        done: records of the finished samples and originals.
+        labels, label_mapping: as :func:`consecutive` returns them.
         described: the source's own dataset.json.
     """
     channels = max((1 + len(case.channels) for case in plan.cases), default=1)
@@ -56,7 +64,7 @@ def nnunet_dataset(
     if not (isinstance(names, dict) and len(names) == channels):
         names = {str(k): "image" if channels == 1 else f"image_{k}" for k in range(channels)}
     ordered = {"regions_class_order": described["regions_class_order"]} if "regions_class_order" in described else {}
-    changed = {str(new): old for old, new in becomes.items() if old != new}
+    changed = {str(new): old for old, new in label_mapping.items() if old != new}
     return {
         "channel_names": names,
         "labels": labels,
@@ -68,9 +76,10 @@ def nnunet_dataset(
 
 
 def nnunet_splits(plan: Plan, done: list[dict[str, Any]]) -> list[dict[str, list[str]]]:
-    """``splits_final.json``: a cross-validation by subject, judged on real images alone.
+    """Return the content of ``splits_final.json``: a cross-validation by subject.
 
-    Versions of a subject's images are trained on only where that subject is not validated on.
+    Only original images are used for validation. A fold trains on no image of its validation subjects, and on no
+    version of one.
     """
     result = []
     for held in folds([record["subject"] for record in done], plan.settings.seed):
@@ -82,10 +91,13 @@ def nnunet_splits(plan: Plan, done: list[dict[str, Any]]) -> list[dict[str, list
 def learn2reg_dataset(
     plan: Plan, done: list[dict[str, Any]], parts: dict[str, str], name: str, model: Model | None
 ) -> dict[str, Any]:
-    """``dataset.json`` of a Learn2Reg-style dataset.
+    """Return the content of ``dataset.json`` of a Learn2Reg-style dataset.
 
     Args:
+        done: records of the finished pairs.
         parts: subject -> train, validation or test.
+        name: name of the dataset.
+        model: the model that made the pairs.
     """
     pairs: dict[str, list[dict[str, str]]] = {part: [] for part in PARTS}
     training = []
@@ -106,7 +118,7 @@ def learn2reg_dataset(
         "pairings": "paired",
         "provided_data": {"0": ["image", "label"] if any("label" in r["files"] for r in done) else ["image"]},
         "registration_direction": {"fixed": 0, "moving": 1},
-        "displacement_convention": _MILLIMETRES,
+        "displacement_convention": _MILLIMETERS,
         **voxels,
         "numTraining": len(training),
         "training": training,
@@ -123,7 +135,7 @@ def learn2reg_dataset(
 
 
 def subject_splits(plan: Plan, done: list[dict[str, Any]], parts: dict[str, str]) -> dict[str, Any]:
-    """``splits.json``: subjects and samples of each part."""
+    """Return the content of ``splits.json``: subjects and samples of each part."""
     return {
         part: {
             "subjects": sorted(name for name, where in parts.items() if where == part),
@@ -134,20 +146,20 @@ def subject_splits(plan: Plan, done: list[dict[str, Any]], parts: dict[str, str]
 
 
 def in_random_order(subjects: Sequence[str], seed: int) -> list[str]:
-    """Each subject once, in an order that depends on the names and the seed alone."""
+    """Return each subject once, in a random order that depends only on the names and the seed."""
     return sorted(set(subjects), key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
 def split_subjects(subjects: Sequence[str], shares: Sequence[float], seed: int) -> dict[str, str]:
-    """Subject -> part (``train``, ``validation``, ``test``).
+    """Assign each subject to a part: ``train``, ``validation`` or ``test``.
 
-    Each part with a share gets at least one subject once there are enough of them; with too few, training goes first.
+    Each part with a share above 0 gets at least one subject if there are enough subjects. Training keeps at least half
+    of them.
     """
     order = in_random_order(subjects, seed)
     total = sum(shares)
     counts = [max(1, round(len(order) * share / total)) if share > 0 else 0 for share in shares]
     for part in (2, 1):
-        # Training keeps at least half.
         while counts[part] > 0 and sum(counts[1:]) > len(order) // 2:
             counts[part] -= 1
     held: dict[str, str] = {}
@@ -157,7 +169,7 @@ def split_subjects(subjects: Sequence[str], shares: Sequence[float], seed: int) 
 
 
 def folds(subjects: Sequence[str], seed: int, most: int = 5) -> list[set[str]]:
-    """Subjects of each fold of a cross-validation; none with a single subject."""
+    """Return the subjects of each fold of a cross-validation; no folds for a single subject."""
     order = in_random_order(subjects, seed)
     number = min(most, len(order))
     return [set(order[k::number]) for k in range(number)] if number > 1 else []

@@ -1,4 +1,4 @@
-"""What a sample must keep to; one that does not is drawn again."""
+"""Limits for samples; a sample that breaks one is generated again with another seed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ import SimpleITK as sitk
 from ..deformation import Deformation
 from ..spatial.coordinates import to_index, to_points
 
-# Voxels of each label whose way is followed, evenly chosen.
-_FOLLOWED = 500
+# Number of evenly chosen voxels of each label whose new position is computed.
+_TRACKED_VOXELS = 500
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on one deformation; ``None`` is no bound.
+    """Limits for one deformation; ``None`` means no limit.
 
     Attributes:
-        folded: largest share of voxels that fold.
-        least_mm: smallest mean displacement, millimetres.
-        most_mm: largest displacement of any voxel, millimetres.
-        inside: smallest share of each label's voxels that stay in the image; with any value, no label may vanish.
-        max_attempts: how many times a sample is drawn before it is given up.
+        folded: largest allowed fraction of folded voxels, those with a Jacobian determinant of 0 or less.
+        least_mm: smallest allowed mean displacement, millimeters.
+        most_mm: largest allowed displacement of any voxel, millimeters.
+        inside: smallest allowed fraction of each label's voxels that stay in the image. With any value, no label may
+            disappear.
+        max_attempts: number of attempts before a sample is given up.
     """
 
     folded: float | None = 0.0
@@ -34,7 +35,7 @@ class Limits:
     max_attempts: int = 10
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values under the names that ``run.json`` uses."""
+        """Return plain values under the names that ``run.json`` uses."""
         values = asdict(self)
         values["draws"] = values.pop("max_attempts")
         return values
@@ -42,13 +43,16 @@ class Limits:
     def violation(
         self, deformation: Deformation, label: sitk.Image | None, warped: sitk.Image | None, *, final: bool = True
     ) -> str:
-        """Which bound a deformation breaks (``folded``, ``too little``, ``too much``, ``label left``), or nothing.
+        """Return the limit that a deformation breaks.
 
         Args:
-            label, warped: the label before and after.
-            final: the field is written with its figures.
+            label, warped: the label before and after the deformation.
+            final: whether the field and its metrics are written.
+
+        Returns:
+            ``"folded"``, ``"too little"``, ``"too much"``, ``"label left"``, or an empty string.
         """
-        # Measuring costs time: a field that is not written, and proven to be invertible, is not looked at for folds.
+        # Measuring takes time: folds are not searched in a field that is proven invertible and is not written.
         look = final or not deformation.certified
         if self.folded is not None and look and deformation.metrics.folded_fraction > self.folded:
             return "folded"
@@ -66,7 +70,7 @@ class Limits:
 
 
 def label_values(label: sitk.Image) -> list[int]:
-    """The values of a label map, sorted."""
+    """Return the values of a label map, sorted."""
     view = sitk.GetArrayViewFromImage(label)
     found: set[int] = set()
     for layer in view if view.ndim > 2 else [view]:
@@ -75,7 +79,7 @@ def label_values(label: sitk.Image) -> list[int]:
 
 
 def share_inside(deformation: Deformation, label: sitk.Image) -> float:
-    """The smallest share, over all labels, of voxels that are still in the image after the deformation."""
+    """Return the smallest fraction, over all labels, of voxels that stay in the image after the deformation."""
     array = sitk.GetArrayViewFromImage(label)
     reference = deformation.reference
     lowest = 1.0
@@ -83,7 +87,7 @@ def share_inside(deformation: Deformation, label: sitk.Image) -> float:
         if value == 0:
             continue
         voxels = np.argwhere(array == value)
-        voxels = voxels[:: max(1, len(voxels) // _FOLLOWED)]
+        voxels = voxels[:: max(1, len(voxels) // _TRACKED_VOXELS)]
         moved = to_index(deformation.inverse_points(to_points(voxels[:, ::-1], label)), reference)
         inside = ((moved >= -0.5) & (moved <= np.asarray(reference.GetSize()) - 0.5)).all(axis=1)
         lowest = min(lowest, float(inside.mean()))

@@ -1,7 +1,7 @@
-"""Plan which samples a run makes, and which process makes each.
+"""Plan the samples of a run and the process that makes each one.
 
-The random numbers of a sample follow from its own name and the seed of the run alone: neither the other samples nor
-the number of processes change it.
+The random numbers of a sample depend only on its name and the seed of the run. The other samples and the number of
+processes do not change it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ AUGMENT, SYNTHESIZE = "augment", "synthesize"
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What to make in a run; a folder holds results of one of these only.
+    """Settings of a run; a folder holds the results of one run.
 
     Attributes:
         command: ``"augment"`` (Algorithm 3) or ``"synthesize"`` (Algorithm 4).
         levels: one T' for each version, or two for each pair: original to moving, moving to fixed.
         copies: samples for each image and level.
-        seed: of the run; every sample has a seed of its own that follows from it.
-        deformation: of every sample, but for its level.
-        limits: that samples must keep to.
+        seed: seed of the run; the seed of every sample is computed from it.
+        deformation: settings of every sample, except for the level.
+        limits: limits for samples.
         voxel_fields: also write the fields of pairs in voxels.
         split: shares of the subjects for training, validation and test.
-        quality: make thumbnails and the quality page.
+        quality: write thumbnails and the quality page.
     """
 
     command: str
@@ -48,11 +48,11 @@ class RunSettings:
     quality: bool = True
 
     def at_level(self, level: int) -> DeformationSettings:
-        """Settings of a deformation of this level."""
+        """Return the settings of a deformation of this level."""
         return replace(self.deformation, level=level)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they are written and compared."""
+        """Return plain values, which are written to ``run.json`` and compared."""
         return {
             "command": self.command,
             "levels": [level[0] if self.command == AUGMENT else list(level) for level in self.levels],
@@ -70,12 +70,14 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Task:
-    """One sample to make, or (``levels`` empty) the original that goes into a training set with its versions.
+    """One sample to make, or an original image that is part of a training set.
 
     Attributes:
-        number: place in the plan.
+        number: position in the plan.
         case: number of the case.
-        name: of the sample; its files are called so.
+        name: name of the sample and of its files.
+        levels: T' of the version, or of both deformations of a pair; empty for an original.
+        copy: number of the sample among those of the same image and level.
     """
 
     number: int
@@ -91,14 +93,14 @@ class Task:
 
 
 def seed_of(run_seed: int, case: str, levels: tuple[int, ...], copy: int, attempt: int) -> int:
-    """The seed of one draw, 0 to 2^31 - 1: a hash, so that like samples of other images get other noise."""
+    """Return the seed of one attempt, 0 to 2^31 - 1: a hash, so that each image gets different noise."""
     words = f"{run_seed}/{case}/{':'.join(map(str, levels))}/{copy}/{attempt}"
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") & 0x7FFFFFFF
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All tasks of a run, case after case."""
+    """All tasks of a run, ordered by case."""
 
     settings: RunSettings
     cases: list[Case]
@@ -106,33 +108,33 @@ class Plan:
 
     @property
     def samples(self) -> list[Task]:
-        """The tasks that make something new."""
+        """The tasks that make a new sample, without the originals."""
         return [task for task in self.tasks if not task.original]
 
     def seed(self, task: Task, attempt: int) -> int:
-        """Of one draw of a task."""
+        """Return the seed of one attempt at a task."""
         return seed_of(self.settings.seed, self.cases[task.case].name, task.levels, task.copy, attempt)
 
     def share(self, process: ProcessInfo) -> list[Task]:
-        """The tasks of one process, in the order of the plan.
+        """Return the tasks of one process, in the order of the plan.
 
-        Tasks are dealt out like cards, costly ones first and otherwise in an order that has nothing to do with the
-        images, so that shares cost alike: one of 64 processes does not get all the strong deformations.
+        Tasks are sorted by cost and then by a hash of their names, and given to the processes in turn. All shares
+        therefore take about the same time: no process gets all the strong deformations.
         """
         if process.world == 1:
             return self.tasks
 
-        def position_in_deck(task: Task) -> tuple[int, bytes]:
+        def cost_and_hash(task: Task) -> tuple[int, bytes]:
             steps = self.settings.deformation.steps
             cost = sum(level + 1 if steps is None else min(steps, level + 1) for level in task.levels)
             return -cost, hashlib.sha256(task.name.encode()).digest()
 
-        own = sorted(self.tasks, key=position_in_deck)[process.rank :: process.world]
+        own = sorted(self.tasks, key=cost_and_hash)[process.rank :: process.world]
         return sorted(own, key=lambda task: task.number)
 
 
 def make_plan(settings: RunSettings, cases: list[Case]) -> Plan:
-    """The plan for these cases.
+    """Make the plan for these cases.
 
     Raises:
         ImageError: two samples would have the same name.
@@ -143,7 +145,7 @@ def make_plan(settings: RunSettings, cases: list[Case]) -> Plan:
     names = [task.name.casefold() for task in tasks]
     if len(set(names)) < len(names):
         twice = next(task.name for task, name in zip(tasks, names, strict=True) if names.count(name) > 1)
-        raise ImageError(f"Two results would be called '{twice}'; rename the image that ends like a result.")
+        raise ImageError(f"Two results would be called '{twice}'; rename the image whose name ends like a result.")
     return Plan(settings, cases, tasks)
 
 

@@ -1,4 +1,4 @@
-"""What is written about each sample: enough to make it again to the bit."""
+"""Records of samples: everything that is needed to make a sample again, bit by bit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DONE, FAILED, REJECTED = "done", "failed", "rejected"
 
 
 def software() -> dict[str, str]:
-    """Versions of everything that takes part in the arithmetic."""
+    """Return the versions of all software that affects the numbers."""
     return {
         "drdm": __version__,
         "python": platform.python_version(),
@@ -31,7 +31,7 @@ def software() -> dict[str, str]:
 
 
 def device_described(device: torch.device) -> dict[str, str]:
-    """The device as far as it matters for the last bit."""
+    """Return the type and the name of the device; both can affect the last bits."""
     if device.type == "cuda":
         return {"type": "cuda", "name": torch.cuda.get_device_name(device)}
     if device.type == "cpu":
@@ -40,31 +40,35 @@ def device_described(device: torch.device) -> dict[str, str]:
 
 
 def record_path(folder: Path, name: str) -> Path:
-    """Where the record of a sample is."""
+    """Return the path of the record of a sample."""
     return folder / RECORDS / f"{name}.json"
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> Path:
-    """Write a record; it comes after the sample's files and says that all of them are there."""
+    """Write a record. It is written after the sample's files and therefore confirms that they are complete."""
     return write_text(record_path(folder, record["name"]), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record.
+    """Read a record.
 
     Raises:
-        OutputError: it is not one.
+        OutputError: the file is not a record.
     """
     try:
         return read_object(path, ("name", "status"))
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"'{path}' is not the record of a sample; give a file of a run's folder '{RECORDS}'."
+            f"'{path}' is not the record of a sample; choose a file in the folder '{RECORDS}' of a run."
         ) from error
 
 
 def completed(folder: Path, name: str) -> dict[str, Any] | None:
-    """The record of a task that need not be done again: made with all files there, or given up for its limits."""
+    """Return the record of a finished task: its files are complete, or it was given up because of the limits.
+
+    Returns:
+        ``None`` if the task must be done, or done again.
+    """
     path = record_path(folder, name)
     if not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""One sample of a run again, from its record alone."""
+"""Make one sample of a run again, from its record alone."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .sources import Source, read_source
 
 @dataclass(frozen=True)
 class Regenerated:
-    """A sample made again.
+    """A sample that was made again.
 
     Attributes:
         files: kind -> path.
-        differences: kinds of files that are not the same to the bit.
-        environment_differences: what is different here from where it was made first (versions, device).
+        differences: kinds of files that are not identical.
+        environment_differences: versions and device that differ from those of the record, one text each.
     """
 
     files: dict[str, Path]
@@ -45,19 +45,20 @@ def regenerate(
     device: str | None = None,
     on_step: Progress | None = None,
 ) -> Regenerated:
-    """Make the sample of a record again, and compare it with the digests that the record holds.
+    """Make the sample of a record again and compare it with the digests in the record.
 
     Args:
-        record_file: a file of a run's folder ``records``.
-        folder: new or empty; gets the files under the names they have in the run.
-        model: its file or name, where the catalogue does not know the one of the record.
-        image, label: where the source files are now, if they have been moved.
-        device: by default of the kind that it was made on.
+        record_file: a file in the folder ``records`` of a run.
+        folder: new or empty folder; the files get the names that they have in the run.
+        model: file or name of the model, if the list of models does not have it.
+        image, label: new paths of the source files, if they were moved.
+        device: by default the type of device in the record.
+        on_step: called with (done, total) after each recovery step; may raise an exception to cancel.
 
     Raises:
-        OutputError: not a record, or of a sample that was not made.
-        ImageError: a source file is missing or no longer the same.
-        ModelError: the model is missing or not the same.
+        OutputError: the file is not a record, or its sample was not made.
+        ImageError: a source file is missing or has changed.
+        ModelError: the model is missing or is another one.
     """
     record = records.read_record(Path(record_file))
     if record["status"] != records.DONE:
@@ -68,7 +69,7 @@ def regenerate(
         levels=(tuple(record["levels"]),) if record["levels"] else (),
         copies=record["copy"] + 1,
         seed=record["run_seed"],
-        # Records made before there were poses do not name any.
+        # Old records, from before poses, have no pose.
         deformation=DeformationSettings(steps=record["steps"], pose=record.get("pose", 0.0), plane=record["plane"]),
         voxel_fields="voxel_ddf" in record["files"],
         quality="thumbnail" in record["files"],
@@ -88,10 +89,12 @@ def regenerate(
         with one_thread_each(loaded.device):
             product = maker.make(task, source, loaded, part=part, attempt=attempt, on_step=on_step)
         product.record["redrawn"] = record["redrawn"]
-    return _written(product, record, output.make_output_folder(folder), environment_differences)
+    return _write_and_compare(product, record, output.make_output_folder(folder), environment_differences)
 
 
-def _written(product: Product, record: dict[str, Any], folder: Path, environment_differences: list[str]) -> Regenerated:
+def _write_and_compare(
+    product: Product, record: dict[str, Any], folder: Path, environment_differences: list[str]
+) -> Regenerated:
     files = {kind: folder / path for kind, path in product.record["files"].items()}
     try:
         for path in [*files.values(), records.record_path(folder, record["name"])]:
@@ -111,7 +114,7 @@ def _case(record: dict[str, Any], image: str | None, label: str | None) -> Case:
         files["label"] = Path(label)
     missing = next((path for path in files.values() if not path.exists()), None)
     if missing is not None:
-        raise ImageError(f"The source '{missing}' is not there any more; say where it is with --image and --label.")
+        raise ImageError(f"The source '{missing}' no longer exists; give its new path with --image or --label.")
     channels = tuple(files[kind] for kind in sorted(files) if kind.startswith("channel_"))
     series = record["source"]["series"]
     return Case(record["case"], files["image"], files.get("label"), channels, series, record["subject"])
@@ -124,7 +127,7 @@ def _source(record: dict[str, Any], case: Case) -> Source:
         if source.digests.get(kind) != digest:
             raise ImageError(
                 f"The {kind} '{source.files.get(kind)}' is not the file that '{record['name']}' was made from; "
-                "name the right one with --image and --label."
+                "give the right file with --image or --label."
             )
     return source
 
@@ -132,15 +135,18 @@ def _source(record: dict[str, Any], case: Case) -> Source:
 def _model(record: dict[str, Any], name: str | None) -> str:
     written = record["model"]
     if name is None and find(written["name"]) is None:
-        raise ModelError(f"The model '{written['name']}' is not in the catalogue; give its file with --model.")
+        raise ModelError(f"The model '{written['name']}' is not in the list of models; give its file with --model.")
     name = name or written["name"]
     if digest_of(resolve(name)[0], "sha256") != written["digest"]:
-        raise ModelError(f"The model '{name}' is not the one of the record ({written['digest'][:19]}...); name that.")
+        raise ModelError(
+            f"The model '{name}' is not the one in the record ({written['digest'][:19]}...); "
+            "give that one with --model."
+        )
     return name
 
 
 def _differences(then: dict[str, str], now: dict[str, str]) -> list[str]:
-    return [f"{key} {then[key]} then, {now.get(key)} now" for key in then if then[key] != now.get(key)]
+    return [f"{key} was {then[key]}, is now {now.get(key)}" for key in then if then[key] != now.get(key)]
 
 
 __all__ = ["Regenerated", "regenerate"]

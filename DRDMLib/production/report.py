@@ -1,4 +1,4 @@
-"""What a run says of itself while it works: the times of its samples, and ``report.json``."""
+"""Write the report of a run: the times of its samples, ``report.json``, and the description of the dataset."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .quality import write_quality_page
 from .run_state import LOGS, Run
 from .sampling import Product
 
-# The report of a long run is large: writing it must not take more than this share of the time.
+# The report of a long run is large; writing it may take at most this fraction of the time.
 _REPORT_SHARE = 0.02
 
 
 def report_entry(run: Run, record: dict[str, Any]) -> dict[str, Any]:
-    """The entry of a sample in ``report.json``."""
+    """Return the entry of a sample in ``report.json``."""
     files = {kind: path for kind, path in record["files"].items() if kind != "thumbnail"}
     item = record["item"]
     return {
@@ -41,7 +41,7 @@ def report_entry(run: Run, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def log_times(run: Run, product: Product) -> None:
-    """Times are no part of the result: they are kept apart, a line for each sample."""
+    """Write the times of a sample as one line of a log file, so that results do not depend on them."""
     seconds = sum(v for k, v in product.seconds.items() if k != "write")
     run.seconds[product.record["name"]] = round(seconds, 3)
     line = {"name": product.record["name"], "seconds": round(seconds, 3)}
@@ -52,17 +52,17 @@ def log_times(run: Run, product: Product) -> None:
 
 
 def read_times(run: Run) -> None:
-    """The times of all samples, whichever process made them."""
+    """Read the times of all samples, made by any process."""
     for path in sorted((run.folder / LOGS).glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            # A line that was being written when the run was killed is no line.
+            # The last line is incomplete if the run was killed while it was written.
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 entry = json.loads(line)
                 run.seconds[entry["name"]] = entry["seconds"]
 
 
 def write_report(run: Run) -> None:
-    """Write ``report.json``: settings, what could not be used, what was drawn again, and every sample.
+    """Write ``report.json``: settings, failures, rejected attempts and every sample.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written to.
@@ -85,7 +85,7 @@ def write_report(run: Run) -> None:
 
 
 class ReportKeeper:
-    """Keeps ``report.json`` up to date as samples come, as often as its length allows; one process alone does it."""
+    """Keep ``report.json`` up to date, as often as its length allows; only for a run with a single process."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -93,7 +93,7 @@ class ReportKeeper:
         self._cost = 0.0
 
     def update(self) -> None:
-        """After each sample."""
+        """Write the report if it is time to; called after each sample."""
         now = time.monotonic()
         if self.run.process.world > 1 or self._cost > _REPORT_SHARE * (now - self._written):
             return
@@ -103,7 +103,7 @@ class ReportKeeper:
 
 
 def interrupted(run: Run) -> None:
-    """Write what is known so far, if it can be written."""
+    """Write the report of an interrupted run, if it can be written."""
     with contextlib.suppress(DRDMError, OSError):
         if run.process.world == 1:
             read_times(run)
@@ -111,11 +111,14 @@ def interrupted(run: Run) -> None:
 
 
 def finalize_run(run: Run) -> bool:
-    """Describe the result if all of it is there; says whether it is.
+    """Write the report and, if every sample is there, the description of the dataset.
+
+    Returns:
+        Whether the run is complete.
 
     Raises:
         ImageError: no case could be used.
-        OutputError: the disk is full.
+        OutputError: the disk is full or the folder cannot be written to.
     """
     for task in run.plan.tasks:
         if task.number not in run.done:
@@ -128,7 +131,7 @@ def finalize_run(run: Run) -> bool:
     done = [run.done[task.number] for task in run.plan.tasks]
     done = [record for record in done if record["status"] == records.DONE]
     if not any(record["levels"] for record in done):
-        raise ImageError(f"None of the {len(run.plan.cases)} cases can be used; the first: {run.failures()[0]}")
+        raise ImageError(f"None of the {len(run.plan.cases)} cases can be used; the first problem: {run.failures()[0]}")
     if run.plan.settings.command == AUGMENT:
         _describe_training_set(run, done)
     else:

@@ -1,4 +1,4 @@
-"""Run Algorithm 3 or 4 over a dataset, from the empty folder to the described result."""
+"""Run Algorithm 3 or 4 over a dataset, from an empty folder to a finished dataset."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _READERS = 2
 
 @dataclass(frozen=True)
 class RunRequest:
-    """Where to run, on what, and with which model and device.
+    """Dataset, output folder, model and device of a run.
 
     Attributes:
-        dataset: as :func:`DRDMLib.io.datasets.find_cases` takes it.
-        folder: new or empty, or that of an interrupted run with the same settings.
+        dataset: as :func:`DRDMLib.io.datasets.find_cases` accepts it.
+        folder: new or empty folder, or that of an interrupted run with the same settings.
         model: name or path; by default the best one for the first image.
         device: see :func:`DRDMLib.runtime.device.choose_device`.
         process: this process among several.
-        resume: continue the run that the folder holds. Several processes join one run without it.
+        resume: continue the run in the folder. Several processes that share one run do not need it.
         subject_pattern: see :func:`DRDMLib.io.datasets.find_cases`.
     """
 
@@ -57,7 +57,7 @@ class RunRequest:
 
     @property
     def joins(self) -> bool:
-        """Whether to continue a run that the folder already holds."""
+        """Whether to continue a run that is already in the folder."""
         return self.resume or self.process.world > 1
 
 
@@ -69,7 +69,7 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
     """
     plan = make_plan(settings, datasets.find_cases(request.dataset, request.subject_pattern))
     choose_device(request.process.device(request.device))
-    # Refused before anything is touched.
+    # Checked before any file is created or changed.
     run_folder.earlier_run(request.folder, resume=request.joins)
 
     with run_folder.share_of_folder(
@@ -105,13 +105,13 @@ def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
     else:
         description, model, sources = _describe(request, plan, device, reporter)
         output.make_output_folder(request.folder, besides=run_folder.BEGINNINGS)
-        # Written first: whatever stops the run from here on, the folder says which run it belongs to.
+        # Written first, so that an interrupted run can be recognized and resumed from here on.
         run_folder.write_run(request.folder, description)
         if request.model is None:
             reporter.message(chosen_model_message(model))
     run = Run(plan, request.folder, request.process, model, description, _context(description, model), reporter)
     run.sources |= sources
-    # Each time: an earlier run may have been killed before it had made all of them.
+    # Also when resuming: the earlier run may have been killed before it made all folders.
     run_folder.make_folders(request.folder, _folders(plan, description))
     return run
 
@@ -119,10 +119,10 @@ def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
 def _describe(
     request: RunRequest, plan: Plan, device: str, reporter: Reporter
 ) -> tuple[dict[str, Any], Model, dict[int, Source]]:
-    """The content of ``run.json``, the model, and the case that has been read to choose it."""
+    """Return the content of ``run.json``, the model, and the case that was read to choose it."""
     described = datasets.nnunet_description(request.dataset)
     augments = plan.settings.command == AUGMENT
-    label_mapping, labels = consecutive(_survey(plan, reporter), described) if augments else ({}, {})
+    label_mapping, labels = consecutive(_all_label_values(plan, reporter), described) if augments else ({}, {})
     number, source, model = _first_usable(plan, request.model, device, label_mapping)
     for level in {level for levels in plan.settings.levels for level in levels}:
         plan.settings.at_level(level).schedule(model.timesteps)
@@ -154,7 +154,7 @@ def _folders(plan: Plan, description: dict[str, Any]) -> list[str]:
 
 
 def _context(description: dict[str, Any], model: Model) -> dict[str, Any]:
-    """What all records of a run repeat."""
+    """Return the values that all records of a run repeat."""
     return {
         "model": description["model"],
         "configuration": run_folder.configuration_digest(description),
@@ -165,20 +165,21 @@ def _context(description: dict[str, Any], model: Model) -> dict[str, Any]:
 
 
 def _same_model(written: dict[str, str], name: str | None, device: str, folder: Path) -> Model:
-    """The model of an earlier run."""
+    """Load the model of an earlier run."""
     if name is None and find(written["name"]) is None:
         raise ModelError(f"The run in '{folder}' uses the model '{written['name']}'; give its file with --model.")
     name = name or written["name"]
     path, resolved = resolve(name)
     if resolved != written["name"] or digest_of(path, "sha256") != written["digest"]:
         raise ModelError(
-            f"The run in '{folder}' uses the model '{written['name']}' ({written['digest'][:19]}...); name that one."
+            f"The run in '{folder}' uses the model '{written['name']}' ({written['digest'][:19]}...); "
+            "give that one with --model."
         )
     return load_model(name, device)
 
 
-def _survey(plan: Plan, reporter: Reporter) -> set[int]:
-    """All values of all labels: nnU-Net needs them before the first file is written."""
+def _all_label_values(plan: Plan, reporter: Reporter) -> set[int]:
+    """Read the values of all labels; nnU-Net's numbering needs them before the first file is written."""
 
     def values(case: Case) -> set[int]:
         if case.label is None:
@@ -203,7 +204,7 @@ def _union(values: Callable[[Case], set[int]], cases: list[Case], reporter: Repo
 def _first_usable(
     plan: Plan, name: str | None, device: str, label_mapping: dict[int, int]
 ) -> tuple[int, Source, Model]:
-    """The first case that can be read and that fits the model; without a name it chooses the model."""
+    """Find the first case that can be read and that fits the model; without a name, choose the model for it."""
     model = None if name is None else load_model(name, device)
     first: DRDMError | None = None
     for number in range(len(plan.cases)):
@@ -216,4 +217,4 @@ def _first_usable(
             if len(plan.cases) == 1:
                 raise
             first = first or type(error)(f"{plan.cases[number].name}: {error}")
-    raise ImageError(f"None of the {len(plan.cases)} cases can be used; the first: {first}")
+    raise ImageError(f"None of the {len(plan.cases)} cases can be used; the first problem: {first}")

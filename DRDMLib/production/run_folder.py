@@ -1,4 +1,4 @@
-"""The folder of a run: opened once for one configuration, joined by processes that share the work, resumed, closed."""
+"""The folder of a run: its configuration, and locks for the processes that share its work."""
 
 from __future__ import annotations
 
@@ -19,36 +19,39 @@ from .plan import Plan
 
 RUN = "run.json"
 _LOCK, _LOCK_OF, _LOCKS = ".drdm.lock", ".drdm-", ".drdm*.lock"
-# How the names begin of what a run leaves that is killed before it has begun.
+# Prefixes of the files that a run leaves if it is killed while it starts.
 BEGINNINGS = (".drdm", f".{RUN}")
 
 T = TypeVar("T")
 
 
 def configuration_digest(run: dict[str, Any]) -> str:
-    """What tells one configuration from another."""
+    """Return a digest of a configuration."""
     return "sha256:" + hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """``run.json``: settings, cases, model, labels.
+    """Read ``run.json``: settings, cases, model, labels.
 
     Raises:
-        OutputError: it is damaged.
+        OutputError: the file is damaged.
     """
     path = folder / RUN
     try:
         return read_object(path, ("settings", "model", "cases", "software", "device"))
     except (OSError, ValueError) as error:
-        raise OutputError(f"'{path}' is damaged, so this run cannot be resumed; name a new folder.") from error
+        raise OutputError(f"'{path}' is damaged, so this run cannot be resumed; choose a new folder.") from error
 
 
 def earlier_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
-    """The run that the folder holds, or nothing if it is empty or not there.
+    """Read the run in a folder.
+
+    Returns:
+        The content of ``run.json``, or ``None`` if the folder is empty or does not exist.
 
     Raises:
-        SettingError: it holds a run and ``resume`` is not asked for.
-        OutputError: it holds something else, or a run that cannot be read.
+        SettingError: the folder has a run and ``resume`` is false.
+        OutputError: the folder has other files, or a run that cannot be read.
     """
     report = folder / output.REPORT
     if (folder / RUN).is_file():
@@ -59,31 +62,42 @@ def earlier_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
         if not resume:
             raise output.holds_a_run(folder)
         output.read_report(folder)
-        raise OutputError(f"The run in '{folder}' was made by another version and has no '{RUN}'; name a new folder.")
+        raise OutputError(f"The run in '{folder}' was made by another version and has no '{RUN}'; choose a new folder.")
     output.require_empty_folder(folder, besides=BEGINNINGS)
     return None
 
 
 def require_same(run: dict[str, Any], plan: Plan, device: str, version: str, folder: Path) -> None:
-    """Raises SettingError unless a folder's run has these settings, cases, device and software."""
+    """Check that the run in a folder has these settings, cases, device and version.
+
+    Args:
+        run: content of ``run.json``.
+
+    Raises:
+        SettingError: one of them differs.
+    """
     wanted = plan.settings.to_dict() | {"cases": [case.name for case in plan.cases]}
     written = run["settings"] | {"cases": [case["name"] for case in run["cases"]]}
     wanted |= {"device": device, "version of DRDM": version}
     written |= {"device": run["device"]["type"], "version of DRDM": run["software"]["drdm"]}
     for key, value in wanted.items():
-        # Through JSON, as the other has been.
+        # Converted to JSON and back, as the written value was.
         if json.loads(json.dumps(value)) != written.get(key):
             raise SettingError(
-                f"The run in '{folder}' was made with other {key}; repeat its settings, or name a new folder."
+                f"The run in '{folder}' was made with other {key}; use the same settings, or choose a new folder."
             )
 
 
 @contextlib.contextmanager
 def run_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """One process at a time: while a run is opened, and while it is closed.
+    """Let one process at a time prepare or finalize a run.
+
+    Args:
+        wait: wait for another process instead of raising an error.
 
     Raises:
-        SettingError: another one is at it, and is not waited for.
+        SettingError: another process has the lock, and ``wait`` is false.
+        OutputError: the folder cannot be written to.
     """
     with _lock(folder, _LOCK, wait=wait):
         yield
@@ -91,13 +105,13 @@ def run_lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def share_of_folder(folder: Path, process: ProcessInfo, opening: Callable[[], T]) -> Iterator[T]:
-    """Opens a run and keeps every process out that would do the same work at the same time.
+    """Prepare a run, and lock this process's share of it while the block runs.
 
     Args:
-        opening: called while no other process opens or closes the run; its result is handed on.
+        opening: prepares the run, while no other process prepares or finalizes it; the block receives its result.
 
     Raises:
-        SettingError: a process is at work on this share, or on a share by another number of processes.
+        SettingError: another process works on this share, or on a share of another number of processes.
         OutputError: the folder cannot be written to.
     """
     made, there = not folder.exists(), set(folder.glob(_LOCKS))
@@ -116,7 +130,7 @@ def share_of_folder(folder: Path, process: ProcessInfo, opening: Callable[[], T]
 
 
 def is_active(folder: Path, *, besides: int = 0) -> bool:
-    """Whether any process works in the folder, apart from those that share the work among ``besides``."""
+    """Return whether any process works in the folder, apart from those that share the work of ``besides`` processes."""
     for path in folder.glob(f"{_LOCK_OF}*.lock"):
         if path.stem.rpartition("-")[2] == str(besides):
             continue
@@ -132,11 +146,11 @@ def is_active(folder: Path, *, besides: int = 0) -> bool:
 
 
 def _busy(folder: Path) -> SettingError:
-    return SettingError(f"Another run is writing into '{folder}' now; wait until it has ended, or stop it.")
+    return SettingError(f"Another run is writing into '{folder}' now; wait until it ends, or stop it.")
 
 
 def _roll_back(folder: Path, made: bool, there: set[Path]) -> None:
-    """A run that could not begin leaves nothing behind."""
+    """Remove the files of a run that could not start."""
     if is_active(folder):
         return
     with contextlib.suppress(OSError):
@@ -158,7 +172,7 @@ def _lock(folder: Path, name: str, *, wait: bool) -> Iterator[None]:
     except OSError as error:
         raise output_error(path, error) from error
     except NotImplementedError:
-        # A file system without locks: nothing is guarded there, and nothing else is lost.
+        # A file system without locks: the run works there, but without this protection.
         pass
     try:
         yield
@@ -167,7 +181,7 @@ def _lock(folder: Path, name: str, *, wait: bool) -> Iterator[None]:
 
 
 def clean_up(folder: Path) -> None:
-    """When all is done: what killed processes have left half-written goes, and the locks, unless others still work."""
+    """Remove locks and the incomplete files of killed processes, unless another process still works in the folder."""
     if is_active(folder):
         return
     for path in [*folder.glob(_LOCKS), *folder.glob(".*.partial"), *folder.glob("*/.*.partial")]:
@@ -176,7 +190,7 @@ def clean_up(folder: Path) -> None:
 
 
 def make_folders(folder: Path, names: list[str]) -> None:
-    """Make folders within the run's folder.
+    """Make folders inside the run's folder.
 
     Raises:
         OutputError: they cannot be made.

@@ -1,4 +1,4 @@
-"""The state of one process's part of a run, and how fast it is."""
+"""The state and the speed of one process's part of a run."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ from .plan import AUGMENT, Plan
 from .sources import Source
 
 LOGS = "logs"
-# The threads are held up by another part when they wait for it this share of the time.
+# A part of the work limits the speed if the threads wait for it longer than this fraction of the time.
 _WAITING = 0.1
+# Seconds.
 _GPU_EVERY = 1.0
 
 
 class Clock:
-    """Adds up where the time of the threads that make samples goes: generate, warp, check, waits.
+    """Add up the time that the threads spend on each part of the work: generate, warp, check, waits.
 
     Attributes:
-        workers: how many such threads there are.
+        seconds: part -> seconds, summed over the threads.
+        samples: number of finished samples.
+        workers: number of threads that make samples.
     """
 
     def __init__(self) -> None:
@@ -41,7 +44,7 @@ class Clock:
 
     @contextlib.contextmanager
     def measuring(self, part: str, idle: float = 1.0) -> Iterator[None]:
-        """Time spent in here belongs to ``part`` for the given share of the threads."""
+        """Add the time of the block to ``part``, for the fraction ``idle`` of the threads."""
         begin = time.perf_counter()
         try:
             yield
@@ -49,13 +52,13 @@ class Clock:
             self.seconds[part] += idle * self.workers * (time.perf_counter() - begin)
 
     def add(self, seconds: dict[str, float]) -> None:
-        """One more sample, with the times of its parts."""
+        """Add one sample, with the seconds of its parts."""
         self.samples += 1
         for part, value in seconds.items():
             self.seconds[part] += value
 
     def figures(self) -> dict[str, float]:
-        """Samples an hour, what the threads spend beyond generating and warping, and on what."""
+        """Return the samples per hour, the seconds of each part and the time besides generating and warping."""
         elapsed = max(1e-9, time.perf_counter() - self.began)
         work = self.seconds["generate"] + self.seconds["warp"]
         return {
@@ -68,7 +71,11 @@ class Clock:
         }
 
     def sentence(self, gpu_busy: float | None) -> str:
-        """For a person."""
+        """Describe the speed in one or two sentences.
+
+        Args:
+            gpu_busy: fraction of the time that the GPU was busy, if known.
+        """
         f = self.figures()
         spent = f["seconds"] * self.workers or 1e-9
         waits = {
@@ -76,16 +83,16 @@ class Clock:
             "compressing and writing": self.seconds["wait for writing"] / spent,
         }
         worst, share = max(waits.items(), key=lambda entry: entry[1])
-        bound = worst if share > _WAITING else "generating and warping"
+        slowest = worst if share > _WAITING else "generating and warping"
         busy = "" if gpu_busy is None else f" The GPU was busy {gpu_busy:.0%} of the time."
         return (
-            f"{f['samples_per_hour']:.0f} samples an hour, bound by {bound} "
-            f"({max(0.0, f['overhead']):.0%} beyond generating and warping).{busy}"
+            f"{f['samples_per_hour']:.0f} samples per hour, limited by {slowest} "
+            f"({max(0.0, f['overhead']):.0%} more time than for generating and warping alone).{busy}"
         )
 
 
 class GpuWatch:
-    """Mean utilisation of the GPU while the block runs, where the driver tells (package ``nvidia-ml-py``)."""
+    """Measure the mean use of the GPU while the block runs (needs the package ``nvidia-ml-py``)."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -109,12 +116,12 @@ class GpuWatch:
             try:
                 self._values.append(torch.cuda.utilization(self.device) / 100)
             except Exception:
-                # Without the driver's library there is no figure, and no harm.
+                # Without the driver's library the use is unknown, which does not matter.
                 return
 
     @property
     def busy(self) -> float | None:
-        """0 to 1, or nothing where it is not known."""
+        """Mean fraction of the time, 0 to 1; ``None`` if unknown."""
         return sum(self._values) / len(self._values) if self._values else None
 
 
@@ -123,15 +130,18 @@ class Run:
     """One process's part of a run.
 
     Attributes:
-        plan: everything that is to be made.
-        folder: where.
-        process: which share.
-        description: what ``run.json`` says.
-        context: what every record repeats.
-        sources: cases that have been read already.
+        plan: all tasks of the run, also those of other processes.
+        folder: the output folder.
+        process: this process among those that share the run.
+        model: the model in use.
+        description: content of ``run.json``.
+        context: values that every record repeats.
+        reporter: receives progress and messages.
+        sources: cases that have already been read.
+        clock: times of the parts of the work.
         done: number of a task -> its record.
-        seconds: name of a sample -> how long it took.
-        gpu_busy: share of the time that the GPU was busy, where it is known.
+        seconds: name of a sample -> seconds that it took.
+        gpu_busy: fraction of the time that the GPU was busy; ``None`` if unknown.
     """
 
     plan: Plan
@@ -149,21 +159,21 @@ class Run:
 
     @property
     def label_mapping(self) -> dict[int, int]:
-        """What each value of a label becomes."""
+        """The new number of each label value."""
         return {int(old): new for old, new in self.description["label_values"].items()}
 
     @property
     def parts(self) -> dict[str, str]:
-        """Subject -> train, validation, test."""
+        """The part of each subject: train, validation or test."""
         return dict(self.description["parts"])
 
     @property
     def complete(self) -> bool:
-        """Whether every task of the plan has been tried, by whichever process."""
+        """Whether every task of the plan has a record, from any process."""
         return len(self.done) == len(self.plan.tasks)
 
     def failures(self) -> list[str]:
-        """One sentence for each case, or sample, that could not be used."""
+        """Return one sentence for each case or sample that failed or was given up."""
         found = []
         for number in sorted(self.done):
             record = self.done[number]
@@ -174,11 +184,11 @@ class Run:
         return list(dict.fromkeys(found))
 
     def summary(self) -> str:
-        """The last sentence."""
+        """Return a sentence about the finished run."""
         made = sum(r["status"] == records.DONE and bool(r["levels"]) for r in self.done.values())
         again = sum(len(r.get("redrawn", [])) for r in self.done.values())
-        told = f" {again} draws broke the limits and were drawn again." if again else ""
+        rejected = f" {again} attempts broke the limits and were repeated." if again else ""
         if self.plan.settings.command == AUGMENT:
             originals = sum(r["status"] == records.DONE and not r["levels"] for r in self.done.values())
-            return f"{originals} originals and {made} new versions are in '{self.folder}'.{told}"
-        return f"{made} pairs are in '{self.folder}'.{told}"
+            return f"{originals} originals and {made} new versions are in '{self.folder}'.{rejected}"
+        return f"{made} pairs are in '{self.folder}'.{rejected}"

@@ -1,4 +1,4 @@
-"""Making one sample: drawn until it keeps to the limits, with what is to be written and what is to be said of it."""
+"""Make one sample: generate it until it is within the limits, and collect its files and its record."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Writer = Callable[[Path], Path]
 
 @dataclass
 class Product:
-    """One finished task.
+    """The result of one task.
 
     Attributes:
-        record: what is said of it.
-        writers: kind of file -> writes it under the path that it is given; paths are in ``record["files"]``.
-        finish: adds to the record what is costly and can be done beside the next sample.
-        seconds: how long its parts took.
+        record: its record.
+        writers: kind of file -> function that writes it to a path; the paths are in ``record["files"]``.
+        finish: adds slow parts to the record, while the next sample is made.
+        seconds: part of the work -> seconds.
     """
 
     record: dict[str, Any]
@@ -63,13 +63,20 @@ class Product:
 
 
 def part_folder(kind: str, part: str) -> str:
-    """Folder of images, labels or displacements: what is for testing lies apart."""
+    """Return the folder of images, labels or displacements; those for testing have their own."""
     return f"{kind}{'Ts' if part == 'test' else 'Tr'}"
 
 
 @dataclass
 class _Made:
-    """One draw: images made, labels of all stages (the original's first), deformations between them, and file names."""
+    """The result of one attempt.
+
+    Attributes:
+        images: new images.
+        labels: labels of all stages, the original first.
+        deformations: deformations between the stages.
+        lay_out: adds the files and their names to a product, for a task and a part of the dataset.
+    """
 
     images: list[sitk.Image]
     labels: list[sitk.Image | None]
@@ -77,7 +84,7 @@ class _Made:
     lay_out: Callable[[Product, Task, str], None]
 
     def violation(self, limits: Limits) -> str:
-        """Which limit any stage breaks; empty for none."""
+        """Return the first limit that a stage breaks, or an empty string."""
         last = self.deformations[-1]
         stages = zip(self.deformations, self.labels[:-1], self.labels[1:], strict=True)
         reasons = (limits.violation(one, before, after, final=one is last) for one, before, after in stages)
@@ -104,19 +111,20 @@ class SampleMaker:
     """Makes the samples of a plan.
 
     Attributes:
-        context: model, device, software and the configuration's digest, the same for all samples of a run.
+        plan: the plan.
+        context: values that all records of a run share: model, device, software and digest of the configuration.
     """
 
     plan: Plan
     context: dict[str, Any]
 
     def failure(self, task: Task, error: DRDMError) -> Product:
-        """A task that cannot be done, and why."""
+        """Return the product of a task that failed, with the reason in its record."""
         return Product(self._record(task) | {"reason": str(error)})
 
     def original(self, task: Task, source: Source) -> Product:
-        """The undeformed image and label of an augmented set."""
-        record = self._record(task) | {"status": records.DONE, "source": _source(source)}
+        """Return the product of an undeformed image and its label, for an augmented dataset."""
+        record = self._record(task) | {"status": records.DONE, "source": _source_entry(source)}
         product = Product(record)
         _add_image(product, "image", f"imagesTr/{task.name}_0000.nii.gz", source.image)
         for k, channel in enumerate(source.channels, start=1):
@@ -135,11 +143,12 @@ class SampleMaker:
         attempt: int | None = None,
         on_step: Progress | None = None,
     ) -> Product:
-        """Draw a sample, and again until one keeps to the limits.
+        """Generate a sample, and again with another seed until one is within the limits.
 
         Args:
-            part: ``train``, ``validation`` or ``test``; decides the folder of a pair.
-            attempt: make this draw, whatever the limits say.
+            part: ``train``, ``validation`` or ``test``; determines the folder of a pair.
+            attempt: make only this attempt, without checking the limits.
+            on_step: called with (done, total) after each recovery step; may raise an exception to cancel.
 
         Raises:
             ImageError, ModelError, SettingError: the source cannot be used.
@@ -150,25 +159,25 @@ class SampleMaker:
         for number in range(limits.max_attempts) if attempt is None else [attempt]:
             seed = self.plan.seed(task, number)
             begin = time.perf_counter()
-            made = self._draw(task, source, model, seed, on_step)
+            made = self._generate(task, source, model, seed, on_step)
             generated = sum(one.seconds for one in made.deformations)
             seconds["generate"] += generated
             checking = time.perf_counter()
             seconds["warp"] += checking - begin - generated
             reason = "" if attempt is not None else made.violation(limits)
-            # Measures the field, so that its time is counted here.
+            # This measures the field; its time counts as checking.
             item = output.report_entry(made.deformations[-1], {}, Path())
             seconds["check"] += time.perf_counter() - checking
             if not reason:
                 break
             rejected.append({"attempt": number, "seed": seed, "reason": reason})
-        record = self._record(task) | {"source": _source(source), "redrawn": rejected}
+        record = self._record(task) | {"source": _source_entry(source), "redrawn": rejected}
         if reason:
-            record |= {"status": records.REJECTED, "reason": _rejection([draw["reason"] for draw in rejected])}
+            record |= {"status": records.REJECTED, "reason": _rejection([entry["reason"] for entry in rejected])}
             return Product(record, seconds=seconds)
         record |= {"status": records.DONE, "seed": seed, "attempt": number}
         if model.device.type != "cpu" and all(one.device == "cpu" for one in made.deformations):
-            # The GPU failed: the sample can be made again on a CPU only.
+            # The GPU failed, so the sample was made on the CPU and can only be made again there.
             record["device"] = records.device_described(torch.device("cpu"))
         item.pop("seconds")
         record["item"] = item | ({} if len(made.deformations) == 1 else {"levels": list(task.levels)})
@@ -179,7 +188,7 @@ class SampleMaker:
         return product
 
     def _record(self, task: Task) -> dict[str, Any]:
-        """What is known of a task before it is done."""
+        """Return the values of a record that are known before its task is done."""
         case, settings = self.plan.cases[task.case], self.plan.settings
         return {
             "name": task.name,
@@ -198,11 +207,11 @@ class SampleMaker:
             "digests": {},
         }
 
-    def _draw(self, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Made:
+    def _generate(self, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Made:
         settings = self.plan.settings
         if settings.command == AUGMENT:
-            how = settings.at_level(task.levels[0])
-            made = augment(source.image, source.label, model, how, seed, on_step=on_step)
+            deformation = settings.at_level(task.levels[0])
+            made = augment(source.image, source.label, model, deformation, seed, on_step=on_step)
             channels = [made.deformation.warp(channel) for channel in source.channels]
 
             def lay_out(product: Product, task: Task, part: str) -> None:
@@ -218,7 +227,7 @@ class SampleMaker:
 
         def lay_out_pair(product: Product, task: Task, part: str) -> None:
             images, labels, fields = (part_folder(kind, part) for kind in ("images", "labels", "displacements"))
-            # As in every report, image, label and ddf belong together: here those of the fixed image.
+            # In every report, image, label and ddf belong together; for a pair they are those of the fixed image.
             _add_image(product, "image", f"{images}/{task.name}_fixed.nii.gz", pair.fixed)
             product.record["files"]["ddf"] = f"{fields}/{task.name}.nii.gz"
             product.writers["ddf"] = functools.partial(output.write_ddf, deformation=pair.second)
@@ -238,7 +247,7 @@ class SampleMaker:
         )
 
 
-def _source(source: Source) -> dict[str, Any]:
+def _source_entry(source: Source) -> dict[str, Any]:
     return {"files": source.files, "series": source.case.series, "digests": source.digests}
 
 

@@ -1,4 +1,4 @@
-"""Read a case: image, further channels, label, and the digests of their files."""
+"""Read a case: image, other channels, label, and the digests of their files."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ class Source:
     """A case in memory.
 
     Attributes:
-        digests: ``sha256:...`` of the files of each kind: image, label, channel_0001, ...
-        files: where they are.
+        case: where its files are.
+        image: the image, or its first channel.
+        label: the label map on the grid of the image, if there is one.
+        channels: the other channels, on the same grid.
+        digests: kind (image, label, channel_0001, ...) -> ``sha256:...`` of its files.
+        files: kind -> path.
     """
 
     case: Case
@@ -32,16 +36,17 @@ class Source:
     files: dict[str, str]
 
     def apart(self) -> Source:
-        """The same with images of its own, for one thread; voxels are copied when they are looked at.
+        """Return a copy for use in another thread; its voxels are copied at the first access.
 
-        SimpleITK moves an image's voxels when one thread looks at them while a filter reads them in another.
+        Sharing is not safe: SimpleITK may move the voxels of an image that one thread accesses while a filter in
+        another thread reads them.
         """
         label = None if self.label is None else sitk.Image(self.label)
         return replace(self, image=sitk.Image(self.image), label=label, channels=tuple(map(sitk.Image, self.channels)))
 
 
 def digest_of_files(paths: list[Path]) -> str:
-    """One digest of the contents of several files, in their order."""
+    """Return one digest of the contents of several files, in this order."""
     total = hashlib.sha256()
     for path in paths:
         with path.open("rb") as stream:
@@ -54,15 +59,15 @@ def read_source(case: Case, *, need_label: bool, values: dict[int, int] | None =
     """Read a case.
 
     Args:
-        need_label: an image without a label cannot be used.
-        values: what each value of the label becomes.
+        need_label: raise an error if the image has no label.
+        values: new number of each label value.
 
     Raises:
-        ImageError: it cannot be used.
+        ImageError: the case cannot be used.
     """
     image = read_image(case.image, case.series)
     if need_label and case.label is None:
-        raise ImageError(f"The image '{case.image}' has no label of the same name; add it to the labels folder.")
+        raise ImageError(f"The image '{case.image}' has no label of the same name; add one to the labels folder.")
     label = None if case.label is None else read_label(case.label, image)
     if label is not None and values and any(old != new for old, new in values.items()):
         changed = {float(old): float(new) for old, new in values.items() if old != new}
@@ -70,7 +75,7 @@ def read_source(case: Case, *, need_label: bool, values: dict[int, int] | None =
     channels = tuple(read_image(path) for path in case.channels)
     for path, channel in zip(case.channels, channels, strict=True):
         if not same_grid(channel, image):
-            raise ImageError(f"The channel '{path}' has another grid than '{case.image}'; resample it to that.")
+            raise ImageError(f"The channel '{path}' has another grid than '{case.image}'; resample it to that grid.")
     paths = {"image": case.image} | ({} if case.label is None else {"label": case.label})
     paths |= {f"channel_{k:04d}": path for k, path in enumerate(case.channels, start=1)}
     try:
@@ -81,9 +86,13 @@ def read_source(case: Case, *, need_label: bool, values: dict[int, int] | None =
 
 
 def read_case(plan: Plan, number: int, label_mapping: dict[int, int]) -> Source:
-    """Read a case of the plan.
+    """Read a case of a plan.
+
+    Args:
+        number: number of the case.
+        label_mapping: new number of each label value.
 
     Raises:
-        ImageError: it cannot be used.
+        ImageError: the case cannot be used.
     """
     return read_source(plan.cases[number], need_label=plan.settings.command == AUGMENT, values=label_mapping)

@@ -1,7 +1,7 @@
-"""The work of one process: reading the next case, making samples and compressing the last ones go on side by side.
+"""Do the work of one process: read the next case, make samples and compress finished ones, all at the same time.
 
-None of them changes what the others give. A sample's record is written after its files, so that whatever stops the
-run, a task is either done or not.
+These parts do not affect each other's results. The record of a sample is written after its files. However a run is
+interrupted, a task is therefore either done or not done.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from .sampling import Product, SampleMaker
 from .sources import Source, read_case
 
 _WRITERS = 2
-# Samples that may wait to be compressed.
+# Largest number of samples that wait to be compressed.
 _WAITING = 4
+# Seconds.
 _SHOW_EVERY = 0.2
 
 
 @dataclass
 class _Job:
-    """A task that is being made, then written."""
+    """A task whose sample is being made or written."""
 
     task: Task
     voxels: int
@@ -41,7 +42,7 @@ class _Job:
 
 
 class Work:
-    """One process's share of a run, being done."""
+    """The work of one process on its share of a run."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -51,15 +52,16 @@ class Work:
         self._jobs: list[_Job] = []
         self._total = sum(not task.original for task in self.tasks)
         self._finished = 0
+        # Number of an unfinished task -> fraction done.
         self._begun: dict[int, float] = {}
         self._stopped = threading.Event()
 
     def do(self) -> None:
-        """All of it that has not been done before.
+        """Do all tasks of the share that are not done yet.
 
         Raises:
             OutputError: the disk is full or the folder cannot be written to.
-            ImageError: there is a single case, and it cannot be used.
+            ImageError: the only case cannot be used.
         """
         left: dict[int, list[Task]] = defaultdict(list)
         for task in self.tasks:
@@ -73,12 +75,12 @@ class Work:
         device = self.run.model.device
         with GpuWatch(device) as watch, one_thread_each(device) as workers:
             self._workers = self.run.clock.workers = workers
-            # Threads begin with as many of torch's own as there are cores.
-            alone = (torch.set_num_threads, (1,)) if device.type == "cpu" else (None, ())
+            # By default torch uses one thread per core inside each new thread.
+            one_thread = (torch.set_num_threads, (1,)) if device.type == "cpu" else (None, ())
             with (
                 ThreadPoolExecutor(1, "read") as reader,
                 ThreadPoolExecutor(_WRITERS, "write") as writers,
-                ThreadPoolExecutor(workers, "make", *alone) as makers,
+                ThreadPoolExecutor(workers, "make", *one_thread) as makers,
             ):
                 try:
                     for number, source in self._read(list(left), reader):
@@ -95,7 +97,7 @@ class Work:
         self.run.gpu_busy = watch.busy
 
     def _read(self, cases: list[int], reader: ThreadPoolExecutor) -> Iterator[tuple[int, Source | DRDMError]]:
-        """Cases in order, the next one being read while this one is worked on."""
+        """Yield cases in order; the next one is read while samples of this one are made."""
         ahead: deque[tuple[int, Future[Source | DRDMError]]] = deque()
         for number in cases:
             ahead.append((number, reader.submit(self._case, number)))
@@ -113,13 +115,13 @@ class Work:
         return source
 
     def _require_unchanged(self, number: int, source: Source) -> None:
-        """Samples of one case are made from the same files, however often the run is stopped."""
+        """Raise an error if the files of a case differ from those of its earlier samples."""
         for task in self.run.plan.tasks:
             record = self.run.done.get(task.number, {}) if task.case == number else {}
             if record.get("status") == records.DONE and record["source"]["digests"] != source.digests:
                 raise ImageError(
-                    f"The files of '{source.case.name}' have changed since the run began; put the old ones back, or "
-                    "name a new folder."
+                    f"The files of '{source.case.name}' have changed since the run began; restore the old files, or "
+                    "choose a new folder."
                 )
 
     def _waited(self, number: int, future: Future[Source | DRDMError]) -> tuple[int, Source | DRDMError]:
@@ -150,10 +152,10 @@ class Work:
             return self._maker.failure(task, error)
 
     def _collect(self, writers: ThreadPoolExecutor, voxels: int | None) -> None:
-        """Hand on what is made, note what is written, and wait until an image of so many voxels may be begun.
+        """Pass finished samples to the writers and record written ones, until there is room for another sample.
 
         Args:
-            voxels: ``None`` waits for everything.
+            voxels: size of the next sample's image; ``None`` waits for all samples.
         """
         while True:
             for job in self._jobs:
@@ -177,7 +179,7 @@ class Work:
         return len(making) < allowed and len(self._jobs) - len(making) < (_WAITING if allowed == self._workers else 1)
 
     def _idle(self) -> float:
-        """Share of the threads that have nothing to do."""
+        """Return the fraction of the threads that are idle."""
         return 1 - min(1.0, sum(not job.making.done() for job in self._jobs) / self._workers)
 
     def _note(self, task: Task, product: Product) -> None:

@@ -1,4 +1,4 @@
-"""Algorithm 1: train a recovery network on images without labels."""
+"""Train a recovery network on images without labels (Algorithm 1 of the paper)."""
 
 from .config import ModelDesign, TrainingConfig
 from .loop import train

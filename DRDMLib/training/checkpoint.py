@@ -1,7 +1,8 @@
-"""Checkpoints of training by one process or several: complete for one step, or the one before.
+"""Checkpoints of training, by one process or several.
 
-The first process writes what all share. The random numbers of the other processes' micro-batches are written before it,
-to files that are named after the step.
+The first process writes the shared state. Before that, every other process writes the state of its random numbers to
+files that are named after the step. After an interruption the folder therefore holds either the new checkpoint or the
+previous one, and that one is complete.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _SAMPLERS = "streams"
 
 
 def save_checkpoint(run: Path, trainer: Trainer, process: ProcessInfo) -> None:
-    """Write a checkpoint; all processes call this after the same step.
+    """Write a checkpoint. All processes must call this after the same step.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written to.
@@ -50,10 +51,12 @@ def save_checkpoint(run: Path, trainer: Trainer, process: ProcessInfo) -> None:
 
 
 def load_checkpoint(run: Path, trainer: Trainer) -> None:
-    """Continue from the folder's checkpoint, with any number of processes that divides its number of micro-batches.
+    """Restore a trainer from the checkpoint in a folder.
+
+    The number of processes may differ from that of the earlier run if it divides the number of micro-batches.
 
     Raises:
-        SettingError: it is damaged, or belongs to another network or number of micro-batches.
+        SettingError: the checkpoint is damaged, or belongs to another network or number of micro-batches.
     """
     state = _read(run / CHECKPOINT, trainer.device, "streams")
     trainer.load_state(state)
@@ -63,10 +66,13 @@ def load_checkpoint(run: Path, trainer: Trainer) -> None:
 
 
 def config_of(run: Path) -> dict[str, Any] | None:
-    """Settings of the run in a folder, see ``TrainingConfig.to_dict``; ``None`` if there is no checkpoint.
+    """Read the settings of the run in a folder.
+
+    Returns:
+        The values of ``TrainingConfig.to_dict``, or ``None`` if the folder has no checkpoint.
 
     Raises:
-        SettingError: it is damaged.
+        SettingError: the checkpoint is damaged.
     """
     path = run / CHECKPOINT
     if not path.is_file():
@@ -95,5 +101,5 @@ def _read(path: Path, device: torch.device, key: str) -> dict[str, Any]:
         if not isinstance(state, dict) or key not in state:
             raise ValueError
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise SettingError(f"The checkpoint '{path}' is damaged; start the run anew in another folder.") from error
+        raise SettingError(f"The checkpoint '{path}' is damaged; start a new run in another folder.") from error
     return state

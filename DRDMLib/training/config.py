@@ -1,4 +1,4 @@
-"""How to train, and what to train: the settings of Algorithm 1, with the choices behind the shipped models."""
+"""Settings of Algorithm 1: how to train and which model to train. The constants are those of the shipped models."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from ..models.metadata import ModelMetadata
 
 CITATION = "Zheng et al., Deformation-Recovery Diffusion Model, Medical Image Analysis 110, 103987 (2026)"
 
-# In 3D the published rule (side / 64) gives 2 at its own side of 128: the deformation is then the same at every side.
+# The published rule, side / 64, gives 2 at the published 3D side of 128 voxels. A constant makes deformations
+# equally strong at every side.
 AMPLITUDE = 2.0
 FIELD_POOL = 256
-# As coarse as the differences between people are, far stronger, and with a network that knows where it looks: see
-# "A coarser random field" in docs/results.md.
+# Random fields as coarse as the differences between people, and much stronger. The network for them also receives the
+# position of each voxel. See "A coarser random field" in docs/results.md.
 COARSE_FIELD: dict[str, Any] = {"noise_grids": [16, 8, 4], "control_size": 32, "velocity_scale": 6e-5}
 COARSE_NETWORK = {"coarse": True, "places": True}
-# Images a step and peak learning rate: on a GPU 32 images cost little more time than 4, see docs/results.md.
+# Images per step and peak learning rate. On a GPU, 32 images take little more time than 4, see docs/results.md.
 _ON_A_CPU, _ON_A_GPU = (4, 6e-4), (32, 8e-4)
 # Names of three settings in checkpoints and model files.
 _STORED_NAMES = {"micro_batches": "portions", "random_contrast": "tones", "field_pool": "bank"}
@@ -26,25 +27,29 @@ _STORED_NAMES = {"micro_batches": "portions", "random_contrast": "tones", "field
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train.
+    """How to train a model.
 
     Attributes:
         steps: number of optimizer steps; ``None`` trains for ``minutes`` instead.
-        minutes: time budget of all sessions together.
-        batch: images a step, over all processes and micro-batches.
-        micro_batches: equal parts of a step's images whose gradients are added up. Each has random numbers of its own,
-            so that 4 processes with one part each, 2 with two and 1 with four train alike.
-        learning_rate: peak; rises over ``warmup`` steps and, with ``decay``, falls along a cosine to a hundredth.
-        ema: decay of the running mean of the weights that is saved; 0 saves the weights themselves.
-        rotation: largest random rotation, degrees (180 as published).
-        zoom, shift: least and greatest share of the side that is seen, and how far it moves (shares of half a side).
+        minutes: time budget over all sessions of the run.
+        batch: images per step, over all processes and micro-batches.
+        micro_batches: number of equal parts of a batch, whose gradients are added up. Each part has its own random
+            numbers. Training is therefore the same, up to rounding, with 4 processes of one part each, 2 processes of
+            two parts, or 1 process of four.
+        learning_rate: peak value. It rises linearly over ``warmup`` steps and, with ``decay``, falls along a cosine to
+            1 % of the peak.
+        ema: decay of the exponential moving average of the weights, which is saved; 0 saves the weights themselves.
+        rotation: largest random rotation, degrees. Published: 180.
+        zoom: smallest and largest visible fraction of the image's side.
+        shift: largest shift, as a fraction of half the side.
         random_contrast: change contrasts at random, see ``augment_images``.
-        loss: ``"published"`` or ``"energy"``, see ``DRDMLib.training.losses``; a network that predicts whole
-            deformations has its own.
-        clip: largest norm of the gradient; 0 leaves it as it is, as published.
-        field_pool: number of random fields kept for reuse, see ``FieldSampler``; 0 draws each afresh, as published.
+        loss: ``"published"`` or ``"energy"``, see ``DRDMLib.training.losses``. A network that predicts whole
+            deformations always uses ``Residual``.
+        clip: largest norm of the gradient; 0 does not clip, as published.
+        field_pool: number of random fields to keep for reuse, see ``FieldSampler``; 0 generates a new field each time,
+            as published.
         half_precision: compute in bfloat16 where PyTorch's autocast allows it; ``None`` does so on a GPU only.
-        checkpoint_minutes: how often to save, and to log a validation loss and a picture.
+        checkpoint_minutes: interval between checkpoints; each also logs the validation loss and draws a picture.
     """
 
     steps: int | None = None
@@ -67,35 +72,37 @@ class TrainingConfig:
     checkpoint_minutes: float = 5.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values under the names that checkpoints and model files use."""
+        """Return plain values under the names that checkpoints and model files use."""
         return {_STORED_NAMES.get(key, key): value for key, value in asdict(self).items()}
 
     def published(self) -> TrainingConfig:
-        """The same run with everything as published: augmentation, optimizer, loss and fresh fields."""
+        """Return these settings with the published augmentation, optimizer, loss and random fields."""
         config = replace(self, learning_rate=1e-4, warmup=1, decay=False, clip=0.0, ema=0.0, field_pool=0)
         return replace(config, rotation=180.0, zoom=(0.6, 1.0), shift=0.25, random_contrast=False, loss="published")
 
 
 def default_batch(device: str, micro_batches: int = 1) -> tuple[int, float]:
-    """Images a step, a multiple of ``micro_batches``, and the peak learning rate for a type of device."""
+    """Return the images per step, a multiple of ``micro_batches``, and the peak learning rate for a type of device."""
     batch, learning_rate = _ON_A_GPU if device == "cuda" else _ON_A_CPU
     return -(-batch // micro_batches) * micro_batches, learning_rate
 
 
 @dataclass(frozen=True)
 class ModelDesign:
-    """What to train.
+    """The model to train.
 
     Attributes:
-        name: of the model.
-        ndim, size: dimension, and voxels along each side of its grid, a multiple of 8.
+        name: name of the model.
+        ndim: dimension, 2 or 3.
+        size: voxels along each side of the model's grid, a multiple of 8.
         architecture: ``"compact"`` or ``"recresacnet"``.
-        width, depth: of the compact network, see :class:`DRDMLib.networks.CompactNet`.
-        target: what the compact network predicts: the ``"whole"`` of what is left to undo, or the last ``"step"``.
-        field: random deformations, ``"coarse"`` and strong as differences between people, or ``"published"``.
-        padding: what is seen outside of an image: its ``"border"`` continued, or ``"zeros"`` as published.
-        published: network, field and padding as published, whatever the other settings are.
-        description: ``anatomy``, ``modality``, ``training_data``, ``licence`` of the model's metadata.
+        width, depth: size of the compact network, see :class:`DRDMLib.networks.CompactNet`.
+        target: prediction of the compact network: the ``"whole"`` remaining deformation, or only its last ``"step"``.
+        field: random deformations: ``"coarse"`` and strong, like the differences between people, or ``"published"``.
+        padding: values outside the image: ``"border"`` repeats its border voxels, ``"zeros"`` is published.
+        published: use the published network, field and padding, whatever the other settings are.
+        description: pairs of a key (``anatomy``, ``modality``, ``training_data`` or ``licence``) and its text, for the
+            model's metadata.
 
     Raises:
         SettingError: ``size`` is not a multiple of 8.
@@ -118,7 +125,7 @@ class ModelDesign:
             raise SettingError(f"--size {self.size} is not a multiple of 8; use {self.size // 8 * 8 or 8}.")
 
     def metadata(self) -> ModelMetadata:
-        """The metadata of the model to be trained."""
+        """Return the metadata of the model."""
         metadata = ModelMetadata(
             name=self.name,
             architecture=self.architecture,

@@ -1,4 +1,4 @@
-"""Training images on the model's grid, held in memory as bytes."""
+"""Load training images onto the model's grid and keep them in memory as bytes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..io.images import read_image
 from ..models.metadata import ModelMetadata
 from ..spatial.model_grid import model_grid, sample_image
 
-# Slices of a volume with less mean intensity than this share of its brightest slice show no anatomy.
+# Slices with less mean intensity than this fraction of the volume's brightest slice show no anatomy.
 _EMPTY_SLICE = 0.1
 
 
 def split(cases: list[Case], every: int) -> tuple[list[Case], list[Case]]:
-    """Training cases, and every ``every``-th case, which is left out."""
+    """Split cases into training cases and held-out cases, which are every ``every``-th one."""
     if len(cases) < every:
         return cases, []
     return [c for i, c in enumerate(cases) if i % every], cases[::every]
@@ -32,7 +32,14 @@ def load_training_images(
     plane: str = "auto",
     on_case: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """(M, 1, *S) uint8: one for each volume, or for a 2D model one for each slice that shows something.
+    """Load the images of all cases onto the model's grid.
+
+    Args:
+        plane: of the slices that a 2D model takes from a volume, see :class:`DRDMLib.settings.DeformationSettings`.
+        on_case: called with (done, total) after each case.
+
+    Returns:
+        (M, 1, *S) uint8: one image for each volume, or for a 2D model one for each slice that shows anatomy.
 
     Raises:
         ImageError, ModelError: an image cannot be used.

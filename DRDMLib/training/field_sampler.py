@@ -1,4 +1,4 @@
-"""Random fields and random numbers of training."""
+"""Draw the random fields and all other random numbers of training."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .config import TrainingConfig
 
 
 class FieldSampler:
-    """Draw levels, deformations and last steps for batches, afresh or from a pool that is renewed as it is used.
+    """Draw levels, deformations and their last steps for batches.
 
-    On a CPU a 3D field costs more than a training step of a small network. The noise has no preferred axis, so a field
-    that is flipped and has its axes permuted is as good as a new one: the pool keeps ``pool`` fields, returns them
-    under random symmetries of the cube, and replaces one of them at every ``renew``-th draw. ``pool=0`` draws each
-    field afresh, as published.
+    On a CPU, generating a 3D field takes longer than a training step of a small network. The noise has no preferred
+    axis, so a field with flipped and permuted axes is as good as a new one. The sampler therefore keeps ``pool``
+    fields, returns them under random symmetries of the cube, and replaces one of them at every ``renew``-th draw. With
+    ``pool=0`` every field is new, as published.
     """
 
     def __init__(self, model: ModelMetadata, generator: torch.Generator, *, pool: int = 0, renew: int = 8) -> None:
@@ -34,7 +34,7 @@ class FieldSampler:
         self.fields = Diffusion(torch.empty(0), torch.empty(0))
 
     def draw(self, batch: int) -> tuple[Tensor, Diffusion]:
-        """Levels (batch,) and the fields that belong to them."""
+        """Draw levels (batch,) and their fields, each (batch, d, *S) in fractions of the side."""
         if self.pool == 0:
             return self._fresh(batch)
         if len(self.levels) < self.pool:
@@ -52,7 +52,7 @@ class FieldSampler:
         return levels, self.process.step(levels, self.generator)
 
     def _add(self, batch: int) -> tuple[Tensor, Diffusion]:
-        """Draw afresh and put the fields into the pool, while it is not full."""
+        """Generate new fields and add them to the pool, which is not full yet."""
         levels, fresh = self._fresh(batch)
         space = self.pool - len(self.levels)
         if len(self.levels) == 0:
@@ -72,7 +72,7 @@ class FieldSampler:
         self.fields.step[at] = fields.step[0]
 
     def _under_symmetries(self, chosen: Tensor) -> list[Diffusion]:
-        """Each field under a symmetry of its own; all are drawn at once, since each answer of a GPU takes time."""
+        """Apply a random symmetry to each field; read all random numbers at once, since each transfer takes time."""
         ndim, source = self.model.ndim, self.generator
         drawn = []
         for _ in range(len(chosen)):
@@ -88,19 +88,19 @@ class FieldSampler:
 
 
 def apply_symmetry(field: Tensor, order: Sequence[int], flips: Sequence[int | bool]) -> Tensor:
-    """A field (d, *S) under a symmetry of the cube: axes in a new order, then mirrored along the chosen ones."""
+    """Apply a symmetry of the cube to a field (d, *S): permute its axes, then mirror the chosen ones."""
     parts = [-field[axis] if mirror else field[axis] for axis, mirror in zip(order, flips, strict=True)]
     permuted = torch.stack(parts).permute(0, *[axis + 1 for axis in order])
     return permuted.flip([k + 1 for k, mirror in enumerate(flips) if mirror])
 
 
 class MicroBatchSampler:
-    """All random numbers of one micro-batch of every step, whichever process works on it.
+    """Draw the random numbers of one micro-batch; they do not depend on the process that computes it.
 
     Attributes:
-        number: of the micro-batch, 0 to ``config.micro_batches`` - 1.
-        generator: draws images, their augmentation, levels and fields.
-        fields: the random fields, with a pool of their own.
+        number: number of the micro-batch, 0 to ``config.micro_batches`` - 1.
+        generator: source of the random numbers for images, augmentation, levels and fields.
+        fields: sampler of random fields, with its own pool.
     """
 
     def __init__(self, metadata: ModelMetadata, config: TrainingConfig, device: torch.device, number: int) -> None:
@@ -109,11 +109,11 @@ class MicroBatchSampler:
         self.fields = FieldSampler(metadata, self.generator, pool=-(-config.field_pool // config.micro_batches))
 
     def choose(self, images: int, count: int) -> Tensor:
-        """Draw the numbers of ``count`` of so many images."""
+        """Draw the indices of ``count`` of ``images`` images; an image may be drawn twice."""
         return torch.randint(images, (count,), generator=self.generator, device=self.generator.device)
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint: tensors and plain values."""
+        """Return the state for a checkpoint, as tensors and plain values."""
         return {
             "generator": self.generator.get_state(),
             "bank": [self.fields.levels, *self.fields.fields],
@@ -121,7 +121,7 @@ class MicroBatchSampler:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.generator.set_state(state["generator"].cpu())
         levels, ddf, step = state["bank"]
         self.fields.levels, self.fields.draws = levels, state["draws"]

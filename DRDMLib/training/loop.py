@@ -1,4 +1,4 @@
-"""A training run: checkpoints, resuming, log and pictures, by one process or several."""
+"""Run a training: checkpoints, resuming, log and pictures, with one process or several."""
 
 from __future__ import annotations
 
@@ -45,25 +45,25 @@ def train(
     on_step: StepReport | None = None,
     on_checkpoint: CheckpointReport | None = None,
 ) -> Path:
-    """Train a model and write it to a folder; can be cancelled and resumed at any time.
+    """Train a model and write it to a folder. Training can be canceled and resumed at any time.
 
     Args:
         images: (M, 1, *S), uint8, training images on the model's grid.
         held_out: (K, 1, *S), uint8, images for the validation loss; may be empty.
         metadata: the model to train; its ``training`` is filled in.
-        run: folder that gets ``checkpoint.pt``, ``model.safetensors``, ``log.csv`` and TensorBoard's events.
-        process: this process among several that train one model together; all are given the same images.
-        resume: go on from ``checkpoint.pt`` if it is there.
-        on_step: called with (step, progress 0..1, figures); may raise to cancel. With one process a checkpoint is
-            written then; with several the last one remains.
-        on_checkpoint: called with the folder and the model so far, e.g. to draw a picture.
+        run: folder for ``checkpoint.pt``, ``model.safetensors``, ``log.csv`` and TensorBoard's events.
+        process: this process among several that train one model together; all of them need the same images.
+        resume: continue from ``checkpoint.pt`` if the folder has one.
+        on_step: called with (step, progress 0..1, figures); may raise an exception to cancel. One process then writes a
+            checkpoint before it stops; several processes keep their last common one.
+        on_checkpoint: called with the folder and the current model, e.g. to draw a picture.
 
     Returns:
         Path of ``model.safetensors``.
 
     Raises:
-        SettingError: the device is not there, the batch cannot be shared equally, or the run to resume has another
-            network.
+        SettingError: the device is not available, the batch cannot be shared equally, the run to resume has another
+            network, or the training diverges.
     """
     run, process = Path(run), process or ProcessInfo()
     run.mkdir(parents=True, exist_ok=True)
@@ -73,12 +73,12 @@ def train(
         if resume and (run / CHECKPOINT).is_file():
             load_checkpoint(run, trainer)
         session = _Session(trainer, images.to(chosen), held_out, run, on_step, on_checkpoint)
-        session.go_on()
+        session.run_to_end()
     return run / "model.safetensors"
 
 
 class _Session:
-    """From one start of a run to its end, or to where it is stopped."""
+    """One session of a run, from its start to its end or interruption."""
 
     def __init__(
         self,
@@ -96,8 +96,8 @@ class _Session:
         self.log = RunLog(run, resumed_at=trainer.step) if self.first else None
         self.saved = time.monotonic()
 
-    def go_on(self) -> None:
-        """Train to the end, with a checkpoint now and then."""
+    def run_to_end(self) -> None:
+        """Train to the end and write a checkpoint at regular intervals."""
         trainer = self.trainer
         terms: LossTerms | None = None
         try:
@@ -118,7 +118,7 @@ class _Session:
                     self.save(terms)
                     self.saved = time.monotonic()
         except BaseException:
-            # Several processes are not at the same step then: their last common checkpoint remains.
+            # Several processes may be at different steps now; their last common checkpoint remains.
             if not self.alone:
                 terms = None
             raise
@@ -127,17 +127,17 @@ class _Session:
                 self.save(terms)
 
     def _agree(self, seconds: float) -> bool:
-        """Add up the time, and say whether a checkpoint is due; of several processes the first one's clock counts."""
+        """Add the time of a step and return whether a checkpoint is due; all processes use the first one's clock."""
         due = time.monotonic() - self.saved > 60 * self.trainer.config.checkpoint_minutes
         if not self.alone:
-            told = torch.tensor([seconds, float(due)], dtype=torch.float64, device=self.trainer.device)
-            distributed.broadcast(told, 0)
-            seconds, due = float(told[0]), bool(told[1])
+            shared = torch.tensor([seconds, float(due)], dtype=torch.float64, device=self.trainer.device)
+            distributed.broadcast(shared, 0)
+            seconds, due = float(shared[0]), bool(shared[1])
         self.trainer.seconds += seconds
         return due
 
     def save(self, terms: LossTerms) -> None:
-        """Log and checkpoint; all processes come here after the same step."""
+        """Write log and checkpoint. All processes must call this after the same step."""
         trainer = self.trainer
         if self.log is not None:
             row = {
@@ -171,7 +171,7 @@ def _provenance(trainer: Trainer, images: int) -> dict[str, Any]:
 
 
 class RunLog:
-    """The log of a run: ``log.csv``, and TensorBoard's events where tensorboard is installed."""
+    """The log of a run: ``log.csv``, and TensorBoard's events if tensorboard is installed."""
 
     def __init__(self, run: Path, *, resumed_at: int) -> None:
         self.path = run / "log.csv"
@@ -187,7 +187,7 @@ class RunLog:
             pass
 
     def write(self, step: int, seconds: float, figures: dict[str, float]) -> None:
-        """Write one row, and one point on each curve."""
+        """Write one row of the table and one point of each curve."""
         values = {"step": step, "seconds": round(seconds, 1), **figures}
         with self.path.open("a", newline="", encoding="utf-8") as stream:
             csv.DictWriter(stream, LOG_COLUMNS).writerow(values)

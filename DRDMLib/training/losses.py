@@ -1,4 +1,7 @@
-"""Losses of Algorithm 1 (paper, section 3.4), each a small class; all fields (N, d, *S) in fractions of the side."""
+"""Losses of Algorithm 1 (paper, section 3.4). All fields are (N, d, *S), in fractions of the side.
+
+``carried`` is the prediction, resampled by the step that it should undo.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from ..spatial.jacobian import determinant
 
 
 class LossTerms(NamedTuple):
-    """The weighted sum that is minimised, and its parts."""
+    """The weighted sum to minimize, and its parts."""
 
     total: Tensor
     distance: Tensor
@@ -31,8 +34,8 @@ class RelativeDistance:
 class EnergyDistance:
     """Squared error relative to the energy of the whole step, sample by sample.
 
-    Where :class:`RelativeDistance` weighs every voxel by its own displacement, which pulls predictions towards zero,
-    the minimiser of this one is the conditional mean of the step.
+    :class:`RelativeDistance` weights every voxel by its own displacement, which pulls predictions toward zero. The
+    minimizer of this loss is the conditional mean of the step.
     """
 
     def __call__(self, carried: Tensor, step: Tensor) -> Tensor:
@@ -41,12 +44,12 @@ class EnergyDistance:
 
 
 class Residual:
-    """What is left of a whole deformation after a correction, and how steep it is, each relative to the deformation.
+    """Energy and gradient energy of the deformation that remains after a correction, relative to the original ones.
 
-    ``|u|^2 / |psi|^2 + |grad u|^2 / |grad psi|^2`` with ``u`` the deformation ``psi``, then the correction on its
-    result. The minimiser of both terms is the conditional mean of what is to be undone; the second gives the small
-    scales, where a shape is distorted rather than moved, as much say as the large ones. Both are looked at in every
-    second voxel along each axis: the network's field is no finer.
+    ``|u|^2 / |psi|^2 + |grad u|^2 / |grad psi|^2``, where ``u`` is the deformation ``psi`` followed by the correction.
+    The conditional mean of the deformation to undo minimizes both terms. The second term gives small scales, which
+    distort a shape rather than move it, as much weight as large ones. Both terms are computed in every second voxel
+    along each axis, because the network's field is not finer.
     """
 
     def __call__(self, correction: Tensor, deformation: Tensor) -> LossTerms:
@@ -68,7 +71,7 @@ def _steepness(field: Tensor) -> Tensor:
 
 
 class Angle:
-    """Cosine between prediction and step, to be driven to -1."""
+    """Mean cosine between prediction and step; the best value is -1."""
 
     def __call__(self, carried: Tensor, step: Tensor) -> Tensor:
         p, s = carried * 1e5, step * 1e5
@@ -77,9 +80,9 @@ class Angle:
 
 
 class Regularity:
-    """Roughness above a threshold, and negative determinants of the forward-difference matrix.
+    """Penalty on roughness above a threshold and on negative determinants of the forward-difference matrix.
 
-    Mean over axes of ``relu(|forward difference| - 1e-4)``, plus twice ``mean(relu(-det))``.
+    The mean over axes of ``relu(|forward difference| - 1e-4)``, plus twice ``mean(relu(-det))``.
     """
 
     def __call__(self, prediction: Tensor) -> Tensor:
@@ -93,7 +96,7 @@ class Regularity:
 
 
 class RecoveryLoss:
-    """The training loss: distance + angle + 10 x regularity.
+    """The published training loss: distance + angle + 10 x regularity.
 
     Args:
         distance: ``"published"`` or ``"energy"``.
@@ -105,7 +108,7 @@ class RecoveryLoss:
         self.regularity = Regularity()
 
     def __call__(self, prediction: Tensor, step: Tensor) -> LossTerms:
-        """How far ``prediction`` is from undoing ``step``."""
+        """Return the loss of ``prediction``, which should undo ``step``."""
         carried = warp(prediction, step)
         distance = self.distance(carried, step)
         angle = self.angle(carried, step)

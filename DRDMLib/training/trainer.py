@@ -1,4 +1,4 @@
-"""Algorithm 1, and the state of a training run."""
+"""One step of Algorithm 1, and the state of a training run."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def training_step(
     loss: RecoveryLoss | Residual,
     augment: Callable[[Tensor, torch.Generator], Tensor],
 ) -> LossTerms:
-    """Algorithm 1 of the paper, one step: deform a batch to random levels, predict the last small steps, compare.
+    """Compute the loss of a batch (Algorithm 1): deform images to random levels, predict the last steps, compare.
 
-    With the loss :class:`Residual` all of the deformation is to be predicted, not only its last step.
+    With the loss :class:`Residual` the network predicts the whole deformation instead of its last step.
 
     Args:
         images: (N, 1, *S), 0..1.
@@ -48,12 +48,12 @@ def training_step(
 
 
 class Trainer:
-    """The state of a run: all that a checkpoint must hold to continue as if there had been no interruption.
+    """The state of a run: everything that a checkpoint needs to continue as if there had been no interruption.
 
-    Each of several processes has all of it but the random numbers: it has those of its own micro-batches.
+    With several processes, each one has the whole state, but only the random numbers of its own micro-batches.
 
     Raises:
-        SettingError: the batch cannot be shared equally.
+        SettingError: the batch cannot be shared equally among micro-batches or processes.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class Trainer:
         self.average.load_state_dict(self.network.state_dict())
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
-        # Sums gradients over all processes while they are computed.
+        # With several processes, averages the gradients while they are computed.
         self.trained: nn.Module = DistributedDataParallel(self.network) if self.process.world > 1 else self.network
         numbers = range(self.process.rank, config.micro_batches, self.process.world)
         self.samplers = [MicroBatchSampler(metadata, config, device, number) for number in numbers]
         self.loss = Residual() if metadata.options.get("whole") else RecoveryLoss(config.loss)
         on_gpu = device.type == "cuda"
         self.half = on_gpu if config.half_precision is None else config.half_precision
-        # Images computed at a time; fewer when memory is short.
+        # Images computed at a time; reduced when memory is short.
         self.chunk = config.batch // config.micro_batches
         self.step = 0
         self.seconds = 0.0
@@ -95,25 +95,28 @@ class Trainer:
         )
 
     def progress(self) -> float:
-        """0 at the start, 1 at the end of the run."""
+        """Return the progress of the run, from 0 at its start to 1 at its end."""
         if self.config.steps is not None:
             return self.step / max(1, self.config.steps)
         return self.seconds / max(1e-9, 60 * self.config.minutes)
 
     def learning_rate(self) -> float:
-        """Linear rise, then a cosine fall to a hundredth, or none."""
+        """Return the learning rate: a linear warm-up, then with ``decay`` a cosine down to 1 % of the peak."""
         rise = min(1.0, (self.step + 1) / max(1, self.config.warmup))
         fall = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, self.progress()))) if self.config.decay else 1.0
         return self.config.learning_rate * min(rise, fall)
 
     def advance(self, images: Tensor) -> LossTerms:
-        """Take one optimizer step on a random batch of ``images`` (M, 1, *S), in smaller parts when memory is short.
+        """Take one optimizer step on a random batch of ``images``, in smaller parts when memory is short.
+
+        Args:
+            images: (M, 1, *S), uint8, all training images.
 
         Raises:
-            SettingError: there is not even memory for one image.
+            SettingError: the memory does not hold one image; with several processes, it does not hold a micro-batch.
 
         Warns:
-            FallbackWarning: memory was short.
+            FallbackWarning: memory is short.
         """
         while True:
             try:
@@ -152,7 +155,7 @@ class Trainer:
         return LossTerms(*means.unbind())
 
     def _micro_batch(self, images: Tensor, sampler: MicroBatchSampler) -> Tensor:
-        """Add the gradients of one micro-batch; its loss terms, (4,)."""
+        """Add the gradients of one micro-batch and return its loss terms, (4,)."""
         chosen = sampler.choose(len(images), self.config.batch // self.config.micro_batches)
         batch = images[chosen].to(self.device).float() / 255.0
         parts = batch.split(self.chunk)
@@ -160,16 +163,16 @@ class Trainer:
         for number, part in enumerate(parts, start=1):
             last = sampler is self.samplers[-1] and number == len(parts)
             share = len(part) / len(batch)
-            with self._gradients_exchanged(last):
+            with self._gradient_exchange(last):
                 with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
                     terms = training_step(self.trained, part, sampler.fields, self.loss, self._augment)
                 (terms.total * share / len(self.samplers)).backward()
             means.append(torch.stack([term.detach().float() for term in terms]) * share)
         return torch.stack(means).sum(dim=0)
 
-    def _gradients_exchanged(self, yes: bool) -> AbstractContextManager[None]:
-        """Processes exchange gradients once a step, with its last part."""
-        if not yes and isinstance(self.trained, DistributedDataParallel):
+    def _gradient_exchange(self, enabled: bool) -> AbstractContextManager[None]:
+        """Enable the exchange of gradients between processes, or not; it is needed once per step, for the last part."""
+        if not enabled and isinstance(self.trained, DistributedDataParallel):
             return self.trained.no_sync()
         return nullcontext()
 
@@ -179,7 +182,10 @@ class Trainer:
         torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
 
     def state(self) -> dict[str, Any]:
-        """The content of a checkpoint besides the samplers: tensors and plain values, so that nothing is executed."""
+        """Return the content of a checkpoint without the samplers.
+
+        It has tensors and plain values only, so that reading it executes no code.
+        """
         return {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -191,24 +197,24 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint; the samplers have states of their own.
+        """Restore the state from a checkpoint; the samplers are restored separately.
 
         Raises:
-            SettingError: it belongs to another network, or to another number of micro-batches.
+            SettingError: the checkpoint belongs to another network or number of micro-batches.
         """
         ours, theirs = asdict(self.metadata), state["metadata"]
         for key in ("architecture", "options", "ndim", "size", "timesteps"):
             if ours[key] != theirs[key]:
                 raise SettingError(
-                    f"The run to resume has {key} {theirs[key]}, not {ours[key]}; give its settings or a new folder."
+                    f"The run to resume has {key} {theirs[key]}, not {ours[key]}; use its settings or a new folder."
                 )
         parts = state["config"]["portions"]
         if parts != self.config.micro_batches:
             raise SettingError(
-                f"The run to resume shares each step among {parts} processes or a divisor of {parts}, not among "
-                f"{self.config.micro_batches}; start it with such a number of processes."
+                f"The run to resume shares each batch among {parts} processes or a divisor of {parts}, not among "
+                f"{self.config.micro_batches}; start that number of processes."
             )
-        # The description by the first session holds, unless this one gives a new one.
+        # The description of the first session is kept, unless this one gives a new one.
         given = {k: v for k in ("anatomy", "modality", "training_data", "licence") if (v := ours[k])}
         self.metadata = replace(ModelMetadata.from_dict(theirs), **given)
         self.network.load_state_dict(state["network"])
@@ -218,7 +224,10 @@ class Trainer:
 
     @torch.no_grad()
     def validation_loss(self, images: Tensor, most: int = 8) -> float:
-        """Distance term of the averaged weights on images left out of training; the same draws each time."""
+        """Return the mean distance term of the averaged weights on held-out images (K, 1, *S), uint8.
+
+        The random fields are the same at every call.
+        """
         generator = torch.Generator(self.device).manual_seed(12345)
         fields = FieldSampler(self.metadata, generator)
         total, batches = 0.0, min(most, len(images))
@@ -232,7 +241,8 @@ class Trainer:
 def _require_equal_shares(config: TrainingConfig, processes: int) -> None:
     if config.micro_batches % processes:
         raise SettingError(
-            f"{config.micro_batches} micro-batches cannot be shared by {processes} processes; use a multiple of them."
+            f"{config.micro_batches} micro-batches cannot be shared by {processes} processes; use a multiple of "
+            f"{processes}."
         )
     if config.batch % config.micro_batches:
         raise SettingError(

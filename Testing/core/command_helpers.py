@@ -13,12 +13,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def scene(size=(26, 22, 18), pixel=sitk.sitkInt16):
-    """A small image with structure everywhere, voxels of unequal sides; 2D or 3D."""
+    """A small 2D or 3D image with structure everywhere and anisotropic voxels."""
     return smooth_image(size, (1.0, 1.2, 2.0)[: len(size)], pixel=pixel)
 
 
 def boxes(image):
-    """A label map on the grid of ``image``: 1 in the middle, 3 in one corner, 0 elsewhere."""
+    """A label map on the grid of ``image``: 1 in the middle, 3 near one corner, 0 elsewhere."""
     array = np.zeros(image.GetSize()[::-1], np.uint8)
     array[tuple(slice(n // 3, 2 * n // 3) for n in array.shape)] = 1
     array[tuple(slice(1, n // 4) for n in array.shape)] = 3
@@ -28,7 +28,7 @@ def boxes(image):
 
 
 def write(image, path):
-    """Write an image, making its folder."""
+    """Write an image and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(image, str(path))
     return path
@@ -39,12 +39,12 @@ def array_of(path):
 
 
 def snapshot(folder):
-    """Everything in a folder: path -> bytes, or None for a folder."""
+    """All content of a folder: path -> bytes, or None for a folder."""
     return {p.relative_to(folder): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
 def command(*arguments, code=None):
-    """The command line that runs drdm, or ``code`` (which gets the arguments) in its place."""
+    """The command line that runs drdm, or that passes the arguments to ``code`` instead."""
     start = ["-m", "DRDMLib"] if code is None else ["-c", code]
     return [sys.executable, *start, *map(str, arguments)]
 
@@ -54,7 +54,7 @@ def environment():
 
 
 def run_process(*arguments, code=None, timeout=180):
-    """Run drdm as a process of its own."""
+    """Run drdm in a separate process."""
     return subprocess.run(
         command(*arguments, code=code), capture_output=True, encoding="utf-8", env=environment(), timeout=timeout
     )

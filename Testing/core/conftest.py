@@ -16,7 +16,7 @@ def tiny_models(tiny_model_path, tiny_model_2d_path):
 
 @pytest.fixture
 def drdm(capfd, monkeypatch, tmp_path):
-    """Run the command line in this process; what C++ libraries print is caught too."""
+    """Run the command line in this process; the output of C++ libraries is captured too."""
     monkeypatch.setenv("DRDM_HOME", str(tmp_path / "drdm-home"))
     before = signal.getsignal(signal.SIGTERM)
 

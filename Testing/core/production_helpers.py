@@ -1,4 +1,4 @@
-"""Small datasets, runs over them in this process, and what a run has left behind."""
+"""Small datasets, runs over them in this process, and the files of a run."""
 
 import json
 
@@ -10,12 +10,12 @@ from DRDMLib.production.run import RunRequest, produce
 from DRDMLib.runtime.distributed import ProcessInfo
 from DRDMLib.settings import DeformationSettings
 
-# A strong random field and one step of recovery: quick, and all samples differ.
+# A strong random field and one step of recovery: fast, and all samples differ.
 LEVELS = {AUGMENT: ((40,), (12,)), SYNTHESIZE: ((40, 20),)}
 
 
-class Heard:
-    """Keeps what a run reports."""
+class RecordingReporter:
+    """Keeps everything that a run reports."""
 
     def __init__(self):
         self.items, self.messages, self.steps = [], [], []
@@ -36,7 +36,7 @@ class Heard:
 
 
 def write_cases(folder, names=("a", "b"), size=(22, 20, 18), labels=True):
-    """A folder with images/ and labels/."""
+    """Write a folder with images/ and labels/."""
     for number, name in enumerate(names):
         image = scene(tuple(n + number for n in size))
         write(image, folder / "images" / f"{name}.nii.gz")
@@ -52,8 +52,8 @@ def settings_for(command, **more):
 
 
 def make(dataset, folder, model, command=AUGMENT, *, process=None, resume=False, subject=None, device="cpu", **more):
-    """Run it; returns the run and what it told."""
-    heard = Heard()
+    """Run a command over a dataset; return the run and its reporter."""
+    reporter = RecordingReporter()
     request = RunRequest(
         dataset,
         folder,
@@ -63,7 +63,7 @@ def make(dataset, folder, model, command=AUGMENT, *, process=None, resume=False,
         resume=resume,
         subject_pattern=subject,
     )
-    return produce(request, settings_for(command, **more), heard), heard
+    return produce(request, settings_for(command, **more), reporter), reporter
 
 
 def report_of(folder):
@@ -75,7 +75,7 @@ def records_of(folder):
 
 
 def result(folder):
-    """Everything in a run's folder but how long it took: path -> bytes."""
+    """All content of a run's folder except times: path -> bytes."""
     found = {path.as_posix(): data for path, data in snapshot(folder).items() if path.parts[0] != "logs"}
     report = json.loads(found["report.json"])
     for item in report["items"]:

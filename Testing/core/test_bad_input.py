@@ -1,4 +1,4 @@
-"""Bad input gets one clear line and loses nothing."""
+"""Invalid input: the command prints one clear line and changes no file."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def flat_scan(tmp_path):
 
 @pytest.fixture
 def refused(drdm, tmp_path):
-    """Run a command that must be refused, and check that it is done well."""
+    """Run a command that must fail, and check its message and that no file was changed."""
 
     def run(*arguments, says):
         before = snapshot(tmp_path)
@@ -50,7 +50,7 @@ def check_refusal(status, err, says):
 
 @pytest.fixture
 def deform_refused(refused, tiny_models, tmp_path):
-    """``drdm deform IMAGE`` with a 3D model must be refused."""
+    """Run ``drdm deform IMAGE`` with a 3D model; it must fail."""
 
     def run(image, *more, says, model=tiny_models[3]):
         return refused("deform", image, "-o", tmp_path / "out", "--level", 4, "--model", model, *more, says=says)
@@ -74,7 +74,7 @@ def test_empty_file(deform_refused, tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd", ".png", ".tif", ".txt"])
-def test_text_under_the_name_of_an_image(deform_refused, tmp_path, suffix):
+def test_text_file_with_an_image_suffix(deform_refused, tmp_path, suffix):
     path = tmp_path / f"scan{suffix}"
     path.write_text("This is not an image.\n" * 50)
     deform_refused(path, says="cannot be read")
@@ -85,7 +85,7 @@ def test_text_under_the_name_of_an_image(deform_refused, tmp_path, suffix):
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd"])
 def test_truncated_file(deform_refused, tmp_path, suffix, compressed, keep):
     if suffix.startswith(".nii") and compressed != (suffix == ".nii.gz"):
-        pytest.skip("compression is given by the name")
+        pytest.skip("the name determines the compression")
     path = tmp_path / f"scan{suffix}"
     sitk.WriteImage(scene(pixel=sitk.sitkFloat32), str(path), compressed)
     data = path.read_bytes()
@@ -93,7 +93,7 @@ def test_truncated_file(deform_refused, tmp_path, suffix, compressed, keep):
     deform_refused(path, says="incomplete|cannot be read")
 
 
-def test_nifti_that_lacks_its_last_voxels(deform_refused, tmp_path):
+def test_nifti_without_its_last_voxels(deform_refused, tmp_path):
     path = write(scene(), tmp_path / "scan.nii")
     path.write_bytes(path.read_bytes()[:-100])
     deform_refused(path, says="incomplete")
@@ -105,8 +105,8 @@ def test_truncated_jpeg(deform_refused, tiny_models, tmp_path):
     deform_refused(path, says="incomplete|cannot be read", model=tiny_models[2])
 
 
-def test_nifti_with_scaled_integers_is_not_taken_for_truncated(drdm, tmp_path, tiny_models):
-    """The voxels of such a file take fewer bytes on disk than in memory."""
+def test_nifti_with_scaled_integers_is_read(drdm, tmp_path, tiny_models):
+    """Such a file is smaller than its voxels in memory, but not truncated."""
     path = write(scene(), tmp_path / "scan.nii")
     data = bytearray(path.read_bytes())
     data[112:116] = np.float32(0.5).tobytes()  # scl_slope
@@ -120,7 +120,7 @@ def test_nifti_with_scaled_integers_is_not_taken_for_truncated(drdm, tmp_path, t
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".mha", ".nrrd"])
-def test_voxels_that_are_no_numbers(deform_refused, tmp_path, suffix, bad):
+def test_nan_and_infinite_voxels(deform_refused, tmp_path, suffix, bad):
     image = scene(pixel=sitk.sitkFloat32)
     image[5, 6, 7] = float(bad)
     deform_refused(write(image, tmp_path / f"scan{suffix}"), says="NaN")
@@ -132,7 +132,7 @@ def test_constant_image(deform_refused, tmp_path, value):
     deform_refused(write(image, tmp_path / "scan.nii.gz"), says="contrast")
 
 
-def test_colour_picture(deform_refused, tiny_models, tmp_path):
+def test_color_picture(deform_refused, tiny_models, tmp_path):
     rgb = sitk.Compose([scene((20, 20), pixel=sitk.sitkUInt8)] * 3)
     deform_refused(write(rgb, tmp_path / "photo.png"), says="single-channel", model=tiny_models[2])
 
@@ -152,7 +152,7 @@ def test_several_time_points(deform_refused, tmp_path, suffix):
 
 
 def write_series(folder, number, slices=6):
-    """A tiny MR series; returns its files in order."""
+    """Write a tiny MR series; return its files in order."""
     volume = scene((16, 14, slices))
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -179,7 +179,7 @@ def write_series(folder, number, slices=6):
     return files
 
 
-def test_dicom_series_works(drdm, tmp_path, tiny_models):
+def test_dicom_series_is_deformed(drdm, tmp_path, tiny_models):
     write_series(tmp_path / "series", 7)
     outcome = drdm("deform", tmp_path / "series", "-o", tmp_path / "out", "--level", 2, "--model", tiny_models[3])
     assert outcome.status == 0, outcome.err
@@ -203,7 +203,7 @@ def test_folder_with_two_dicom_series(deform_refused, tmp_path):
 
 @pytest.mark.parametrize("damage", ["slice cut short", "slice missing"])
 def test_dicom_series_with_a_gap(deform_refused, tmp_path, damage):
-    """Its slices would be spread evenly over the gap: wrong geometry without a word."""
+    """Without a check, the slices would be spread evenly over the gap, with wrong geometry."""
     file = write_series(tmp_path / "series", 7)[2]
     if damage == "slice missing":
         file.unlink()
@@ -230,14 +230,14 @@ def test_label_of_another_dimension(deform_refused, scan, tmp_path):
     deform_refused(scan, "--label", label, says="2D but the image is 3D")
 
 
-def test_label_that_lies_elsewhere(deform_refused, scan, tmp_path):
+def test_label_outside_the_image(deform_refused, scan, tmp_path):
     label = boxes(scene())
     label.SetOrigin((400.0, 20.0, 30.0))
     deform_refused(scan, "--label", write(label, tmp_path / "label.nii.gz"), says="not at the position of the image")
 
 
 @pytest.mark.parametrize("value", [0.5, np.nan])
-def test_label_with_values_that_are_no_labels(deform_refused, scan, tmp_path, value):
+def test_label_with_fractional_values(deform_refused, scan, tmp_path, value):
     label = sitk.Cast(boxes(scene()), sitk.sitkFloat32)
     label[3, 4, 5] = float(value)
     deform_refused(scan, "--label", write(label, tmp_path / "label.nrrd"), says="fractional")
@@ -248,7 +248,7 @@ def test_label_of_vectors(deform_refused, scan, tmp_path):
     deform_refused(scan, "--label", write(label, tmp_path / "label.nii.gz"), says="several values")
 
 
-def test_label_with_only_another_grid_works(drdm, scan, tmp_path, tiny_models):
+def test_label_on_another_grid_is_resampled(drdm, scan, tmp_path, tiny_models):
     image = scene()
     grid = sitk.Image([2 * n for n in image.GetSize()], sitk.sitkUInt8)
     grid.SetSpacing([s / 2 for s in image.GetSpacing()])
@@ -299,7 +299,7 @@ def test_option_out_of_range(deform_refused, scan, options, says):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_device_that_is_not_there(deform_refused, scan):
+def test_missing_device(deform_refused, scan):
     deform_refused(scan, "--device", "cuda", says="device 'cuda' is not available on this computer")
 
 
@@ -351,19 +351,19 @@ def test_output_under_a_file(refused, scan, tmp_path, tiny_models):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_output_where_nothing_can_be_made(refused, scan, tiny_models):
+def test_output_where_no_folder_can_be_made(refused, scan, tiny_models):
     refused("deform", scan, "-o", "/proc/drdm-out", "--level", 2, "--model", tiny_models[3], says="cannot be written")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_output_in_a_folder_that_is_read_only(refused, scan, tmp_path, tiny_models):
+def test_output_in_a_read_only_folder(refused, scan, tmp_path, tiny_models):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
     refused("deform", scan, "-o", locked / "out", "--level", 2, "--model", tiny_models[3], says="cannot be written")
     refused("deform", scan, "-o", locked, "--level", 2, "--model", tiny_models[3], says="cannot be written")
 
 
-# Files may grow to a number of bytes only, as if the disk were full.
+# Limits the size of files, as if the disk were full.
 FULL_DISK = """
 import resource, signal, sys
 from DRDMLib import cli
@@ -408,7 +408,7 @@ def test_full_disk_while_training(tmp_path):
 
 
 class Trap:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -419,7 +419,7 @@ class Trap:
 
 @pytest.mark.parametrize("name", ["trap.pth", "trap.safetensors", "trap.pt"])
 @pytest.mark.parametrize("how", ["pickle", "torch"])
-def test_weights_that_would_run_code(deform_refused, scan, tmp_path, name, how):
+def test_weights_with_code_are_refused(deform_refused, scan, tmp_path, name, how):
     sprung = tmp_path / "sprung"
     path = tmp_path / name
     if how == "pickle":
@@ -431,7 +431,7 @@ def test_weights_that_would_run_code(deform_refused, scan, tmp_path, name, how):
 
 
 def damaged(path, good):
-    """Files that are no model, by name."""
+    """Write a damaged model file; its name determines the damage."""
     data = bytearray(good.read_bytes())
     if path.stem == "corrupt":
         data[:8] = b"\xff" * 8
@@ -469,7 +469,7 @@ def test_safetensors_without_metadata(deform_refused, scan, tmp_path):
     "described",
     ["", "[1, 2]", "{", '"text"', '{"ndim": 3, "size": 16, "architecture": "compact", "timesteps": "many"}'],
 )
-def test_safetensors_with_metadata_that_make_no_sense(deform_refused, scan, tmp_path, described):
+def test_safetensors_with_invalid_metadata(deform_refused, scan, tmp_path, described):
     path = tmp_path / "odd.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(3)}, path, metadata={"drdm": described})
     deform_refused(scan, model=path, says="model|options")
@@ -481,8 +481,8 @@ def test_safetensors_with_metadata_that_make_no_sense(deform_refused, scan, tmp_
     + [{"options": {"colour": 1}}, {"options": {"width": 0}}, {"timesteps": 0}, {"geometry": "round"}],
     ids=str,
 )
-def test_safetensors_whose_metadata_do_not_fit(deform_refused, scan, tmp_path, tiny_models, wrong):
-    """A file that says it is of another dimension than its weights, among others."""
+def test_safetensors_with_metadata_that_do_not_fit_the_weights(deform_refused, scan, tmp_path, tiny_models, wrong):
+    """For example, metadata of another dimension than the weights."""
     good = load_model_file(tiny_models[3], "cpu")
     path = tmp_path / "odd.safetensors"
     save_model(path, good.network, ModelMetadata(**(vars(good.metadata) | wrong)))
@@ -510,19 +510,19 @@ def test_missing_model(deform_refused, scan, name):
     deform_refused(scan, model=name, says="no model")
 
 
-def test_model_that_is_not_downloaded_yet(deform_refused, scan):
+def test_model_before_its_download(deform_refused, scan):
     deform_refused(scan, model="published-lung-ct-3d", says="drdm models fetch published-lung-ct-3d")
 
 
 # The other commands.
 
 
-def test_evaluate_of_an_image(refused, scan):
+def test_evaluate_an_image(refused, scan):
     refused("evaluate", scan, says="not a displacement field")
 
 
 @pytest.mark.parametrize("name", ["none.nii.gz", "text.nii.gz", "half.nii.gz", "empty.nii.gz", "folder"])
-def test_evaluate_of_a_file_that_cannot_be_read(refused, tmp_path, name):
+def test_evaluate_an_unreadable_file(refused, tmp_path, name):
     path = tmp_path / name
     if name.startswith("text"):
         path.write_text("text\n" * 100)
@@ -536,8 +536,8 @@ def test_evaluate_of_a_file_that_cannot_be_read(refused, tmp_path, name):
     refused("evaluate", path, says="field")
 
 
-def test_evaluate_of_a_field_with_nan(refused, tmp_path):
-    """Else the output is not JSON."""
+def test_evaluate_a_field_with_nan(refused, tmp_path):
+    """Its metrics would not be valid JSON."""
     array = np.zeros((8, 9, 10, 3), np.float32)
     array[2, 3, 4] = np.nan
     refused("evaluate", write(sitk.GetImageFromArray(array, isVector=True), tmp_path / "field.nrrd"), says="NaN")
@@ -622,7 +622,7 @@ def test_training_option_out_of_range(refused, dataset, tmp_path, options, says)
     refused("train", dataset, "-o", tmp_path / "run", *start, *options, says=says)
 
 
-def test_training_run_that_is_there_already(refused, dataset, tmp_path):
+def test_training_in_the_folder_of_another_run(refused, dataset, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "checkpoint.pt").write_bytes(b"days of work")
@@ -637,11 +637,11 @@ def test_resuming_from_a_damaged_checkpoint(refused, dataset, tmp_path):
     refused("train", dataset, "-o", run, *more, says="checkpoint")
 
 
-# The same through a process of its own: nothing of what libraries print may come between.
+# The same in a separate process, whose output must not contain messages of libraries.
 
 
 @pytest.mark.parametrize("case", ["truncated", "trap", "not empty"])
-def test_as_a_process(scan, tmp_path, tiny_models, case):
+def test_invalid_input_in_a_separate_process(scan, tmp_path, tiny_models, case):
     image, model, out, says = scan, tiny_models[3], tmp_path / "out", "incomplete|cannot be read"
     if case == "truncated":
         image = write(scene(), tmp_path / "cut.mha")
@@ -658,8 +658,8 @@ def test_as_a_process(scan, tmp_path, tiny_models, case):
     assert snapshot(tmp_path) == before
 
 
-def test_the_panel_is_told_too(drdm, tmp_path):
-    """With --progress json the last line on standard output is the error."""
+def test_error_is_the_last_json_event(drdm, tmp_path):
+    """With --progress json, the last line on standard output is the error; the panel reads it."""
     outcome = drdm("deform", tmp_path / "none.nii.gz", "-o", tmp_path / "out", "--progress", "json")
     last = json.loads(outcome.out.splitlines()[-1])
     assert last["event"] == "error"

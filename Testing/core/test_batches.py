@@ -1,4 +1,4 @@
-"""Runs over a dataset: resumed after a kill, bad cases left out, settings never mixed."""
+"""Runs over a dataset: resumed after a kill, invalid cases skipped, settings never mixed."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def dataset(tmp_path):
 
 
 def contents(folder):
-    """Everything but how long it took."""
+    """All files and the report, without times."""
     found = snapshot(folder)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     for item in report["items"]:
@@ -33,7 +33,7 @@ ARGUMENTS = {"augment": ["--levels", "8", "16", "--copies", "2"], "synthesize": 
 
 
 @pytest.mark.parametrize("name", ["augment", "synthesize"])
-def test_a_killed_run_goes_on_where_it_was(name, dataset, tmp_path, tiny_models):
+def test_a_killed_run_is_resumed(name, dataset, tmp_path, tiny_models):
     settings = [*ARGUMENTS[name], "--steps", "2", "--model", tiny_models[3], "--device", "cpu"]
     whole, broken = tmp_path / "whole" / "set", tmp_path / "broken" / "set"
     assert run_process(name, dataset, "-o", whole, *settings).returncode == 0
@@ -82,7 +82,7 @@ def test_resuming_with_other_settings_is_refused(dataset, tmp_path, tiny_models)
     assert contents(folder)[0] == {p: d for p, d in before.items() if p.name != "report.json" and p.parts[0] != "logs"}
 
 
-def test_a_case_of_the_other_dimension_is_left_out(dataset, tmp_path, tiny_models):
+def test_a_case_of_another_dimension_is_skipped(dataset, tmp_path, tiny_models):
     image = sitk.GetImageFromArray(sitk.GetArrayFromImage(scene())[:1])
     write(image, dataset / "images" / "b.nii.gz")
     write(boxes(image), dataset / "labels" / "b.nii.gz")
@@ -97,7 +97,7 @@ def test_a_case_of_the_other_dimension_is_left_out(dataset, tmp_path, tiny_model
     assert "Left out: b" in result.stderr
 
 
-def test_only_the_field(tmp_path, tiny_models):
+def test_deform_writes_only_the_field(tmp_path, tiny_models):
     image = write(scene(), tmp_path / "scan.nii.gz")
     settings = ["--level", "16", "--steps", "2", "--model", tiny_models[3], "--device", "cpu"]
     assert run_process("deform", image, "-o", tmp_path / "a", *settings, "--only-field").returncode == 0
@@ -111,7 +111,7 @@ def test_only_the_field(tmp_path, tiny_models):
         assert coarse.TransformPoint(point) == pytest.approx(fine.TransformPoint(point), abs=1e-3)
 
 
-def test_a_report_cut_short_is_named(dataset, tmp_path, tiny_models):
+def test_a_truncated_report_is_reported(dataset, tmp_path, tiny_models):
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "report.json").write_text('{"model": "x", "items": [', encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The certificate never lies: what it passes folds nowhere, what folds it refuses; and repair makes it hold."""
+"""The certificate: certified fields never fold, folded fields are refused, and repair makes fields certified."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from DRDMLib.spatial.model_grid import needs_refinement, physical_field
 def field_of(
     values: np.ndarray, spacing: tuple[float, ...] | None = None, direction: np.ndarray | None = None
 ) -> FieldGrid:
-    """(*S, d) along the array's axes, millimetres -> the same in space."""
+    """Convert values (*S, d) along the array's axes, in millimeters, to a field in space."""
     d = values.shape[-1]
     direction = np.eye(d) if direction is None else direction
     return FieldGrid(
@@ -50,7 +50,7 @@ def field_of(
 
 
 def smooth_values(shape: tuple[int, ...], seed: int, width: float, steepest: float) -> np.ndarray:
-    """Random, zero on the rim; the steepest one-sided difference is given (voxels a voxel)."""
+    """Random smooth values, zero at the border; ``steepest`` is the largest one-sided difference."""
     generator = np.random.default_rng(seed)
     d = len(shape)
     values = np.stack([ndimage.gaussian_filter(generator.normal(size=shape), width) for _ in range(d)], axis=-1)
@@ -61,7 +61,7 @@ def smooth_values(shape: tuple[int, ...], seed: int, width: float, steepest: flo
 
 
 def within_cells(corners: np.ndarray, spacing: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Displacement (K, d) and determinant (K,) at ``at`` (K, d, each in 0..1) in cells, by the product rule."""
+    """Compute displacement (K, d) and determinant (K,) at points ``at`` (K, d, each in 0..1) in cells."""
     d = at.shape[1]
     value, slope = np.zeros((len(at), d)), np.zeros((len(at), d, d))
     for bits in itertools.product((0, 1), repeat=d):
@@ -75,9 +75,9 @@ def within_cells(corners: np.ndarray, spacing: np.ndarray, at: np.ndarray) -> tu
 
 
 def least_sampled(field: FieldGrid, seed: int, count: int = 200_000) -> float:
-    """Least determinant at random points of random cells, double precision; mostly at faces, edges and corners."""
+    """Smallest determinant at random points of random cells, mostly at their faces, edges and corners."""
     generator = np.random.default_rng(seed)
-    values = field.brick(tuple(slice(0, n) for n in field.vectors.shape[:-1]))
+    values = field.block(tuple(slice(0, n) for n in field.vectors.shape[:-1]))
     cells = generator.integers(0, np.array(values.shape[1:]) - 1, (count, len(values)))
     at = np.clip(generator.uniform(-0.5, 1.5, cells.shape), 0, 1)
     spacing = np.broadcast_to(field.spacing, cells.shape)
@@ -105,7 +105,7 @@ def fields(draw: st.DrawFn) -> FieldGrid:
 
 
 @pytest.mark.parametrize("d", [2, 3])
-def test_coefficients_are_those_of_the_determinant(d):
+def test_bernstein_coefficients_give_the_determinant(d):
     generator = np.random.default_rng(d)
     corners = generator.normal(size=(300, *[2] * d, d))
     spacing, at = generator.uniform(0.3, 3, (300, d)), generator.random((300, d))
@@ -119,7 +119,7 @@ def test_coefficients_are_those_of_the_determinant(d):
 
 
 @pytest.mark.parametrize("d", [2, 3])
-def test_bound_is_below_every_point_and_not_by_much(d):
+def test_bound_is_a_tight_lower_bound(d):
     generator = np.random.default_rng(d)
     corners = generator.normal(size=(200, *[2] * d, d)) * 0.15
     spacing = np.ones((200, d))
@@ -132,29 +132,29 @@ def test_bound_is_below_every_point_and_not_by_much(d):
 
 @given(field=fields(), seed=st.integers(0, 1000))
 @settings(max_examples=60, deadline=None)
-def test_certified_fields_fold_nowhere(field, seed):
+def test_certified_fields_do_not_fold(field, seed):
     least = least_sampled(field, seed, 40_000)
     failing = failing_cells(field)
     if len(failing) == 0:
         assert least > 0
-    # Refused for a reason, not always: cells far from folding pass.
+    # The test is not too strict: cells far from folding pass.
     if steepness_of(field) < 0.3:
         assert len(failing) == 0
 
 
 def steepness_of(field: FieldGrid) -> float:
-    values = field.brick(tuple(slice(0, n) for n in field.vectors.shape[:-1]))
+    values = field.block(tuple(slice(0, n) for n in field.vectors.shape[:-1]))
     return sum(np.abs(np.diff(values, axis=1 + a)).max() / s for a, s in enumerate(field.spacing))
 
 
 @given(field=fields(), seed=st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
-def test_certified_fields_meet_no_value_twice(field, seed):
-    """Of points that end side by side, each is found again by following the map back from where the other started."""
+def test_certified_fields_are_injective(field, seed):
+    """Take pairs of points that end close to each other, and invert the map from the start of the other point."""
     if len(failing_cells(field, 0.05)):
         return
     generator = np.random.default_rng(seed)
-    values = field.brick(tuple(slice(0, n) for n in field.vectors.shape[:-1]))
+    values = field.block(tuple(slice(0, n) for n in field.vectors.shape[:-1]))
     cells = generator.integers(0, np.array(values.shape[1:]) - 1, (3000, len(values)))
     at = generator.random(cells.shape)
     start = (cells + at) * field.spacing
@@ -167,7 +167,7 @@ def test_certified_fields_meet_no_value_twice(field, seed):
 @given(shape=SHAPES, seed=st.integers(0, 10**6), beyond=st.floats(1.02, 4), spacing=st.sampled_from([0.2, 1.0, 5.0]))
 @settings(max_examples=60, deadline=None)
 def test_folded_fields_are_refused(shape, seed, beyond, spacing):
-    """One node pushed past its neighbour, somewhere in a field that is fine."""
+    """Push one node past its neighbor, anywhere in a valid field."""
     generator = np.random.default_rng(seed)
     values = smooth_values(shape, seed, 2.0, 0.15)
     node = tuple(int(generator.integers(1, n - 1)) for n in shape)
@@ -182,8 +182,8 @@ def test_folded_fields_are_refused(shape, seed, beyond, spacing):
 
 
 @pytest.mark.parametrize("d", [2, 3])
-def test_central_differences_do_not_see_what_the_criterion_sees(d):
-    """A single node far out of place: the determinant there is 1 by central differences."""
+def test_criterion_finds_folds_that_central_differences_miss(d):
+    """A single displaced node: central differences give a determinant of 1 there."""
     values = np.zeros((9,) * d + (d,))
     values[(4,) * d] = 1.5
     field = field_of(values)
@@ -195,7 +195,7 @@ def test_central_differences_do_not_see_what_the_criterion_sees(d):
     assert digital_diffeomorphism(field_of(values * 0.1)) == (8**d, 0, 0.0)
 
 
-def test_non_diffeomorphic_volume_is_that_of_the_flipped_tetrahedra():
+def test_non_diffeomorphic_volume_is_the_volume_of_flipped_tetrahedra():
     values = smooth_values((8, 9, 7), 3, 0.6, 2.0)
     field = field_of(values, (2.0, 1.0, 0.5))
     points = np.stack(
@@ -222,14 +222,14 @@ def test_non_diffeomorphic_volume_is_that_of_the_flipped_tetrahedra():
 
 
 def rolled_up(turns: float) -> sitk.Image:
-    """A strip bent around a circle: no cell folds, but after one turn it lies on itself."""
+    """A strip bent around a circle: no cell folds, but after one turn it overlaps itself."""
     x, y = np.meshgrid(np.arange(240.0), np.arange(7.0))
     angle, radius = 2 * np.pi * turns * x / 239, 239 / (2 * np.pi * turns) - y
     moved = np.stack([radius * np.sin(angle) - x, 7 - radius * np.cos(angle) - y], axis=-1)
     return sitk.GetImageFromArray(moved, isVector=True)
 
 
-def test_no_fold_is_not_enough():
+def test_a_field_without_folds_that_overlaps_itself_is_not_certified():
     strip = rolled_up(1.3)
     assert len(failing_cells(FieldGrid.of(strip))) == 0
     assert measure_ddf(strip).folded_fraction == 0
@@ -240,7 +240,7 @@ def test_no_fold_is_not_enough():
 
 
 @pytest.mark.parametrize("d", [2, 3])
-def test_saved_fields(d):
+def test_saved_fields_are_certified_unless_broken(d):
     values = smooth_values((16,) * d, 1, 2.0, 0.4)
     assert certify_saved(field_of(values).image()).certified
     assert certify_saved(field_of(values + 5).image()).certified
@@ -248,14 +248,14 @@ def test_saved_fields(d):
         assert not certify_saved(field_of(broken).image()).certified
 
 
-def test_slices_of_one_voxel():
+def test_volumes_of_one_slice():
     values = np.zeros((1, 12, 14, 3))
     values[0, ..., 1:] = smooth_values((12, 14), 0, 2.0, 0.4)
     assert certify_saved(field_of(values).image()).certified
     assert not certify_saved(field_of(values * 8).image()).certified
 
 
-def test_a_field_that_is_torn_at_its_rim_is_not_certified():
+def test_a_field_with_a_jump_at_its_border_is_not_certified():
     image = smooth_image((10, 10, 10))
     values = np.full((30, 30, 30, 3), 2.0)
     field = field_of(values)
@@ -303,7 +303,7 @@ def test_repair_is_local(d):
     assert report.max_mm < 1.6 * d**0.5
 
 
-def test_a_field_that_is_not_finite_cannot_be_repaired():
+def test_a_field_with_nan_cannot_be_repaired():
     values = np.zeros((12, 12, 12, 3))
     values[6, 6, 6] = np.nan
     image = sitk.Image([6, 6, 6], sitk.sitkUInt8)
@@ -312,11 +312,11 @@ def test_a_field_that_is_not_finite_cannot_be_repaired():
         repair(field_of(values), image)
 
 
-# ------------------------------------------------------------------------------------------------ the engine
+# ------------------------------------------------------------------------------------------------ deformation
 
 
 @pytest.mark.parametrize("d", [2, 3])
-def test_steps_are_made_gentle(d):
+def test_steps_are_made_invertible(d):
     generator = torch.Generator().manual_seed(0)
     gentle = torch.randn(1, d, *[16] * d, generator=generator) * 0.1 / 16
     gentle *= 0.9 * STEP_BOUND / float(steepness(gentle).max())
@@ -324,13 +324,13 @@ def test_steps_are_made_gentle(d):
     steep = torch.randn(2, d, *[16] * d, generator=generator) * 0.5
     eased = steepness(invertible_step(steep))
     assert (eased > 0.3 * STEP_BOUND).all() and (eased <= STEP_BOUND * 1.001).all()
-    # Each of a batch is treated as if it were alone.
+    # The result of each field does not depend on the rest of the batch.
     mixed = invertible_step(torch.cat([gentle, steep]))
     assert torch.equal(mixed[:1], gentle) and torch.equal(mixed[1:2], invertible_step(steep[:1]))
     voxels = (steep[:1] * 16)[0].movedim(0, -1).double().numpy()
     mapped = (invertible_step(steep)[:1] * 16)[0].movedim(0, -1).double().numpy()
     assert len(failing_cells(field_of(voxels))) and not len(failing_cells(field_of(mapped)))
-    # Two gentle steps, composed, still do not fold.
+    # The composition of two invertible steps does not fold.
     twice = compose(invertible_step(steep), invertible_step(steep))
     assert not len(failing_cells(field_of((twice[:1] * 16)[0].movedim(0, -1).double().numpy())))
 
@@ -344,18 +344,18 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("kind", IMAGES)
-def test_what_is_made_is_certified(kind, tiny_model):
+def test_deformations_are_certified(kind, tiny_model):
     image = IMAGES[kind]
     result = deform(image, tiny_model, level=79, seed=3, steps=3)
     assert result.metrics.certified_invertible
     assert certify_on_grid(result.field, image).certified
     assert least_sampled(FieldGrid.of(result.field), 0) > 0
     assert least_sampled(FieldGrid.of(result.ddf), 0) > 0
-    # The strict criterion also counts two tetrahedra that linear interpolation has no use for: an untrained network's
-    # strongest field, 40 % of the side, may flip a few of them.
+    # The strict criterion also counts two tetrahedra that linear interpolation does not use. The strongest field of an
+    # untrained network, 40 % of the side, may flip a few of them.
     assert result.metrics.nondiffeomorphic_fraction < 0.001
-    # Alone, without the field that it was sampled from, the saved one does not fold either; whether that is proven to
-    # be enough depends on its border.
+    # The saved field alone, without the field that it was sampled from, does not fold either. Whether this proves
+    # invertibility depends on its border.
     reason = certify_saved(result.ddf).reason
     assert reason in ("", "the field does not fold, but its border moves too much for a proof")
     figures = measure_ddf(result.ddf).to_dict()
@@ -396,7 +396,7 @@ def test_shipped_model_is_certified_and_keeps_its_strength(level, seed, shipped)
         side = max(n * s for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True))
         inside = positions(field, image)
         samples = extended(field, inside, 1)
-        values = samples.brick(tuple(slice(0, len(n)) for n in samples.nodes))
+        values = samples.block(tuple(slice(0, len(n)) for n in samples.nodes))
         assert np.linalg.norm(values, axis=0).max() > 0.1 * side
 
 
@@ -412,8 +412,8 @@ def test_published_model_is_certified(shared):
     assert result.metrics.max_percent > 10
 
 
-def test_rounding_of_the_file_is_covered():
-    """A determinant that is positive by less than what 32 bits can move is not certified."""
+def test_rounding_of_the_file_is_taken_into_account():
+    """A determinant that is positive by less than the rounding of 32 bits is not certified."""
     values = np.zeros((12, 12, 2))
     values[:, 6:, 1] = -(1 - 1e-7)
     values += 300

@@ -1,4 +1,4 @@
-"""What the ``drdm`` command makes, and how it stops."""
+"""The results of the ``drdm`` command, and its interruption."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ METRICS = ["mean_mm", "max_mm", "mean_percent", "max_percent", "folded_fraction"
 
 @pytest.fixture
 def succeed(drdm):
-    """Run a command that must end well; gives what it prints."""
+    """Run a command that must succeed; return its standard output."""
 
     def run(*arguments):
         outcome = drdm(*arguments)
@@ -87,7 +87,7 @@ def test_deform_writes_image_label_field_and_report(succeed, tmp_path, tiny_mode
         assert difference.mean() < 0.005 * np.ptp(array_of(scan))
 
 
-def test_same_seed_same_bytes(succeed, tmp_path, tiny_models):
+def test_equal_seeds_give_equal_files(succeed, tmp_path, tiny_models):
     image = scene()
     scan, label = write(image, tmp_path / "scan.nii.gz"), write(boxes(image), tmp_path / "label.nii.gz")
     options = [scan, "--label", label, "--model", tiny_models[3], "--level", 12]
@@ -151,16 +151,16 @@ def test_help_shows_an_example(drdm, name):
     assert "drdm " + (name[0] if name else "deform") in outcome.out.split("example:")[1]
 
 
-# Stopping.
+# Interruption.
 
 
 @pytest.fixture
 def start():
-    """Start drdm as a process that a test then stops."""
+    """Start drdm as a process that the test then stops."""
     running = []
 
     def run(*arguments):
-        # A shell may have told its children to ignore Ctrl-C.
+        # A shell may start its children with Ctrl-C ignored.
         default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         process = subprocess.Popen(
             command(*arguments),
@@ -181,14 +181,14 @@ def start():
 
 
 def wait_for(process, event):
-    """Read the JSON lines of a process up to the first ``event``."""
+    """Read the JSON lines of a process until the first ``event``."""
     for line in process.stdout:
         if json.loads(line)["event"] == event:
             return
     pytest.fail(process.stderr.read())
 
 
-def check_only_whole_files(folder):
+def check_files_are_complete(folder):
     for path in folder.glob("*.nii.gz"):
         if not path.name.startswith("."):
             gzip.decompress(path.read_bytes())
@@ -205,7 +205,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals"
 
 @posix
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
-def test_stopping_leaves_whole_files_only(start, tmp_path, tiny_models, how):
+def test_stopping_leaves_complete_files_only(start, tmp_path, tiny_models, how):
     scan, out = write(scene((64, 64, 24)), tmp_path / "scan.nii.gz"), tmp_path / "out"
     options = ["--model", tiny_models[2], "--level", 4, "--count", 5000, "--progress", "json"]
     process = start("deform", scan, "-o", out, *options)
@@ -216,11 +216,11 @@ def test_stopping_leaves_whole_files_only(start, tmp_path, tiny_models, how):
     assert len(err.splitlines()) == 1 and "stopped" in err.lower(), err
     assert json.loads(output.splitlines()[-1])["event"] == "error"
     assert not [name for name in names_in(out) if name.startswith(".")]
-    check_only_whole_files(out)
+    check_files_are_complete(out)
 
 
 @posix
-def test_killing_leaves_no_broken_file_under_a_final_name(start, tmp_path, tiny_models):
+def test_killing_leaves_no_incomplete_file_with_a_final_name(start, tmp_path, tiny_models):
     scan = write(scene((96, 96, 48)), tmp_path / "scan.nii.gz")
     for delay in (0.05, 0.4):
         out = tmp_path / f"out{delay}"
@@ -230,18 +230,18 @@ def test_killing_leaves_no_broken_file_under_a_final_name(start, tmp_path, tiny_
         time.sleep(delay)
         process.kill()
         process.communicate(timeout=60)
-        check_only_whole_files(out)
+        check_files_are_complete(out)
 
 
 # drdm augment, drdm synthesize
 
-# What lies beside the images of every run.
-BESIDE = ["logs", "quality", "quality.html", "records", "report.json", "run.json"]
+# Files and folders of every run, besides the images.
+RUN_FILES = ["logs", "quality", "quality.html", "records", "report.json", "run.json"]
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    """Three cases, of which the second cannot be read and the third has no label."""
+    """Three cases; the second cannot be read and the third has no label."""
     folder = tmp_path / "data"
     for k in range(3):
         image = scene((40, 36 + k))
@@ -260,13 +260,13 @@ def test_augment_makes_an_nnunet_dataset(succeed, tmp_path, tiny_models, dataset
     assert snapshot(dataset) == before
 
     names = ["case0", *(f"case0_t{t:02d}_{c:03d}" for t in (4, 9) for c in range(2))]
-    assert names_in(out) == [*("dataset.json", "imagesTr", "labelsTr"), *BESIDE]
+    assert names_in(out) == [*("dataset.json", "imagesTr", "labelsTr"), *RUN_FILES]
     assert names_in(out / "imagesTr") == [f"{name}_0000.nii.gz" for name in names]
     assert names_in(out / "labelsTr") == [f"{name}.nii.gz" for name in names]
     described = json.loads((out / "dataset.json").read_text())
     assert described["channel_names"] == {"0": "image"}
     assert described["labels"]["background"] == 0
-    # nnU-Net's labels count up without gaps.
+    # nnU-Net needs consecutive labels.
     assert described["labels"] == {"background": 0, "label_1": 1, "label_3": 2}
     assert described["original_label_values"] == {"2": 3}
     assert (described["numTraining"], described["file_ending"]) == (5, ".nii.gz")
@@ -277,7 +277,7 @@ def test_augment_makes_an_nnunet_dataset(succeed, tmp_path, tiny_models, dataset
         assert set(np.unique(array_of(label))) <= {0, 1, 2}
 
 
-def test_augment_reports_what_it_left_out(drdm, tmp_path, tiny_models, dataset):
+def test_augment_reports_skipped_cases(drdm, tmp_path, tiny_models, dataset):
     outcome = drdm("augment", dataset, "-o", tmp_path / "out", "--model", tiny_models[2], "--levels", 4)
     assert outcome.status == 0
     failures = report_of(tmp_path / "out")["failures"]
@@ -286,7 +286,7 @@ def test_augment_reports_what_it_left_out(drdm, tmp_path, tiny_models, dataset):
 
 
 @pytest.mark.parametrize("command", ["augment", "synthesize"])
-def test_the_first_case_may_be_the_one_that_cannot_be_read(succeed, tmp_path, tiny_models, dataset, command):
+def test_the_first_case_may_be_unreadable(succeed, tmp_path, tiny_models, dataset, command):
     (dataset / "images" / "case1.nii.gz").write_bytes((dataset / "images" / "case0.nii.gz").read_bytes())
     (dataset / "images" / "case0.nii.gz").write_text("no image")
     levels = ["--levels", "3" if command == "augment" else "3:2"]
@@ -305,7 +305,7 @@ def test_progress_of_a_dataset_ends_at_its_total(succeed, tmp_path, tiny_models,
 
 @pytest.mark.parametrize(("command", "levels"), [("augment", ["4", "4"]), ("synthesize", ["4:3", "4:3"])])
 def test_no_result_overwrites_another(succeed, tmp_path, tiny_models, dataset, command, levels):
-    """A level given twice."""
+    """Give a level twice."""
     out = tmp_path / "out"
     succeed(command, dataset, "-o", out, "--model", tiny_models[2], "--levels", *levels)
     items = report_of(out)["items"]
@@ -336,7 +336,7 @@ def test_file_names_in_the_report_are_relative_to_it(succeed, tmp_path, tiny_mod
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_synthesize_makes_pairs_and_the_field_between_them(succeed, tmp_path, tiny_models, ndim):
+def test_synthesize_makes_pairs_and_their_field(succeed, tmp_path, tiny_models, ndim):
     image = scene((56, 52, 48)[:ndim])
     write(image, tmp_path / "data" / "imagesTr" / "case_0000.nii.gz")
     write(boxes(image), tmp_path / "data" / "labelsTr" / "case.nii.gz")
@@ -345,8 +345,8 @@ def test_synthesize_makes_pairs_and_the_field_between_them(succeed, tmp_path, ti
     succeed("synthesize", tmp_path / "data", "-o", out, *options)
 
     names = ["case_t09-16_000", "case_t20-12_000"]
-    beside = sorted([*BESIDE, "splits.json"])
-    assert names_in(out) == ["dataset.json", "displacementsTr", "imagesTr", "labelsTr", *beside]
+    run_files = sorted([*RUN_FILES, "splits.json"])
+    assert names_in(out) == ["dataset.json", "displacementsTr", "imagesTr", "labelsTr", *run_files]
     assert names_in(out / "displacementsTr") == [f"{name}.nii.gz" for name in names]
     both = [f"{name}_{kind}.nii.gz" for name in names for kind in ("fixed", "moving")]
     assert names_in(out / "imagesTr") == names_in(out / "labelsTr") == both
@@ -402,7 +402,7 @@ def test_training_can_be_stopped_and_resumed(start, succeed, tmp_path):
 
 @pytest.fixture
 def weights_server(shared, tmp_path, monkeypatch):
-    """The catalogue's published cardiac weights, served from this machine."""
+    """The published cardiac weights, served from this computer."""
     folder = shared / "reference"
     if not (folder / "cmr_recresacnet.pth").is_file():
         pytest.skip("no reference weights")
@@ -432,7 +432,7 @@ def test_models_are_listed(succeed):
     for entry in DRDMLib.available_models():
         (line,) = [line for line in listed.splitlines() if line.startswith(entry.name + " ")]
         assert f"{entry.ndim}D" in line
-        assert ("here" if entry.available else "download") in line
+        assert ("available" if entry.available else "download") in line
 
 
 def test_fetch_downloads_once(succeed, tmp_path, weights_server):
@@ -440,7 +440,7 @@ def test_fetch_downloads_once(succeed, tmp_path, weights_server):
     succeed("models", "fetch", "published-cardiac-2d")
     assert names_in(tmp_path / "drdm-home") == ["published-cardiac-2d.pth"]
     (line,) = [line for line in succeed("models").splitlines() if line.startswith("published-cardiac-2d")]
-    assert "here" in line
+    assert "available" in line
     described = json.loads(succeed("models", "info", "published-cardiac-2d"))
     assert (described["name"], described["ndim"], described["size"]) == ("published-cardiac-2d", 2, 256)
     assert described["licence"] == "Apache-2.0"
@@ -475,12 +475,12 @@ def test_fetch_without_the_file_or_the_server(drdm, tmp_path, weights_server):
             assert names_in(tmp_path / "drdm-home") == []
 
 
-def test_info_of_a_file(succeed, tiny_models):
+def test_info_of_a_model_file(succeed, tiny_models):
     described = json.loads(succeed("models", "info", tiny_models[3]))
     assert (described["ndim"], described["architecture"]) == (3, "compact")
 
 
-# What must be installed.
+# Requirements.
 
 MODULES = sorted(
     m.name
@@ -490,7 +490,7 @@ MODULES = sorted(
 )
 
 
-def test_importing_the_package_costs_nothing():
+def test_importing_the_package_imports_no_large_library():
     heavy = ["torch", "rich", "matplotlib", "SimpleITK", "scipy", "tensorboard"]
     code = f"import sys, DRDMLib, DRDMLib.__main__; print([m for m in {heavy} if m in sys.modules])"
     ended = run_process(code=code)
@@ -509,7 +509,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_the_library_and_training_need_no_extras(tmp_path):
-    """With only what Slicer bundles, PyTorch and safetensors."""
+    """They need only the packages in Slicer, PyTorch and safetensors."""
     write(scene((20, 20)), tmp_path / "data" / "images" / "a.nii.gz")
     options = ["--ndim", 2, "--size", 16, "--width", 8, "--iterations", 1]
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""How a GPU is told to compute; the switches are there without one."""
+"""Settings for exact arithmetic on a GPU; PyTorch has these settings without a GPU too."""
 
 import threading
 
@@ -12,15 +12,15 @@ cudnn = torch.backends.cudnn
 
 
 def switches():
-    told = [cudnn.benchmark, cudnn.deterministic]
+    flags = [cudnn.benchmark, cudnn.deterministic]
     if hasattr(cudnn, "conv"):
-        return [*told, cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision]
-    return [*told, cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32]
+        return [*flags, cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision]
+    return [*flags, cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32]
 
 
 @pytest.fixture
 def others(monkeypatch):
-    """What another program of the process has asked for."""
+    """Settings that another program in the same process has chosen."""
     monkeypatch.setattr(cudnn, "benchmark", True)
     monkeypatch.setattr(cudnn, "deterministic", False)
     return switches()
@@ -31,7 +31,7 @@ def is_exact():
     return not benchmark and deterministic and all(p in ("ieee", False) for p in precision)
 
 
-def test_what_others_have_set_holds_again_afterwards(others):
+def test_earlier_settings_are_restored(others):
     assert not is_exact()
     with full_precision(CPU):
         assert switches() == others
@@ -46,7 +46,7 @@ def test_what_others_have_set_holds_again_afterwards(others):
     assert switches() == others
 
 
-def test_one_thread_does_not_end_it_for_another(others):
+def test_one_thread_does_not_change_the_settings_of_another(others):
     inside, done, seen = threading.Event(), threading.Event(), []
 
     def long():

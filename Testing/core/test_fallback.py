@@ -1,5 +1,7 @@
-"""When a GPU gives up: fewer images at a time, then the CPU, and it is said. There is no GPU here to fill: the faults
-are those that PyTorch raises, everything else is real."""
+"""Fallback when a GPU fails: fewer images at a time, then the CPU, with a warning.
+
+The tests need no GPU: they raise the same errors as PyTorch; everything else is real.
+"""
 
 import json
 import warnings
@@ -45,24 +47,24 @@ CUDA, MPS, CPU = torch.device("cuda"), torch.device("mps"), torch.device("cpu")
         (ValueError("out of memory"), CUDA, DeviceLimit.NOTHING),
     ],
 )
-def test_what_a_device_lacks(error, device, lacking):
+def test_errors_are_classified(error, device, lacking):
     assert device_limit(error, device) is lacking
 
 
-def test_a_real_allocation_that_fails_is_understood():
+def test_a_real_failed_allocation_is_classified():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**55, dtype=torch.uint8)
     assert device_limit(raised.value, CPU) is DeviceLimit.MEMORY
 
 
 def on_a_gpu(model: Model) -> Model:
-    """The model as it would be on a GPU, for what only asks where it is."""
+    """A copy of the model that claims to be on a GPU."""
     copy = model.on("cpu")
     copy.device = CUDA
     return copy
 
 
-def test_half_the_batch_until_it_fits_then_the_cpu(tiny_model):
+def test_the_batch_is_halved_then_the_cpu_is_used(tiny_model):
     tried = []
 
     def compute(model, batch):
@@ -71,15 +73,15 @@ def test_half_the_batch_until_it_fits_then_the_cpu(tiny_model):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return model.predict(torch.zeros(1, 1, 16, 16, 16), 3)
 
-    with pytest.warns(FallbackWarning) as said:
+    with pytest.warns(FallbackWarning) as caught:
         result = with_fallback(compute, on_a_gpu(tiny_model), 4)
     assert tried == [("cuda", 4), ("cuda", 2), ("cuda", 1), ("cpu", 1)]
-    assert "2 images at a time" in str(said[0].message) and "CPU is used" in str(said[-1].message)
-    # The copy has the very weights.
+    assert "2 images at a time" in str(caught[0].message) and "CPU is used" in str(caught[-1].message)
+    # The copy has the same weights.
     assert torch.equal(result, tiny_model.predict(torch.zeros(1, 1, 16, 16, 16), 3))
 
 
-def test_a_missing_operator_goes_to_the_cpu_at_once(tiny_model):
+def test_a_missing_operator_leads_to_the_cpu_at_once(tiny_model):
     tried = []
 
     def compute(model, batch):
@@ -95,7 +97,7 @@ def test_a_missing_operator_goes_to_the_cpu_at_once(tiny_model):
     assert tried == [("mps", 8), ("cpu", 8)]
 
 
-def test_other_faults_and_a_full_main_memory_are_not_hidden(tiny_model):
+def test_other_errors_and_full_main_memory_are_not_hidden(tiny_model):
     def wrong(model, batch):
         raise RuntimeError("shapes do not match")
 
@@ -110,7 +112,7 @@ def test_other_faults_and_a_full_main_memory_are_not_hidden(tiny_model):
 
 
 def short_of_memory(monkeypatch, most):
-    """Networks raise what a full GPU raises when they are given more images than ``most``."""
+    """Let networks raise the error of a full GPU for more than ``most`` images."""
     predict = Model.predict
 
     def limited(self, image, *more, **how):
@@ -121,7 +123,7 @@ def short_of_memory(monkeypatch, most):
     monkeypatch.setattr(Model, "predict", limited)
 
 
-def test_a_stack_of_slices_in_smaller_portions_is_the_same(tiny_model_2d, monkeypatch):
+def test_smaller_batches_of_slices_give_the_same_field(tiny_model_2d, monkeypatch):
     stack = smooth_image((24, 20, 7), (1.0, 1.0, 5.0))
     usual = DRDMLib.deform(stack, tiny_model_2d, level=6, seed=3)
     short_of_memory(monkeypatch, 2)
@@ -132,7 +134,7 @@ def test_a_stack_of_slices_in_smaller_portions_is_the_same(tiny_model_2d, monkey
     assert np.abs(difference).max() < 1e-4
 
 
-def test_the_command_line_says_so(tiny_model_2d_path, tmp_path, monkeypatch, capsys):
+def test_the_command_reports_a_fallback(tiny_model_2d_path, tmp_path, monkeypatch, capsys):
     image = tmp_path / "stack.nii.gz"
     sitk.WriteImage(smooth_image((24, 20, 7), (1.0, 1.0, 5.0)), str(image))
     short_of_memory(monkeypatch, 4)
@@ -142,7 +144,7 @@ def test_the_command_line_says_so(tiny_model_2d_path, tmp_path, monkeypatch, cap
     assert any(event["event"] == "warning" and "images at a time" in event["text"] for event in events)
 
 
-def test_training_accumulates_when_memory_is_short(tiny_model, monkeypatch):
+def test_training_accumulates_gradients_when_memory_is_short(tiny_model, monkeypatch):
     trainer = Trainer(tiny_model.metadata, TrainingConfig(steps=4, batch=4), CPU)
     images = torch.randint(0, 255, (5, 1, *[tiny_model.size] * 3), dtype=torch.uint8)
     real = type(trainer.network).forward
@@ -167,8 +169,8 @@ def test_training_accumulates_when_memory_is_short(tiny_model, monkeypatch):
         trainer.advance(images)
 
 
-def test_memory_is_given_back_after_the_fault_is_gone(tiny_model, monkeypatch):
-    """The tensors of a failed attempt hang on the error's frames; they must be gone before the cache is emptied."""
+def test_memory_is_released_after_the_error_is_deleted(tiny_model, monkeypatch):
+    """The error refers to the tensors of the failed attempt; it must be deleted before the cache is emptied."""
     import gc
     import weakref
 

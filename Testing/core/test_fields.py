@@ -1,4 +1,4 @@
-"""Warp, composition and repeated composition against what they stand for."""
+"""Warp, composition and repeated composition, compared with their definitions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from DRDMLib.invertibility.metrics import roughness
 
 
 def looped(dvf: torch.Tensor, times: int) -> torch.Tensor:
-    """The plain n-fold composition that squaring replaces."""
+    """Compose a field with itself ``times`` times, one by one."""
     result = torch.zeros_like(dvf)
     for _ in range(times):
         result = compose(result, dvf)
@@ -24,7 +24,7 @@ def looped(dvf: torch.Tensor, times: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("shape", [(9, 12), (7, 9, 12)])
 def test_warp_reads_where_the_field_points_on_each_axis(shape):
-    """Channel k moves along axis k by its value times the side: against SciPy, with another value for each axis."""
+    """Channel k is a shift along axis k by its value times the side; SciPy is the reference."""
     d = len(shape)
     generator = np.random.default_rng(0)
     image = generator.random(shape).astype(np.float32)
@@ -56,10 +56,10 @@ def test_composition_is_one_warp_after_the_other(ndim):
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize(("times", "tolerance"), [(1, 1e-6), (2, 1e-6), (5, 1e-3), (37, 0.03), (102, 0.08)])
 def test_squaring_agrees_with_the_loop(ndim, times, tolerance):
-    """In the part of the control grid that becomes the image.
+    """Compare them in the part of the control grid that becomes the image.
 
-    Every linear interpolation smooths a little; the loop interpolates n times, squaring 2 log2 n times, so the two
-    drift apart slowly with n.
+    Every linear interpolation smooths a little. The loop interpolates n times, squaring 2 log2 n times, so their
+    difference grows slowly with n.
     """
     dvf = ForwardProcess(64, ndim).dvf(1, torch.Generator().manual_seed(times))
     loop, squared = looped(dvf, times), self_compose(dvf, times)
@@ -73,14 +73,14 @@ def test_squaring_agrees_with_the_loop(ndim, times, tolerance):
 
 @given(counts=st.lists(st.integers(0, 50), min_size=1, max_size=5), seed=st.integers(0, 100))
 @settings(max_examples=20, deadline=None)
-def test_batched_counts_are_the_single_ones(counts, seed):
+def test_a_batch_of_counts_equals_single_counts(counts, seed):
     dvf = ForwardProcess(64, 2, control_size=32).dvf(len(counts), torch.Generator().manual_seed(seed))
     together = self_compose(dvf, torch.tensor(counts))
     for i, n in enumerate(counts):
         assert torch.equal(together[i : i + 1], self_compose(dvf[i : i + 1], n))
 
 
-def test_counts_of_the_paper():
+def test_composition_counts_are_those_of_the_paper():
     whole, step = composition_counts(torch.tensor([0, 1, 16, 48, 79]))
     assert whole.tolist() == [1, 1, 24, 102, 195]
     assert step.tolist() == [0, 1, 5, 10, 13]
@@ -88,9 +88,9 @@ def test_counts_of_the_paper():
 
 @pytest.mark.parametrize(("ndim", "size"), [(2, 256), (3, 64)])
 def test_noise_has_the_published_strength(ndim, size):
-    """Variance of the DVF before interpolation smooths it: at the control nodes of the coarsest grid it dominates."""
+    """The variance of the DVF is close to the sum of the variances of its noise grids."""
     draws = torch.cat([ForwardProcess(64, ndim).dvf(4, torch.Generator().manual_seed(s)) for s in range(6)])
-    # Linear interpolation leaves between (2/3)^d and all of each scale's variance, and the finest untouched.
+    # Linear interpolation keeps between (2/3)^d and all of each scale's variance, and all of the finest scale's.
     variances = [(4e-5 * 64 / s) ** 2 for s in (64, 32, 16, 8)]
     measured = float(draws.var())
     assert (0.5**ndim) * sum(variances) < measured < sum(variances)
@@ -100,8 +100,8 @@ def test_noise_has_the_published_strength(ndim, size):
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_without_fine_noise_a_field_is_as_large_and_smoother(ndim):
-    """Almost all of the displacement is in the coarsest noise; quadratic B-splines have no creases."""
+def test_coarse_noise_gives_smoother_fields_of_similar_size(ndim):
+    """Almost all of the displacement comes from the coarsest noise; quadratic B-splines have no kinks."""
 
     def drawn(noise_grids):
         fields = [random_ddf(32, ndim, 32, torch.Generator().manual_seed(s), noise_grids=noise_grids) for s in range(6)]
@@ -112,12 +112,12 @@ def test_without_fine_noise_a_field_is_as_large_and_smoother(ndim):
     assert roughness(coarsest).mean() < 0.7 * roughness(coarse).mean()
     assert roughness(coarse).mean() < 0.6 * roughness(published).mean()
     assert drawn([16, 8, 4]).norm(dim=1).mean() > 1.5 * coarse.norm(dim=1).mean()
-    # Linear interpolation would bend only in its creases, there by as much as it rises from node to node.
+    # Linear interpolation would bend only at its nodes, by as much as it changes from node to node.
     small = ForwardProcess(64, ndim, noise_grids=[8]).dvf(4, torch.Generator().manual_seed(0))
     assert small.diff(n=2, dim=2).abs().max() < 0.4 * small.diff(dim=2).abs().max()
 
 
-def test_levels_grow_and_the_step_is_the_end_of_the_deformation():
+def test_deformations_grow_with_the_level_and_end_with_their_step():
     means = [
         random_ddf(48, 3, t, torch.Generator().manual_seed(3), amplitude=2.0).norm(dim=1).mean() for t in (8, 32, 79)
     ]
@@ -128,7 +128,7 @@ def test_levels_grow_and_the_step_is_the_end_of_the_deformation():
     assert 0.05 < step.norm() / whole.norm() < 0.2
 
 
-def test_same_seed_same_bits():
+def test_equal_seeds_give_equal_fields():
     a, b = (random_ddf(48, 3, 48, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(a, b)
     assert not torch.equal(a, random_ddf(48, 3, 48, torch.Generator().manual_seed(6)))

@@ -1,4 +1,4 @@
-"""The geometry contract: SimpleITK, with the saved field, must make the image that we made."""
+"""Geometry: SimpleITK with the saved field must give the same image as DRDM."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ KINDS_3D = {
 }
 
 
-def judged(image: sitk.Image, written: sitk.Image, field: sitk.Image) -> float:
-    """Mean absolute difference in the interior between what SimpleITK makes and what we wrote, of the range."""
+def relative_difference(image: sitk.Image, written: sitk.Image, field: sitk.Image) -> float:
+    """Mean absolute difference in the interior between SimpleITK's and the written image, relative to the range."""
     transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
     expected = sitk.Resample(image, field, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat64)
     a, b = sitk.GetArrayFromImage(expected), sitk.GetArrayFromImage(written).astype(float)
-    # The interior: where the field reads inside the image, and a voxel away from the border.
+    # The interior: points whose source lies inside the image, at least one voxel from the border.
     inside = sitk.Resample(image * 0 + 1, field, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat64)
     interior = sitk.GetArrayFromImage(inside) > 0.999
     assert interior.mean() > 0.3
@@ -47,7 +47,7 @@ def judged(image: sitk.Image, written: sitk.Image, field: sitk.Image) -> float:
 
 
 def saved(result: Deformation, image: sitk.Image, folder) -> tuple[sitk.Image, sitk.Image]:
-    """Image and field as they come back from disk."""
+    """Write image and field, and read them again."""
     return (
         sitk.ReadImage(str(write_warped(folder / "image.nii.gz", image, result))),
         sitk.ReadImage(str(write_ddf(folder / "ddf.nii.gz", result))),
@@ -55,7 +55,7 @@ def saved(result: Deformation, image: sitk.Image, folder) -> tuple[sitk.Image, s
 
 
 @pytest.mark.parametrize("kind", KINDS_3D)
-def test_simpleitk_makes_the_saved_image_of_a_volume(kind, tiny_model, tmp_path):
+def test_simpleitk_gives_the_saved_image_of_a_volume(kind, tiny_model, tmp_path):
     image = smooth_image(**KINDS_3D[kind])
     result = deform(image, tiny_model, level=40, seed=3, steps=4)
     written, field = saved(result, image, tmp_path)
@@ -65,7 +65,7 @@ def test_simpleitk_makes_the_saved_image_of_a_volume(kind, tiny_model, tmp_path)
         assert np.allclose(product.GetOrigin(), image.GetOrigin(), atol=1e-3)
         assert np.allclose(product.GetDirection(), image.GetDirection(), atol=1e-5)
     assert written.GetPixelID() == image.GetPixelID()
-    assert judged(image, written, field) < 0.005
+    assert relative_difference(image, written, field) < 0.005
     still = sitk.GetArrayFromImage(image).astype(float)
     assert np.abs(sitk.GetArrayFromImage(written) - still).mean() > 0.01 * (still.max() - still.min())
     assert np.allclose(sitk.GetArrayFromImage(result.ddf), sitk.GetArrayFromImage(field), atol=1e-4)
@@ -79,12 +79,12 @@ def test_simpleitk_makes_the_saved_image_of_a_volume(kind, tiny_model, tmp_path)
         dict(size=(60, 50), direction=[[0.8, -0.6], [0.6, 0.8]]),
     ],
 )
-def test_simpleitk_makes_the_saved_image_in_2d(kind, tiny_model_2d, tmp_path):
+def test_simpleitk_gives_the_saved_image_in_2d(kind, tiny_model_2d, tmp_path):
     image = smooth_image(**kind)
     result = deform(image, tiny_model_2d, level=40, seed=1, steps=4)
     written, field = saved(result, image, tmp_path)
     assert field.GetNumberOfComponentsPerPixel() == 2
-    assert judged(image, written, field) < 0.005
+    assert relative_difference(image, written, field) < 0.005
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_simpleitk_makes_the_saved_image_in_2d(kind, tiny_model_2d, tmp_path):
     ],
 )
 def test_a_2d_model_deforms_slices(kind, plane, through, tiny_model_2d, tmp_path):
-    """In the plane asked for, nothing moves out of it, and SimpleITK agrees."""
+    """All displacements are in the chosen plane, and SimpleITK gives the same image."""
     image = smooth_image(**kind)
     result = deform(image, tiny_model_2d, level=40, seed=1, steps=3, plane=plane)
     written, field = saved(result, image, tmp_path)
     if image.GetSize()[through] > 1:
-        assert judged(image, written, field) < 0.005
+        assert relative_difference(image, written, field) < 0.005
     direction = np.asarray(image.GetDirection()).reshape(3, 3)
     along = sitk.GetArrayFromImage(field) @ direction
     assert np.abs(along[..., through]).max() < 1e-4
@@ -114,7 +114,7 @@ def test_a_2d_model_deforms_slices(kind, plane, through, tiny_model_2d, tmp_path
 @pytest.mark.parametrize("axes", ["kji", "ijk"])
 @pytest.mark.parametrize("orientation", ["LPS", "native"])
 def test_axis_order_and_signs(axes, orientation):
-    """A field that moves along one tensor axis only moves along one known physical axis, by the known length."""
+    """A displacement along one tensor axis has the expected physical direction and length."""
     image = smooth_image((30, 40, 24), (1.0, 1.0, 2.0), CORONAL @ rotation(5, 10, -8))
     model = ModelMetadata("m", "compact", 3, 16, axes=axes, orientation=orientation)
     grid = model_grid(image, model)
@@ -129,7 +129,7 @@ def test_axis_order_and_signs(axes, orientation):
         component = channel if axes == "ijk" else 2 - channel
         moved = 2 * grid.spacing[component] * grid.direction[:, component]
         assert np.allclose(field[index], moved, atol=1e-9)
-        # The tensor itself, two voxels further along that axis, is the image at the moved place.
+        # The tensor, two voxels further along that axis, has the value of the image at the moved point.
         there = [6, 6, 6]
         there[channel] += 2
         value = tensor[(0, 0, *there)]
@@ -139,8 +139,8 @@ def test_axis_order_and_signs(axes, orientation):
         assert float(value) == pytest.approx(probe[0, 0, 0], abs=0.5)
 
 
-def test_canonical_orientation_shows_every_storage_alike(tiny_model):
-    """The same anatomy stored with permuted and flipped axes gives the same tensor and the same deformation."""
+def test_the_order_of_stored_axes_does_not_matter(tiny_model):
+    """The same anatomy with permuted and flipped axes gives the same tensor and the same deformation."""
     image = smooth_image((40, 36, 32), direction=rotation(5, -8, 3))
     stored = sitk.Flip(sitk.PermuteAxes(image, [2, 0, 1]), [True, False, True])
     a, b = (prepare(i, tiny_model)[1] for i in (image, stored))
@@ -150,8 +150,7 @@ def test_canonical_orientation_shows_every_storage_alike(tiny_model):
     assert np.allclose(first.transform.TransformPoint(point), second.transform.TransformPoint(point), atol=1e-2)
 
 
-def test_a_picture_shows_the_patient_the_same_way_round(tiny_model, tmp_path):
-    """However the voxels are stored."""
+def test_pictures_have_the_same_orientation_for_all_stored_axes(tiny_model, tmp_path):
     plt = pytest.importorskip("matplotlib.pyplot")
     image = smooth_image((40, 36, 32), direction=rotation(5, -8, 3))
     stored = sitk.Flip(sitk.PermuteAxes(image, [2, 0, 1]), [True, False, True])
@@ -165,7 +164,7 @@ def test_a_picture_shows_the_patient_the_same_way_round(tiny_model, tmp_path):
     assert np.abs(shown[0] - upside_down).mean() > 0.05
 
 
-def test_true_proportions_and_stretch():
+def test_isotropic_and_stretched_grids():
     image = smooth_image((60, 30, 10), (1.0, 1.0, 2.0))
     isotropic = model_grid(image, ModelMetadata("m", "compact", 3, 24))
     assert np.allclose(isotropic.spacing, 60 / 24)
@@ -173,12 +172,12 @@ def test_true_proportions_and_stretch():
     assert np.allclose(stretched.spacing, (60 / 24, 30 / 24, 20 / 24))
     middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
     for grid in (isotropic, stretched):
-        centre = np.asarray(grid.origin) + grid.direction @ (np.asarray(grid.spacing) * 11.5)
-        assert np.allclose(centre, middle)
+        center = np.asarray(grid.origin) + grid.direction @ (np.asarray(grid.spacing) * 11.5)
+        assert np.allclose(center, middle)
 
 
-def test_shrinking_averages_instead_of_picking():
-    """A fine checkerboard far below the grid's resolution comes out grey, not as a pattern."""
+def test_downsampling_averages_voxels():
+    """A checkerboard much finer than the grid becomes gray, without a pattern."""
     board = np.indices((96, 96, 96)).sum(axis=0) % 2 * 100.0
     image = sitk.GetImageFromArray(board.astype(np.float32))
     image[0, 0, 0], image[95, 95, 95] = -1000.0, 1000.0
@@ -186,11 +185,11 @@ def test_shrinking_averages_instead_of_picking():
     assert float(tensor[0, 0, 2:-2, 2:-2, 2:-2].std()) < 0.01
 
 
-def test_a_cut_out_image_is_continued_by_its_border():
-    """Inside as with zeros outside; outside as SimpleITK's own extrapolation to the nearest voxel."""
+def test_border_padding_repeats_the_border_of_the_image():
+    """Inside, the image is the same as with zeros; outside, it is SimpleITK's nearest-neighbor extrapolation."""
     image = smooth_image((40, 24, 16), direction=OBLIQUE) + 1000.0
-    cut_out = ModelMetadata("m", "compact", 3, 40, image_padding="border")
-    grid = model_grid(image, cut_out)
+    metadata = ModelMetadata("m", "compact", 3, 40, image_padding="border")
+    grid = model_grid(image, metadata)
     dark, continued = (sample_image(image, grid, padding=p)[0, 0].numpy() for p in ("zeros", "border"))
     outside = dark == 0
     assert 0.5 < outside.mean() < 0.9
@@ -204,7 +203,7 @@ def test_a_cut_out_image_is_continued_by_its_border():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_field_falls_smoothly_to_zero_outside(seed, tiny_model):
+def test_the_field_decreases_smoothly_to_zero_outside(seed, tiny_model):
     image = smooth_image((40, 30, 36), direction=OBLIQUE)
     result = deform(image, tiny_model, level=79, seed=seed, steps=2)
     values = sitk.GetArrayFromImage(result.field)
@@ -214,7 +213,7 @@ def test_the_field_falls_smoothly_to_zero_outside(seed, tiny_model):
     largest = np.linalg.norm(values, axis=-1).max()
     inside = np.linalg.norm(sitk.GetArrayFromImage(result.ddf), axis=-1).max()
     assert largest < 1.6 * inside
-    # No tear: beyond the grid that the model saw, neighbouring nodes differ no more than they do on it.
+    # No jumps: outside the model's grid, neighboring nodes differ no more than inside it.
     grid, _ = prepare(image, tiny_model)
     extent = np.asarray(grid.size) * grid.spacing
     margin = [
@@ -233,7 +232,7 @@ def test_a_3d_model_refuses_a_slice(image, tiny_model):
         deform(image, tiny_model, level=10, seed=0)
 
 
-def test_refined_field_keeps_the_coarse_one():
+def test_a_refined_field_agrees_with_the_coarse_field():
     image = smooth_image((90, 80, 70), (0.5, 0.5, 0.5))
     grid = model_grid(image, ModelMetadata("m", "compact", 3, 16))
     ddf = torch.randn(1, 3, 16, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.02

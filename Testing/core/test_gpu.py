@@ -1,4 +1,4 @@
-"""On a real GPU, where there is one: the same seed gives the same bits, and the figures are those of the processor."""
+"""Tests on a real GPU, if there is one: equal seeds give equal bits, and the results agree with those of the CPU."""
 
 import gc
 import warnings
@@ -24,7 +24,7 @@ from DRDMLib.production.regenerate import regenerate
 from DRDMLib.runtime.probe import works
 from DRDMLib.training import TrainingConfig, train
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 SHIPPED = {"hippocampus-mr-3d": 3, "brain-t1-3d": 3, "general-3d": 3, "cardiac-mr-2d": 2}
 
@@ -38,7 +38,7 @@ def arrays(deformation):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_seed_gives_the_same_bits_and_a_certified_field(name):
+def test_a_seed_always_gives_the_same_certified_field(name):
     image = scan(SHIPPED[name])
     model = load_model(name, "cuda")
     with warnings.catch_warnings():
@@ -51,8 +51,8 @@ def test_a_seed_gives_the_same_bits_and_a_certified_field(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_recovery_is_that_of_the_processor(name):
-    """From one random field: apart by less than a thousandth of the side, and by a hundredth of what it moves."""
+def test_recovery_agrees_with_the_cpu(name):
+    """From the same random field, they differ by less than 0.1 % of the side and 1 % of the displacement."""
     model = load_model(name, "cpu")
     _, images = prepare(scan(SHIPPED[name]), model)
     m = model.metadata
@@ -64,7 +64,7 @@ def test_recovery_is_that_of_the_processor(name):
     assert float((there - usual).norm()) < 0.01 * float(usual.norm())
 
 
-def test_seeds_together_are_the_seeds_apart():
+def test_a_batch_of_seeds_equals_single_seeds():
     image, model = scan(3), load_model("hippocampus-mr-3d", "cuda")
     together = list(DRDMLib.deform_all(image, model, DRDMLib.DeformationSettings(48), (1, 2, 3)))
     for seed, one in zip((1, 2, 3), together, strict=True):
@@ -72,7 +72,7 @@ def test_seeds_together_are_the_seeds_apart():
         assert np.abs(arrays(alone)[1] - arrays(one)[1]).max() < 0.01
 
 
-def test_a_full_gpu_hands_over_to_the_processor():
+def test_a_full_gpu_leads_to_the_cpu():
     torch.manual_seed(0)
     network = build_network("recresacnet", 3, 80)
     metadata = ModelMetadata("large", "recresacnet", 3, 96)
@@ -93,18 +93,18 @@ def test_a_full_gpu_hands_over_to_the_processor():
 
 
 @pytest.mark.parametrize("command", ["augment", "synthesize"])
-def test_a_sample_of_a_run_is_made_again_to_the_bit(command, tiny_model_path, tmp_path):
+def test_a_regenerated_sample_is_identical(command, tiny_model_path, tmp_path):
     write_cases(tmp_path / "data")
     make(tmp_path / "data", tmp_path / "run", tiny_model_path, command, device="cuda", copies=2)
     records = records_of(tmp_path / "run")
     assert records and all(record["device"]["type"] == "cuda" for record in records.values())
     name = next(iter(records))
     again = regenerate(tmp_path / "run" / "records" / f"{name}.json", tmp_path / "again", model=str(tiny_model_path))
-    assert not again.differing
+    assert not again.differences
 
 
-def test_training_goes_on_where_it_was_stopped(tmp_path):
-    """Gradients of the warp are added up in any order on a GPU: alike, not to the bit."""
+def test_resumed_training_agrees_with_uninterrupted_training(tmp_path):
+    """They are not identical, because a GPU adds up the gradients of the warp in any order."""
     images = torch.stack([torch.tensor(sitk.GetArrayFromImage(smooth_image((16,) * 3, seed=s))) for s in range(4)])
     images = ((images - images.amin()) / (images.amax() - images.amin()) * 255).to(torch.uint8)[:, None]
     metadata = ModelMetadata("t", "compact", 3, 16, options={"width": 8, "whole": True}, amplitude=2.0)
@@ -125,7 +125,7 @@ def test_training_goes_on_where_it_was_stopped(tmp_path):
         assert torch.allclose(weight, b.network.state_dict()[name], atol=2e-4), name
 
 
-def test_fields_drawn_as_they_are_needed():
+def test_fields_are_made_on_demand():
     image = scan(3, 40)
     tensor = torch.from_numpy(sitk.GetArrayFromImage(image).T.copy())[None]
     source = FieldGenerator("hippocampus-mr-3d", levels=(48,), device="cuda")
@@ -133,14 +133,14 @@ def test_fields_drawn_as_they_are_needed():
     assert torch.equal(first.vectors, again.vectors) and float(first.vectors.abs().max()) > 1
 
 
-def test_the_probe_names_the_gpu():
-    told = works()
-    assert told["device"] == "cuda" and told["gpu"] and not told["kernel_fault"]
+def test_the_probe_reports_the_gpu():
+    report = works()
+    assert report["device"] == "cuda" and report["gpu"] and not report["kernel_fault"]
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_what_other_programs_allow_a_gpu_does_not_change_a_field(ndim, tmp_path):
-    """Another extension of the same process may let convolutions round to ten bits, or choose them by their speed."""
+def test_settings_of_other_programs_do_not_change_a_field(ndim, tmp_path):
+    """Another extension in the same process may allow convolutions with ten bits, or select them by their speed."""
     torch.manual_seed(0)
     path = tmp_path / "published.safetensors"
     save_model(path, build_network("recresacnet", ndim, 80), ModelMetadata("published", "recresacnet", ndim, 48))

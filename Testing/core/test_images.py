@@ -1,4 +1,4 @@
-"""Every kind of file a person may bring, read and deformed by the real command."""
+"""All supported types of files, read and deformed by the real command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from DRDMLib.io.images import image_stem, read_image, read_label
 
 
 def write_dicom_series(image: sitk.Image, folder) -> None:
-    """One file a slice, with position, orientation and spacing, as a scanner writes them."""
+    """Write one file per slice with position, orientation and spacing, like a scanner."""
     folder.mkdir(parents=True)
     direction = np.asarray(image.GetDirection()).reshape(3, 3)
     writer = sitk.ImageFileWriter()
@@ -39,7 +39,7 @@ def write_dicom_series(image: sitk.Image, folder) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"])
-def test_files_of_every_kind(suffix, tmp_path, tiny_model_path):
+def test_image_files_of_every_type(suffix, tmp_path, tiny_model_path):
     image = smooth_image((30, 26, 22), (1.0, 1.5, 2.0), rotation(10, 20, 30))
     path = tmp_path / f"scan{suffix}"
     sitk.WriteImage(image, str(path))
@@ -63,9 +63,11 @@ def test_a_dicom_series(tmp_path, tiny_model_path):
     assert main(arguments) == 0
     made = sitk.ReadImage(str(out / "serie_000_image.nii.gz"))
     field = sitk.ReadImage(str(out / "serie_000_ddf.nii.gz"), sitk.sitkVectorFloat64)
-    judge = sitk.Resample(again, again, sitk.DisplacementFieldTransform(field), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    expected = sitk.Resample(
+        again, again, sitk.DisplacementFieldTransform(field), sitk.sitkLinear, 0.0, sitk.sitkFloat32
+    )
     inner = (slice(2, -2), slice(6, -6), slice(6, -6))
-    difference = np.abs(sitk.GetArrayFromImage(judge) - sitk.GetArrayFromImage(made))[inner].mean()
+    difference = np.abs(sitk.GetArrayFromImage(expected) - sitk.GetArrayFromImage(made))[inner].mean()
     assert difference < 0.005 * np.ptp(sitk.GetArrayFromImage(image))
 
 
@@ -84,7 +86,7 @@ def test_float_labels_with_whole_values(tmp_path):
     assert set(np.unique(sitk.GetArrayFromImage(read))) == {0, 3}
 
 
-def test_what_a_dataset_may_be(tmp_path):
+def test_datasets_of_every_type(tmp_path):
     image = smooth_image((12, 10, 8))
     for folder, names in {"nnunet/imagesTr": ["a_0000", "a_0001", "b_0000"], "plain/images": ["x", "y"]}.items():
         (tmp_path / folder).mkdir(parents=True)
@@ -109,15 +111,19 @@ def test_what_a_dataset_may_be(tmp_path):
         "cardiac_sunnybrook/images",
     ],
 )
-def test_real_images_with_the_real_judge(shared, relative, tmp_path, tiny_model_path, tiny_model_2d_path):
-    """One image of each set; heart slices with the 2D model."""
+def test_simpleitk_gives_the_saved_image_of_real_images(
+    shared, relative, tmp_path, tiny_model_path, tiny_model_2d_path
+):
+    """Test one image of each dataset; hearts with the 2D model."""
     path = sorted((shared / "data" / relative).glob("*.nii.gz"))[0]
     model = tiny_model_2d_path if "cardiac" in relative else tiny_model_path
     assert main(["deform", str(path), "-o", str(tmp_path / "o"), "--model", str(model), "--steps", "4"]) == 0
     image, stem = sitk.ReadImage(str(path)), image_stem(path)
     made = sitk.ReadImage(str(tmp_path / "o" / f"{stem}_000_image.nii.gz"))
     field = sitk.ReadImage(str(tmp_path / "o" / f"{stem}_000_ddf.nii.gz"), sitk.sitkVectorFloat64)
-    judge = sitk.Resample(image, image, sitk.DisplacementFieldTransform(field), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    expected = sitk.Resample(
+        image, image, sitk.DisplacementFieldTransform(field), sitk.sitkLinear, 0.0, sitk.sitkFloat32
+    )
     inside = sitk.Resample(
         sitk.Cast(image, sitk.sitkFloat32) * 0 + 1,
         image,
@@ -126,13 +132,13 @@ def test_real_images_with_the_real_judge(shared, relative, tmp_path, tiny_model_
         ),
     )
     interior = sitk.GetArrayFromImage(inside) > 0.999
-    a, b = sitk.GetArrayFromImage(judge), sitk.GetArrayFromImage(made).astype(float)
+    a, b = sitk.GetArrayFromImage(expected), sitk.GetArrayFromImage(made).astype(float)
     assert np.abs(a - b)[interior].mean() < 0.005 * np.ptp(sitk.GetArrayFromImage(image).astype(float))
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_nan_in_the_very_last_voxel_is_seen(suffix, tmp_path):
-    """An odd number of voxels, so that nothing is left out by reading in pairs."""
+def test_nan_in_the_last_voxel_is_found(suffix, tmp_path):
+    """The number of voxels is odd, in case voxels are read in pairs."""
     image = smooth_image((5, 5, 5), pixel=sitk.sitkFloat32)
     image[4, 4, 4] = float("nan")
     sitk.WriteImage(image, str(tmp_path / f"scan{suffix}"))

@@ -1,4 +1,4 @@
-"""The inverse of a field: there and back again is where one was."""
+"""The inverse of a field: a point that is moved there and back returns to its start."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ from DRDMLib.output import write_inverse
 
 
 def inner_points(image, count=400, seed=0):
-    """Points anywhere inside an image, not only at voxels: (K, d), millimetres."""
+    """Random points inside an image, not only at voxels: (K, d), millimeters."""
     generator = np.random.default_rng(seed)
     index = generator.random((count, image.GetDimension())) * (np.array(image.GetSize()) - 1)
     return np.array([image.TransformContinuousIndexToPhysicalPoint(i.tolist()) for i in index])
 
 
 def through(transform, points):
-    """Points taken through a SimpleITK transform: the independent judge."""
+    """Apply a SimpleITK transform, the independent reference, to points."""
     return np.array([transform.TransformPoint(p.tolist()) for p in points])
 
 
@@ -40,14 +40,14 @@ def test_points_return_at_every_level_of_the_shipped_model(sample, shipped, leve
     missed = np.linalg.norm(through(made.transform, back) - points, axis=1)
     assert missed.mean() < 0.001
     assert missed.max() < 0.01 * min(sample.GetSpacing())
-    assert np.linalg.norm(back - points, axis=1).max() > 0.2, "it moves at all"
+    assert np.linalg.norm(back - points, axis=1).max() > 0.2, "the points do not move"
     # The other way round: points of the new image to the original and back.
     again = made.inverse_points(through(made.transform, points))
     assert np.linalg.norm(again - points, axis=1).max() < 0.01 * min(sample.GetSpacing())
 
 
 @pytest.mark.parametrize("level", [16, 64])
-def test_the_saved_inverse_meets_its_figure_at_every_voxel(sample, shipped, level):
+def test_the_saved_inverse_is_accurate_at_every_voxel(sample, shipped, level):
     made = DRDMLib.deform(sample, shipped, level, seed=3, steps=8)
     forward = sitk.DisplacementFieldTransform(sitk.Cast(made.ddf, sitk.sitkVectorFloat64))
     inverse = sitk.GetArrayFromImage(made.inverse_ddf)
@@ -58,7 +58,7 @@ def test_the_saved_inverse_meets_its_figure_at_every_voxel(sample, shipped, leve
         point = np.array(sample.TransformIndexToPhysicalPoint(index.tolist()))
         target = point + inverse[tuple(index[::-1])]
         where = np.array(sample.TransformPhysicalPointToContinuousIndex(target.tolist()))
-        # What lies outside the saved field is not for the saved field to say.
+        # The saved field is not defined outside its grid.
         if ((where > 0) & (where < size - 1)).all():
             missed.append(np.linalg.norm(np.subtract(forward.TransformPoint(target.tolist()), point)))
     assert len(missed) > 300
@@ -66,7 +66,7 @@ def test_the_saved_inverse_meets_its_figure_at_every_voxel(sample, shipped, leve
     assert np.max(missed) < 0.1 * min(sample.GetSpacing())
 
 
-def test_the_inverse_is_a_transform_for_everything(sample, shipped):
+def test_the_inverse_transform_is_defined_everywhere(sample, shipped):
     made = DRDMLib.deform(sample, shipped, 16, seed=5, steps=8)
     points = inner_points(sample)
     missed = np.linalg.norm(through(made.transform, through(made.inverse_transform, points)) - points, axis=1)
@@ -78,11 +78,11 @@ def test_the_inverse_is_a_transform_for_everything(sample, shipped):
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_oblique_and_anisotropic(ndim, tiny_models):
+def test_inverse_on_oblique_and_anisotropic_grids(ndim, tiny_models):
     image = scene((26, 22, 18)[:ndim])
     if ndim == 3:
-        turn = np.deg2rad(20)
-        matrix = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+        angle = np.deg2rad(20)
+        matrix = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
         image.SetDirection(matrix.ravel().tolist())
     image.SetOrigin([10.0, -20.0, 30.0][:ndim])
     made = DRDMLib.deform(image, tiny_models[ndim], 40, seed=1, steps=2, device="cpu")
@@ -91,7 +91,7 @@ def test_oblique_and_anisotropic(ndim, tiny_models):
     assert missed.max() < 0.01 * min(image.GetSpacing())
 
 
-def test_the_command_writes_it(tmp_path, tiny_models):
+def test_the_command_writes_the_inverse(tmp_path, tiny_models):
     scan = write(scene(), tmp_path / "scan.nii.gz")
     arguments = ["deform", scan, "-o", tmp_path / "out", "--model", tiny_models[3], "--level", "30", "--steps", "2"]
     ended = run_process(*arguments, "--device", "cpu", "--inverse")
@@ -99,7 +99,7 @@ def test_the_command_writes_it(tmp_path, tiny_models):
     ddf = sitk.ReadImage(str(tmp_path / "out" / "scan_000_ddf.nii.gz"), sitk.sitkVectorFloat64)
     inverse = sitk.ReadImage(str(tmp_path / "out" / "scan_000_inverse.nii.gz"), sitk.sitkVectorFloat64)
     assert inverse.GetSize() == ddf.GetSize() and inverse.GetOrigin() == pytest.approx(ddf.GetOrigin())
-    # One resampling after the other brings the picture back where it was.
+    # Resampling by the field and then by its inverse gives the original image.
     image = sitk.Cast(sitk.ReadImage(str(scan)), sitk.sitkFloat32)
     there = sitk.Resample(image, sitk.DisplacementFieldTransform(ddf))
     back = sitk.Resample(there, sitk.DisplacementFieldTransform(inverse))
@@ -108,8 +108,8 @@ def test_the_command_writes_it(tmp_path, tiny_models):
     assert np.abs(after - before).mean() < 0.25 * np.abs(between - before).mean()
 
 
-def test_the_file_holds_the_inverse_itself(tmp_path, tiny_models):
-    # Large enough for the memory of an image that nobody holds to be given back and used again.
+def test_the_written_inverse_equals_the_computed_one(tmp_path, tiny_models):
+    # Large enough that the memory of an image without references is released and used again.
     image = scene((60, 56, 52))
     made = DRDMLib.deform(image, str(tiny_models[3]), 24, seed=0, steps=1, device="cpu")
     written = sitk.ReadImage(str(write_inverse(tmp_path / "inverse.nii.gz", made)))

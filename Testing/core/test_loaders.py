@@ -1,4 +1,4 @@
-"""Pairs as tensors, banks of fields, and the transforms for TorchIO and MONAI: the same warp as DRDM's own."""
+"""Pairs as tensors, banks of fields, and the transforms for TorchIO and MONAI, which warp like DRDM itself."""
 
 import json
 import pickle
@@ -26,7 +26,7 @@ from DRDMLib.settings import DeformationSettings
 
 
 def tensor_of(image):
-    """(1, X, Y, Z) as TorchIO and MONAI hold it."""
+    """Convert an image to a tensor (1, X, Y, Z), as in TorchIO and MONAI."""
     array = sitk.GetArrayFromImage(image).T
     return torch.from_numpy(np.ascontiguousarray(array.reshape(*array.shape, *[1] * (3 - array.ndim))))[None]
 
@@ -36,7 +36,7 @@ def oblique(size=(28, 24, 20)):
 
 
 def reads_inside(voxels):
-    """(1, *S): where a displacement in voxels (d, *S) stays in the image; outside, ITK takes the nearest voxel."""
+    """Mask (1, *S) of voxels whose displacement (d, *S, voxels) ends inside the image; ITK differs outside."""
     index = torch.stack(torch.meshgrid(*[torch.arange(n) for n in voxels.shape[1:]], indexing="ij")) + voxels
     last = torch.tensor(voxels.shape[1:]).view(-1, *[1] * (voxels.ndim - 1)) - 1
     inside = ((index > 0.01) & (index < last - 0.01)) | (last == 0)
@@ -44,10 +44,10 @@ def reads_inside(voxels):
     return inside.all(dim=0)[None]
 
 
-# Fields in the world.
+# Fields in world coordinates.
 
 
-def test_a_field_in_the_world_warps_as_the_deformation_itself(tiny_model):
+def test_a_world_field_warps_like_its_deformation(tiny_model):
     image = oblique()
     label = boxes(image)
     made = deform(image, tiny_model, 40, 0, 1)
@@ -63,8 +63,8 @@ def test_a_field_in_the_world_warps_as_the_deformation_itself(tiny_model):
     assert float((names == tensor_of(made.warp_label(label))).float().mean()) > 0.999
 
 
-def test_a_field_finds_its_place_on_any_grid_of_the_same_world(tiny_model):
-    """Flipped, cropped and with axes in another order: the same picture, flipped, cropped and in that order."""
+def test_a_world_field_applies_to_any_grid(tiny_model):
+    """A flipped, cropped and permuted image is warped to the flipped, cropped and permuted result."""
     image = oblique()
     made = deform(image, tiny_model, 40, 0, 1)
     field, affine = world_field(made.field, image), ras_affine(image)
@@ -80,7 +80,7 @@ def test_a_field_finds_its_place_on_any_grid_of_the_same_world(tiny_model):
     assert float((got - expected)[inside].abs().max()) < 1e-2 * float(expected.max() - expected.min())
 
 
-def test_flat_images_are_volumes_of_one_layer(tiny_model_2d):
+def test_2d_images_are_volumes_of_one_slice(tiny_model_2d):
     image = scene((40, 32), sitk.sitkFloat32)
     made = deform(image, tiny_model_2d, 40, 0, 1)
     displacement = displacement_on(world_field(made.field, image), ras_affine(image), (40, 32, 1))
@@ -91,7 +91,7 @@ def test_flat_images_are_volumes_of_one_layer(tiny_model_2d):
     )
 
 
-def test_images_in_space_and_back():
+def test_tensors_are_converted_to_images_and_back():
     image = oblique()
     again = image_of(tensor_of(image)[0], ras_affine(image))
     assert np.array_equal(sitk.GetArrayFromImage(again), sitk.GetArrayFromImage(image))
@@ -108,7 +108,7 @@ def test_images_in_space_and_back():
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory, tiny_model_path):
-    """Pairs of four subjects; all have labels, on oblique grids."""
+    """Pairs of four subjects with labels, on oblique grids."""
     root = tmp_path_factory.mktemp("pairs")
     image = oblique()
     for k in range(4):
@@ -152,7 +152,7 @@ def test_parts_have_different_subjects_and_batches_can_be_made(pairs):
     assert isinstance(seen, str)
 
 
-def test_what_is_no_dataset_of_pairs_is_named(pairs, tmp_path, tiny_models):
+def test_invalid_arguments_for_pairs_are_reported(pairs, tmp_path, tiny_models):
     with pytest.raises(OutputError, match="no finished dataset"):
         PairDataset(tmp_path)
     with pytest.raises(SettingError, match="no part"):
@@ -174,7 +174,7 @@ def bank_settings(**more):
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory, tiny_model_path):
-    """Dataset and bank of two oblique images."""
+    """A dataset of two oblique images, and a bank for it."""
     root = tmp_path_factory.mktemp("bänk")
     for k in range(2):
         image = oblique((28 + k, 24, 20))
@@ -184,7 +184,7 @@ def bank(tmp_path_factory, tiny_model_path):
     return root
 
 
-def test_a_bank_holds_what_deform_gives(bank, tiny_model):
+def test_a_bank_has_the_fields_of_deform(bank, tiny_model):
     fields = FieldBank(bank / "bank")
     assert fields.names == ["case_0", "case_1"] and fields.count("case_0") == 4
     image = sitk.ReadImage(str(bank / "data" / "images" / "case_1.nii.gz"))
@@ -192,31 +192,31 @@ def test_a_bank_holds_what_deform_gives(bank, tiny_model):
     from DRDMLib.production.plan import seed_of
 
     made = deform(image, tiny_model, 40, seed_of(0, "case_1", (40,), 0, 0), 1)
-    # A bank is computed by one thread, this deformation by as many as there are cores.
+    # A bank is computed by one thread, this deformation by one thread per core.
     assert torch.allclose(got.vectors, world_field(made.field, image).vectors, atol=1e-3)
     drawn = {float(fields.draw("case_0", torch.empty(0), np.eye(4), seed).vectors.sum()) for seed in range(20)}
     assert len(drawn) == 4
-    # Workers of a DataLoader get a copy.
+    # Workers of a DataLoader receive a copy.
     assert pickle.loads(pickle.dumps(fields)).count("case_1") == 4
 
 
-def test_a_bank_is_gone_on_with_and_never_mixed(bank, tmp_path, tiny_models):
-    how = dict(settings=bank_settings(), model=str(tiny_models[3]))
+def test_a_bank_is_resumed_and_never_mixed(bank, tmp_path, tiny_models):
+    arguments = dict(settings=bank_settings(), model=str(tiny_models[3]))
     whole = {p.name: p.read_bytes() for p in (bank / "bank").iterdir()}
     for rank in (1, 0):
-        shared = make_bank(bank / "data", tmp_path / "bank", **how, process=ProcessInfo(rank, 2))
+        shared = make_bank(bank / "data", tmp_path / "bank", **arguments, process=ProcessInfo(rank, 2))
     assert {p.name: p.read_bytes() for p in shared.folder.iterdir()} == whole
     (shared.folder / "case_0.safetensors").unlink()
-    make_bank(bank / "data", shared.folder, **how)
+    make_bank(bank / "data", shared.folder, **arguments)
     assert {p.name: p.read_bytes() for p in shared.folder.iterdir()} == whole
     with pytest.raises(SettingError, match="made with other copies"):
-        make_bank(bank / "data", shared.folder, **(how | {"settings": bank_settings(copies=3)}))
+        make_bank(bank / "data", shared.folder, **(arguments | {"settings": bank_settings(copies=3)}))
     (shared.folder / "case_0.safetensors").write_bytes(whole["case_0.safetensors"][:50])
     with pytest.raises(OutputError, match="damaged"):
         FieldBank(shared.folder).count("case_0")
 
 
-def test_a_case_that_the_bank_does_not_know_is_named(bank, tmp_path):
+def test_a_case_without_fields_is_reported(bank, tmp_path):
     with pytest.raises(SettingError, match="no fields for 'x'"):
         FieldBank(bank / "bank").field("x", 0)
     with pytest.raises(SettingError, match="There are no fields"):
@@ -244,18 +244,18 @@ def test_torchio_deforms_image_and_label_by_one_field(bank):
     (k,) = [k for k, one in enumerate(images) if torch.equal(one, done["scan"].data)]
     assert torch.equal(done["organs"].data, warped(subject["organs"].data, candidates[k], label=True))
     assert set(done["organs"].data.unique().tolist()) <= {0, 1, 3}
-    # TorchIO's affine is the one of SimpleITK's geometry.
+    # TorchIO's affine agrees with SimpleITK's geometry.
     assert np.allclose(subject["scan"].affine, ras_affine(sitk.ReadImage(str(image))), atol=1e-4)
-    # After a flip and a crop, which TorchIO notes in the affine, the same anatomy comes out.
+    # After a flip and a crop, which change the affine, the result is the same anatomy.
     before = tio.Compose([tio.ToOrientation("LAS"), tio.Crop(2)])
     torch.manual_seed(4)
-    turned = RandomDRDMDeformation(fields)(before(subject))
-    expected, got = before(done)["scan"].data, turned["scan"].data
+    reoriented = RandomDRDMDeformation(fields)(before(subject))
+    expected, got = before(done)["scan"].data, reoriented["scan"].data
     inside = (slice(None), *[slice(4, -4)] * 3)
     assert float((expected - got)[inside].abs().max()) < 0.02 * float(expected.max() - expected.min())
 
 
-def test_torchio_needs_to_know_the_case(bank):
+def test_torchio_needs_the_name_of_the_case(bank):
     tio = pytest.importorskip("torchio")
     from DRDMLib.loaders import RandomDRDMDeformation
 
@@ -267,7 +267,7 @@ def test_torchio_needs_to_know_the_case(bank):
     assert transform(named)["scan"].data.shape == (1, 28, 24, 20)
 
 
-def test_torchio_generates_on_the_fly(bank, tiny_model, tiny_model_2d):
+def test_torchio_generates_fields_on_demand(bank, tiny_model, tiny_model_2d):
     tio = pytest.importorskip("torchio")
     from DRDMLib.loaders import RandomDRDMDeformation
 
@@ -307,16 +307,16 @@ def test_monai_deforms_image_and_label_by_one_field(bank):
     plain = data["image"].as_tensor()
     (k,) = [k for k, u in enumerate(candidates) if torch.equal(warped(plain, u), done["image"].as_tensor())]
     assert torch.equal(done["label"].as_tensor(), warped(data["label"].as_tensor(), candidates[k], label=True))
-    # MONAI keeps the affine up to date when it reorients.
-    turned = transform.set_random_state(2)(Orientationd(["image", "label"], "PLI", labels=None)(data))
+    # MONAI updates the affine when it reorients an image.
+    reoriented = transform.set_random_state(2)(Orientationd(["image", "label"], "PLI", labels=None)(data))
     expected = Orientationd(["image"], "PLI", labels=None)({"image": done["image"]})["image"]
     inside = (slice(None), *[slice(4, -4)] * 3)
-    assert float((expected - turned["image"])[inside].abs().max()) < 0.02 * float(expected.max() - expected.min())
+    assert float((expected - reoriented["image"])[inside].abs().max()) < 0.02 * float(expected.max() - expected.min())
     never = RandDRDMDeformationd(["image"], fields, prob=0.0)
     assert torch.equal(never(data)["image"], data["image"])
 
 
-def test_monai_with_plain_tensors_and_flat_images(tiny_model_2d, bank):
+def test_monai_with_plain_tensors_and_2d_images(tiny_model_2d, bank):
     pytest.importorskip("monai")
     from DRDMLib.loaders import RandDRDMDeformationd
 
@@ -332,7 +332,7 @@ def test_monai_with_plain_tensors_and_flat_images(tiny_model_2d, bank):
         RandDRDMDeformationd(["a"], source, mode="cubic")
 
 
-def test_without_the_frameworks_one_sentence_says_what_to_install(tmp_path):
+def test_missing_frameworks_are_reported_with_the_command_to_install_them(tmp_path):
     code = """
 import json, sys
 class Hidden:
@@ -342,16 +342,16 @@ class Hidden:
 sys.meta_path.insert(0, Hidden())
 import DRDMLib.loaders as loaders
 loaders.PairDataset, loaders.FieldBank
-told = []
+messages = []
 for name in ("RandomDRDMDeformation", "RandDRDMDeformationd"):
     try:
         getattr(loaders, name)
     except ImportError as error:
-        told.append(str(error))
-print(json.dumps(told))
+        messages.append(str(error))
+print(json.dumps(messages))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment(), check=True, cwd=tmp_path
     )
-    told = json.loads(done.stdout)
-    assert len(told) == 2 and "pip install torchio" in told[0] and "pip install monai" in told[1]
+    messages = json.loads(done.stdout)
+    assert len(messages) == 2 and "pip install torchio" in messages[0] and "pip install monai" in messages[1]

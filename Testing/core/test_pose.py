@@ -1,4 +1,4 @@
-"""Poses: affine, within their bounds, and added to an anatomy that stays the same."""
+"""Poses: they are affine and within their bounds, and do not change the anatomy of a seed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def parts(field: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Matrix and shift, fraction of the side, of an affine field about the middle; fails if it is none."""
+    """Matrix and shift (fractions of the side) of an affine field around the center; fails for other fields."""
     ndim, side = field.shape[1], field.shape[2]
     line = (np.arange(side) + 0.5) / side - 0.5
-    places = np.stack(np.meshgrid(*[line] * ndim, indexing="ij"), -1).reshape(-1, ndim)
-    moved = places + field[0].flatten(1).T.double().numpy()
-    design = np.c_[places, np.ones(len(places))]
+    points = np.stack(np.meshgrid(*[line] * ndim, indexing="ij"), -1).reshape(-1, ndim)
+    moved = points + field[0].flatten(1).T.double().numpy()
+    design = np.c_[points, np.ones(len(points))]
     solution = np.linalg.lstsq(design, moved, rcond=None)[0]
     assert np.abs(design @ solution - moved).max() < 1e-6
     return solution[:ndim].T, solution[ndim]
@@ -37,19 +37,19 @@ def parts(field: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("amount", [0.5, 1.0, 2.0])
 def test_a_pose_is_affine_and_keeps_its_bounds(ndim, amount):
-    turns, sizes, shifts = [], [], []
+    angles, scales, shifts = [], [], []
     for seed in range(60):
         matrix, shift = parts(random_pose(SIDE, ndim, amount, seeded(seed)))
         zooms = np.linalg.norm(matrix, axis=0)
-        turn = matrix / zooms
-        assert np.allclose(turn.T @ turn, np.eye(ndim), atol=1e-4) and np.linalg.det(turn) > 0
-        cosine = turn[0, 0] if ndim == 2 else (np.trace(turn) - 1) / 2
-        turns.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-        sizes.append(np.abs(np.log(zooms)).max())
+        orthogonal = matrix / zooms
+        assert np.allclose(orthogonal.T @ orthogonal, np.eye(ndim), atol=1e-4) and np.linalg.det(orthogonal) > 0
+        cosine = orthogonal[0, 0] if ndim == 2 else (np.trace(orthogonal) - 1) / 2
+        angles.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+        scales.append(np.abs(np.log(zooms)).max())
         shifts.append(np.abs(shift).max())
     for found, bound in (
-        (turns, amount * MAX_ROTATION_DEGREES),
-        (sizes, amount * MAX_SCALING * 4 / 3),
+        (angles, amount * MAX_ROTATION_DEGREES),
+        (scales, amount * MAX_SCALING * 4 / 3),
         (shifts, amount * MAX_SHIFT),
     ):
         assert 0.75 * bound < max(found) < 1.01 * bound
@@ -63,7 +63,7 @@ def test_a_pose_is_added_to_the_same_anatomy(ndim, tiny_model, tiny_model_2d):
     for number in range(2):
         one = slice(number, number + 1)
         inner = (slice(None), slice(None), *[slice(6, -6)] * ndim)
-        # The pose is what the seed's numbers give after those of the deformation.
+        # The pose is drawn from the seed's random numbers after those of the deformation.
         assert (posed.recovered[one] - plain.recovered[one]).abs().max() > 0.02
         source = seeded(5 + number)
         m = model.metadata
@@ -78,20 +78,20 @@ def test_a_pose_is_added_to_the_same_anatomy(ndim, tiny_model, tiny_model_2d):
 
 @pytest.mark.parametrize("pose", [1.0, 2.0])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_posed_version_is_one_deformation_that_is_certified(pose, seed, tiny_model):
+def test_a_posed_version_is_certified(pose, seed, tiny_model):
     image = smooth_image((40, 30, 36), spacing=(1.0, 1.2, 0.9), direction=rotation(20, -35, 50))
     result = deform(image, tiny_model, level=30, seed=seed, steps=3, pose=pose)
     assert result.pose == pose
     assert result.metrics.certified_invertible and result.metrics.folded_fraction == 0
-    judge = sitk.DisplacementFieldTransform(sitk.Cast(result.ddf, sitk.sitkVectorFloat64))
-    inside = sitk.GetArrayFromImage(sitk.Resample(image * 0 + 1, image, judge, sitk.sitkNearestNeighbor)) > 0
-    expected = sitk.GetArrayFromImage(sitk.Resample(image, image, judge, sitk.sitkLinear)).astype(float)
+    reference = sitk.DisplacementFieldTransform(sitk.Cast(result.ddf, sitk.sitkVectorFloat64))
+    inside = sitk.GetArrayFromImage(sitk.Resample(image * 0 + 1, image, reference, sitk.sitkNearestNeighbor)) > 0
+    expected = sitk.GetArrayFromImage(sitk.Resample(image, image, reference, sitk.sitkLinear)).astype(float)
     made = sitk.GetArrayFromImage(result.warp(image)).astype(float)
     assert np.abs(made - expected)[inside].mean() < 0.005 * np.ptp(made)
-    # A point goes there and comes back.
+    # A point that is moved there and back returns to its start.
     points = np.asarray([image.TransformIndexToPhysicalPoint(i) for i in ((20, 15, 18), (12, 10, 20), (30, 20, 9))])
     there = np.asarray([result.transform.TransformPoint(p) for p in points.tolist()])
     assert np.abs(result.inverse_points(there) - points).max() < 0.01
-    # Beyond the image it still falls to zero.
+    # Outside the image the field still decreases to zero.
     values = sitk.GetArrayFromImage(result.field)
     assert all(np.abs(np.take(values, [0, -1], axis=axis)).max() < 1e-6 for axis in range(3))

@@ -1,4 +1,4 @@
-"""What a run over a dataset leaves: records that make a sample again, limits, splits, the quality page."""
+"""Results of a run over a dataset: records that make a sample again, limits, splits, the quality page."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ from DRDMLib.production.sources import read_source
 
 
 @pytest.mark.parametrize(("command", "ndim", "pose"), [(AUGMENT, 3, 1.0), (SYNTHESIZE, 3, 0.0), (SYNTHESIZE, 2, 0.5)])
-def test_every_sample_is_made_again_to_the_bit_from_its_record(command, ndim, pose, tmp_path, tiny_models):
+def test_every_sample_is_regenerated_exactly_from_its_record(command, ndim, pose, tmp_path, tiny_models):
     data = write_cases(tmp_path / "Bilder und Größen", size=(22, 20, 18)[:ndim])
     folder = tmp_path / "out"
     make(data, folder, tiny_models[ndim], command, voxel_fields=True, pose=pose)
@@ -38,7 +38,7 @@ def test_every_sample_is_made_again_to_the_bit_from_its_record(command, ndim, po
         again = regenerate(
             folder / "records" / f"{name}.json", tmp_path / f"again {name}", model=str(tiny_models[ndim])
         )
-        assert not again.differences and not again.elsewhere
+        assert not again.differences and not again.environment_differences
         assert {k: p.read_bytes() for k, p in again.files.items()} == {
             k: (folder / f).read_bytes() for k, f in record["files"].items()
         }
@@ -47,7 +47,7 @@ def test_every_sample_is_made_again_to_the_bit_from_its_record(command, ndim, po
         assert set(again.files) == kinds
 
 
-def test_a_sample_that_differs_is_told(tmp_path, tiny_models):
+def test_differences_of_a_regenerated_sample_are_reported(tmp_path, tiny_models):
     data, folder = write_cases(tmp_path / "data", ("a",)), tmp_path / "out"
     make(data, folder, tiny_models[3])
     path = folder / "records" / "a_t40_000.json"
@@ -57,16 +57,16 @@ def test_a_sample_that_differs_is_told(tmp_path, tiny_models):
     path.write_text(json.dumps(record), encoding="utf-8")
     again = regenerate(path, tmp_path / "again", model=str(tiny_models[3]))
     assert set(again.differences) == {"image", "label", "thumbnail"}
-    assert len(again.elsewhere) == 1 and "torch" in again.elsewhere[0]
+    assert len(again.environment_differences) == 1 and "torch" in again.environment_differences[0]
 
 
-def test_making_a_sample_again_refuses_other_sources(tmp_path, tiny_models, tiny_model_2d_path):
+def test_regenerating_refuses_other_sources(tmp_path, tiny_models, tiny_model_2d_path):
     data, folder = write_cases(tmp_path / "data"), tmp_path / "out"
     make(data, folder, tiny_models[3])
     record = folder / "records" / "a_t40_000.json"
     moved = tmp_path / "moved.nii.gz"
     image = (data / "images" / "a.nii.gz").replace(moved)
-    with pytest.raises(ImageError, match="not there any more"):
+    with pytest.raises(ImageError, match="no longer exists"):
         regenerate(record, tmp_path / "1", model=str(tiny_models[3]))
     with pytest.raises(ImageError, match="not the file"):
         regenerate(record, tmp_path / "2", model=str(tiny_models[3]), image=str(data / "images" / "b.nii.gz"))
@@ -77,7 +77,7 @@ def test_making_a_sample_again_refuses_other_sources(tmp_path, tiny_models, tiny
     assert not regenerate(record, tmp_path / "5", model=str(tiny_models[3]), image=str(image)).differences
 
 
-def test_samples_beyond_the_limits_are_drawn_again_and_counted(tmp_path, tiny_models):
+def test_samples_beyond_the_limits_are_repeated_and_counted(tmp_path, tiny_models):
     data = write_cases(tmp_path / "data")
     free = tmp_path / "free"
     make(data, free, tiny_models[3], copies=4, levels=((40,),))
@@ -88,13 +88,13 @@ def test_samples_beyond_the_limits_are_drawn_again_and_counted(tmp_path, tiny_mo
     report = report_of(kept)
     assert len(report["items"]) == 8
     assert all(item["metrics"]["max_mm"] <= limit for item in report["items"])
-    told = report["redrawn"]
-    assert told["samples"] == 4 and told["draws"] >= 4 and told["given_up"] == 0
-    assert told["reasons"] == {"too much": told["draws"]}
+    counts = report["redrawn"]
+    assert counts["samples"] == 4 and counts["draws"] >= 4 and counts["given_up"] == 0
+    assert counts["reasons"] == {"too much": counts["draws"]}
     redrawn = {name: r for name, r in records_of(kept).items() if r.get("redrawn")}
     before = {item["name"]: item["seed"] for item in report_of(free)["items"]}
     for name, record in redrawn.items():
-        # The first draw is the one that was made without limits; the one that counts has another seed.
+        # The first attempt is the sample without limits; the accepted one has another seed.
         assert record["redrawn"][0] == {"attempt": 0, "seed": before[name], "reason": "too much"}
         assert record["attempt"] == len(record["redrawn"]) and record["seed"] != before[name]
         assert not regenerate(kept / "records" / f"{name}.json", tmp_path / name, model=str(tiny_models[3])).differences
@@ -107,7 +107,7 @@ def test_samples_beyond_the_limits_are_drawn_again_and_counted(tmp_path, tiny_mo
         (Limits(folded=None, least_mm=1e6, max_attempts=2), "too little 2 times"),
     ],
 )
-def test_samples_that_never_keep_to_the_limits_are_given_up(limits, reason, tmp_path, tiny_models):
+def test_samples_that_always_break_the_limits_are_given_up(limits, reason, tmp_path, tiny_models):
     data, folder = write_cases(tmp_path / "data"), tmp_path / "out"
     with pytest.raises(ImageError, match=reason):
         make(data, folder, tiny_models[3], levels=((40,),), limits=limits)
@@ -117,8 +117,8 @@ def test_samples_that_never_keep_to_the_limits_are_given_up(limits, reason, tmp_
     assert [text.split(":")[0] for text in report["failures"]] == ["a_t40_000", "b_t40_000"]
 
 
-def test_a_label_that_leaves_the_image_is_not_taken(tmp_path, tiny_models):
-    """One voxel layer at the border: some draws push it out."""
+def test_samples_whose_label_leaves_the_image_are_rejected(tmp_path, tiny_models):
+    """The label has a layer of one voxel at the border; some attempts move it out of the image."""
     image = scene((22, 20, 18))
     array = np.zeros(image.GetSize()[::-1], np.uint8)
     array[:, :, :1], array[8:12, 8:12, 8:12] = 2, 1
@@ -129,8 +129,8 @@ def test_a_label_that_leaves_the_image_is_not_taken(tmp_path, tiny_models):
     folder = tmp_path / "out"
     limits = Limits(folded=None, inside=0.75, max_attempts=8)
     make(tmp_path / "data", folder, tiny_models[3], levels=((60,),), copies=3, limits=limits)
-    told = report_of(folder)["redrawn"]
-    assert told["reasons"].get("label left", 0) == told["draws"] > 0
+    counts = report_of(folder)["redrawn"]
+    assert counts["reasons"].get("label left", 0) == counts["draws"] > 0
     for record in records_of(folder).values():
         if record["status"] == "done":
             assert set(np.unique(array_of(folder / record["files"]["label"]))) == {0, 1, 2}
@@ -156,7 +156,7 @@ def test_splits_keep_subjects_together(tmp_path, tiny_models):
             assert ("imagesTs" in pair["fixed"]) == (key == "registration_test")
 
 
-def test_cross_validation_judges_real_images_of_other_subjects(tmp_path, tiny_models):
+def test_cross_validation_uses_original_images_of_other_subjects(tmp_path, tiny_models):
     data = write_cases(tmp_path / "data", ("p1a", "p1b", "p2a", "p3a"), size=(14, 13, 12))
     folder = tmp_path / "out"
     make(data, folder, tiny_models[3], subject="p\\d", quality=False)
@@ -168,7 +168,7 @@ def test_cross_validation_judges_real_images_of_other_subjects(tmp_path, tiny_mo
         assert len(fold["train"]) == 3 * (4 - len(fold["val"]))
 
 
-def test_splits_depend_on_names_and_seed_alone():
+def test_splits_depend_only_on_names_and_seed():
     names = [f"s{k}" for k in range(40)]
     parts = split_subjects(names, (0.8, 0.1, 0.1), 0)
     assert parts == split_subjects(names[::-1] * 2, (0.8, 0.1, 0.1), 0) != split_subjects(names, (0.8, 0.1, 0.1), 1)
@@ -178,7 +178,7 @@ def test_splits_depend_on_names_and_seed_alone():
 
 
 class _Page(HTMLParser):
-    """What a page refers to, and its elements by id."""
+    """The links of a page, and its elements by id."""
 
     def __init__(self):
         super().__init__()
@@ -208,12 +208,12 @@ def test_the_quality_page_needs_no_other_file_and_shows_outliers_first(tmp_path,
     page.feed(text)
     assert page.ids["subject"] == page.ids["order"] == "select"
     assert not page.links and "http" not in re.sub(r'"http://www.w3.org/2000/svg"', "", text)
-    told = json.loads(page.data)
-    assert told["title"] == folder.name and "<b>" not in text.split("<body>")[0]
-    assert {s["subject"] for s in told["samples"]} == {"a", "script", "c"} and len(told["samples"]) == 9
-    scores = [s["score"] for s in told["samples"]]
+    content = json.loads(page.data)
+    assert content["title"] == folder.name and "<b>" not in text.split("<body>")[0]
+    assert {s["subject"] for s in content["samples"]} == {"a", "script", "c"} and len(content["samples"]) == 9
+    scores = [s["score"] for s in content["samples"]]
     assert scores == sorted(scores, reverse=True) and scores[0] > scores[-1]
-    for sample in told["samples"]:
+    for sample in content["samples"]:
         picture = base64.b64decode(sample["picture"].removeprefix("data:image/png;base64,"))
         assert picture == (folder / "quality" / f"{sample['name']}.png").read_bytes()
         assert sum(sample["jacobian"]) == sum(sample["displacement_percent"]) > 0
@@ -233,15 +233,15 @@ def test_thumbnails_show_grid_and_contours(tmp_path, tiny_models):
     assert yellow[:, :144].any() and yellow[:, 144:].any()
 
 
-def test_an_outlier_is_what_lies_far_from_the_median():
+def test_outliers_are_samples_far_from_the_median():
     rows = [{"a": float(v), "b": 0.0} for v in (1, 2, 3, 4, 5, 60)]
     scores = outlier_scores(rows)
     assert scores[-1] == max(scores) > 20 and max(scores[:-1]) < 3
     assert outlier_scores([]) == [] and outlier_scores(rows[:1]) == [0.0]
 
 
-def test_the_number_of_threads_changes_nothing(tmp_path):
-    """With a network large enough for torch to share its sums among threads."""
+def test_results_do_not_depend_on_the_number_of_threads(tmp_path):
+    """The network is large enough for torch to use several threads."""
     import torch
     from production_helpers import result
 
@@ -253,8 +253,8 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
         for number in (1, 3):
             torch.set_num_threads(number)
             folder = tmp_path / str(number) / "set"
-            how = {"levels": ((10, 5),), "copies": 2, "quality": False}
-            make(resource("Sample", "sample.nii.gz"), folder, "hippocampus-mr-3d", SYNTHESIZE, **how)
+            settings = {"levels": ((10, 5),), "copies": 2, "quality": False}
+            make(resource("Sample", "sample.nii.gz"), folder, "hippocampus-mr-3d", SYNTHESIZE, **settings)
             assert torch.get_num_threads() == number
             found.append(result(folder))
     finally:
@@ -268,7 +268,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
         ("LPS", "A", "R"),
         ("RAS", "A", "R"),
         ("RPI", "A", "R"),
-        # Sagittal and coronal layers: head up, front or right on the left.
+        # Sagittal and coronal slices: head at the top, front or right at the left.
         ("PSR", "S", "A"),
         ("AIL", "S", "A"),
         ("LSA", "S", "R"),
@@ -276,7 +276,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
     ],
 )
 def test_thumbnails_are_upright(axes, up, left):
-    """One corner of the layer is bright: the one at the top left of the picture."""
+    """The bright corner of the slice must be at the top left of the picture."""
     vectors = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
     array = np.zeros((3, 8, 8), np.float32)
     row = slice(0, 4) if axes[1] != up else slice(4, 8)
@@ -296,10 +296,10 @@ def test_contours_are_closed():
     picture = thumbnail([(image, image), (image, image)], sitk.Image([18, 18], sitk.sitkVectorFloat64))[
         :, : THUMBNAIL.side
     ]
-    coloured = (picture == [255, 202, 40]).all(axis=2)
+    colored = (picture == [255, 202, 40]).all(axis=2)
     inside = (picture == 255).all(axis=2)
-    # Every row and column through the square is crossed twice.
-    for lines in (coloured, coloured.T):
+    # Every row and column through the square crosses the contour twice.
+    for lines in (colored, colored.T):
         assert all(line[:72].any() and line[72:].any() for line in lines[40:100])
     assert inside.any()
 

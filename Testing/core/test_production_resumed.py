@@ -1,4 +1,4 @@
-"""Runs that are killed anywhere, lose their disk, or are shared: the same files in the end, and one configuration."""
+"""Runs that are killed, run out of disk space, or are shared by processes: they end with the same files."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from DRDMLib.io.datasets import Case
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE, make_plan
 from DRDMLib.runtime.distributed import ProcessInfo, current_process
 
-# The process kills itself at its N-th change of a file: opened for writing, renamed, removed, or a folder made.
+# The process kills itself at its N-th change in the folder: open for writing, rename, remove, or make a folder.
 KILLED = """
 import os, signal, sys
 folder, left = sys.argv.pop(1), int(sys.argv.pop(1))
@@ -33,16 +33,16 @@ sys.exit(cli.main(sys.argv[1:]))
 @pytest.mark.parametrize(
     ("name", "levels", "kills"), [("augment", "40", (1, 3, 25, 40)), ("synthesize", "40:20", (7, 31))]
 )
-def test_a_run_killed_again_and_again_ends_with_the_same_bytes(name, levels, kills, tmp_path, tiny_models):
+def test_a_run_killed_several_times_ends_with_the_same_files(name, levels, kills, tmp_path, tiny_models):
     data = write_cases(tmp_path / "Daten ä", size=(18, 16, 14))
     whole, broken = tmp_path / "whole" / "set", tmp_path / "broken" / "set"
     options = ["--levels", levels, "--steps", "1", "--max-folded", "1", "--model", tiny_models[3], "--device", "cpu"]
     assert run_process(name, data, "-o", whole, *options).returncode == 0
     for changes in kills:
         killed = run_process(broken, changes, name, data, "-o", broken, *options, "--resume", code=KILLED)
-        assert killed.returncode != 0 and "fault" not in killed.stderr, killed.stderr
+        assert killed.returncode != 0 and "error in DRDM" not in killed.stderr, killed.stderr
         for path in broken.rglob("*.nii.gz"):
-            # What has a final name is whole.
+            # Files with a final name are complete.
             assert path.name.startswith(".") or path.read_bytes() == (whole / path.relative_to(broken)).read_bytes()
     ended = run_process(name, data, "-o", broken, *options, "--resume")
     assert ended.returncode == 0, ended.stderr
@@ -58,7 +58,7 @@ def test_any_number_of_processes_makes_the_same_files(command_name, tmp_path, ti
     for world in (2, 5):
         folder = tmp_path / str(world) / "set"
         complete = []
-        # The last one first: no order is needed.
+        # The last process first, because the order does not matter.
         for rank in reversed(range(world)):
             run, _ = make(data, folder, tiny_models[3], command_name, copies=2, process=ProcessInfo(rank, world))
             complete.append(run.complete)
@@ -67,7 +67,7 @@ def test_any_number_of_processes_makes_the_same_files(command_name, tmp_path, ti
 
 
 def test_torchrun_shares_the_work(tmp_path, tiny_models):
-    """Two processes at the same time, one folder, nobody told which share is whose."""
+    """Two processes write to one folder at the same time, without the option --share."""
     data = write_cases(tmp_path / "data", size=(18, 16, 14))
     options = [
         "--levels",
@@ -99,7 +99,7 @@ def test_torchrun_shares_the_work(tmp_path, tiny_models):
     assert sorted(p.name for p in (together / "logs").iterdir()) == ["001-of-002.jsonl", "002-of-002.jsonl"]
 
 
-def test_shares_cost_alike_and_leave_nothing_out():
+def test_shares_have_equal_costs_and_contain_all_tasks():
     cases = [Case(f"case{k}", None) for k in range(30)]
     plan = make_plan(settings_for(AUGMENT, levels=((79,), (5,)), copies=2, steps=None), cases)
     shares = [plan.share(ProcessInfo(rank, 8)) for rank in range(8)]
@@ -125,7 +125,7 @@ def test_shares_cost_alike_and_leave_nothing_out():
         ({}, ProcessInfo()),
     ],
 )
-def test_the_place_among_others_is_read_from_the_environment(variables, expected, monkeypatch):
+def test_the_process_is_read_from_the_environment(variables, expected, monkeypatch):
     for name in list(os.environ):
         if name.startswith(("SLURM_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC")):
             monkeypatch.delenv(name)
@@ -135,7 +135,7 @@ def test_the_place_among_others_is_read_from_the_environment(variables, expected
     assert current_process((2, 3)) == ProcessInfo(1, 3)
 
 
-def test_an_environment_that_makes_no_sense_is_named(monkeypatch):
+def test_an_invalid_environment_is_reported(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "2")
     with pytest.raises(SettingError, match="process 2 of 2"):
@@ -145,21 +145,21 @@ def test_an_environment_that_makes_no_sense_is_named(monkeypatch):
         current_process()
 
 
-def test_a_folder_at_work_is_left_alone(tmp_path, tiny_models):
-    """While a run is going on, the same share, and shares by another number of processes, are refused."""
+def test_a_folder_in_use_is_refused(tmp_path, tiny_models):
+    """While a run is active, the same share and shares of another number of processes are refused."""
     data, folder = write_cases(tmp_path / "data", size=(18, 16, 14)), tmp_path / "out"
     refused = []
 
-    from production_helpers import Heard
+    from production_helpers import RecordingReporter
 
     from DRDMLib.production.run import RunRequest, produce
 
-    class Intruder(Heard):
+    class Intruder(RecordingReporter):
         def item(self, **values):
             for process in (ProcessInfo(), ProcessInfo(0, 2)):
-                with pytest.raises(SettingError, match="Another run is writing") as told:
+                with pytest.raises(SettingError, match="Another run is writing") as raised:
                     make(data, folder, tiny_models[3], process=process, resume=True)
-                refused.append(str(told.value))
+                refused.append(str(raised.value))
 
     request = RunRequest(data, folder, model=str(tiny_models[3]), device="cpu")
     produce(request, settings_for(AUGMENT), Intruder())
@@ -167,7 +167,7 @@ def test_a_folder_at_work_is_left_alone(tmp_path, tiny_models):
     assert report_of(folder)["failures"] == []
 
 
-def test_a_source_that_has_changed_is_not_mixed_in(tmp_path, tiny_models):
+def test_a_changed_source_is_refused(tmp_path, tiny_models):
     data, folder = write_cases(tmp_path / "data", size=(18, 16, 14)), tmp_path / "out"
     make(data, folder, tiny_models[3])
     before = result(folder)
@@ -177,20 +177,20 @@ def test_a_source_that_has_changed_is_not_mixed_in(tmp_path, tiny_models):
     run, _ = make(data, folder, tiny_models[3], resume=True)
     assert len(run.failures()) == 1 and "changed since the run began" in run.failures()[0]
     (data / "images" / "a.nii.gz").write_bytes(kept)
-    # A case that failed is tried again.
+    # A failed case is tried again.
     run, _ = make(data, folder, tiny_models[3], resume=True)
     assert not run.failures() and result(folder) == before
 
 
-def test_a_file_that_has_gone_is_made_again(tmp_path, tiny_models):
+def test_missing_files_are_made_again(tmp_path, tiny_models):
     data, folder = write_cases(tmp_path / "data", size=(18, 16, 14)), tmp_path / "out"
     make(data, folder, tiny_models[3])
     before = result(folder)
     (folder / "labelsTr" / "a_t40_000.nii.gz").unlink()
     (folder / "records" / "b_t12_000.json").write_text('{"name": "b_t12', encoding="utf-8")
     (folder / "dataset.json").unlink()
-    _, heard = make(data, folder, tiny_models[3], resume=True)
-    assert sorted(item["name"] for item in heard.items) == ["a_t40_000", "b_t12_000"]
+    _, reporter = make(data, folder, tiny_models[3], resume=True)
+    assert sorted(item["name"] for item in reporter.items) == ["a_t40_000", "b_t12_000"]
     assert result(folder) == before
 
 
@@ -208,12 +208,12 @@ def test_another_configuration_is_refused(tmp_path, tiny_models, tiny_model_2d_p
     with pytest.raises(SettingError, match="cases"):
         make(data, folder, tiny_models[3], resume=True)
     with pytest.raises(SettingError, match="cases"):
-        # Processes join a run without being asked to, but only their own.
+        # Several processes join a run without --resume, but only one with the same settings.
         make(data, folder, tiny_models[3], process=ProcessInfo(0, 2))
     assert result(folder) == before and not list(folder.glob(".drdm*"))
 
 
-# Files may grow to a number of bytes only, as if the disk were full.
+# Limits the size of files, as if the disk were full.
 FULL_DISK = """
 import resource, signal, sys
 from DRDMLib import cli
@@ -225,7 +225,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
-def test_a_run_that_lost_its_disk_goes_on(tmp_path, tiny_models):
+def test_a_run_is_resumed_after_a_full_disk(tmp_path, tiny_models):
     data = write_cases(tmp_path / "data", size=(18, 16, 14))
     folder = tmp_path / "broken" / "set"
     options = ["--levels", "40:20", "--steps", "1", "--max-folded", "1", "--model", tiny_models[3], "--device", "cpu"]
@@ -241,7 +241,7 @@ def test_a_run_that_lost_its_disk_goes_on(tmp_path, tiny_models):
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="needs a folder that cannot be written to")
-def test_a_folder_that_cannot_be_written_to_any_more(tmp_path, tiny_models):
+def test_a_folder_that_becomes_read_only(tmp_path, tiny_models):
     data, folder = write_cases(tmp_path / "data", size=(18, 16, 14)), tmp_path / "out"
     make(data, folder, tiny_models[3])
     (folder / "records" / "a_t40_000.json").unlink()
@@ -254,7 +254,7 @@ def test_a_folder_that_cannot_be_written_to_any_more(tmp_path, tiny_models):
     make(data, folder, tiny_models[3], resume=True)
 
 
-def test_records_cannot_be_written_where_a_file_is_in_the_way(tmp_path, tiny_models):
+def test_a_folder_in_the_place_of_a_record(tmp_path, tiny_models):
     data, folder = write_cases(tmp_path / "data", size=(18, 16, 14)), tmp_path / "out"
     make(data, folder, tiny_models[3])
     before = result(folder)

@@ -1,4 +1,4 @@
-"""The authors' weights behave as published (needs the reference data)."""
+"""The authors' weights give the published results (needs the reference data)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def golden(shared):
 
 
 def distance(a, b):
-    """Mean length of the difference, pixels of the 256-grid."""
+    """Mean length of the difference, in pixels of the 256 x 256 grid."""
     return float((a - b).norm(dim=-3).mean() * 256)
 
 
@@ -35,7 +35,7 @@ def test_parameter_counts(ndim, count):
     assert sum(p.numel() for p in network.parameters()) == count
 
 
-def test_time_table_is_the_published_one(published):
+def test_time_embedding_is_the_published_one(published):
     assert torch.allclose(published.network.time_embed.weight, sinusoidal_table(80, 100), atol=1e-5)
 
 
@@ -44,18 +44,18 @@ def test_one_prediction(published, golden):
     assert (diffused[0, 0] - golden["diffused_image"]).abs().max() < 1e-4
     prediction = published.predict(diffused, 79)
     assert float((prediction[0] - golden["first_prediction"]).abs().max()) * 256 < 0.01
-    # Swapped axes, a flipped sign, or another level would be far off.
+    # Swapped axes, a flipped sign or another level give a clearly different prediction.
     assert distance(prediction[0].flip(0), golden["first_prediction"]) > 0.1
     assert distance(published.predict(diffused, 48)[0], golden["first_prediction"]) > 0.1
 
 
 def test_full_recovery(published, golden):
-    """All 80 steps against the authors' result.
+    """Compare all 80 steps with the authors' result.
 
-    The published recovery amplifies a difference of the last bit about threefold a step (the authors' program does
-    the same, and does not reproduce this file on another processor either), so two runs that differ by rounding end
-    about 2 px apart. The result must be no further from the authors' than that spread; a wrong order of composition,
-    another padding or an already warped image end 4 to 20 px away.
+    The published recovery amplifies a difference in the last bit about threefold per step. The authors' program does
+    the same, and does not reproduce this file on another processor either. Two runs that differ by rounding therefore
+    end about 2 pixels apart. The result must be no further from the authors' result than this distance. A wrong order
+    of composition, another padding or an already warped image would end 4 to 20 pixels away.
     """
     image, start = golden["image"][None, None], golden["random_ddf"][None]
     result = recover(published, image, start, start="full", exact=True)
@@ -71,8 +71,8 @@ def test_full_recovery(published, golden):
     assert (golden["diffused_image"] - golden["recovered_image"]).abs().mean() > 0.06
 
 
-def test_recovery_starts_where_it_is_told(published, golden):
-    """``level`` counts down from T', ``full`` from T-1."""
+def test_recovery_starts_at_the_chosen_level(published, golden):
+    """``level`` starts at T', ``full`` at T-1."""
     seen: dict[str, list[int]] = {"level": [], "full": []}
     for start, steps in seen.items():
         recover(

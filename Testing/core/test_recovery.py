@@ -1,4 +1,4 @@
-"""Algorithm 2's schedule of steps, in 2D and 3D, on real networks."""
+"""The recovery steps of Algorithm 2, in 2D and 3D, with real networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from DRDMLib.errors import SettingError
 from DRDMLib.settings import DeformationSettings
 
 
-def test_schedules():
+def test_step_schedules():
     assert [t for t, _ in step_schedule(80, 5, None)] == [5, 4, 3, 2, 1, 0]
     assert [t for t, _ in DeformationSettings(5).schedule(80)] == [5, 4, 3, 2, 1, 0]
     assert [t for t, _ in DeformationSettings(5, start="full").schedule(80)] == list(range(79, -1, -1))
@@ -27,20 +27,20 @@ def test_schedules():
 
 
 @pytest.mark.parametrize("how", [{"level": 80}, {}, {"level": 4, "steps": 0}, {"level": 4, "start": "up"}])
-def test_recovery_refuses(how, tiny_model):
+def test_recovery_refuses_invalid_arguments(how, tiny_model):
     with pytest.raises(SettingError):
         recover(tiny_model, torch.rand(1, 1, 24, 24, 24), torch.zeros(1, 3, 24, 24, 24), **how)
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"pose": -0.5}, {"pose": 3.0}, {"start": "up"}, {"plane": "oblique"}])
-def test_settings_refuse(wrong):
+def test_settings_refuse_invalid_values(wrong):
     with pytest.raises(SettingError):
         DeformationSettings(**wrong)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_each_step_warps_the_original(ndim, tiny_model, tiny_model_2d):
-    """Against Algorithm 2 written out; the same code serves 2D and 3D."""
+    """Compare with Algorithm 2 written out step by step."""
     model = tiny_model if ndim == 3 else tiny_model_2d
     image = torch.rand(1, 1, *[24] * ndim, generator=torch.Generator().manual_seed(0))
     start = random_ddf(24, ndim, 6, torch.Generator().manual_seed(1), amplitude=2.0)
@@ -53,7 +53,7 @@ def test_each_step_warps_the_original(ndim, tiny_model, tiny_model_2d):
     assert not torch.allclose(result, start, atol=1e-4)
 
 
-def test_a_batch_is_its_members(tiny_model):
+def test_a_batch_equals_single_images(tiny_model):
     images = torch.rand(3, 1, 24, 24, 24, generator=torch.Generator().manual_seed(0))
     start = random_ddf(24, 3, 4, torch.Generator().manual_seed(1), amplitude=2.0)
     together = recover(tiny_model, images, start, level=4)
@@ -61,7 +61,7 @@ def test_a_batch_is_its_members(tiny_model):
         assert torch.allclose(together[i : i + 1], recover(tiny_model, images[i : i + 1], start, level=4), atol=1e-6)
 
 
-def test_cancel_leaves_at_once(tiny_model):
+def test_canceling_stops_at_once(tiny_model):
     image, start = torch.rand(1, 1, 24, 24, 24), torch.zeros(1, 3, 24, 24, 24)
     steps = []
 
@@ -75,8 +75,8 @@ def test_cancel_leaves_at_once(tiny_model):
     assert steps == [1, 2, 3]
 
 
-def test_seeds_together_are_the_seeds_alone(tiny_model):
-    """A batch differs from its members by rounding only; on a processor versions are made one by one."""
+def test_a_batch_of_seeds_equals_single_seeds(tiny_model):
+    """They differ only by rounding; on a CPU, versions are made one by one and are identical."""
     image = torch.rand(1, 1, 24, 24, 24, generator=torch.Generator().manual_seed(0))
     together = generate(image, tiny_model, DeformationSettings(20), (3, 4, 5))
     for number, seed in enumerate((3, 4, 5)):

@@ -1,4 +1,4 @@
-"""Warping images and labels, slab by slab."""
+"""Warping of images and labels, slab by slab, and the Jacobian determinant."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from DRDMLib.spatial.resampling import warp_image, warp_label
 
 
 def squeeze(image: sitk.Image, factor: float) -> sitk.AffineTransform:
-    """A transform that reads ``factor`` times further from the centre: everything gets smaller."""
+    """A transform that samples ``factor`` times further from the center: everything becomes smaller."""
     transform = sitk.AffineTransform(image.GetDimension())
     transform.SetCenter(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
     transform.SetMatrix((np.eye(image.GetDimension()) * factor).ravel().tolist())
     return transform
 
 
-def labelled(array: np.ndarray, like: sitk.Image) -> sitk.Image:
+def label_image(array: np.ndarray, like: sitk.Image) -> sitk.Image:
     label = sitk.GetImageFromArray(array.astype(np.uint8))
     label.CopyInformation(like)
     return label
@@ -33,41 +33,41 @@ def labelled(array: np.ndarray, like: sitk.Image) -> sitk.Image:
 
 @pytest.mark.parametrize("factor", [1.2, 1.7, 2.0])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_thin_sheet_does_not_vanish(factor, axis):
+def test_a_thin_sheet_does_not_disappear(factor, axis):
     image = smooth_image((40, 42, 44), (1.0, 0.8, 1.5), rotation(10, 20, 5))
     array = np.zeros((44, 42, 40), np.uint8)
     np.moveaxis(array, axis, 0)[array.shape[axis] // 2 + 3] = 5
     array[4:7, 4:7, 4:7] = 9
-    label = labelled(array, image)
+    label = label_image(array, image)
     transform = squeeze(image, factor)
     warped = sitk.GetArrayFromImage(warp_label(label, image, transform))
     assert set(np.unique(warped)) <= {0, 5, 9}
     sheet = warped == 5
-    # Each line across the sheet, away from its rim, still meets it within a voxel.
-    shadow = ndimage.maximum_filter(sheet, 3).any(axis=axis)
-    middle = tuple(slice(n // 2 - 6, n // 2 + 6) for n in shadow.shape)
-    assert shadow[middle].all()
-    # And it did not grow thicker.
+    # Away from the sheet's edges, each line across it passes within a voxel of it.
+    projection = ndimage.maximum_filter(sheet, 3).any(axis=axis)
+    middle = tuple(slice(n // 2 - 6, n // 2 + 6) for n in projection.shape)
+    assert projection[middle].all()
+    # The sheet did not become thicker.
     assert sheet.sum(axis=axis)[middle].mean() < 1.5
 
 
-def test_single_voxels_survive_and_move_to_the_right_place():
+def test_single_voxels_are_kept_and_move_to_the_right_position():
     image = smooth_image((40, 40, 40))
     array = np.zeros((40, 40, 40), np.uint8)
-    places = [(10, 11, 12), (21, 25, 17), (30, 9, 28), (13, 31, 22)]
-    for value, place in enumerate(places, start=1):
-        array[place] = value
+    positions = [(10, 11, 12), (21, 25, 17), (30, 9, 28), (13, 31, 22)]
+    for value, position in enumerate(positions, start=1):
+        array[position] = value
     transform = squeeze(image, 1.6)
-    warped = sitk.GetArrayFromImage(warp_label(labelled(array, image), image, transform))
-    for value, place in enumerate(places, start=1):
+    warped = sitk.GetArrayFromImage(warp_label(label_image(array, image), image, transform))
+    for value, position in enumerate(positions, start=1):
         found = np.argwhere(warped == value)
         assert len(found) >= 1
-        expected = 19.5 + (np.asarray(place) - 19.5) / 1.6
+        expected = 19.5 + (np.asarray(position) - 19.5) / 1.6
         assert np.abs(found - expected).max() < 1.1
 
 
-def test_a_thick_label_is_the_nearest_neighbour_one():
-    """Nothing is added to structures that did not vanish."""
+def test_a_thick_label_is_warped_by_the_nearest_neighbor():
+    """Structures that do not disappear are not changed."""
     image = smooth_image((40, 40, 40))
     label = sitk.BinaryThreshold(image, 150, 10000, 3, 0)
     label = sitk.BinaryMorphologicalOpening(label, [3] * 3, sitk.sitkBall, 0.0, 3.0)
@@ -79,7 +79,7 @@ def test_a_thick_label_is_the_nearest_neighbour_one():
 
 
 @pytest.mark.parametrize("pixel", [sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkFloat32, sitk.sitkFloat64])
-def test_slabs_make_no_seams(pixel, monkeypatch):
+def test_slabs_leave_no_seams(pixel, monkeypatch):
     image = smooth_image((30, 28, 26), (1.0, 1.2, 0.9), rotation(10, 0, 30), pixel=pixel)
     transform = squeeze(image, 1.1)
     whole = sitk.GetArrayFromImage(warp_image(image, image, transform))
@@ -92,7 +92,7 @@ def test_slabs_make_no_seams(pixel, monkeypatch):
     assert np.allclose(whole, sitk.GetArrayFromImage(parts), rtol=0, atol=tolerance)
 
 
-def test_label_on_another_grid_lands_on_the_images():
+def test_a_label_on_another_grid_is_resampled_to_the_image():
     image = smooth_image((40, 40, 40))
     coarse = sitk.Resample(
         sitk.BinaryThreshold(image, 150, 10000, 7, 0),
@@ -127,8 +127,8 @@ def test_jacobian_agrees_with_simpleitk():
 
 
 @pytest.mark.parametrize("direction", [np.eye(3), rotation(30, -20, 70)])
-def test_jacobian_of_a_known_map(direction):
-    """x -> A x has the determinant of A everywhere, whatever the direction of the grid."""
+def test_jacobian_of_a_linear_map(direction):
+    """The map x -> A x has the determinant of A everywhere, for any direction of the grid."""
     matrix = np.array([[0.2, 0.1, 0.0], [-0.3, 0.1, 0.05], [0.0, 0.2, -0.4]])
     image = smooth_image((9, 10, 11), (1.0, 2.0, 0.5), direction)
     points = sitk.GetArrayFromImage(
@@ -177,7 +177,7 @@ print(len(wrong), sum(wrong))
 
 
 def test_threads_may_share_an_image():
-    # In a process of its own: what SimpleITK freed under another thread's eyes could also end the process.
+    # In a separate process, which could crash if SimpleITK freed memory in use by another thread.
     done = subprocess.run([sys.executable, "-c", _THREADS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["1800", "0"]

@@ -1,4 +1,4 @@
-"""What comes with DRDM works: the models on subjects left out of training, the sample, the demo."""
+"""The shipped models on held-out subjects, the sample image, and the demo."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from DRDMLib.training.data import split
 SHIPPED = [entry for entry in CATALOGUE if not entry.url and entry.available]
 
 
-def test_the_model_is_taken_that_is_meant_for_such_images():
+def test_the_default_model_fits_the_size_of_the_image():
     for extent, name in ((50.0, "hippocampus-mr-3d"), (240.0, "brain-t1-3d")):
         if name in [entry.name for entry in SHIPPED]:
             assert default_entry(3, extent).name == name
-    # Nothing is meant for a mouse's toe or for half a person; the general model takes them, and what is not said.
+    # The general model is used for very small or large images, and if the size is unknown.
     assert default_entry(3, 2.0).name == default_entry(3, 900.0).name == default_entry(3).name == "general-3d"
-    # A slice of any size gets the one that comes with DRDM, before the authors'.
+    # For slices of any size, the shipped model comes before the authors' model.
     assert default_entry(2, 350.0).name == default_entry(2, 20.0).name == "cardiac-mr-2d"
 
 
-def test_something_is_shipped():
+def test_a_model_is_shipped():
     assert "hippocampus-mr-3d" in [entry.name for entry in SHIPPED]
 
 
 @pytest.mark.parametrize("entry", SHIPPED, ids=lambda e: e.name)
-def test_shipped_models_say_what_they_are(entry):
+def test_shipped_models_have_complete_metadata(entry):
     metadata = load_model(entry.name, "cpu").metadata
     assert metadata.ndim == entry.ndim
     assert metadata.anatomy and metadata.modality and metadata.training_data and metadata.licence and metadata.citation
@@ -52,8 +52,8 @@ def test_shipped_models_say_what_they_are(entry):
 @pytest.mark.parametrize(
     ("level", "rough", "far", "bent"), [(16, 0.97, 1.0, 0.076), (48, 0.9, 0.8, 0.160), (79, 0.8, 0.7, 0.217)]
 )
-def test_hippocampus_recovers_subjects_it_has_not_seen(shared, level, rough, far, bent):
-    """Smoother and less far off, no more folds, and still not the original; two seeds differ."""
+def test_hippocampus_model_recovers_held_out_subjects(shared, level, rough, far, bent):
+    """Fields become smoother and smaller with no more folds, but not zero; two seeds differ."""
     model = load_model("hippocampus-mr-3d", "cpu")
     left_out = split(find_cases(shared / "data" / "hippocampus"), 8)[1][:2]
     tensors = [prepare(read_image(case.image), model)[1] for case in left_out]
@@ -64,45 +64,45 @@ def test_hippocampus_recovers_subjects_it_has_not_seen(shared, level, rough, far
     lengths = [f.norm(dim=1).mean() for f in (before, after)]
     assert 0.2 * lengths[0] < lengths[1] < far * lengths[0]
     assert (after[0] - after[1]).norm(dim=0).mean() > 0.3 * lengths[1]
-    # No wrinkles: half of what the model of 48 nodes a side left that was shipped before; the unit is its voxel.
+    # Half of the roughness that an earlier model left, which had 48 nodes per side; the unit is its voxel.
     assert bool((roughness(after) * model.size / 48 < bent).all())
 
 
 def middles(model: Model, cases: list[Case]) -> torch.Tensor:
-    """Volumes on the model's grid, or of stacks the middle slices: (N, 1, *S)."""
+    """Load volumes, or the middle slices of stacks, onto the model's grid: (N, 1, *S)."""
     made = [prepare(read_image(case.image), model)[1] for case in cases]
     return torch.cat([m[len(m) // 2 :][:1] for m in made])
 
 
-def left_after_one_look(model: Model, images: torch.Tensor, level: int) -> float:
-    """Share of the energy of random deformations of images that one prediction does not undo."""
-    how = model.metadata
+def energy_left_by_one_prediction(model: Model, images: torch.Tensor, level: int) -> float:
+    """Fraction of the energy of random deformations that one prediction does not undo."""
+    metadata = model.metadata
     psi = random_ddf(
-        how.size,
-        how.ndim,
+        metadata.size,
+        metadata.ndim,
         level,
         torch.Generator().manual_seed(level),
         batch=len(images),
-        velocity_scale=how.velocity_scale,
-        amplitude=how.amplitude,
-        control_size=how.control_size,
-        noise_grids=how.noise_grids,
+        velocity_scale=metadata.velocity_scale,
+        amplitude=metadata.amplitude,
+        control_size=metadata.control_size,
+        noise_grids=metadata.noise_grids,
     )
     with torch.inference_mode():
-        undone = compose(psi, model.predict_to(warp(images, psi, padding=how.image_padding), level, -1))
+        undone = compose(psi, model.predict_to(warp(images, psi, padding=metadata.image_padding), level, -1))
     return float(undone.square().sum() / psi.square().sum())
 
 
 @pytest.mark.parametrize(("level", "left"), [(32, 0.7), (48, 0.5), (79, 0.4)])
-def test_hippocampus_undoes_most_of_a_deformation_at_one_look(shared, level, left):
-    """Of crops it has not seen; without a frame, only the anatomy tells of it."""
+def test_hippocampus_model_undoes_most_of_a_deformation_in_one_prediction(shared, level, left):
+    """Held-out crops show no border of the image, so only the anatomy shows the deformation."""
     model = load_model("hippocampus-mr-3d", "cpu")
     cases = split(find_cases(shared / "data" / "hippocampus"), 8)[1][:8]
-    assert left_after_one_look(model, middles(model, cases), level) < left
+    assert energy_left_by_one_prediction(model, middles(model, cases), level) < left
 
 
-def test_cardiac_recovers_hearts_of_another_hospital(shared):
-    """ACDC, which it was not trained on: less distorted, without folds, and two versions differ."""
+def test_cardiac_model_recovers_hearts_of_another_hospital(shared):
+    """On ACDC, which is not in its training data, fields become smoother without folds; two versions differ."""
     model = load_model("cardiac-mr-2d", "cpu")
     cases = [c for c in find_cases(shared / "data" / "cardiac_acdc") if c.name.endswith("_ED")][:8]
     hearts = middles(model, cases)
@@ -112,16 +112,16 @@ def test_cardiac_recovers_hearts_of_another_hospital(shared):
     ]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
     assert bool((roughness(after) < 0.65 * roughness(before)).all())
-    # Two thirds of what the model before this one left, which was trained on a finer field.
+    # Two thirds of the roughness that the previous model left, which was trained on a finer field.
     assert float(roughness(after).mean()) < 0.107
     assert float(folded_fraction(after).max()) == 0
     assert 0.2 < float(after.norm(dim=1).mean() / before.norm(dim=1).mean()) < 0.7
     assert (after[0] - after[1]).norm(dim=0).mean() > 0.5 * after[0].norm(dim=0).mean()
-    assert left_after_one_look(model, hearts, 72) < 0.5
+    assert energy_left_by_one_prediction(model, hearts, 72) < 0.5
 
 
 @pytest.mark.parametrize(("dataset", "left"), [("hippocampus", 0.45), ("ct", 0.65)])
-def test_general_recovers_what_it_has_not_seen(shared, dataset, left):
+def test_general_model_recovers_held_out_subjects(shared, dataset, left):
     model = load_model("general-3d", "cpu")
     left_out = split(find_cases(shared / "data" / dataset), 8)[1][:2]
     tensors = [prepare(read_image(case.image), model)[1] for case in left_out]
@@ -130,11 +130,11 @@ def test_general_recovers_what_it_has_not_seen(shared, dataset, left):
     assert bool((roughness(after) < 0.7 * roughness(before)).all())
     assert bool((folded_fraction(after) <= folded_fraction(before)).all())
     assert (after[0] - after[1]).norm(dim=0).mean() > 0.3 * after[0].norm(dim=0).mean()
-    assert left_after_one_look(model, torch.cat(tensors), 64) < left
+    assert energy_left_by_one_prediction(model, torch.cat(tensors), 64) < left
 
 
 @pytest.mark.parametrize(("level", "rough", "far", "left"), [(48, 0.7, 0.75, 0.45), (79, 0.55, 0.65, 0.4)])
-def test_brain_recovers_heads_it_has_not_seen(shared, level, rough, far, left):
+def test_brain_model_recovers_held_out_subjects(shared, level, rough, far, left):
     model = load_model("brain-t1-3d", "cpu")
     left_out = split(find_cases(shared / "data" / "brain_ixi"), 5)[1][:4]
     heads = middles(model, left_out)
@@ -145,11 +145,11 @@ def test_brain_recovers_heads_it_has_not_seen(shared, level, rough, far, left):
     lengths = [f.norm(dim=1).mean() for f in (before, after)]
     assert 0.2 * lengths[0] < lengths[1] < far * lengths[0]
     assert (after[0] - after[1]).norm(dim=0).mean() > 0.3 * lengths[1]
-    assert left_after_one_look(model, heads, level) < left
+    assert energy_left_by_one_prediction(model, heads, level) < left
 
 
 def test_demo(tmp_path):
-    """As the README's first command ends: the picture, and the files of ``deform``."""
+    """The README's first command writes the picture and the files of ``deform``."""
     out = tmp_path / "my demo"
     assert main(["demo", "-o", str(out), "--level", "20", "--device", "cpu"]) == 0
     names = {path.name for path in out.iterdir()}
@@ -162,15 +162,15 @@ def test_demo(tmp_path):
     assert np.abs(sitk.GetArrayFromImage(sample).astype(float) - sitk.GetArrayFromImage(new)).mean() > 1
 
 
-def test_a_second_demo_leaves_the_first_alone(tmp_path, monkeypatch):
+def test_a_second_demo_does_not_change_the_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         assert main(["demo", "--level", "3", "--device", "cpu"]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["drdm-demo", "drdm-demo-2"]
 
 
-def test_the_sample_is_what_its_script_draws():
-    """It is a phantom, not a scan."""
+def test_the_sample_is_the_output_of_its_script():
+    """The sample is a phantom, not a scan."""
     import runpy
 
     image, label = runpy.run_path(str(resource("Sample", "make_sample.py")))["draw"]()

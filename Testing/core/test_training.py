@@ -1,4 +1,4 @@
-"""Algorithm 1: the losses, the random fields it draws, and runs that are cut off and resumed."""
+"""Algorithm 1: losses, random fields, augmentation, and training runs that are interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def metadata(ndim=3, size=16, **more) -> ModelMetadata:
 
 
 def images_of(ndim=3, size=16, count=4) -> torch.Tensor:
-    """Blobs, uint8, (count, 1, *S)."""
+    """Make images of blobs, uint8, (count, 1, *S)."""
     made = [smooth_image((size,) * ndim, pixel=sitk.sitkFloat32, seed=s) for s in range(count)]
     arrays = torch.stack([torch.tensor(sitk.GetArrayFromImage(i)) for i in made])[:, None]
     low, high = arrays.amin(), arrays.amax()
@@ -48,7 +48,7 @@ def images_of(ndim=3, size=16, count=4) -> torch.Tensor:
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_losses_are_the_published_formulas(ndim):
-    """Against the formulas written out voxel by voxel with plain numbers."""
+    """Compare with the formulas written out voxel by voxel."""
     generator = torch.Generator().manual_seed(0)
     p, s = (torch.randn(1, ndim, *[3] * ndim, generator=generator) * 0.01 for _ in range(2))
     flat_p, flat_s = p[0].flatten(1).T.tolist(), s[0].flatten(1).T.tolist()
@@ -63,7 +63,7 @@ def test_losses_are_the_published_formulas(ndim):
     assert float(Angle()(p, s)) == pytest.approx(sum(cosine) / len(cosine), rel=1e-3, abs=1e-5)
 
 
-def test_regularity_sees_roughness_and_negative_determinants():
+def test_regularity_penalizes_roughness_and_negative_determinants():
     grid = torch.linspace(0, 1, 8)
     flat = torch.zeros(1, 2, 8, 8)
     assert float(Regularity()(flat)) == 0
@@ -76,7 +76,7 @@ def test_regularity_sees_roughness_and_negative_determinants():
 
 
 def test_the_exact_inverse_is_the_best_prediction():
-    """With p = warp(prediction, psi), the inverse of psi gives p = -psi: distance 0, cosine -1."""
+    """With p = warp(prediction, psi), the inverse of psi gives p = -psi, so distance 0 and cosine -1."""
     step = random_ddf(32, 2, 12, torch.Generator().manual_seed(0), amplitude=2.0) * 0.2
     inverse = torch.zeros_like(step)
     for _ in range(30):
@@ -89,8 +89,8 @@ def test_the_exact_inverse_is_the_best_prediction():
     assert float(EnergyDistance()(-step, step)) == 0
 
 
-def test_nothing_is_left_of_a_deformation_after_its_inverse():
-    """The inverse v of u satisfies v = -u(x + v): then u, and v on its result, cancel."""
+def test_the_residual_after_the_inverse_is_zero():
+    """The inverse v of u satisfies v = -u(x + v); then u followed by v is the identity."""
     whole = random_ddf(32, 2, 20, torch.Generator().manual_seed(0), amplitude=2.0)
     inverse = torch.zeros_like(whole)
     for _ in range(40):
@@ -104,8 +104,8 @@ def test_nothing_is_left_of_a_deformation_after_its_inverse():
 
 @pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_a_whole_correction_can_be_taken_in_parts(ndim, coarse):
-    """The shares of the steps from 40 to 20 and of 20 to nothing make up the whole; each is invertible."""
+def test_parts_of_a_whole_correction_are_proportional(ndim, coarse):
+    """The steps from level 40 to 20 and to 39 are the expected fractions of the whole, which does not fold."""
     network = build_network("compact", ndim, 80, {"width": 8, "whole": True, "coarse": coarse, "places": coarse})
     torch.nn.init.normal_(network.out.weight, std=0.02, generator=torch.Generator().manual_seed(0))
     image = torch.rand(1, 1, *[16] * ndim, generator=torch.Generator().manual_seed(1))
@@ -125,20 +125,20 @@ def test_a_whole_correction_can_be_taken_in_parts(ndim, coarse):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_symmetries_of_the_cube_keep_field_and_image_together(ndim):
-    """Turning image and field turns the warped image in the same way."""
+    """A symmetry of image and field gives the same symmetry of the warped image."""
     image = torch.rand(1, 1, *[16] * ndim, generator=torch.Generator().manual_seed(0))
     field = random_ddf(16, ndim, 40, torch.Generator().manual_seed(1), amplitude=2.0)
     order, flips = [2, 0, 1] if ndim == 3 else [1, 0], [True, False, True][:ndim]
 
-    def turned(picture):
+    def transformed(picture):
         moved = picture.permute(0, 1, *[o + 2 for o in order])
         return moved.flip([k + 2 for k in range(ndim) if flips[k]])
 
-    expected = turned(warp(image, field))
-    assert torch.allclose(warp(turned(image), apply_symmetry(field[0], order, flips)[None]), expected, atol=1e-5)
+    expected = transformed(warp(image, field))
+    assert torch.allclose(warp(transformed(image), apply_symmetry(field[0], order, flips)[None]), expected, atol=1e-5)
 
 
-def test_the_bank_hands_out_matching_pairs_and_renews_itself():
+def test_the_pool_returns_matching_fields_and_is_renewed():
     source = FieldSampler(metadata(), torch.Generator().manual_seed(0), pool=6, renew=2)
     seen = []
     for _ in range(8):
@@ -157,7 +157,7 @@ def test_the_bank_hands_out_matching_pairs_and_renews_itself():
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_negatives_keep_what_lies_outside_dark(ndim):
+def test_inverted_contrast_keeps_the_outside_dark(ndim):
     images = torch.full((16, 1, *[16] * ndim), 0.8)
     images[:, :, :8] = 0.2
     made = augment_images(
@@ -170,12 +170,12 @@ def test_negatives_keep_what_lies_outside_dark(ndim):
         random_contrast=True,
     )
     assert float(made[:, :, 0].abs().max()) == 0
-    turned = made[:, :, 5, 8].flatten(1).mean(1) > made[:, :, 11, 8].flatten(1).mean(1)
-    assert 2 < int(turned.sum()) < 14
+    inverted = made[:, :, 5, 8].flatten(1).mean(1) > made[:, :, 11, 8].flatten(1).mean(1)
+    assert 2 < int(inverted.sum()) < 14
 
 
 @pytest.mark.parametrize("padding", ["zeros", "border"])
-def test_an_image_seen_from_further_away_has_zeros_or_its_border_around_it(padding):
+def test_a_shrunk_image_is_padded_with_zeros_or_its_border(padding):
     images = torch.full((4, 1, 16, 16), 0.8)
     still = {"rotation": 0, "zoom": (1.5, 1.5), "shift": 0, "contrast": 0}
     made = augment_images(images, torch.Generator().manual_seed(0), padding=padding, **still)
@@ -184,7 +184,7 @@ def test_an_image_seen_from_further_away_has_zeros_or_its_border_around_it(paddi
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_drawn_shapes_are_bodies_with_parts_that_differ_from_one_another(ndim):
+def test_synthetic_shapes_have_contrast_and_differ(ndim):
     drawn = draw_shapes(4, ndim, 32, torch.Generator().manual_seed(0))
     assert drawn.shape == (4, 1, *[32] * ndim) and drawn.dtype == torch.uint8
     again = draw_shapes(4, ndim, 32, torch.Generator().manual_seed(0))
@@ -195,7 +195,7 @@ def test_drawn_shapes_are_bodies_with_parts_that_differ_from_one_another(ndim):
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_rotations_are_rotations(ndim):
+def test_random_rotations_are_orthogonal(ndim):
     matrices = random_rotations(50, ndim, 180, torch.Generator().manual_seed(0))
     assert torch.allclose(matrices @ matrices.mT, torch.eye(ndim).expand(50, ndim, ndim), atol=1e-5)
     assert torch.allclose(torch.linalg.det(matrices), torch.ones(50), atol=1e-5)
@@ -206,7 +206,7 @@ def test_rotations_are_rotations(ndim):
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_resuming_gives_the_same_weights_as_never_stopping(ndim, tmp_path):
+def test_resumed_training_gives_the_weights_of_uninterrupted_training(ndim, tmp_path):
     images, held_out = images_of(ndim), images_of(ndim, count=1)
     config = TrainingConfig(steps=6, batch=2, ema=0.9, field_pool=4, warmup=2)
     whole = train(images, held_out, metadata(ndim), config, tmp_path / "whole", device="cpu")
@@ -214,7 +214,7 @@ def test_resuming_gives_the_same_weights_as_never_stopping(ndim, tmp_path):
     def stop(step, share, figures):
         raise KeyboardInterrupt
 
-    # The run asks for 30 steps and is stopped at 10; then again to the end.
+    # The run has 30 steps; it is stopped after 10 and then resumed to the end.
     longer = dataclasses.replace(config, steps=30)
     straight = train(images, held_out, metadata(ndim), longer, tmp_path / "straight", device="cpu")
     with pytest.raises(KeyboardInterrupt):
@@ -239,8 +239,8 @@ def test_resuming_another_network_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_a_few_minutes_of_training_already_help(tmp_path, whole):
-    """On images left out, the fields get smoother, also in a few large steps."""
+def test_a_short_training_makes_fields_smoother(tmp_path, whole):
+    """On held-out images, also with a few large recovery steps."""
     images = images_of(2, 32, count=12)
     model = dataclasses.replace(metadata(2, 32), options={"width": 8, "whole": whole})
     config = TrainingConfig(steps=150, batch=8, learning_rate=2e-3, ema=0.9, field_pool=64, rotation=30, warmup=10)
@@ -274,8 +274,8 @@ def test_2d_training_takes_the_slices_of_volumes(tmp_path):
     assert (len(kept), len(left_out)) == (8, 2)
 
 
-def test_the_command_trains_resumes_and_its_model_deforms(tmp_path):
-    """As a person would: train, go on training, use the model; in a folder with spaces and other letters."""
+def test_the_command_trains_and_resumes_and_its_model_deforms(tmp_path):
+    """Train, resume and use the model, in a folder with spaces and non-ASCII letters."""
     data, run = tmp_path / "Köpfe und Herzen", tmp_path / "ein Lauf"
     write_dataset(data, [(20, 22, 18), (24, 20, 20), (19, 21, 23)])
     arguments = [
@@ -298,7 +298,7 @@ def test_the_command_trains_resumes_and_its_model_deforms(tmp_path):
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert {"read", "train"} <= {e["task"] for e in events if e["event"] == "progress"}
     assert (run / "preview.png").stat().st_size > 1000
-    assert main([*arguments, "--iterations", "20"]) == 2  # a run is there; nothing is overwritten
+    assert main([*arguments, "--iterations", "20"]) == 2  # nothing is overwritten
     assert main([*arguments, "--iterations", "20", "--resume"]) == 0
     model = load_model_file(run / "model.safetensors", "cpu")
     assert model.metadata.anatomy == "blobs"
@@ -340,12 +340,12 @@ def test_published_settings():
     assert (config.learning_rate, config.loss, config.rotation, config.field_pool) == (1e-4, "published", 180.0, 0)
 
 
-def test_how_many_images_a_step_has_when_nobody_says():
-    """Few on a processor, many on a GPU, equal shares for any number of processes, and a resumed run's own."""
+def test_default_batch_size():
+    """It depends on the device, is a multiple of the number of processes, and is kept by a resumed run."""
 
-    def settings(*more, **how):
+    def settings(*more, **arguments):
         options = build_parser().parse_args(["train", "d", "-o", "r", *more])
-        config = config_from(options, **({"device": "cpu", "processes": 1} | how))
+        config = config_from(options, **({"device": "cpu", "processes": 1} | arguments))
         return config.batch, config.learning_rate
 
     assert settings() == (4, 6e-4)
@@ -375,7 +375,7 @@ def test_the_published_network_trains(ndim, tmp_path):
     assert load_model_file(path, "cpu").ndim == ndim
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_training_on_a_gpu_uses_mixed_precision(tmp_path):
     config = TrainingConfig(steps=4, batch=2)
     path = train(images_of(), images_of(count=1), metadata(), config, tmp_path, device="cuda")
@@ -383,8 +383,8 @@ def test_training_on_a_gpu_uses_mixed_precision(tmp_path):
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_a_model_with_coarse_fields_is_trained_and_deforms_crops(ndim, tmp_path):
-    """What the command does by itself is in the file; its fields are smoother and stronger than the published ones."""
+def test_the_default_model_has_coarse_fields_and_deforms_crops(ndim, tmp_path):
+    """The file has the command's default settings; its fields are smoother and stronger than published ones."""
     folder = tmp_path / "data" / "images"
     folder.mkdir(parents=True)
     images = [smooth_image((24, 20, 16)[:ndim], seed=s) for s in range(3)]

@@ -1,4 +1,4 @@
-"""Several processes train one model: the same losses and weights as one, checkpoints, restarts after a failure."""
+"""Training with several processes: losses and weights as with one process, checkpoints, restarts after a failure."""
 
 import csv
 import subprocess
@@ -52,7 +52,7 @@ def train_together(data, run, *more, restarts=0, code=None, env=None):
         [*TORCHRUN, "--max-restarts", str(restarts), *start, *options(data, run, *more)],
         capture_output=True,
         encoding="utf-8",
-        # Without it PyTorch keeps its store, and with it the addresses of processes that are dead, over a restart.
+        # Otherwise PyTorch keeps its store over a restart, with the addresses of terminated processes.
         env=environment() | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | (env or {}),
         timeout=240,
         check=False,
@@ -67,41 +67,55 @@ def weights(run):
     return load_model_file(run / "model.safetensors", "cpu").network.state_dict()
 
 
-def away(one, other):
+def largest_difference(one, other):
     """Largest difference between the weights of two runs."""
     theirs = weights(other)
     return max(float((value - theirs[name]).abs().max()) for name, value in weights(one).items())
+
+
+# One process computes the micro-batches of two.
+TWO_MICRO_BATCHES = """
+import sys
+from dataclasses import replace
+from DRDMLib import cli
+from DRDMLib.cli import train
+config_from = train.config_from
+train.config_from = lambda *arguments: replace(config_from(*arguments), micro_batches=2)
+sys.exit(cli.main(sys.argv[1:]))
+"""
 
 
 @pytest.mark.parametrize("target", ["whole", "step"])
 def test_two_processes_train_as_one_with_the_same_batch(data, tmp_path, target):
     done = train_together(data, tmp_path / "two", "--target", target)
     assert done.returncode == 0, done.stderr
-    one = run_process(*options(data, tmp_path / "one", "--target", target, "--accumulate", 2))
+    one = run_process(*options(data, tmp_path / "one", "--target", target), code=TWO_MICRO_BATCHES)
     assert one.returncode == 0, one.stderr
-    # What would come out if the second process did not count.
+    # The result if the second process had no effect.
     half = run_process(*options(data, tmp_path / "half", "--target", target, "--batch", 2))
     assert half.returncode == 0
     (one_log,), (two_log,), (half_log,) = (log_of(tmp_path / name) for name in ("one", "two", "half"))
     for key in ("loss", "distance", "validation"):
-        # Gradients are added up in another order: float32 rounding, a few times 1e-7 in each of 12 steps.
+        # Another order of the sums of gradients causes rounding errors: a few times 1e-7 in each of 12 steps.
         assert float(one_log[key]) == pytest.approx(float(two_log[key]), rel=1e-4), key
     assert float(one_log["loss"]) != pytest.approx(float(half_log["loss"]), rel=1e-3)
-    # Adam divides by the gradient's own size, so that rounding counts where a gradient is next to nothing.
-    assert away(tmp_path / "one", tmp_path / "two") < 0.1 * away(tmp_path / "one", tmp_path / "half")
-    told = load_model_file(tmp_path / "two" / "model.safetensors", "cpu").metadata.training
-    assert (told["processes"], told["portions"], told["batch"], told["steps_done"]) == (2, 2, 4, 12)
+    # Adam divides by the size of the gradient, so rounding has an effect where a gradient is nearly zero.
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 0.1 * largest_difference(
+        tmp_path / "one", tmp_path / "half"
+    )
+    written = load_model_file(tmp_path / "two" / "model.safetensors", "cpu").metadata.training
+    assert (written["processes"], written["portions"], written["batch"], written["steps_done"]) == (2, 2, 4, 12)
 
 
-def test_a_run_goes_on_with_another_number_of_processes(data, tmp_path):
-    """6 steps by two processes, then to the 12th by one: as if nothing had happened."""
-    first = train_together(data, tmp_path / "run", "--iterations", 6, "--accumulate", 1, "--checkpoint-minutes", 0.0001)
+def test_a_run_continues_with_another_number_of_processes(data, tmp_path):
+    """Six steps with two processes and six with one give the same result as twelve with one."""
+    first = train_together(data, tmp_path / "run", "--iterations", 6, "--checkpoint-minutes", 0.0001)
     assert first.returncode == 0, first.stderr
     assert [p.name for p in (tmp_path / "run" / "streams").iterdir()] == ["000000006-001.pt"]
     rest = run_process(*options(data, tmp_path / "run", "--resume"))
     assert rest.returncode == 0, rest.stderr
     assert not (tmp_path / "run" / "streams").exists()
-    whole = run_process(*options(data, tmp_path / "one", "--accumulate", 2))
+    whole = run_process(*options(data, tmp_path / "one"), code=TWO_MICRO_BATCHES)
     assert whole.returncode == 0
     assert float(log_of(tmp_path / "run")[-1]["validation"]) == pytest.approx(
         float(log_of(tmp_path / "one")[-1]["validation"]), rel=0.05
@@ -109,7 +123,7 @@ def test_a_run_goes_on_with_another_number_of_processes(data, tmp_path):
     assert log_of(tmp_path / "run")[-1]["step"] == "12"
 
 
-# The second process kills itself at its 5th step, once.
+# The second process kills itself once, at its 5th step.
 FAILING = """
 import os, signal, sys
 from DRDMLib import cli
@@ -125,7 +139,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun's restarts need a POSIX system")
-def test_after_a_failure_all_go_on_from_the_last_checkpoint(data, tmp_path):
+def test_all_processes_continue_from_the_last_checkpoint_after_a_failure(data, tmp_path):
     code = tmp_path / "failing.py"
     code.write_text(FAILING, encoding="utf-8")
     often = ["--checkpoint-minutes", "0.0000001"]
@@ -146,7 +160,7 @@ def metadata():
 @pytest.mark.parametrize(
     ("batch", "micro_batches", "world", "says"), [(4, 3, 1, "shared equally by 3"), (6, 3, 2, "cannot be shared by 2")]
 )
-def test_a_batch_that_cannot_be_shared_equally_is_named(batch, micro_batches, world, says):
+def test_a_batch_that_cannot_be_shared_equally_is_refused(batch, micro_batches, world, says):
     config = TrainingConfig(steps=1, batch=batch, micro_batches=micro_batches)
     with pytest.raises(SettingError, match=says):
         Trainer(metadata(), config, torch.device("cpu"), ProcessInfo(0, world))
@@ -160,7 +174,7 @@ def test_resuming_with_other_micro_batches_is_refused(tmp_path):
 
 
 def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch():
-    """The same images, fields and levels, at once and in two micro-batches."""
+    """Use the same images, fields and levels at once and in two micro-batches."""
     images = torch.randint(0, 255, (4, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     config = TrainingConfig(steps=1, batch=4, micro_batches=2, clip=0.0)
     trainer = Trainer(metadata(), config, torch.device("cpu"))

@@ -1,9 +1,9 @@
-"""How models are trained on the new objective: one command a model, resumable.
+"""Train the shipped models: one command per model, which can be resumed.
 
 ``python Testing/recipes/train_models.py NAME DATA -o RUN [--device cuda] [--resume] [--minutes M | --iterations N]``
 
-``DATA`` is a folder with the sets ``hippocampus``, ``brain_ixi``, ``brain_misc``, ``cardiac_sunnybrook`` and ``ct``,
-each with ``images/``. ``RUN/NAME.safetensors`` is what is shipped.
+``DATA`` is a folder with the datasets ``hippocampus``, ``brain_ixi``, ``brain_misc``, ``cardiac_sunnybrook`` and
+``ct``, each with ``images/``. ``RUN/NAME.safetensors`` is the file to ship.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Loader = Callable[[Path, ModelMetadata], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model: what it says of itself, how it is trained, and on what (training images, images left out)."""
+    """A model's metadata, its settings of training, and the function that loads training and held-out images."""
 
     metadata: ModelMetadata
     config: TrainingConfig
@@ -41,41 +41,44 @@ class Recipe:
 
 
 def one_set(name: str, every: int = HOLD_OUT) -> Loader:
-    """All images of one set but every K-th."""
+    """Return a function that loads one dataset and holds out every ``every``-th case."""
 
     def load(data: Path, metadata: ModelMetadata) -> tuple[Tensor, Tensor]:
-        kept, left_out = split(find_cases(data / name), every)
-        return load_training_images(kept, metadata), load_training_images(left_out, metadata)
+        kept, held_out = split(find_cases(data / name), every)
+        return load_training_images(kept, metadata), load_training_images(held_out, metadata)
 
     return load
 
 
 def everything(data: Path, metadata: ModelMetadata) -> tuple[Tensor, Tensor]:
-    """Every permissive set, small sets repeated so that each kind of image is seen about equally often, and shapes."""
+    """Load all datasets and synthetic shapes; small datasets are repeated to balance the types of images."""
     kept: list[Tensor] = []
-    left_out: list[Tensor] = []
+    held_out: list[Tensor] = []
     for name, repeats in (("hippocampus", 1), ("brain_ixi", 1), ("brain_misc", 8), ("ct", 12)):
         images, others = one_set(name)(data, metadata)
         kept += [images[:80]] * repeats
-        left_out.append(others[:2])
-    # Of each heart's phases two: the others differ little.
+        held_out.append(others[:2])
+    # Two phases of each heart; the others differ little from them.
     hearts = [c for c in find_cases(data / "cardiac_sunnybrook") if c.name.endswith(("phase00", "phase08"))]
     kept += [load_training_images(hearts, metadata)] * 6
     kept.append(draw_shapes(160, metadata.ndim, metadata.size, torch.Generator().manual_seed(0)))
-    return torch.cat(kept), torch.cat(left_out)
+    return torch.cat(kept), torch.cat(held_out)
 
 
 def _metadata(name: str, ndim: int, size: int, **described: str) -> ModelMetadata:
-    """Trained on the coarse field; images are continued by their border, whose edges it would else put straight."""
+    """Return metadata for training with coarse fields.
+
+    Outside an image its border voxels are repeated; otherwise a model learns to straighten the edges of the image.
+    """
     options = {"width": 16, "depth": 2, "whole": True, **COARSE_NETWORK}
     model = ModelMetadata(name, "compact", ndim, size, options=options, amplitude=AMPLITUDE, image_padding="border")
     return replace(model, **COARSE_FIELD, citation=CITATION, version=__version__, **described)
 
 
-# For images of many parts or of many kinds, large batches: they cost a GPU no more than small ones.
+# Large batches for images with many structures or of many types; on a GPU they take no more time than small ones.
 _LARGE: dict[str, Any] = {"batch": 32, "learning_rate": 8e-4, "steps": 7100}
 
-# Turned and scaled as far as subjects differ and more, so that it leaves these alone: they are no fault.
+# Rotation, zoom and shift vary more than between subjects, so that a model does not undo such normal differences.
 _CONFIG = TrainingConfig(
     batch=4, learning_rate=6e-4, ema=0.998, rotation=15.0, zoom=(0.85, 1.15), shift=0.06, field_pool=FIELD_POOL
 )
@@ -134,7 +137,8 @@ RECIPES = {
                 ),
                 licence="CC-BY-SA 4.0, the strictest of the images' licences",
             ),
-            # Images of all kinds do not tell how a picture as a whole was moved or stretched: no field of 4 nodes.
+            # Images of many types do not show how the whole image was moved or stretched, so there is no noise grid
+            # with 4 nodes.
             noise_grids=[16, 8],
             velocity_scale=1e-4,
         ),
@@ -151,8 +155,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--iterations", type=int, help="instead of the recipe's")
-    parser.add_argument("--minutes", type=float, help="a time budget instead of a number of steps")
+    parser.add_argument("--iterations", type=int, help="number of training steps instead of the recipe's")
+    parser.add_argument("--minutes", type=float, help="time budget instead of a number of steps")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     recipe = RECIPES[options.name]
@@ -161,11 +165,11 @@ def main() -> None:
         config = replace(config, steps=options.iterations)
     if options.minutes:
         config = replace(config, steps=None, minutes=options.minutes)
-    images, left_out = recipe.load(options.data, recipe.metadata)
-    print(f"{len(images)} training images, {len(left_out)} left out", flush=True)
+    images, held_out = recipe.load(options.data, recipe.metadata)
+    print(f"{len(images)} training images, {len(held_out)} held out", flush=True)
     path = train(
         images,
-        left_out,
+        held_out,
         recipe.metadata,
         config,
         options.output,
