@@ -1,7 +1,7 @@
 """Recovery networks by name. Each maps (image (N, 1, *S), t (N,)) to a step (N, d, *S), fraction of the side.
 
 ``default_steps`` of each network is the number of recovery steps that have nearly the same effect as one step for each
-level. It was measured with ``Testing/benchmarks/benchmark_steps.py``.
+level. It was measured with ``Testing/benchmarks/steps.py``.
 """
 
 from __future__ import annotations

@@ -101,8 +101,11 @@ def run_command(line, folder):
         else:
             assert run_drdm(words[1:], folder) == 0, line
     elif program in ("python", "python3") and words[1] == "-m":
-        assert importlib.util.find_spec(words[2]) is not None, line
-        run([sys.executable, *words[1:]])
+        if words[2].startswith("benchmarks."):
+            assert (ROOT / "Testing" / "benchmarks" / f"{words[2].partition('.')[2]}.py").is_file(), line
+        else:
+            assert importlib.util.find_spec(words[2]) is not None, line
+            run([sys.executable, *words[1:]])
     elif program in ("python", "python3"):
         script = ROOT / words[1]
         assert script.is_file(), line
