@@ -292,16 +292,20 @@ def deform(
         DRDMError: the deformation cannot be made invertible.
     """
     settings = DeformationSettings(level, steps, pose, plane, start)
-    return next(deform_all(image, model, settings, (seed,), device=device, on_step=on_step))
+    return next(make_deformations(image, model, settings, (seed,), device=device, on_step=on_step))
 
 
 def deform_all(
     image: sitk.Image,
     model: Model | str | os.PathLike[str] | None = None,
-    settings: DeformationSettings = DEFAULT_SETTINGS,
+    level: int = DEFAULT_LEVEL,
     seeds: Sequence[int] = (0,),
-    *,
+    steps: int | None = None,
     device: str | torch.device = "auto",
+    *,
+    pose: float = 0.0,
+    plane: str = "auto",
+    start: str = "level",
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
     """Make one new version of an image for each seed; a GPU computes all of them together.
@@ -311,7 +315,6 @@ def deform_all(
     bit.
 
     Args:
-        settings: how to deform, the same for all versions.
         seeds: one for each version.
 
     Yields:
@@ -319,6 +322,20 @@ def deform_all(
 
     The other arguments and the exceptions are those of :func:`deform`.
     """
+    settings = DeformationSettings(level, steps, pose, plane, start)
+    return make_deformations(image, model, settings, seeds, device=device, on_step=on_step)
+
+
+def make_deformations(
+    image: sitk.Image,
+    model: Model | str | os.PathLike[str] | None,
+    settings: DeformationSettings,
+    seeds: Sequence[int],
+    *,
+    device: str | torch.device = "auto",
+    on_step: Progress | None = None,
+) -> Iterator[Deformation]:
+    """Do the work of :func:`deform` and :func:`deform_all` with the settings as one object."""
     started = time.perf_counter()
     image = require_scalar_image(image)
     if not isinstance(model, Model):
@@ -383,7 +400,7 @@ def augment(
     Raises:
         ImageError, ModelError, SettingError, DRDMError: as :func:`deform`.
     """
-    deformation = next(deform_all(image, model, settings, (seed,), on_step=on_step))
+    deformation = next(make_deformations(image, model, settings, (seed,), on_step=on_step))
     warped = None if label is None else deformation.warp_label(label)
     return Augmented(deformation.warp(image), warped, deformation)
 

@@ -120,17 +120,20 @@ class Dimension(enum.Enum):
 
 @parameterNodeWrapper
 class DRDMDeformParameterNode:
-    """Settings of the panel.
+    """Settings of the panel, saved with the scene under these names.
 
     inputVolume, inputSegmentation - the scan and its segmentation.
-    model - catalogue name, or path of a model file; empty: the best one for the scan.
+    model - catalog name, or path of a model file; empty: the best one for the scan.
     device, steps, plane - how to compute; 0 steps: the default of the model.
-    pose, level, seed, variants, asSequence - how to deform.
+    pose, level, seed, variants, asSequence - how to deform: pose 0 to 2, level 1 to 79 (strength), number of variants.
     deformations - the shown transform or sequence browser.
-    preview, display - whether the nodes are put under it, and how it is drawn.
-    onCopies, versions, grid - how to apply it; versions holds the choice of variants.
-    batch... - a batch of many scans.
-    train... - training a model.
+    preview - whether the scan and the other nodes are shown deformed, that is under the transform.
+    display - how the transform is drawn.
+    onCopies, versions, grid - how to apply it: on copies, which variants, and on which voxel grid.
+    batchSource, batchFolder, batchOutput - the scans of a batch, and the folder of its results.
+    batchKind - labeled images (Algorithm 3 of the paper) or image pairs (Algorithm 4).
+    batchLevels, batchCopies - levels such as "20 40 60", or "40:24" for pairs; samples of each level for each scan.
+    trainFolder, trainOutput, trainSize, trainMinutes - scans, results, voxels along each side of the model, time budget.
     """
 
     inputVolume: slicer.vtkMRMLScalarVolumeNode

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import output
-from ..deformation import Deformation, chosen_model_message, deform_all, model_for, prepare
+from ..deformation import Deformation, chosen_model_message, make_deformations, model_for, prepare
 from ..errors import SettingError
 from ..invertibility.metrics import measure_ddf
 from ..io.images import image_stem, read_field, read_image, read_label
@@ -38,7 +38,7 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
         def on_step(done: int, total: int, number: int = number) -> None:
             reporter.progress("deform", number * total + done, options.count * total)
 
-        result = next(deform_all(image, model, settings, (options.seed + number,), on_step=on_step))
+        result = next(make_deformations(image, model, settings, (options.seed + number,), on_step=on_step))
         base = folder / f"{stem}_{number:03d}"
         files: dict[str, Path | None] = {"image": None, "label": None, "ddf": None}
         if options.only_field:

@@ -1,8 +1,10 @@
 """Displacement fields as tensors: warp images, compose fields, and make steps invertible.
 
 A field ``u`` has shape (N, d, *S), where *S are the d spatial axes. Channel k is the displacement along spatial axis k,
-as a fraction of the image's side along that axis, so ``u * side`` is in voxels. A field lies on the grid of the image
-that it produces and points to the position that is read in the source image: ``out(x) = in(x + u(x))``.
+as a fraction of the side: divided by the number of voxels along that axis, so ``u * side`` is in voxels. A field lies
+on the grid of the image that it produces and points to the position that is read in the source image:
+``out(x) = in(x + u(x))``. A dense displacement field (``ddf``) is a whole deformation, a displacement velocity field
+(``dvf``) a small one that is composed with itself.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Largest steepness of the small steps that are composed. It keeps their Jacobian determinants above 0.25 in 2D and
+# Largest Lipschitz bound of the small steps that are composed: their Jacobian determinants are at least 0.25 in 2D and
 # 0.125 in 3D.
 STEP_BOUND = 0.5
 _SMOOTHINGS = 16
@@ -126,12 +128,12 @@ def self_compose(dvf: Tensor, times: Tensor | int) -> Tensor:
     return result
 
 
-def steepness(ddf: Tensor) -> Tensor:
+def lipschitz_bound(ddf: Tensor) -> Tensor:
     """Bound the Lipschitz constant of a field (in the maximum norm). Below 1, ``x + u(x)`` is invertible.
 
     For each component, the largest absolute one-sided difference along each axis is taken over the whole grid, and
     these are added up over the axes; the result is the largest sum of all components. So the bound also holds between
-    the nodes, and outside the grid if the values at the border are continued.
+    the grid points, and outside the grid if the values at the border are continued.
 
     Args:
         ddf: (N, d, *S), fraction of the side.
@@ -147,15 +149,15 @@ def steepness(ddf: Tensor) -> Tensor:
 
 
 def invertible_step(ddf: Tensor, bound: float = STEP_BOUND) -> Tensor:
-    """Make a field invertible by limiting its steepness to ``bound``.
+    """Make the field of a step invertible by limiting :func:`lipschitz_bound`.
 
-    A field that is too steep is smoothed by means over three voxels, which never increase the steepness. If it is still
-    too steep after several of them, it is scaled down. Each field of the batch is treated separately; one within the
+    A field that is too steep is smoothed by means over three voxels, which never make it steeper. If it is still
+    too steep after 16 of them, it is scaled down. Each field of the batch is treated separately; one within the
     bound is returned unchanged.
 
     Args:
         ddf: (N, d, *S), fraction of the side.
-        bound: largest allowed :func:`steepness`.
+        bound: largest allowed :func:`lipschitz_bound`.
 
     Returns:
         (N, d, *S), fraction of the side.
@@ -163,12 +165,12 @@ def invertible_step(ddf: Tensor, bound: float = STEP_BOUND) -> Tensor:
     ddf = ddf.contiguous()
     one_each = (-1, *[1] * (ddf.ndim - 1))
     for _ in range(_SMOOTHINGS):
-        steep = steepness(ddf) > bound
+        steep = lipschitz_bound(ddf) > bound
         # Nearly all steps are within the bound. Waiting for the GPU here costs less than smoothing without need.
         if not steep.any():
             return ddf
         ddf = torch.where(steep.view(one_each), _smoothed(ddf), ddf)
-    return ddf * (bound / steepness(ddf).clamp(min=1e-12)).clamp(max=1.0).view(one_each)
+    return ddf * (bound / lipschitz_bound(ddf).clamp(min=1e-12)).clamp(max=1.0).view(one_each)
 
 
 def _smoothed(ddf: Tensor) -> Tensor:

@@ -1,1 +1,5 @@
-"""Prove that a field is invertible, repair it where it is not, invert and measure it."""
+"""Invertibility of displacement fields.
+
+``certificate`` proves that the map of a field is invertible, ``repair`` changes a field where it is not, ``inverse``
+computes the inverse map, ``metrics`` measures displacement and folding.
+"""

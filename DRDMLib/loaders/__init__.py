@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 _MODULES = {
     "PairDataset": "pairs",
     "FieldBank": "bank",
-    "BankSettings": "bank",
     "make_bank": "bank",
     "FieldGenerator": "generator",
     "RandomDRDMDeformation": "torchio_transform",
@@ -23,7 +22,6 @@ _MODULES = {
 __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
-    from .bank import BankSettings as BankSettings
     from .bank import FieldBank as FieldBank
     from .bank import make_bank as make_bank
     from .generator import FieldGenerator as FieldGenerator

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import __version__
-from ..deformation import deform_all, model_for
+from ..deformation import make_deformations, model_for
 from ..errors import OutputError, SettingError
 from ..io import datasets
 from ..io.files import output_error, write_bytes
@@ -110,20 +110,26 @@ class BankSettings:
 def make_bank(
     dataset: str | Path,
     folder: str | Path,
-    settings: BankSettings | None = None,
     *,
     model: str | None = None,
+    levels: Sequence[int] = (20, 40, 60),
+    copies: int = 4,
+    seed: int = 0,
+    steps: int | None = None,
+    pose: float = 0.0,
     device: str = "auto",
+    plane: str = "auto",
     process: ProcessInfo | None = None,
     on_case: Callable[[int, int], None] | None = None,
 ) -> FieldBank:
-    """Make the fields of every image of a dataset. Complete files of an earlier call are kept.
+    """Make ``copies`` fields of each level for every image of a dataset. Complete files of an earlier call are kept.
 
     Args:
         dataset: as :func:`DRDMLib.io.datasets.find_cases` accepts it.
         folder: new folder, empty folder, or a bank with the same settings.
-        settings: by default 4 fields of each of the levels 20, 40 and 60.
         model: name or path; by default the best one for each image.
+        levels, copies, seed: see :class:`BankSettings`.
+        steps, pose, plane: see :class:`DRDMLib.DeformationSettings`.
         process: this process among several that share the cases.
         on_case: called with (done, total) after each case.
 
@@ -132,7 +138,9 @@ def make_bank(
         SettingError: the bank was made with other settings.
         OutputError: the folder cannot be written to.
     """
-    folder, process, settings = Path(folder), process or ProcessInfo(), settings or BankSettings()
+    deformation = DeformationSettings(steps=steps, pose=pose, plane=plane)
+    settings = BankSettings(tuple(levels), copies, seed, deformation)
+    folder, process = Path(folder), process or ProcessInfo()
     cases = datasets.find_cases(dataset)
     loaded = None if model is None else load_model(model, process.device(device))
     try:
@@ -199,7 +207,7 @@ def _make_fields(source: Source, model: Model, settings: BankSettings) -> list[W
         seeds = [seed_of(settings.seed, source.case.name, (level,), copy, 0) for copy in range(settings.copies)]
         # One at a time, so that all types of devices make the same fields.
         for seed in seeds:
-            made = next(deform_all(source.image, model, deformation, (seed,)))
+            made = next(make_deformations(source.image, model, deformation, (seed,)))
             fields.append(world_field(made.field, source.image))
     return fields
 

@@ -10,23 +10,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..deformation import DEFAULT_SETTINGS, deform_all, model_for
+from ..deformation import make_deformations, model_for
 from ..models.model import Model
 from ..settings import DeformationSettings
 from .world import WorldField, image_of, world_field
 
 
 class FieldGenerator:
-    """Make a new field for every draw; on a CPU this takes seconds.
+    """Generate a field for every call of :meth:`draw`; on a CPU this takes seconds.
+
+    The same seed and image give the same field. Only the first channel of an image is used.
 
     Example:
         >>> source = FieldGenerator("brain-t1-3d", levels=(20, 40, 60))
 
     Args:
-        model: a loaded model, its name or its path; by default the best one for the first image.
-        levels: T' values; each draw uses one of them.
-        settings: settings of the deformations, except for the level.
-        device: device of the network; use ``"cpu"`` in worker processes of a DataLoader.
+        model: a loaded model, its name or its path; by default chosen for the first image and kept for all others.
+        levels: strengths of the deformations, 0 to T-1; the seed selects one of them.
+        steps, pose, plane: see :class:`DRDMLib.DeformationSettings`.
+        device: where the network runs; use ``"cpu"`` in worker processes of a DataLoader, which cannot share a GPU.
     """
 
     def __init__(
@@ -34,14 +36,22 @@ class FieldGenerator:
         model: Model | str | os.PathLike[str] | None = None,
         *,
         levels: Sequence[int] = (20, 40, 60),
-        settings: DeformationSettings = DEFAULT_SETTINGS,
+        steps: int | None = None,
+        pose: float = 0.0,
         device: str | torch.device = "auto",
+        plane: str = "auto",
     ) -> None:
-        self.model = model
-        self.levels, self.settings, self.device = tuple(levels), settings, device
+        self.model, self.levels, self.device = model, tuple(levels), device
+        self.settings = DeformationSettings(steps=steps, pose=pose, plane=plane)
 
     def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
-        """Make a field, see :class:`DRDMLib.loaders.world.FieldSource`.
+        """Generate a field for an image.
+
+        Args:
+            name: of the case; not used here, see :class:`DRDMLib.loaders.world.FieldSource`.
+            image: (C, X, Y, Z).
+            affine: (4, 4), voxel indices to RAS millimeters.
+            seed: 0 to 2^31 - 1.
 
         Raises:
             ImageError, ModelError, SettingError: as :func:`DRDMLib.deform`.
@@ -51,5 +61,5 @@ class FieldGenerator:
             self.model = model_for(volume, self.model, self.device)
         level = self.levels[seed % len(self.levels)]
         settings = replace(self.settings, level=level)
-        made = next(deform_all(volume, self.model, settings, (seed,)))
+        made = next(make_deformations(volume, self.model, settings, (seed,)))
         return world_field(made.field, volume)

@@ -1,4 +1,4 @@
-"""Make one sample: generate it until it is within the limits, and collect its files and its record."""
+"""Make one sample: try until it is within the limits or the attempts are used up, and collect its files and record."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Product:
     Attributes:
         record: its record.
         writers: kind of file -> function that writes it to a path; the paths are in ``record["files"]``.
-        finish: adds slow parts to the record, while the next sample is made.
+        finish: adds the histograms to the record; it runs with the writing, while the next sample is made.
         seconds: part of the work -> seconds.
     """
 
@@ -63,31 +63,31 @@ class Product:
 
 
 def part_folder(kind: str, part: str) -> str:
-    """Return the folder of images, labels or displacements; those for testing have their own."""
+    """Return the folder of images, labels or displacements: ...Ts for testing, ...Tr for training and validation."""
     return f"{kind}{'Ts' if part == 'test' else 'Tr'}"
 
 
 @dataclass
-class _Made:
+class _Attempt:
     """The result of one attempt.
 
     Attributes:
         images: new images.
-        labels: labels of all stages, the original first.
-        deformations: deformations between the stages.
-        lay_out: adds the files and their names to a product, for a task and a part of the dataset.
+        labels: label before the first deformation, then the label after each one.
+        deformations: one, or two for a pair.
+        add_files: adds the files and their names to a product, for a task and a part of the dataset.
     """
 
     images: list[sitk.Image]
     labels: list[sitk.Image | None]
     deformations: list[Deformation]
-    lay_out: Callable[[Product, Task, str], None]
+    add_files: Callable[[Product, Task, str], None]
 
     def violation(self, limits: Limits) -> str:
-        """Return the first limit that a stage breaks, or an empty string."""
+        """Return the first limit that one of the deformations breaks, or an empty string."""
         last = self.deformations[-1]
-        stages = zip(self.deformations, self.labels[:-1], self.labels[1:], strict=True)
-        reasons = (limits.violation(one, before, after, final=one is last) for one, before, after in stages)
+        steps = zip(self.deformations, self.labels[:-1], self.labels[1:], strict=True)
+        reasons = (limits.violation(one, before, after, final=one is last) for one, before, after in steps)
         return next(filter(None, reasons), "")
 
 
@@ -96,7 +96,7 @@ def _rejection(reasons: list[str]) -> str:
     return f"None of {len(reasons)} draws keeps to the limits ({counts})."
 
 
-def _add_quality(product: Product, task: Task, made: _Made) -> None:
+def _add_quality(product: Product, task: Task, made: _Attempt) -> None:
     """Add the thumbnail and the histograms of the last deformation."""
     last = made.deformations[-1]
     pictures = [] if len(made.deformations) == 1 else [(made.images[0], made.labels[1])]
@@ -143,10 +143,12 @@ class SampleMaker:
         attempt: int | None = None,
         on_step: Progress | None = None,
     ) -> Product:
-        """Generate a sample, and again with another seed until one is within the limits.
+        """Generate a sample; if it breaks a limit, try again with another seed, at most ``max_attempts`` times.
+
+        If every attempt breaks a limit, the product has the status REJECTED, the reasons, and no files.
 
         Args:
-            part: ``train``, ``validation`` or ``test``; determines the folder of a pair.
+            part: ``train``, ``validation`` or ``test``; determines the folder of a pair, is not used for augmentation.
             attempt: make only this attempt, without checking the limits.
             on_step: called with (done, total) after each recovery step; may raise an exception to cancel.
 
@@ -182,7 +184,7 @@ class SampleMaker:
         item.pop("seconds")
         record["item"] = item | ({} if len(made.deformations) == 1 else {"levels": list(task.levels)})
         product = Product(record, seconds=seconds)
-        made.lay_out(product, task, part)
+        made.add_files(product, task, part)
         if self.plan.settings.quality:
             _add_quality(product, task, made)
         return product
@@ -207,25 +209,25 @@ class SampleMaker:
             "digests": {},
         }
 
-    def _generate(self, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Made:
+    def _generate(self, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Attempt:
         settings = self.plan.settings
         if settings.command == AUGMENT:
             deformation = settings.at_level(task.levels[0])
             made = augment(source.image, source.label, model, deformation, seed, on_step=on_step)
             channels = [made.deformation.warp(channel) for channel in source.channels]
 
-            def lay_out(product: Product, task: Task, part: str) -> None:
+            def add_files(product: Product, task: Task, part: str) -> None:
                 for k, image in enumerate([made.image, *channels]):
                     kind = f"channel_{k:04d}" if k else "image"
                     _add_image(product, kind, f"imagesTr/{task.name}_{k:04d}.nii.gz", image)
                 assert made.label is not None
                 _add_image(product, "label", f"labelsTr/{task.name}.nii.gz", made.label)
 
-            return _Made([made.image], [source.label, made.label], [made.deformation], lay_out)
+            return _Attempt([made.image], [source.label, made.label], [made.deformation], add_files)
         both = settings.at_level(task.levels[0]), settings.at_level(task.levels[1])
         pair = synthesize(source.image, source.label, model, both, seed, on_step=on_step)
 
-        def lay_out_pair(product: Product, task: Task, part: str) -> None:
+        def add_files_pair(product: Product, task: Task, part: str) -> None:
             images, labels, fields = (part_folder(kind, part) for kind in ("images", "labels", "displacements"))
             # In every report, image, label and ddf belong together; for a pair they are those of the fixed image.
             _add_image(product, "image", f"{images}/{task.name}_fixed.nii.gz", pair.fixed)
@@ -239,11 +241,11 @@ class SampleMaker:
                 _add_image(product, "label", f"{labels}/{task.name}_fixed.nii.gz", pair.fixed_label)
                 _add_image(product, "moving_label", f"{labels}/{task.name}_moving.nii.gz", pair.moving_label)
 
-        return _Made(
+        return _Attempt(
             [pair.moving, pair.fixed],
             [source.label, pair.moving_label, pair.fixed_label],
             [pair.first, pair.second],
-            lay_out_pair,
+            add_files_pair,
         )
 
 

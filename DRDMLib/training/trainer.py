@@ -135,7 +135,7 @@ class Trainer:
                     "or another device."
                 )
             self.chunk //= 2
-            text = f"Memory is short on '{self.device}'; the images of a step are computed {self.chunk} at a time."
+            text = f"Memory is low on '{self.device}'; the images of a step are computed {self.chunk} at a time."
             warnings.warn(text, FallbackWarning, stacklevel=3)
 
     def _advance(self, images: Tensor) -> LossTerms:

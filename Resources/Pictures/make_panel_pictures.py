@@ -1,4 +1,6 @@
-"""Draw the pictures of the panel for the README, on the stand-in for Slicer's application layer.
+"""Take the screenshots of the panel for the README, outside Slicer, on the imitation in ``Testing/standin``.
+
+It deforms the phantom and trains a small model, which takes minutes.
 
 Usage: PYTHONPATH=.:Testing:DRDMDeform:DRDMDeform/Testing/Python python Resources/Pictures/make_panel_pictures.py
 """

@@ -47,7 +47,7 @@ def seconds_per_version(model: Model, image: sitk.Image, count: int) -> dict[str
     """Return the seconds a version of ``count`` together: to the certified field, and to the model's field alone."""
     seeds = tuple(range(count))
     _, tensor = prepare(image, model)
-    whole = seconds(lambda: list(deform_all(image, model, DeformationSettings(LEVEL), seeds)))
+    whole = seconds(lambda: list(deform_all(image, model, LEVEL, seeds)))
     field = seconds(lambda: generate(tensor, model, DeformationSettings(LEVEL, STEPS), seeds).recovered.cpu())
     return {"certified": whole / count, "field alone": field / count}
 

@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from support import rotation, smooth_image
 
 from DRDMLib.deformation import deform, generate, prepare
-from DRDMLib.diffusion.fields import STEP_BOUND, compose, invertible_step, steepness
+from DRDMLib.diffusion.fields import STEP_BOUND, compose, invertible_step, lipschitz_bound
 from DRDMLib.errors import DRDMError
 from DRDMLib.invertibility.certificate import (
     bernstein_bound,
@@ -319,10 +319,10 @@ def test_a_field_with_nan_cannot_be_repaired():
 def test_steps_are_made_invertible(d):
     generator = torch.Generator().manual_seed(0)
     gentle = torch.randn(1, d, *[16] * d, generator=generator) * 0.1 / 16
-    gentle *= 0.9 * STEP_BOUND / float(steepness(gentle).max())
+    gentle *= 0.9 * STEP_BOUND / float(lipschitz_bound(gentle).max())
     assert invertible_step(gentle) is gentle
     steep = torch.randn(2, d, *[16] * d, generator=generator) * 0.5
-    eased = steepness(invertible_step(steep))
+    eased = lipschitz_bound(invertible_step(steep))
     assert (eased > 0.3 * STEP_BOUND).all() and (eased <= STEP_BOUND * 1.001).all()
     # The result of each field does not depend on the rest of the batch.
     mixed = invertible_step(torch.cat([gentle, steep]))

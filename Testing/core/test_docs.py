@@ -1,7 +1,9 @@
 """The pages of the documentation: commands and snippets run, links lead somewhere, files that are named exist.
 
-Commands run as they are written, on small images; a few options are added so that they are quick (``QUICK``). Of
-commands that need a network, a cluster or another program, the options are checked.
+Commands run as they are written, on small images; options are added so that they are quick (``QUICK``). Of
+``drdm models fetch``, ``torchrun`` and ``srun`` the options are checked, of ``pip`` the extras, of benchmarks that the
+file exists. Other programs (``sbatch``, ``cmake``, ``nnUNetv2_train``) and lines that begin with ``NAME=value`` are not
+run.
 """
 
 import ast
@@ -26,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 CARDS = sorted((ROOT / "Resources" / "Models").glob("*.md"))
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
-# Added to a command so that it takes a second; none of them changes what it is about.
+# Options added to a command so that it takes about a second.
 QUICK = {
     "demo": ["--steps", "1", "-o", "drdm-demo"],
     "deform": ["--steps", "1", "--count", "1"],
@@ -164,7 +166,9 @@ def test_what_is_written_can_be_done(name, there):
         command, *options = shlex.split(line)[1:]
         known = subcommands()[command]._option_string_actions
         assert {option for option in options if option.startswith("-")} <= set(known), line
-    steps = re.compile(r"^ *```(?:python|sh)\n.*?^ *```|^    (?:drdm|python3?|pip|torchrun|srun) [^\n]*$", re.M | re.S)
+    steps = re.compile(
+        r"^ *```(?:python|sh|bash|shell)\n.*?^ *```|^    (?:drdm|python3?|pip|torchrun|srun) [^\n]*$", re.M | re.S
+    )
     namespace = {"__name__": "__page__"}
     for step in (found.group(0) for found in steps.finditer(text)):
         python = fenced(step, "python")
@@ -228,7 +232,7 @@ def test_files_that_are_named_are_there(page):
         assert (ROOT / path).exists() or "NAME" in path or path.startswith("docs/reference"), path
 
 
-def sentences_of_the_program():
+def all_strings_in_code():
     """All texts in the code: the strings of every module, format fields cut out."""
     found = []
     for folder in ("DRDMLib", "DRDMDeform/DRDMDeformLib"):
@@ -244,7 +248,7 @@ def test_messages_that_are_explained_exist():
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| *")]
     quoted = [text for row in rows for text in re.findall(r"(?<!\*)\*([^*|]{12,})\*(?!\*)", row)]
     assert len(quoted) > 20
-    known = sentences_of_the_program()
+    known = all_strings_in_code()
     pieces = [piece.strip(" .,") for text in quoted for piece in re.split(r"\(?\.\.\.\)?", text)]
     missing = [piece for piece in pieces if len(piece) > 8 and piece not in known]
     assert not missing

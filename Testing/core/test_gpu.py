@@ -66,7 +66,7 @@ def test_recovery_agrees_with_the_cpu(name):
 
 def test_a_batch_of_seeds_equals_single_seeds():
     image, model = scan(3), load_model("hippocampus-mr-3d", "cuda")
-    together = list(DRDMLib.deform_all(image, model, DRDMLib.DeformationSettings(48), (1, 2, 3)))
+    together = list(DRDMLib.deform_all(image, model, 48, (1, 2, 3)))
     for seed, one in zip((1, 2, 3), together, strict=True):
         alone = DRDMLib.deform(image, model, 48, seed)
         assert np.abs(arrays(alone)[1] - arrays(one)[1]).max() < 0.01

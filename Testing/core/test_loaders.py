@@ -17,12 +17,11 @@ from torch.utils.data import DataLoader
 from DRDMLib.deformation import deform
 from DRDMLib.diffusion.fields import warp
 from DRDMLib.errors import ImageError, OutputError, SettingError
-from DRDMLib.loaders import BankSettings, FieldBank, FieldGenerator, PairDataset, make_bank
+from DRDMLib.loaders import FieldBank, FieldGenerator, PairDataset, make_bank
 from DRDMLib.loaders.bank import case_name
 from DRDMLib.loaders.world import displacement_on, image_of, ras_affine, warped, world_field
 from DRDMLib.production.plan import SYNTHESIZE
 from DRDMLib.runtime.distributed import ProcessInfo
-from DRDMLib.settings import DeformationSettings
 
 
 def tensor_of(image):
@@ -168,8 +167,7 @@ def test_invalid_arguments_for_pairs_are_reported(pairs, tmp_path, tiny_models):
 # Banks.
 
 
-def bank_settings(**more):
-    return BankSettings(**({"levels": (40, 12), "copies": 2, "deformation": DeformationSettings(steps=1)} | more))
+SETTINGS = {"levels": (40, 12), "copies": 2, "steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +178,7 @@ def bank(tmp_path_factory, tiny_model_path):
         image = oblique((28 + k, 24, 20))
         write(image, root / "data" / "images" / f"case_{k}.nii.gz")
         write(boxes(image), root / "data" / "labels" / f"case_{k}.nii.gz")
-    make_bank(root / "data", root / "bank", bank_settings(), model=str(tiny_model_path))
+    make_bank(root / "data", root / "bank", **SETTINGS, model=str(tiny_model_path))
     return root
 
 
@@ -201,7 +199,7 @@ def test_a_bank_has_the_fields_of_deform(bank, tiny_model):
 
 
 def test_a_bank_is_resumed_and_never_mixed(bank, tmp_path, tiny_models):
-    arguments = dict(settings=bank_settings(), model=str(tiny_models[3]))
+    arguments = dict(SETTINGS, model=str(tiny_models[3]))
     whole = {p.name: p.read_bytes() for p in (bank / "bank").iterdir()}
     for rank in (1, 0):
         shared = make_bank(bank / "data", tmp_path / "bank", **arguments, process=ProcessInfo(rank, 2))
@@ -210,7 +208,7 @@ def test_a_bank_is_resumed_and_never_mixed(bank, tmp_path, tiny_models):
     make_bank(bank / "data", shared.folder, **arguments)
     assert {p.name: p.read_bytes() for p in shared.folder.iterdir()} == whole
     with pytest.raises(SettingError, match="made with other copies"):
-        make_bank(bank / "data", shared.folder, **(arguments | {"settings": bank_settings(copies=3)}))
+        make_bank(bank / "data", shared.folder, **(arguments | {"copies": 3}))
     (shared.folder / "case_0.safetensors").write_bytes(whole["case_0.safetensors"][:50])
     with pytest.raises(OutputError, match="damaged"):
         FieldBank(shared.folder).count("case_0")
@@ -272,14 +270,12 @@ def test_torchio_generates_fields_on_demand(bank, tiny_model, tiny_model_2d):
     from DRDMLib.loaders import RandomDRDMDeformation
 
     subject = tio.Subject(scan=tio.ScalarImage(bank / "data" / "images" / "case_0.nii.gz"))
-    transform = RandomDRDMDeformation(FieldGenerator(tiny_model, levels=(40,), settings=DeformationSettings(steps=1)))
+    transform = RandomDRDMDeformation(FieldGenerator(tiny_model, levels=(40,), steps=1))
     torch.manual_seed(0)
     first, second = transform(subject)["scan"].data, transform(subject)["scan"].data
     assert not torch.equal(first, second) and not torch.equal(first, subject["scan"].data)
     flat = tio.Subject(scan=tio.ScalarImage(tensor=torch.rand(1, 30, 26, 1)))
-    made = RandomDRDMDeformation(
-        FieldGenerator(tiny_model_2d, levels=(40,), settings=DeformationSettings(steps=1)), name="none"
-    )
+    made = RandomDRDMDeformation(FieldGenerator(tiny_model_2d, levels=(40,), steps=1), name="none")
     flat.add_image(tio.ScalarImage(tensor=torch.rand(1, 30, 26, 1)), "other")
     flat["none"] = "any"
     assert made(flat)["scan"].data.shape == (1, 30, 26, 1)
@@ -320,7 +316,7 @@ def test_monai_with_plain_tensors_and_2d_images(tiny_model_2d, bank):
     pytest.importorskip("monai")
     from DRDMLib.loaders import RandDRDMDeformationd
 
-    source = FieldGenerator(tiny_model_2d, levels=(40,), settings=DeformationSettings(steps=1))
+    source = FieldGenerator(tiny_model_2d, levels=(40,), steps=1)
     transform = RandDRDMDeformationd(["a", "b"], source, mode=["bilinear", "nearest"]).set_random_state(0)
     picture = torch.rand(1, 30, 26)
     done = transform({"a": picture, "b": (picture > 0.5).long(), "name": "any"})

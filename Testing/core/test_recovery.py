@@ -85,7 +85,7 @@ def test_a_batch_of_seeds_equals_single_seeds(tiny_model):
         assert torch.allclose(together.recovered[number : number + 1], alone.recovered, atol=1e-5)
     assert not torch.allclose(together.recovered[0], together.recovered[1], atol=1e-3)
     volume = smooth_image((20, 22, 18))
-    versions = list(deform_all(volume, tiny_model, DeformationSettings(20), (3, 4)))
+    versions = list(deform_all(volume, tiny_model, 20, (3, 4)))
     assert [version.seed for version in versions] == [3, 4]
     for version in versions:
         alone = deform(volume, tiny_model, 20, version.seed)

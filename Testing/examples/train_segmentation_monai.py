@@ -26,7 +26,7 @@ from monai.transforms import (
 )
 
 from DRDMLib.io import datasets
-from DRDMLib.loaders import BankSettings, RandDRDMDeformationd, make_bank
+from DRDMLib.loaders import RandDRDMDeformationd, make_bank
 
 KEYS = ["image", "label"]
 SCALE = ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0, 1)
@@ -48,7 +48,7 @@ def main() -> None:
     training = cases[: arguments.train]
     listed = arguments.bank.with_suffix(".txt")
     listed.write_text("\n".join(str(case.image.resolve()) for case in training), encoding="utf-8")
-    bank = make_bank(listed, arguments.bank, BankSettings(arguments.levels, arguments.copies))
+    bank = make_bank(listed, arguments.bank, levels=arguments.levels, copies=arguments.copies)
 
     load = [LoadImaged(KEYS), EnsureChannelFirstd(KEYS), SCALE]
     deform = RandDRDMDeformationd(KEYS, bank, mode=("bilinear", "nearest"), prob=0.9).set_random_state(0)

@@ -19,7 +19,7 @@ from monai.metrics import DiceMetric
 from monai.networks.nets import UNet
 
 from DRDMLib.io import datasets
-from DRDMLib.loaders import BankSettings, FieldBank, RandomDRDMDeformation, make_bank
+from DRDMLib.loaders import FieldBank, RandomDRDMDeformation, make_bank
 
 
 def subjects_of(cases: list[datasets.Case]) -> list[tio.Subject]:
@@ -45,7 +45,7 @@ def main() -> None:
     training, left_out = cases[: arguments.train], cases[arguments.train :][: arguments.test]
     listed = arguments.bank.with_suffix(".txt")
     listed.write_text("\n".join(str(case.image.resolve()) for case in training), encoding="utf-8")
-    bank = make_bank(listed, arguments.bank, BankSettings(arguments.levels, arguments.copies))
+    bank = make_bank(listed, arguments.bank, levels=arguments.levels, copies=arguments.copies)
     fit = tio.Compose([tio.RescaleIntensity((0, 1), (0.5, 99.5)), tio.EnsureShapeMultiple(4)])
     transform = tio.Compose([RandomDRDMDeformation(FieldBank(bank.folder), p=0.9), fit])
     # In memory, so that only the transform is measured below.

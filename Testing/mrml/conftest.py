@@ -33,8 +33,8 @@ def scene(tmp_path):
 
 
 @pytest.fixture
-def another_scene(tmp_path):
-    """Create further scenes, for loading."""
+def make_scene(tmp_path):
+    """Return a function that creates further empty scenes, to load a saved scene into."""
     made = []
 
     def make():

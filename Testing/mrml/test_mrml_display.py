@@ -120,10 +120,10 @@ def test_colors_are_symmetric_about_one_and_folds_have_their_own(scene):
     assert another.GetDisplayNode().GetColorNode() is display.GetColorNode()
 
 
-def test_the_colors_survive_saving(scene, another_scene, tmp_path):
+def test_the_colors_survive_saving(scene, make_scene, tmp_path):
     volume, transform = deformation(scene)
     name = jacobianVolume(scene, transform, volume).GetName()
-    loaded = save_and_load(scene, another_scene(), tmp_path, True)
+    loaded = save_and_load(scene, make_scene(), tmp_path, True)
     again = loaded.GetFirstNodeByName(name)
     assert color_of(again, 0.0) == pytest.approx((1, 0, 1), abs=0.01)
     assert min(color_of(again, 1.0)) > 0.9
@@ -171,9 +171,9 @@ def test_a_loss_curve_grows_and_is_used_again(scene):
     again.remove()
 
 
-def test_a_loss_curve_is_found_in_a_loaded_scene(scene, another_scene, tmp_path):
+def test_a_loss_curve_is_found_in_a_loaded_scene(scene, make_scene, tmp_path):
     LossCurve(scene, "Training").append(1, 2.0, 3.0)
-    loaded = save_and_load(scene, another_scene(), tmp_path, True)
+    loaded = save_and_load(scene, make_scene(), tmp_path, True)
     count = loaded.GetNumberOfNodes()
     LossCurve(loaded, "Training").append(7, 1.0)
     assert loaded.GetNumberOfNodes() == count

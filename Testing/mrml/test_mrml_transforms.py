@@ -288,7 +288,7 @@ def test_preview_takes_all_nodes_or_none(scene):
 
 @pytest.mark.parametrize("parent", ["none", "rigid"])
 @pytest.mark.parametrize("bundle", [False, True], ids=["mrml", "mrb"])
-def test_a_saved_scene_has_the_same_field(scene, another_scene, tmp_path, bundle, parent):
+def test_a_saved_scene_has_the_same_field(scene, make_scene, tmp_path, bundle, parent):
     folder = tmp_path / "Größe und Ärger 患者"
     folder.mkdir()
     image = image_of("oblique")
@@ -298,7 +298,7 @@ def test_a_saved_scene_has_the_same_field(scene, another_scene, tmp_path, bundle
     transform = createTransform(scene, smooth_field(imageFromVolume(volume), LARGEST), "Verformung ä", above)
     enablePreview(transform, [volume, points])
     moved = points_of(points)
-    loaded = save_and_load(scene, another_scene(), folder, bundle)
+    loaded = save_and_load(scene, make_scene(), folder, bundle)
     again = loaded.GetFirstNodeByName("Verformung ä")
     field, before = fieldFromTransform(again), fieldFromTransform(transform)
     assert np.allclose(sitk.GetArrayFromImage(field), sitk.GetArrayFromImage(before), atol=1e-5)

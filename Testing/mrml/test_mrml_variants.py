@@ -107,7 +107,7 @@ def test_variants_as_a_sequence_can_be_browsed(scene):
 
 @pytest.mark.parametrize("as_sequence", [False, True])
 @pytest.mark.parametrize("bundle", [False, True], ids=["mrml", "mrb"])
-def test_variants_survive_saving(scene, another_scene, tmp_path, bundle, as_sequence):
+def test_variants_survive_saving(scene, make_scene, tmp_path, bundle, as_sequence):
     folder = tmp_path / "Ordner mit Zwischenraum ß"
     folder.mkdir()
     image = image_of("oblique")
@@ -116,7 +116,7 @@ def test_variants_survive_saving(scene, another_scene, tmp_path, bundle, as_sequ
     made = addVariants(scene, volume, fields, RECORDS, asSequence=as_sequence)
     first = made[0]
     enablePreview(first, [volume])
-    loaded = save_and_load(scene, another_scene(), folder, bundle)
+    loaded = save_and_load(scene, make_scene(), folder, bundle)
     scan = loaded.GetFirstNodeByName("scan")
     found = variantTransforms(loaded, scan)
     assert scan.GetParentTransformNode() is found[0]

@@ -1,4 +1,4 @@
-"""The tests of the stand-in for Slicer's application layer run on the stand-in itself."""
+"""Tests of ``standin``, which replaces the modules ``qt``, ``ctk`` and ``slicer`` where there is no Slicer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Before any test is imported: the modules `qt`, `ctk` and `slicer` must be there."""
+    """Install the stand-in before any test is imported, since tests import ``qt``, ``ctk`` and ``slicer``."""
     pytest.importorskip("PySide6")
     pytest.importorskip("slicer")
     import standin
@@ -15,8 +15,8 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> None:
-    """An empty scene and empty records."""
+def empty_scene() -> None:
+    """Empty the scene, and what the stand-in recorded in the test before."""
     import slicer
     import standin
 
