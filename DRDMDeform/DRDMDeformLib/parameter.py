@@ -133,7 +133,8 @@ class DRDMDeformParameterNode:
     batchSource, batchFolder, batchOutput - the scans of a batch, and the folder of its results.
     batchKind - labeled images (Algorithm 3 of the paper) or image pairs (Algorithm 4).
     batchLevels, batchCopies - levels such as "20 40 60", or "40:24" for pairs; samples of each level for each scan.
-    trainFolder, trainOutput, trainSize, trainMinutes - scans, results, voxels along each side of the model, time budget.
+    trainFolder, trainOutput - the scans to train on, and the folder of the run.
+    trainName, trainDimension, trainSize, trainMinutes - the model (trainSize: voxels along each side), and the time.
     """
 
     inputVolume: slicer.vtkMRMLScalarVolumeNode
