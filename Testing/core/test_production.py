@@ -38,7 +38,7 @@ def test_every_sample_is_made_again_to_the_bit_from_its_record(command, ndim, po
         again = regenerate(
             folder / "records" / f"{name}.json", tmp_path / f"again {name}", model=str(tiny_models[ndim])
         )
-        assert not again.differences and not again.elsewhere
+        assert not again.differences and not again.environment_differences
         assert {k: p.read_bytes() for k, p in again.files.items()} == {
             k: (folder / f).read_bytes() for k, f in record["files"].items()
         }
@@ -57,7 +57,7 @@ def test_a_sample_that_differs_is_told(tmp_path, tiny_models):
     path.write_text(json.dumps(record), encoding="utf-8")
     again = regenerate(path, tmp_path / "again", model=str(tiny_models[3]))
     assert set(again.differences) == {"image", "label", "thumbnail"}
-    assert len(again.elsewhere) == 1 and "torch" in again.elsewhere[0]
+    assert len(again.environment_differences) == 1 and "torch" in again.environment_differences[0]
 
 
 def test_making_a_sample_again_refuses_other_sources(tmp_path, tiny_models, tiny_model_2d_path):
