@@ -29,12 +29,12 @@ class AtrousBlock(nn.Module):
     added to their input.
     """
 
-    def __init__(self, ndim: int, channels_in: int, channels_out: int, *, normalise: bool) -> None:
+    def __init__(self, ndim: int, channels_in: int, channels_out: int, *, normalize: bool) -> None:
         super().__init__()
         conv = nn.Conv2d if ndim == 2 else Conv3d
         norm = nn.InstanceNorm2d if ndim == 2 else nn.InstanceNorm3d
         self.conv0 = conv(channels_in, channels_out, 3, padding=1)
-        self.ln = norm(channels_out, affine=True) if normalise else nn.Identity()
+        self.ln = norm(channels_out, affine=True) if normalize else nn.Identity()
         self.convs = nn.ModuleList(conv(channels_out, channels_out, 3, padding=rate, dilation=rate) for rate in (1, 3))
         self.activation = nn.LeakyReLU(1e-6)
 
@@ -68,9 +68,9 @@ class RecResACNet(nn.Module):
         conv = nn.Conv2d if ndim == 2 else Conv3d
         deconv = nn.ConvTranspose2d if ndim == 2 else nn.ConvTranspose3d
 
-        def stage(widths: list[int], *, normalise: bool) -> nn.Sequential:
+        def stage(widths: list[int], *, normalize: bool) -> nn.Sequential:
             pairs = zip(widths[:-1], widths[1:], strict=True)
-            return nn.Sequential(*(AtrousBlock(ndim, a, b, normalise=normalise) for a, b in pairs))
+            return nn.Sequential(*(AtrousBlock(ndim, a, b, normalize=normalize) for a, b in pairs))
 
         def time(channels: int) -> nn.Sequential:
             return nn.Sequential(nn.Linear(TIME_CHANNELS, channels), nn.ReLU(), nn.Linear(channels, channels))
@@ -78,19 +78,19 @@ class RecResACNet(nn.Module):
         self.time_embed = nn.Embedding(timesteps, TIME_CHANNELS)
         self.time_embed.weight = nn.Parameter(sinusoidal_table(timesteps, TIME_CHANNELS), requires_grad=False)
 
-        self.te1, self.b1 = time(1), stage([1, 10, 10, 10], normalise=True)
+        self.te1, self.b1 = time(1), stage([1, 10, 10, 10], normalize=True)
         self.down1 = conv(10, 10, 4, 2, 1)
-        self.te2, self.b2 = time(10), stage([10, 20, 20, 20], normalise=True)
+        self.te2, self.b2 = time(10), stage([10, 20, 20, 20], normalize=True)
         self.down2 = conv(20, 20, 4, 2, 1)
-        self.te3, self.b3 = time(20), stage([20, 40, 40, 40], normalise=True)
+        self.te3, self.b3 = time(20), stage([20, 40, 40, 40], normalize=True)
         self.down3 = conv(40, 40, 4, 2, 1)
-        self.te_mid, self.b_mid = time(40), stage([40, 20, 20, 40], normalise=True)
+        self.te_mid, self.b_mid = time(40), stage([40, 20, 20, 40], normalize=True)
         self.up1 = deconv(40, 40, 4, 2, 1)
-        self.te4, self.b4 = time(80), stage([80, 40, 20, 20], normalise=False)
+        self.te4, self.b4 = time(80), stage([80, 40, 20, 20], normalize=False)
         self.up2 = deconv(20, 20, 4, 2, 1)
-        self.te5, self.b5 = time(40), stage([40, 20, 10, 10], normalise=False)
+        self.te5, self.b5 = time(40), stage([40, 20, 10, 10], normalize=False)
         self.up3 = deconv(10, 10, 4, 2, 1)
-        self.te_out, self.b_out = time(20), stage([20, 10, 10, 10], normalise=False)
+        self.te_out, self.b_out = time(20), stage([20, 10, 10, 10], normalize=False)
         self.conv_out = conv(10, ndim, 3, padding=1)
 
     def _single_pass(self, x: Tensor, time: Tensor) -> Tensor:

@@ -13,14 +13,14 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 SIZE = (36, 52, 36)
-CSF, GREY, WHITE = 35.0, 115.0, 175.0
+CSF, GRAY, WHITE = 35.0, 115.0, 175.0
 
 
 def curve_distance(points: np.ndarray, curve: np.ndarray, radius: np.ndarray, squash: float) -> np.ndarray:
     """Signed distance-like value to a tube of changing radius along a curve; negative inside."""
     best = np.full(points.shape[:-1], np.inf)
-    for centre, r in zip(curve, radius, strict=True):
-        offset = (points - centre) * np.array([1.0, 1.0, squash])
+    for center, r in zip(curve, radius, strict=True):
+        offset = (points - center) * np.array([1.0, 1.0, squash])
         best = np.minimum(best, np.linalg.norm(offset, axis=-1) - r)
     return best
 
@@ -43,9 +43,9 @@ def draw() -> tuple[np.ndarray, np.ndarray]:
     points = np.stack(np.meshgrid(*[np.arange(n, dtype=float) for n in SIZE], indexing="ij"), axis=-1)
     points = points.transpose(2, 1, 0, 3)
 
-    # Cortex: white matter with bands of grey, and thin dark clefts between them.
+    # Cortex: white matter with bands of gray, and thin dark clefts between them.
     pattern = folds(shape, generator, 5.0)
-    image = WHITE - (WHITE - GREY) * soft(np.abs(pattern) - 0.22, 0.12)
+    image = WHITE - (WHITE - GRAY) * soft(np.abs(pattern) - 0.22, 0.12)
     image = image - (image - CSF) * soft(np.abs(pattern) - 0.03, 0.04) * 0.8
 
     # Hippocampus: a tapering arc from the head (front, low) to the tail (back, high), bending inwards.
@@ -60,7 +60,7 @@ def draw() -> tuple[np.ndarray, np.ndarray]:
     image = image + (CSF - image) * soft(horn)
     cistern = curve_distance(points, curve + np.array([7.5, 2.0, -2.0]), np.full(60, 1.9), 1.0)
     image = image + (CSF - image) * soft(cistern) * 0.9
-    image = image + (GREY + 8 - image) * soft(body)
+    image = image + (GRAY + 8 - image) * soft(body)
     image = image - 14 * soft(np.abs(body + 1.8) - 0.35, 0.5)
 
     image = image * (1 + 0.06 * folds(shape, generator, 9.0)) + generator.normal(0, 3.5, shape)
