@@ -14,6 +14,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..errors import ImageError, SettingError
+from .dicom import cut_files, is_dicom
 from .images import image_stem
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".png", ".tif", ".tiff", ".jpg")
@@ -158,7 +159,7 @@ def _name_from_path(root: Path, path: Path) -> str:
 def _series(root: Path, folder: Path, labels: dict[str, Path]) -> Iterator[Case]:
     """Find the DICOM series in one folder; their files may have any suffix or none."""
     files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
-    if not any(p.suffix.lower() == ".dcm" or _is_dicom(p) for p in files):
+    if not any(p.suffix.lower() == ".dcm" or is_dicom(p) for p in files):
         return
     reader = sitk.ImageSeriesReader
     found = reader.GetGDCMSeriesIDs(str(folder))
@@ -168,8 +169,11 @@ def _series(root: Path, folder: Path, labels: dict[str, Path]) -> Iterator[Case]
         for p in sorted(singles):
             yield Case(image_stem(p), p, labels.get(image_stem(p)), subject=_tag(p, _PATIENT))
         return
+    listed: set[str] = set()
     for number, series in enumerate(found, start=1):
-        first = Path(reader.GetGDCMSeriesFileNames(str(folder), series)[0])
+        names = reader.GetGDCMSeriesFileNames(str(folder), series)
+        listed.update(Path(name).name for name in names)
+        first = Path(names[0])
         name = image_stem(first) if len(files) == 1 and folder == root else _name_from_path(root, folder)
         if len(found) > 1:
             description = re.sub(r"\W+", "-", _tag(first, _DESCRIPTION)).strip("-")
@@ -177,21 +181,14 @@ def _series(root: Path, folder: Path, labels: dict[str, Path]) -> Iterator[Case]
         image = first if len(files) == 1 else folder
         uid = series if len(found) > 1 else ""
         yield Case(name, image, labels.get(name), series=uid, subject=_tag(first, _PATIENT))
+    # Damaged files become cases too, so that a run names them; GDCM leaves them out.
+    for p in sorted(cut_files([p for p in files if p.name not in listed], list(found))):
+        yield Case(_name_from_path(root, p.with_name(image_stem(p))), p)
 
 
 def _one_volume(reader: Any, folder: Path, series: Any) -> bool:
     """Whether a series has several files, so that the files are the slices of a volume."""
     return any(len(reader.GetGDCMSeriesFileNames(str(folder), one)) > 1 for one in series)
-
-
-def _is_dicom(path: Path) -> bool:
-    if path.suffix.lower() in (".gz", ".nii", ".nrrd", ".json", ".txt", ".csv", ".png", ".jpg"):
-        return False
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def _tag(file: Path, tag: str) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
 from ..spatial.model_grid import overlap, same_grid
-from .integrity import require_even_slices, require_whole_file
+from .dicom import read_series, series_files
+from .integrity import require_whole_file
+from .multiframe import read_dicom_file
 
 # ITK prints its own warnings to standard error; whatever matters is raised as an error here.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -29,35 +30,19 @@ def image_stem(path: str | os.PathLike[str]) -> str:
     return Path(name).stem or "image"
 
 
-def _series_files(folder: Path, uid: str = "") -> list[str]:
-    reader = sitk.ImageSeriesReader
-    series = [uid] if uid else reader.GetGDCMSeriesIDs(str(folder))
-    if not series:
-        raise ImageError(
-            f"The folder '{folder}' contains no DICOM images; choose an image file or the folder of a DICOM series."
-        )
-    if len(series) > 1:
-        raise ImageError(
-            f"The folder '{folder}' contains {len(series)} DICOM series; put the one you want in a folder of its own."
-        )
-    files = list(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    require_even_slices(files, folder)
-    return files
-
-
 def _read(path: Path, what: str, series: str = "") -> sitk.Image:
-    if path.is_dir():
-        reader: Any = sitk.ImageSeriesReader()
-        reader.SetFileNames(_series_files(path, series))
-    elif path.is_file():
+    try:
+        if path.is_dir():
+            return read_series(path, series)
+        if not path.is_file():
+            raise ImageError(f"There is no {what} '{path}'; check the path.")
         if path.stat().st_size == 0:
             raise ImageError(f"The {what} '{path}' is empty; copy or export it again.")
-        require_whole_file(path, what)
+        kind = require_whole_file(path, what)
+        if kind == "GDCMImageIO":
+            return read_dicom_file(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
-    else:
-        raise ImageError(f"There is no {what} '{path}'; check the path.")
-    try:
         image: sitk.Image = reader.Execute()
     except RuntimeError as error:
         raise ImageError(
@@ -77,7 +62,7 @@ def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
         ImageError: the folder contains no series, or several and none is chosen.
     """
     path = Path(path)
-    return [Path(name) for name in _series_files(path, series)] if path.is_dir() else [path]
+    return [Path(name) for name in series_files(path, series)] if path.is_dir() else [path]
 
 
 def read_image(path: str | os.PathLike[str], series: str = "") -> sitk.Image:

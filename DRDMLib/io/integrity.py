@@ -9,8 +9,9 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, cast
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,61 +19,108 @@ import SimpleITK as sitk
 from ..errors import ImageError
 
 _CHUNK = 2**24
+# First bytes of formats whose readers print lines of their own when ITK only looks at a damaged file.
+_NOISY = {
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFFImageIO"),
+    b"\x89HDF": "HDF5ImageIO",
+}
 _NIFTI_FLOATS = {16: "f4", 64: "f8"}
 _META_TYPES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG": 4, "LONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
-# Largest deviation of the distance between two slices of a DICOM series from the median distance, as a fraction of it.
-_UNEVEN = 0.1
+_VTK_TYPES = {"bit": 1, "char": 1, "short": 2, "int": 4, "long": 8, "long_long": 8, "float": 4, "double": 8}
+_TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
-def require_whole_file(path: Path, what: str) -> None:
-    """Check NIfTI, MetaImage and JPEG files for damage that ITK does not detect; other files are not checked.
+def require_whole_file(path: Path, what: str) -> str:
+    """Check a file for damage that ITK does not detect.
 
     Args:
         what: kind of file in error messages, such as ``"image"``.
 
+    Returns:
+        ITK's name for the reader of this file, such as ``"NiftiImageIO"``; empty if no reader knows it.
+
     Raises:
-        ImageError: the file is incomplete or damaged, or has NaN or infinite voxels.
+        ImageError: the file is incomplete or damaged, or is a NIfTI file with NaN or infinite voxels.
     """
-    name = path.name.lower()
+    kind = ""
     try:
-        if name.endswith((".nii", ".nii.gz")):
-            with path.open("rb") as raw:
-                packed = raw.read(2) == b"\x1f\x8b"
-            with gzip.open(path, "rb") if packed else path.open("rb") as stream:
-                complete = _check_nifti(stream, path, what)
-        elif name.endswith(".mha"):
-            complete = _check_metaimage(path)
-        elif name.endswith((".jpg", ".jpeg")):
-            complete = path.read_bytes().rstrip(b"\0").endswith(b"\xff\xd9")
+        with path.open("rb") as stream:
+            start = stream.read(4)
+        if start in _NOISY and not _CHECKS[_NOISY[start]](path):
+            raise EOFError
+        kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
+        if kind == "NiftiImageIO":
+            complete = _check_nifti_files(path, what)
         else:
-            complete = True
-    except (EOFError, zlib.error, OSError, struct.error, ValueError):
+            complete = start in _NOISY or kind not in _CHECKS or _CHECKS[kind](path)
+    except (
+        EOFError,
+        zlib.error,
+        OSError,
+        struct.error,
+        ValueError,
+        LookupError,
+        OverflowError,
+        MemoryError,
+        StopIteration,
+    ):
         complete = False
     if not complete:
         raise ImageError(
             f"The {what} '{path}' cannot be read, because it is damaged, incomplete, or not an image; "
             "copy or export it again."
         )
+    return kind
 
 
-def _check_nifti(stream: Any, path: Path, what: str) -> bool:
-    """Whether a NIfTI file contains all its voxels; it is read once, in pieces."""
-    start = stream.read(4)
+def _open(path: Path) -> BinaryIO:
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path, "rb")) if packed else path.open("rb")
+
+
+def _check_nifti_files(path: Path, what: str) -> bool:
+    """Whether a NIfTI or Analyze image in one file or two (``.hdr``, ``.img``) contains all its voxels."""
+    base = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    if base.suffix.lower() not in (".hdr", ".img"):
+        with _open(path) as stream:
+            return _check_nifti(stream, stream, path, what)
+    parts = {}
+    for kind in (".hdr", ".img"):
+        names = (kind, kind.upper(), f"{kind}.gz", f"{kind.upper()}.gz")
+        parts[kind] = next(p for p in (path, *(base.with_suffix(name) for name in names)) if _is_part(p, kind))
+    with _open(parts[".hdr"]) as header, _open(parts[".img"]) as voxels:
+        return _check_nifti(header, voxels, path, what)
+
+
+def _is_part(path: Path, kind: str) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(kind) and path.is_file()
+
+
+def _check_nifti(head: BinaryIO, stream: BinaryIO, path: Path, what: str) -> bool:
+    """Whether a NIfTI file contains all its voxels; it is read once, in pieces.
+
+    Args:
+        head: the file with the header.
+        stream: the file with the voxels, which may be the same.
+    """
+    start = head.read(4)
     order = next((o for o in "<>" if struct.unpack(o + "i", start)[0] in (348, 540)), None)
     if order is None:
         return False
     if struct.unpack(order + "i", start)[0] == 348:
-        header = start + stream.read(348)
+        header = start + head.read(344 + 4 * (head is stream))
         dims = struct.unpack_from(order + "8h", header, 40)
         kind, bits = struct.unpack_from(order + "2h", header, 70)
         offset = int(struct.unpack_from(order + "f", header, 108)[0])
     else:
-        header = start + stream.read(540)
+        header = start + head.read(540)
         kind, bits = struct.unpack_from(order + "2h", header, 12)
         dims = struct.unpack_from(order + "8q", header, 16)
         (offset,) = struct.unpack_from(order + "q", header, 168)
     missing = math.prod(max(1, n) for n in dims[1 : 1 + max(0, min(7, dims[0]))]) * bits // 8
-    stream.seek(max(offset, len(header)))
+    stream.seek(max(offset, len(header)) if head is stream else max(offset, 0))
     bad = 0
     while missing > 0 and (chunk := stream.read(min(missing, _CHUNK))):
         missing -= len(chunk)
@@ -89,7 +137,7 @@ def _check_nifti(stream: Any, path: Path, what: str) -> bool:
 
 
 def _check_metaimage(path: Path) -> bool:
-    """Whether a MetaImage file contains all its voxels."""
+    """Whether a MetaImage file contains all its voxels, or the file that it names does."""
     fields: dict[str, str] = {}
     with path.open("rb") as stream:
         while "ElementDataFile" not in fields:
@@ -99,43 +147,173 @@ def _check_metaimage(path: Path) -> bool:
             key, _, value = line.decode("latin-1").partition("=")
             fields[key.strip()] = value.strip()
         header = stream.tell()
-    if fields["ElementDataFile"].upper() != "LOCAL":
+    data = fields["ElementDataFile"]
+    if data.upper() == "LIST" or "%" in data:
         return True
-    present = path.stat().st_size - header
+    local = data.upper() == "LOCAL"
+    present = path.stat().st_size - header if local else (path.parent / data).stat().st_size
+    present -= max(0, int(fields.get("HeaderSize", 0)))
     if fields.get("CompressedData", "False").lower() == "true":
         return present >= int(fields.get("CompressedDataSize", 0))
+    if fields.get("BinaryData", "True").lower() == "false":
+        return True
     bytes_each = _META_TYPES.get(fields["ElementType"].replace("MET_", "").removeprefix("U").removesuffix("_ARRAY"), 1)
     channels = int(fields.get("ElementNumberOfChannels", 1))
     return present >= math.prod(int(n) for n in fields["DimSize"].split()) * bytes_each * channels
 
 
-def require_even_slices(files: list[str], folder: Path) -> None:
-    """Check that no slice of a DICOM series is missing.
-
-    Args:
-        files: the slices in their order.
-        folder: name of the series in error messages.
-
-    Raises:
-        ImageError: the slices are unevenly spaced, as when one is missing.
-    """
-    positions = []
+def _voxel_bytes(path: Path) -> int:
+    """Size of an image in memory according to its header."""
     reader = sitk.ImageFileReader()
-    for file in files:
-        reader.SetFileName(file)
-        try:
-            reader.ReadImageInformation()
-            text = reader.GetMetaData("0020|0032")
-            positions.append([float(v) for v in text.split("\\")])
-        except (RuntimeError, ValueError):
-            # This kind of file has no position, so there is nothing to compare.
-            return
-    if len(positions) < 3:
-        return
-    steps = np.linalg.norm(np.diff(np.asarray(positions), axis=0), axis=1)
-    median = float(np.median(steps))
-    if median > 0 and np.abs(steps / median - 1).max() > _UNEVEN:
-        raise ImageError(
-            f"The slices of the DICOM series in '{folder}' are {steps.min():.2f} to {steps.max():.2f} mm apart; "
-            "add the missing slices, or resample the series to an even spacing."
-        )
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    channels: int = reader.GetNumberOfComponents()
+    kind = reader.GetPixelID()
+    voxel = sitk.Image([1, 1], kind, channels) if channels > 1 else sitk.Image([1, 1], kind)
+    return int(math.prod(reader.GetSize())) * channels * int(voxel.GetSizeOfPixelComponent())
+
+
+def _check_gipl(path: Path) -> bool:
+    """Whether a GIPL file contains all its voxels after its header of 256 bytes."""
+    present = 0
+    with _open(path) as stream:
+        while chunk := stream.read(_CHUNK):
+            present += len(chunk)
+    return present >= 256 + _voxel_bytes(path)
+
+
+def _check_mrc(path: Path) -> bool:
+    """Whether an MRC file contains all its voxels after its header of 1024 bytes and the extended one."""
+    with path.open("rb") as stream:
+        header = stream.read(1024)
+    order = ">" if header[212:213] == b"\x11" else "<"
+    return path.stat().st_size >= 1024 + int(struct.unpack_from(f"{order}i", header, 92)[0]) + _voxel_bytes(path)
+
+
+def _check_vtk(path: Path) -> bool:
+    """Whether a legacy VTK file contains all its voxels."""
+    with path.open("rb") as stream:
+        for line in stream:
+            words = line.decode("latin-1").lower().split()
+            if not words:
+                continue
+            if words[0] in ("ascii", "binary"):
+                text = words[0] == "ascii"
+            elif words[0] == "point_data":
+                count = int(words[1])
+            elif words[0] == "scalars":
+                each = _VTK_TYPES[words[2].removeprefix("unsigned_")]
+                channels = int(words[3]) if len(words) > 3 else 1
+                start = stream.tell()
+                if not stream.readline().lower().startswith(b"lookup_table"):
+                    stream.seek(start)
+                break
+            elif words[0] in ("vectors", "tensors"):
+                each, channels = _VTK_TYPES[words[2].removeprefix("unsigned_")], 3 if words[0] == "vectors" else 9
+                break
+            elif words[0] == "color_scalars":
+                each, channels = 1, int(words[2])
+                break
+        else:
+            return False
+        if text:
+            return len(stream.read().split()) >= count * channels
+        return path.stat().st_size - stream.tell() >= count * channels * each
+
+
+def _check_bmp(path: Path) -> bool:
+    """Whether a BMP file contains all its pixels."""
+    with path.open("rb") as stream:
+        header = stream.read(54)
+    start, width, height, bits, compression = struct.unpack("<10xI4xii2xHI20x", header)
+    size = path.stat().st_size
+    if compression in (0, 3):
+        return bool(size >= start + (width * bits + 31) // 32 * 4 * abs(height))
+    return bool(size >= struct.unpack_from("<I", header, 2)[0])
+
+
+def _check_jpeg(path: Path) -> bool:
+    """Whether a JPEG or JPEG 2000 file has its end marker."""
+    return path.read_bytes().rstrip(b"\0").endswith(b"\xff\xd9")
+
+
+def _check_png(path: Path) -> bool:
+    """Whether a PNG file has all its chunks up to the last one."""
+    with path.open("rb") as stream:
+        stream.seek(8)
+        while len(start := stream.read(8)) == 8:
+            length = int.from_bytes(start[:4], "big")
+            chunk = stream.read(length)
+            if len(chunk) < length or stream.read(4) != zlib.crc32(start[4:] + chunk).to_bytes(4, "big"):
+                return False
+            if start[4:] == b"IEND":
+                return True
+    return False
+
+
+def _check_tiff(path: Path) -> bool:
+    """Whether a TIFF file contains all strips or tiles of all its pages."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = stream.read(16)
+        order = "<" if start[:2] == b"II" else ">"
+        big = struct.unpack_from(order + "H", start, 2)[0] == 43
+        # Types of counts and of places in the file, and the length of an entry of a directory.
+        counter, place, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
+        width = struct.calcsize(place)
+        (at,) = struct.unpack_from(order + place, start, 8 if big else 4)
+        seen = set()
+        while at:
+            if at in seen:
+                return False
+            seen.add(at)
+            stream.seek(at)
+            (count,) = struct.unpack(order + counter, stream.read(struct.calcsize(counter)))
+            entries = stream.read(count * entry)
+            tags: dict[int, tuple[int, ...]] = {}
+            (following,) = struct.unpack(order + place, stream.read(width))
+            for k in range(count):
+                tag, kind = struct.unpack_from(order + "HH", entries, k * entry)
+                (number,) = struct.unpack_from(order + place, entries, k * entry + 4)
+                bytes_all = _TIFF_BYTES.get(kind, 1) * number
+                inside = entries[k * entry + 4 + width :][: min(width, bytes_all)]
+                if bytes_all > width:
+                    (there,) = struct.unpack(order + place, inside)
+                    stream.seek(there)
+                    inside = stream.read(bytes_all)
+                    if len(inside) < bytes_all:
+                        return False
+                if kind in _TIFF_INTEGERS:
+                    tags[tag] = struct.unpack(f"{order}{number}{_TIFF_INTEGERS[kind]}", inside)
+            # Strips (273, 279) or tiles (324, 325): their places and lengths.
+            for places, lengths in ((273, 279), (324, 325)):
+                ends = zip(tags.get(places, ()), tags.get(lengths, ()), strict=True)
+                if any(first + length > size for first, length in ends):
+                    return False
+            at = following
+    return bool(seen)
+
+
+def _check_hdf5(path: Path) -> bool:
+    """Whether an HDF5 file is as long as its superblock says."""
+    with path.open("rb") as stream:
+        block = stream.read(48)
+    if block[:8] != b"\x89HDF\r\n\x1a\n" or block[13 if block[8] < 2 else 9] != 8:
+        return True
+    (end,) = struct.unpack_from("<Q", block, 28 if block[8] >= 2 else 40 + 4 * (block[8] == 1))
+    return path.stat().st_size >= int(end)
+
+
+_CHECKS: dict[str, Callable[[Path], bool]] = {
+    "MetaImageIO": _check_metaimage,
+    "GiplImageIO": _check_gipl,
+    "MRCImageIO": _check_mrc,
+    "VTKImageIO": _check_vtk,
+    "BMPImageIO": _check_bmp,
+    "JPEGImageIO": _check_jpeg,
+    "JPEG2000ImageIO": _check_jpeg,
+    "PNGImageIO": _check_png,
+    "TIFFImageIO": _check_tiff,
+    "LSMImageIO": _check_tiff,
+    "HDF5ImageIO": _check_hdf5,
+}
