@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from ..errors import SettingError
 from .bank import case_name
@@ -56,9 +57,28 @@ class RandDRDMDeformationd(MapTransform, RandomizableTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.source, self.entry = source, name
+        self._seeded_worker: int | None = None
         self.mode = ensure_tuple_rep(mode, len(self.keys))
         if not set(self.mode) <= {"bilinear", "nearest"}:
             raise SettingError(f"There is no mode '{mode}'; use 'bilinear' for images and 'nearest' for labels.")
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> RandDRDMDeformationd:
+        """Set the random numbers, as MONAI's own DataLoader does in each worker."""
+        super().set_random_state(seed, state)
+        worker = get_worker_info()
+        self._seeded_worker = None if worker is None else worker.seed
+        return self
+
+    def _seed_worker(self) -> None:
+        """Give each worker and each epoch other random numbers.
+
+        A plain DataLoader gives every worker the same copy of this transform, and a new copy for each epoch.
+        """
+        worker = get_worker_info()
+        if worker is not None and self._seeded_worker != worker.seed:
+            self.set_random_state(seed=(worker.seed + int(self.R.randint(2**31 - 1))) % 2**32)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Deform the images; called by MONAI.
@@ -67,6 +87,7 @@ class RandDRDMDeformationd(MapTransform, RandomizableTransform):
             SettingError: the name of the case is not known.
         """
         done = dict(data)
+        self._seed_worker()
         self.randomize(None)
         if not self._do_transform:
             return done
