@@ -112,8 +112,14 @@ def write_ddf(path: Path, deformation: Deformation) -> Path:
     reference = deformation.reference
     d = reference.GetDimension()
     pieces = itertools.chain.from_iterable(field_component(deformation.field, k, reference) for k in range(d))
-    pieces = _repeated(pieces, reference)
-    return write_nifti(path, _written_grid(reference), pieces, sitk.sitkVectorFloat32, components=d, noisy=True)
+    return write_nifti(
+        path,
+        _written_grid(reference),
+        _repeated(pieces, reference),
+        sitk.sitkVectorFloat32,
+        components=d,
+        noisy=True,
+    )
 
 
 def write_voxel_ddf(path: Path, deformation: Deformation) -> Path:

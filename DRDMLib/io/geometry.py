@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -236,17 +237,24 @@ def other_affines(path: Path) -> list[np.ndarray]:
     if forms is not None:
         named = [form for form in (forms.sform, forms.qform) if form is not None]
         return named or [forms.base]
-    if not path.is_file():
-        return []
+    affine = itk_geometry(str(path))[0]
+    return [] if affine is None else [affine]
+
+
+@lru_cache(maxsize=4096)
+def itk_geometry(path: str) -> tuple[np.ndarray | None, tuple[int, ...] | None]:
+    """Read the affine (4, 4), voxel indices to RAS, and the size (X, Y, Z) that ITK sees in a file, if it reads it."""
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(path)
     try:
+        if not Path(path).is_file():
+            return None, None
         reader.ReadImageInformation()
-    except RuntimeError:
-        return []
+    except (OSError, RuntimeError):
+        return None, None
     d = min(3, reader.GetDimension())
     affine = np.eye(4)
     direction = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)[:d, :d]
     affine[:d, :d], affine[:d, 3] = direction * reader.GetSpacing()[:d], reader.GetOrigin()[:d]
     affine[:2] *= -1
-    return [affine]
+    return affine, tuple([*reader.GetSize()[:d], 1][:3])

@@ -256,9 +256,11 @@ def _whole_numbers(label: sitk.Image, name: str) -> sitk.Image:
     if max(-lowest, highest) > _MOST_EXACT:
         raise ImageError(beyond)
     if lowest >= 0 and highest < 256:
-        return sitk.Cast(label, sitk.sitkUInt8)
-    fits = lowest >= -(2**31) and highest < 2**31
-    return sitk.Cast(label, sitk.sitkInt32 if fits else sitk.sitkInt64)
+        kind = sitk.sitkUInt8
+    else:
+        kind = sitk.sitkInt32 if lowest >= -(2**31) and highest < 2**31 else sitk.sitkInt64
+    integers: sitk.Image = sitk.Cast(label, kind)
+    return integers
 
 
 def _onto_grid(label: sitk.Image, image: sitk.Image, name: str) -> sitk.Image:

@@ -116,7 +116,8 @@ class PairDataset(Dataset[dict[str, Any]]):
 def _on_image(field: sitk.Image, image: sitk.Image) -> sitk.Image:
     """Return a saved field on the grid of its image; it has two equal slices for an image of one."""
     if field.GetDimension() == 3 and image.GetDimension() == 3 and image.GetSize()[2] == 1:
-        return field[:, :, :1]
+        first: sitk.Image = field[:, :, :1]
+        return first
     return field
 
 
