@@ -83,12 +83,43 @@ def write_warped(path: Path, image: sitk.Image, deformation: Deformation) -> Pat
     return write_nifti(path, deformation.reference, pieces, image.GetPixelID())
 
 
+def _written_grid(reference: sitk.Image) -> sitk.Image:
+    """Return the grid of a field's file: that of the image, or two equal slices for a volume of a single slice.
+
+    ITK reads a NIfTI file with one slice of vectors as a 2D image, which no longer fits the volume.
+    """
+    if reference.GetDimension() < 3 or reference.GetSize()[2] > 1:
+        return reference
+    grid = sitk.Image([*reference.GetSize()[:2], 2], sitk.sitkUInt8)
+    grid.SetSpacing(reference.GetSpacing())
+    grid.SetDirection(reference.GetDirection())
+    grid.SetOrigin(reference.GetOrigin())
+    return grid
+
+
+def _repeated(pieces: Iterable[np.ndarray], reference: sitk.Image) -> Iterable[np.ndarray]:
+    """Return the pieces of a field for the grid of :func:`_written_grid`."""
+    if reference.GetDimension() < 3 or reference.GetSize()[2] > 1:
+        return pieces
+    return (piece for piece in pieces for _ in range(2))
+
+
 def write_ddf(path: Path, deformation: Deformation) -> Path:
-    """Write the field on the image's grid as an ITK displacement field: 32-bit, millimeters, LPS."""
+    """Write the field on the image's grid as an ITK displacement field: 32-bit, millimeters, LPS.
+
+    For a volume of a single slice the file has two equal ones, because ITK would read it as a 2D image otherwise.
+    """
     reference = deformation.reference
     d = reference.GetDimension()
     pieces = itertools.chain.from_iterable(field_component(deformation.field, k, reference) for k in range(d))
-    return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, noisy=True)
+    return write_nifti(
+        path,
+        _written_grid(reference),
+        _repeated(pieces, reference),
+        sitk.sitkVectorFloat32,
+        components=d,
+        noisy=True,
+    )
 
 
 def write_voxel_ddf(path: Path, deformation: Deformation) -> Path:
@@ -129,7 +160,14 @@ def write_inverse(path: Path, deformation: Deformation) -> Path:
     inverse = deformation.inverse_ddf
     vectors = sitk.GetArrayViewFromImage(inverse)
     pieces = (vectors[start:stop, ..., k] for k in range(d) for start, stop in slabs(reference.GetSize()))
-    return write_nifti(path, reference, pieces, sitk.sitkVectorFloat32, components=d, noisy=True)
+    return write_nifti(
+        path,
+        _written_grid(reference),
+        _repeated(pieces, reference),
+        sitk.sitkVectorFloat32,
+        components=d,
+        noisy=True,
+    )
 
 
 def report_entry(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:

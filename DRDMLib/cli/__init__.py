@@ -26,10 +26,14 @@ def _raise_interrupt(*_: Any) -> NoReturn:
 def _show_fallbacks(reporter: Reporter) -> None:
     """Show fallbacks as messages for the user instead of Python warnings."""
     default = warnings.showwarning
+    shown: set[str] = set()
 
     def show(message: Any, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, FallbackWarning):
-            reporter.warning(str(message))
+            # A dataset's files may be read more than once.
+            if str(message) not in shown:
+                shown.add(str(message))
+                reporter.warning(str(message))
         else:
             default(message, category, *args, **kwargs)
 

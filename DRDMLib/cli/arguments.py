@@ -110,8 +110,19 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_label_geometry(parser: argparse.ArgumentParser) -> None:
+    """Add ``--label-geometry``."""
+    parser.add_argument(
+        "--label-geometry",
+        choices=["file", "image"],
+        default="file",
+        help="position of a label: as its file says, or that of its image, for a lost header (default: file)",
+    )
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of runs over a dataset, except for their levels."""
+    add_label_geometry(parser)
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same settings")
     parser.add_argument(
         "--share",

@@ -44,6 +44,7 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         "deformation": deformation,
         "limits": limits,
         "quality": options.quality,
+        "label_geometry": options.label_geometry,
     }
 
 

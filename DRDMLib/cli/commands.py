@@ -24,7 +24,7 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     settings = DeformationSettings(options.level, options.steps, options.pose, options.plane)
     choose_device(options.device)
     image = read_image(options.image)
-    label = read_label(options.label, image) if options.label else None
+    label = read_label(options.label, image, geometry=options.label_geometry) if options.label else None
     model = model_for(image, options.model, options.device)
     settings.schedule(model.timesteps)
     prepare(image, model, settings.plane)
@@ -71,6 +71,7 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
     image_path, label_path = resource("Sample", "sample.nii.gz"), resource("Sample", "sample_label.nii.gz")
     options.image, options.label, options.count = str(image_path), str(label_path), 1
     options.only_field = options.inverse = False
+    options.label_geometry = "file"
     result = deform(options, reporter)
     picture = Path(options.output) / "demo.png"
     deformation_picture(result, picture, label=read_label(label_path, result.reference))

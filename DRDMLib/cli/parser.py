@@ -11,7 +11,15 @@ from typing import NoReturn, Protocol
 
 from .. import __version__
 from ..runtime.reporter import Reporter
-from .arguments import add_device_and_progress, add_generation, add_run, add_train, level_pair, whole_number
+from .arguments import (
+    add_device_and_progress,
+    add_generation,
+    add_label_geometry,
+    add_run,
+    add_train,
+    level_pair,
+    whole_number,
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,6 +89,7 @@ def _add_deform(command: AddCommand) -> None:
     parser.add_argument("image", metavar="IMAGE", help="2D or 3D image file, or a folder with one DICOM series")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the results")
     parser.add_argument("--label", metavar="LABEL", help="label map to deform with the image")
+    add_label_geometry(parser)
     parser.add_argument(
         "--level", type=whole_number(0), default=48, metavar="T'", help="strength, 0 to 79 (default: 48)"
     )

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError
-from ..spatial.model_grid import overlap, same_grid
+from ..errors import FallbackWarning, ImageError, SettingError
+from ..spatial.coordinates import direction_matrix
+from ..spatial.model_grid import bounding_box, overlap, same_grid
 from .dicom import read_series, series_files
+from .geometry import nifti_axes, require_right_angles
 from .integrity import require_whole_file
 from .multiframe import read_dicom_file
 
 # ITK prints its own warnings to standard error; whatever matters is raised as an error here.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+# Integers up to here have their own 64-bit floating-point number, and whether an integer type is narrower.
+_MOST_EXACT = 2**53
+_WIDE = (sitk.sitkInt64, sitk.sitkUInt64)
+
+LABEL_GEOMETRIES = ("file", "image")
 
 # Least overlap of the bounding boxes of a label and its image, as a fraction of the smaller box.
 LEAST_OVERLAP = 0.5
@@ -43,13 +52,14 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
             return read_dicom_file(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
-        image: sitk.Image = reader.Execute()
+        with nifti_axes(path):
+            image: sitk.Image = reader.Execute()
     except RuntimeError as error:
         raise ImageError(
             f"The {what} '{path}' cannot be read, because it is damaged, incomplete, or not an image that ITK knows; "
             "copy or export it again."
         ) from error
-    return image
+    return require_right_angles(image, str(path))
 
 
 def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
@@ -89,7 +99,11 @@ def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:
         The image, or its 3D part if it is 4D with a single time point.
 
     Raises:
-        ImageError: it has color, vector or complex pixels, several time points, NaN or infinite voxels, or no contrast.
+        ImageError: it has color, vector or complex pixels, several time points, NaN or infinite voxels, integers beyond
+            2^53, a shear, or no contrast.
+
+    Warns:
+        FallbackWarning: its axes are not exactly at right angles, see :func:`require_right_angles`.
     """
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise ImageError(
@@ -105,6 +119,9 @@ def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:
         bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in sitk.GetArrayViewFromImage(image))
         if bad:
             raise ImageError(f"'{name}' has {bad} NaN or infinite voxels; replace them with numbers first.")
+    if _beyond_exact(image):
+        raise ImageError(f"'{name}' has integers beyond 2^53, which cannot be interpolated; rescale its values first.")
+    image = require_right_angles(image, name)
     statistics.Execute(image)
     if not statistics.GetMaximum() > statistics.GetMinimum():
         raise ImageError(f"'{name}' has no contrast (all its voxels are equal); choose another image.")
@@ -114,6 +131,14 @@ def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:
 def has_fractions(image: sitk.Image) -> bool:
     """Whether the voxels of an image are floating-point numbers."""
     return image.GetPixelID() in (sitk.sitkFloat32, sitk.sitkFloat64)
+
+
+def _beyond_exact(image: sitk.Image) -> bool:
+    """Whether an image has integers that 64-bit floating-point numbers cannot represent."""
+    if image.GetPixelID() not in _WIDE:
+        return False
+    view = sitk.GetArrayViewFromImage(image)
+    return int(view.max()) > _MOST_EXACT or int(view.min()) < -_MOST_EXACT
 
 
 def _drop_single_time_point(image: sitk.Image, name: str) -> sitk.Image:
@@ -147,27 +172,40 @@ def read_field(path: str | os.PathLike[str]) -> sitk.Image:
     return field
 
 
-def read_label(path: str | os.PathLike[str], image: sitk.Image) -> sitk.Image:
+def read_label(path: str | os.PathLike[str], image: sitk.Image, *, geometry: str = "file") -> sitk.Image:
     """Read a label map that belongs to an image; it is resampled to the image's grid if its own is different.
 
+    Args:
+        geometry: ``"file"``, or ``"image"`` to take the positions of the voxels from the image, for a label of the same
+            size whose header was lost.
+
     Raises:
-        ImageError: the label is missing, damaged or not a label map, has another dimension than the image, or overlaps
-            it too little.
+        ImageError: the label is missing, damaged or not a label map, has another dimension than the image, has its size
+            but lies in another place, or overlaps it too little.
+
+    Warns:
+        FallbackWarning: the label was resampled.
     """
     path = Path(path)
-    return fit_label(_read(path, "label"), image, str(path))
+    return fit_label(_read(path, "label"), image, str(path), geometry=geometry)
 
 
-def fit_label(label: sitk.Image, image: sitk.Image, name: str = "label") -> sitk.Image:
+def fit_label(label: sitk.Image, image: sitk.Image, name: str = "label", *, geometry: str = "file") -> sitk.Image:
     """Convert a label map to integers on the grid of an image, with nearest-neighbor interpolation.
 
     Args:
         name: name of the label in error messages.
+        geometry: see :func:`read_label`.
 
     Raises:
-        ImageError: it is not a label map, has another dimension than the image, or their bounding boxes overlap by less
-            than half of the smaller one.
+        ImageError: it is not a label map, has values beyond 2^53, has another dimension than the image, has its size
+            but lies in another place, or their bounding boxes overlap by less than half of the smaller one.
+
+    Warns:
+        FallbackWarning: the label was resampled.
     """
+    if geometry not in LABEL_GEOMETRIES:
+        raise SettingError(f"There is no geometry '{geometry}' of a label; use 'file' or 'image'.")
     if label.GetNumberOfComponentsPerPixel() > 1:
         raise ImageError(f"The label '{name}' has several values per voxel; save it as a label map.")
     label = _drop_single_time_point(label, name)
@@ -176,19 +214,66 @@ def fit_label(label: sitk.Image, image: sitk.Image, name: str = "label") -> sitk
             f"The label '{name}' is {label.GetDimension()}D but the image is {image.GetDimension()}D; "
             "choose the label that belongs to the image."
         )
-    if has_fractions(label):
-        view = sitk.GetArrayViewFromImage(label)
-        if not all(np.array_equal(slab, np.rint(slab)) for slab in view):
-            raise ImageError(f"The label '{name}' has fractional or NaN values; save it as a label map of integers.")
-        lowest, highest = float(view.min()), float(view.max())
-        kind = sitk.sitkUInt8 if lowest >= 0 and highest < 256 else sitk.sitkInt32
-        label = sitk.Cast(label, kind)
-    if same_grid(label, image):
+    label = require_right_angles(_whole_numbers(label, name), name)
+    if geometry == "image" and not same_grid(label, image):
+        if label.GetSize() != image.GetSize():
+            raise ImageError(
+                f"The label '{name}' has not the size of the image, so it cannot take its geometry; "
+                "use '--label-geometry file', or choose the label that belongs to the image."
+            )
+        label = sitk.Image(label)
+        label.CopyInformation(image)
+    return label if same_grid(label, image) else _onto_grid(label, image, name)
+
+
+def _whole_numbers(label: sitk.Image, name: str) -> sitk.Image:
+    """Convert a label map to a type of integers that can hold its values."""
+    beyond = f"The label '{name}' has values beyond 2^53, which cannot be kept exactly; renumber them first."
+    if not has_fractions(label):
+        if _beyond_exact(label):
+            raise ImageError(beyond)
         return label
+    view = sitk.GetArrayViewFromImage(label)
+    if not all(np.array_equal(slab, np.rint(slab)) for slab in view):
+        raise ImageError(f"The label '{name}' has fractional or NaN values; save it as a label map of integers.")
+    lowest, highest = float(view.min()), float(view.max())
+    if max(-lowest, highest) > _MOST_EXACT:
+        raise ImageError(beyond)
+    if lowest >= 0 and highest < 256:
+        kind = sitk.sitkUInt8
+    else:
+        kind = sitk.sitkInt32 if lowest >= -(2**31) and highest < 2**31 else sitk.sitkInt64
+    integers: sitk.Image = sitk.Cast(label, kind)
+    return integers
+
+
+def _onto_grid(label: sitk.Image, image: sitk.Image, name: str) -> sitk.Image:
+    """Resample a label map to the grid of an image, and say so."""
+    resampled = sitk.Resample(label, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0, label.GetPixelID())
+    own, whole = bounding_box(label), bounding_box(image)
+    step = min(image.GetSpacing())
+    apart = max(float(np.abs(a - b).max()) for a, b in zip(own, whole, strict=True)) / step
+    if label.GetSize() == image.GetSize():
+        if apart > 0.5:
+            raise ImageError(
+                f"The label '{name}' has the size of the image but lies in another place, as after a lost header; "
+                "take the image's geometry with '--label-geometry image' (in Python: geometry=\"image\"), or choose "
+                "the label that belongs to the image."
+            )
+        if apart < 0.1 and np.allclose(direction_matrix(label), direction_matrix(image), atol=1e-2):
+            # The same voxels, with rounded positions.
+            return resampled
     shared = overlap(label, image)
     if shared < LEAST_OVERLAP:
         raise ImageError(
             f"The label '{name}' is not at the position of the image (they overlap by {shared:.0%} of the smaller "
             "one); choose the label that belongs to the image."
         )
-    return sitk.Resample(label, image, sitk.Transform(), sitk.sitkNearestNeighbor, 0, label.GetPixelID())
+    covers = all((o <= w + step).all() for o, w in ((own[0], whole[0]), (-own[1], -whole[1])))
+    part = "" if covers else ", which it covers only in part"
+    warnings.warn(
+        f"The label '{name}' was resampled to the grid of the image{part}.",
+        FallbackWarning,
+        stacklevel=3,
+    )
+    return resampled

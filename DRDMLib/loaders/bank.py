@@ -19,6 +19,7 @@ from ..deformation import make_deformations, model_for
 from ..errors import OutputError, SettingError
 from ..io import datasets
 from ..io.files import output_error, write_bytes
+from ..io.geometry import other_affines
 from ..io.images import image_stem
 from ..models.catalogue import digest_of, load_model, resolve
 from ..models.model import Model
@@ -27,7 +28,9 @@ from ..production.sources import Source, read_source
 from ..runtime.distributed import ProcessInfo
 from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings
-from .world import WorldField, world_field
+from .packing import pack, unpack
+from .placement import FileGeometry
+from .world import FieldSource, WorldField, ras_affine, world_field
 
 SUFFIX, METADATA_KEY = ".safetensors", "drdm"
 
@@ -51,7 +54,7 @@ class FieldBank:
         self.names = sorted(p.name.removesuffix(SUFFIX) for p in self.folder.glob(f"*{SUFFIX}") if p.name[0] != ".")
         if not self.names:
             raise SettingError(f"There are no fields in '{self.folder}'; make them with DRDMLib.loaders.make_bank.")
-        self._headers: dict[str, tuple[int, np.ndarray]] = {}
+        self._headers: dict[str, _Header] = {}
 
     def count(self, name: str) -> int:
         """Return the number of fields of a case.
@@ -60,20 +63,50 @@ class FieldBank:
             SettingError: the bank has no fields for the case.
             OutputError: its file is damaged.
         """
-        return self._header(name)[0]
+        return self._header(name).count
 
     def field(self, name: str, number: int) -> WorldField:
         """Return one field of a case, ``number`` from 0. Raises the errors of :meth:`count`."""
-        affine = self._header(name)[1]
+        header = self._header(name)
         with safe_open(self.folder / f"{name}{SUFFIX}", "pt") as stream:
-            vectors: Tensor = stream.get_slice("fields")[number]
-        return WorldField(vectors, affine)
+            stored = stream.get_slice("fields")
+            if header.packed is None:
+                return WorldField(stored[number], header.affine)
+            one = header.packed[number]
+            data: Tensor = stored[one["start"] : one["start"] + one["bytes"]]
+        return WorldField(unpack(one["how"], data.numpy().tobytes()), np.asarray(one["affine"], np.float64))
 
-    def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
-        """Draw a field, see :class:`DRDMLib.loaders.world.FieldSource`. Raises the errors of :meth:`count`."""
-        return self.field(name, seed % self.count(name))
+    def draw(
+        self,
+        name: str,
+        image: Tensor,
+        affine: np.ndarray,
+        seed: int,
+        *,
+        original: np.ndarray | None = None,
+        original_shape: Sequence[int] | None = None,
+    ) -> WorldField:
+        """Draw a field, see :class:`DRDMLib.loaders.world.FieldSource`.
 
-    def _header(self, name: str) -> tuple[int, np.ndarray]:
+        The image may be cropped, flipped or resampled. It is compared with the file that the fields were made for; if
+        another reader sees that file at another place, the field is moved there.
+
+        Args:
+            original, original_shape: affine (4, 4) and size (X, Y, Z) that the image had when it was read, if known.
+
+        Raises:
+            SettingError, OutputError: as :meth:`count`.
+            ImageError: the image is not where the one lies that the fields were made for.
+        """
+        header = self._header(name)
+        field = self.field(name, seed % header.count)
+        if header.geometry is None or image.ndim != 4:
+            return field
+        shape = tuple(image.shape[1:])
+        to_world = header.geometry.to_world(name, np.asarray(affine, np.float64), shape, original, original_shape)
+        return field if to_world is None else field.moved(to_world)
+
+    def _header(self, name: str) -> _Header:
         if name not in self._headers:
             path = self.folder / f"{name}{SUFFIX}"
             if name not in self.names:
@@ -83,11 +116,34 @@ class FieldBank:
                 )
             try:
                 with safe_open(path, "pt") as stream:
-                    affine = np.asarray(json.loads(stream.metadata()[METADATA_KEY])["affine"], np.float64)
-                    self._headers[name] = stream.get_slice("fields").get_shape()[0], affine
+                    written = json.loads(stream.metadata()[METADATA_KEY])
+                    self._headers[name] = _Header.of(written, stream.get_slice("fields").get_shape())
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
                 raise _damaged(path) from error
         return self._headers[name]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file of fields says of itself.
+
+    Attributes:
+        count: number of fields.
+        affine: of all fields, in files from before fields were packed.
+        packed: where each field is in the file, and how it is packed.
+        geometry: of the image that the fields were made for; old files do not have it.
+    """
+
+    count: int
+    affine: np.ndarray
+    packed: list[dict[str, Any]] | None = None
+    geometry: FileGeometry | None = None
+
+    @staticmethod
+    def of(written: dict[str, Any], shape: Sequence[int]) -> _Header:
+        if "fields" not in written:
+            return _Header(shape[0], np.asarray(written["affine"], np.float64))
+        return _Header(len(written["fields"]), np.eye(4), written["fields"], FileGeometry.of(written["geometry"]))
 
 
 @dataclass(frozen=True)
@@ -167,10 +223,10 @@ def make_bank(
         if not _exists(path, metadata):
             with one_thread_each(used.device):
                 fields = _make_fields(source, used, settings)
-            metadata["affine"] = fields[0].affine.tolist()
+                entries, data = _packed(fields, source)
+            metadata |= {"geometry": _geometry(source).to_dict(), "fields": entries}
             # A single entry: safetensors does not keep the order of several, and equal fields must give equal bytes.
-            vectors = {"fields": torch.stack([f.vectors for f in fields])}
-            write_bytes(path, save(vectors, {METADATA_KEY: json.dumps(metadata)}))
+            write_bytes(path, save({"fields": data}, {METADATA_KEY: json.dumps(metadata)}))
         if on_case is not None:
             on_case(number, len(own))
     return FieldBank(folder)
@@ -212,6 +268,22 @@ def _make_fields(source: Source, model: Model, settings: BankSettings) -> list[W
     return fields
 
 
+def _packed(fields: list[WorldField], source: Source) -> tuple[list[dict[str, Any]], Tensor]:
+    """Pack fields one after the other, and describe each."""
+    to_voxels = np.linalg.inv(ras_affine(source.image)[:3, :3])
+    entries, data = [], bytearray()
+    for one in fields:
+        how, stored = pack(one.vectors, to_voxels)
+        entries.append({"start": len(data), "bytes": len(stored), "how": how, "affine": one.affine.tolist()})
+        data += stored
+    return entries, torch.frombuffer(data, dtype=torch.uint8)
+
+
+def _geometry(source: Source) -> FileGeometry:
+    size = (*source.image.GetSize(), 1)[:3]
+    return FileGeometry(size, ras_affine(source.image), tuple(other_affines(source.case.image)))
+
+
 def case_name(path: str | Path) -> str:
     """Return the name of an image file's case in a bank: without suffix and without nnU-Net's channel number."""
     stem = image_stem(path)
@@ -222,3 +294,18 @@ def case_name(path: str | Path) -> str:
 def random_seed(generator: torch.Generator | None = None) -> int:
     """Return a seed, 0 to 2^31 - 2, from torch's random numbers."""
     return int(torch.randint(2**31 - 1, (), generator=generator))
+
+
+def drawn(
+    source: FieldSource,
+    name: str,
+    image: Tensor,
+    affine: np.ndarray,
+    seed: int,
+    original: np.ndarray | None,
+    original_shape: Sequence[int] | None,
+) -> WorldField:
+    """Draw a field from any source; a bank gets the geometry with which the image was read, too."""
+    if isinstance(source, FieldBank):
+        return source.draw(name, image, affine, seed, original=original, original_shape=original_shape)
+    return source.draw(name, image, affine, seed)

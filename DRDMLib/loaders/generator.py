@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..deformation import make_deformations, model_for
+from ..io.geometry import distance_in_voxels
 from ..models.model import Model
 from ..settings import DeformationSettings
-from .world import WorldField, image_of, world_field
+from .world import WorldField, image_of, ras_affine, world_field
 
 
 class FieldGenerator:
@@ -62,4 +63,8 @@ class FieldGenerator:
         level = self.levels[seed % len(self.levels)]
         settings = replace(self.settings, level=level)
         made = next(make_deformations(volume, self.model, settings, (seed,)))
-        return world_field(made.field, volume)
+        field = world_field(made.field, volume)
+        own = ras_affine(volume)
+        # Only an image whose axes are not quite at right angles has another affine now.
+        same = distance_in_voxels(own, np.asarray(affine, np.float64), volume.GetSize()) < 1e-3
+        return field if same else field.moved(affine @ np.linalg.inv(own))

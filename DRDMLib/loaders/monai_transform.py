@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import get_worker_info
 
 from ..errors import SettingError
-from .bank import case_name
+from .bank import case_name, drawn
 from .world import FieldSource, displacement_on, warped
 
 try:
@@ -56,9 +57,28 @@ class RandDRDMDeformationd(MapTransform, RandomizableTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
         self.source, self.entry = source, name
+        self._seeded_worker: int | None = None
         self.mode = ensure_tuple_rep(mode, len(self.keys))
         if not set(self.mode) <= {"bilinear", "nearest"}:
             raise SettingError(f"There is no mode '{mode}'; use 'bilinear' for images and 'nearest' for labels.")
+
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> RandDRDMDeformationd:
+        """Set the random numbers, as MONAI's own DataLoader does in each worker."""
+        super().set_random_state(seed, state)
+        worker = get_worker_info()
+        self._seeded_worker = None if worker is None else worker.seed
+        return self
+
+    def _seed_worker(self) -> None:
+        """Give each worker and each epoch other random numbers.
+
+        A plain DataLoader gives every worker the same copy of this transform, and a new copy for each epoch.
+        """
+        worker = get_worker_info()
+        if worker is not None and self._seeded_worker != worker.seed:
+            self.set_random_state(seed=(worker.seed + int(self.R.randint(2**31 - 1))) % 2**32)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Deform the images; called by MONAI.
@@ -67,6 +87,7 @@ class RandDRDMDeformationd(MapTransform, RandomizableTransform):
             SettingError: the name of the case is not known.
         """
         done = dict(data)
+        self._seed_worker()
         self.randomize(None)
         if not self._do_transform:
             return done
@@ -81,7 +102,7 @@ class RandDRDMDeformationd(MapTransform, RandomizableTransform):
             # A 2D image is treated as a volume of one slice.
             volume = (volume[..., None] if flat else volume).as_subclass(torch.Tensor)
             if field is None:
-                field = self.source.draw(self._case(done, image), volume, affine, seed)
+                field = drawn(self.source, self._case(done, image), volume, affine, seed, *_as_read(image))
             grid = (tuple(volume.shape[1:]), affine.tobytes())
             if grid not in grids:
                 grids[grid] = displacement_on(field, affine, grid[0])
@@ -103,9 +124,21 @@ class RandDRDMDeformationd(MapTransform, RandomizableTransform):
 
 def _affine(image: Any) -> np.ndarray:
     """Return the affine (4, 4); voxels of 1 mm for plain tensors."""
-    affine = np.eye(4)
-    if isinstance(image, MetaTensor):
-        known = np.asarray(image.affine, np.float64)
-        d = len(known) - 1
-        affine[:d, :d], affine[:d, 3] = known[:d, :d], known[:d, d]
+    return _four_by_four(image.affine) if isinstance(image, MetaTensor) else np.eye(4)
+
+
+def _as_read(image: Any) -> tuple[np.ndarray | None, tuple[int, ...] | None]:
+    """Return the affine (4, 4) and the size that MONAI's reader gave an image, if they are known."""
+    original = image.meta.get("original_affine") if isinstance(image, MetaTensor) else None
+    if original is None:
+        return None, None
+    size = image.meta.get("spatial_shape")
+    shape = None if size is None else tuple(int(n) for n in [*np.asarray(size).ravel(), 1, 1][:3])
+    return _four_by_four(original), shape
+
+
+def _four_by_four(known: Any) -> np.ndarray:
+    matrix = np.asarray(known, np.float64)
+    affine, d = np.eye(4), min(3, len(matrix) - 1)
+    affine[:d, :d], affine[:d, 3] = matrix[:d, :d], matrix[:d, -1]
     return affine

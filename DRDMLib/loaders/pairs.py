@@ -86,7 +86,7 @@ class PairDataset(Dataset[dict[str, Any]]):
             "name": files["displacement"].name.removesuffix(".nii.gz"),
             "moving": images[0],
             "fixed": images[1],
-            "ddf": self._field(read_field(files["displacement"])),
+            "ddf": self._field(_on_image(read_field(files["displacement"]), fixed)),
             "spacing": torch.tensor(fixed.GetSpacing(), dtype=torch.float32),
         }
         if self.scale:
@@ -111,6 +111,14 @@ class PairDataset(Dataset[dict[str, Any]]):
         if self.unit == "voxels":
             return voxels
         return voxels / torch.as_tensor(vectors.shape[1:], dtype=torch.float32).view(-1, *[1] * d)
+
+
+def _on_image(field: sitk.Image, image: sitk.Image) -> sitk.Image:
+    """Return a saved field on the grid of its image; it has two equal slices for an image of one."""
+    if field.GetDimension() == 3 and image.GetDimension() == 3 and image.GetSize()[2] == 1:
+        first: sitk.Image = field[:, :, :1]
+        return first
+    return field
 
 
 def _tensor(image: sitk.Image) -> Tensor:

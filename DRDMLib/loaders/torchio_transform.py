@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import SettingError
-from .bank import case_name, random_seed
+from ..io.geometry import itk_geometry
+from .bank import case_name, drawn, random_seed
 from .world import FieldSource, displacement_on, warped
 
 try:
     import torchio as tio
+    from torchio.data.io import read_image
     from torchio.transforms import SpatialTransform
     from torchio.transforms.augmentation import RandomTransform
 except ImportError as missing:
@@ -44,7 +46,8 @@ class RandomDRDMDeformation(RandomTransform, SpatialTransform):
             SettingError: the name of the case is not known.
         """
         first = next(iter(subject.get_images(intensity_only=True)), None) or subject.get_first_image()
-        field = self.source.draw(self._case(subject, first), first.data, first.affine, random_seed())
+        name, as_read = self._case(subject, first), _as_read(first)
+        field = drawn(self.source, name, first.data, first.affine, random_seed(), *as_read)
         grids: dict[Any, Any] = {}
         for image in self.get_images(subject):
             grid = (image.spatial_shape, image.affine.tobytes())
@@ -61,3 +64,10 @@ class RandomDRDMDeformation(RandomTransform, SpatialTransform):
                 f"Which case is this? Add an entry '{self.entry}' with the name of the case to the subject."
             )
         return case_name(str(image.path))
+
+
+def _as_read(image: tio.Image) -> tuple[Any, Any]:
+    """Return the affine (4, 4) and the size that TorchIO's reader, which is ITK, sees in an image's file, if any."""
+    if image.path is None or getattr(image, "reader", None) not in (None, read_image):
+        return None, None
+    return itk_geometry(str(image.path))

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from ..diffusion.fields import warp
 from ..errors import ImageError
+from ..io.geometry import require_right_angles
 from ..spatial.coordinates import index_to_physical
 
+# Types whose values 32-bit floating-point numbers hold.
+_NARROW = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16, torch.float16, torch.bfloat16, torch.float32)
 _FLIP = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -29,6 +32,16 @@ class WorldField:
 
     vectors: Tensor
     affine: np.ndarray
+
+    def moved(self, to_world: np.ndarray) -> WorldField:
+        """Return the same field in other world coordinates.
+
+        Args:
+            to_world: (4, 4), from the field's world coordinates to the others.
+        """
+        linear = torch.as_tensor(to_world[:3, :3], dtype=torch.float32)
+        vectors = (linear @ self.vectors.flatten(1)).view_as(self.vectors)
+        return WorldField(vectors, to_world @ self.affine)
 
 
 class FieldSource(Protocol):
@@ -82,18 +95,19 @@ def image_of(tensor: Tensor, affine: np.ndarray) -> sitk.Image:
     """Convert a tensor (X, Y, Z) with an affine (4, 4) to an image.
 
     Raises:
-        ImageError: the affine has shears, which SimpleITK's images cannot represent.
+        ImageError: the affine has a shear, which SimpleITK's images cannot represent.
+
+    Warns:
+        FallbackWarning: the axes are not exactly at right angles; the nearest orthonormal ones are used.
     """
     matrix = _FLIP @ np.asarray(affine, np.float64)[:3, :3]
     spacing = np.linalg.norm(matrix, axis=0)
     direction = matrix / spacing
-    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-4):
-        raise ImageError("The image's affine has shears; resample the image to a rectangular grid first.")
     image = sitk.GetImageFromArray(np.ascontiguousarray(tensor.detach().cpu().numpy().T))
     image.SetSpacing(spacing.tolist())
     image.SetDirection(direction.ravel().tolist())
     image.SetOrigin((_FLIP @ np.asarray(affine, np.float64)[:3, 3]).tolist())
-    return image
+    return require_right_angles(image, "image")
 
 
 def displacement_on(field: WorldField, affine: np.ndarray, shape: tuple[int, ...]) -> Tensor:
@@ -123,12 +137,47 @@ def warped(image: Tensor, displacement: Tensor, *, label: bool = False) -> Tenso
 
     Args:
         label: use nearest-neighbor interpolation, so that no new values appear.
+
+    Raises:
+        ImageError: integers beyond 2^53 are to be interpolated linearly.
     """
     sides = torch.as_tensor(image.shape[1:], dtype=torch.float32).view(3, 1, 1, 1)
+    if not _exact_in_32_bits(image, label):
+        return _warped_exactly(image, displacement / sides, label)
     values = warp(image[None].to(torch.float32), (displacement / sides)[None], mode="nearest" if label else "linear")[0]
     if not image.is_floating_point():
         values = values.round()
     return values.to(image.dtype)
+
+
+def _exact_in_32_bits(image: Tensor, label: bool) -> bool:
+    """Whether 32-bit floating-point numbers hold the values of an image, or are as good as they need to be."""
+    if image.dtype in _NARROW or image.numel() == 0:
+        return True
+    if image.is_floating_point():
+        return not label or torch.equal(image.to(torch.float32).to(image.dtype), image)
+    low, high = _range(image)
+    return low >= -(2**24) and high <= 2**24
+
+
+def _range(image: Tensor) -> tuple[int, int]:
+    """Return the lowest and highest value of integers."""
+    values = image.numpy() if image.dtype == torch.uint64 else image.to(torch.int64)
+    return int(values.min()), int(values.max())
+
+
+def _warped_exactly(image: Tensor, ddf: Tensor, label: bool) -> Tensor:
+    """Warp an image whose values need more than 32 bits; ``ddf`` (3, X, Y, Z) is in fractions of the side."""
+    if label:
+        # The voxel to read at each point, instead of its value.
+        sides = [torch.arange(n, dtype=torch.float32) for n in image.shape[1:]]
+        voxels = warp(torch.stack(torch.meshgrid(*sides, indexing="ij"))[None], ddf[None], mode="nearest")[0].long()
+        x, y, z = voxels.numpy()
+        return torch.from_numpy(image.numpy()[:, x, y, z])
+    if max(-_range(image)[0], _range(image)[1]) > 2**53:
+        raise ImageError("The image has integers beyond 2^53, which cannot be interpolated; rescale its values first.")
+    values = warp(image[None].to(torch.float64), ddf[None].to(torch.float64))[0]
+    return values.round().to(image.dtype)
 
 
 def _along(row: np.ndarray, shape: tuple[int, ...]) -> Tensor:

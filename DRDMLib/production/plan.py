@@ -35,6 +35,7 @@ class RunSettings:
         voxel_fields: also write the fields of pairs in voxels.
         split: shares of the subjects for training, validation and test.
         quality: write thumbnails and the quality page.
+        label_geometry: where labels lie, see :func:`DRDMLib.read_label`.
     """
 
     command: str
@@ -46,6 +47,7 @@ class RunSettings:
     voxel_fields: bool = False
     split: tuple[float, ...] = (0.8, 0.1, 0.1)
     quality: bool = True
+    label_geometry: str = "file"
 
     def at_level(self, level: int) -> DeformationSettings:
         """Return the settings of a deformation of this level."""
@@ -65,6 +67,8 @@ class RunSettings:
             "voxel_fields": self.voxel_fields,
             "split": list(self.split),
             "quality": self.quality,
+            # Left out by default, so that runs from before this setting can be continued.
+            **({} if self.label_geometry == "file" else {"label_geometry": self.label_geometry}),
         }
 
 

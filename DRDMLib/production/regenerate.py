@@ -122,7 +122,8 @@ def _case(record: dict[str, Any], image: str | None, label: str | None) -> Case:
 
 def _source(record: dict[str, Any], case: Case) -> Source:
     label_mapping = {int(old): new for old, new in record["label_values"].items()}
-    source = read_source(case, need_label=False, values=label_mapping)
+    geometry = record["source"].get("label_geometry", "file")
+    source = read_source(case, need_label=False, values=label_mapping, label_geometry=geometry)
     for kind, digest in record["source"]["digests"].items():
         if source.digests.get(kind) != digest:
             raise ImageError(

@@ -185,7 +185,8 @@ def _all_label_values(plan: Plan, reporter: Reporter) -> set[int]:
         if case.label is None:
             return set()
         with contextlib.suppress(DRDMError):
-            return set(label_values(read_label(case.label, read_image(case.image, case.series))))
+            image = read_image(case.image, case.series)
+            return set(label_values(read_label(case.label, image, geometry=plan.settings.label_geometry)))
         return set()
 
     return _union(values, plan.cases, reporter)

@@ -250,7 +250,8 @@ class SampleMaker:
 
 
 def _source_entry(source: Source) -> dict[str, Any]:
-    return {"files": source.files, "series": source.case.series, "digests": source.digests}
+    entry = {"files": source.files, "series": source.case.series, "digests": source.digests}
+    return entry if source.label_geometry == "file" else entry | {"label_geometry": source.label_geometry}
 
 
 def _add_image(product: Product, kind: str, path: str, image: sitk.Image) -> None:

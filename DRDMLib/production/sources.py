@@ -26,6 +26,7 @@ class Source:
         channels: the other channels, on the same grid.
         digests: kind (image, label, channel_0001, ...) -> ``sha256:...`` of its files.
         files: kind -> path.
+        label_geometry: as the label was read, see :func:`DRDMLib.read_label`.
     """
 
     case: Case
@@ -34,6 +35,7 @@ class Source:
     channels: tuple[sitk.Image, ...]
     digests: dict[str, str]
     files: dict[str, str]
+    label_geometry: str = "file"
 
     def apart(self) -> Source:
         """Return a copy for use in another thread; its voxels are copied at the first access.
@@ -55,12 +57,15 @@ def digest_of_files(paths: list[Path]) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def read_source(case: Case, *, need_label: bool, values: dict[int, int] | None = None) -> Source:
+def read_source(
+    case: Case, *, need_label: bool, values: dict[int, int] | None = None, label_geometry: str = "file"
+) -> Source:
     """Read a case.
 
     Args:
         need_label: raise an error if the image has no label.
         values: new number of each label value.
+        label_geometry: see :func:`DRDMLib.read_label`.
 
     Raises:
         ImageError: the case cannot be used.
@@ -68,7 +73,7 @@ def read_source(case: Case, *, need_label: bool, values: dict[int, int] | None =
     image = read_image(case.image, case.series)
     if need_label and case.label is None:
         raise ImageError(f"The image '{case.image}' has no label of the same name; add one to the labels folder.")
-    label = None if case.label is None else read_label(case.label, image)
+    label = None if case.label is None else read_label(case.label, image, geometry=label_geometry)
     if label is not None and values and any(old != new for old, new in values.items()):
         changed = {float(old): float(new) for old, new in values.items() if old != new}
         label = sitk.ChangeLabel(label, changed)
@@ -82,7 +87,8 @@ def read_source(case: Case, *, need_label: bool, values: dict[int, int] | None =
         digests = {k: digest_of_files(image_files(p, case.series if k == "image" else "")) for k, p in paths.items()}
     except OSError as error:
         raise ImageError(f"'{case.image}' cannot be read again ({error.strerror}); check the disk.") from error
-    return Source(case, image, label, channels, digests, {kind: str(path) for kind, path in paths.items()})
+    files = {kind: str(path) for kind, path in paths.items()}
+    return Source(case, image, label, channels, digests, files, label_geometry)
 
 
 def read_case(plan: Plan, number: int, label_mapping: dict[int, int]) -> Source:
@@ -95,4 +101,10 @@ def read_case(plan: Plan, number: int, label_mapping: dict[int, int]) -> Source:
     Raises:
         ImageError: the case cannot be used.
     """
-    return read_source(plan.cases[number], need_label=plan.settings.command == AUGMENT, values=label_mapping)
+    settings = plan.settings
+    return read_source(
+        plan.cases[number],
+        need_label=settings.command == AUGMENT,
+        values=label_mapping,
+        label_geometry=settings.label_geometry,
+    )

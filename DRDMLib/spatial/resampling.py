@@ -12,6 +12,8 @@ from scipy.ndimage import map_coordinates
 from .coordinates import to_index, to_points
 
 _SLAB_VOXELS = 2**23
+# Integers up to here have their own 32-bit floating-point number.
+_MOST_EXACT_32 = 2**24
 
 
 def slabs(size: tuple[int, ...], voxels: int = _SLAB_VOXELS) -> Iterator[tuple[int, int]]:
@@ -55,14 +57,24 @@ def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Trans
         Slabs along the slowest axis, in SimpleITK's array order.
     """
     dtype = numpy_type(image.GetPixelID())
+    pixel_type = sitk.sitkFloat64 if _needs_64_bits(image, dtype) else sitk.sitkFloat32
     for start, stop in slabs(reference.GetSize()):
         resampler = slab_resampler(reference, start, stop)
         resampler.SetTransform(transform)
         resampler.SetInterpolator(sitk.sitkLinear)
         resampler.SetUseNearestNeighborExtrapolator(True)
-        resampler.SetOutputPixelType(sitk.sitkFloat64 if dtype.itemsize > 4 else sitk.sitkFloat32)
+        resampler.SetOutputPixelType(pixel_type)
         values = sitk.GetArrayFromImage(resampler.Execute(image))
         yield np.rint(values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype)
+
+
+def _needs_64_bits(image: sitk.Image, dtype: np.dtype) -> bool:
+    """Whether 32-bit floating-point numbers would change the values of an image."""
+    if dtype.kind not in "iu" or dtype.itemsize != 4:
+        return dtype.itemsize > 4
+    statistics = sitk.MinimumMaximumImageFilter()
+    statistics.Execute(image)
+    return bool(max(-statistics.GetMinimum(), statistics.GetMaximum()) > _MOST_EXACT_32)
 
 
 @lru_cache
