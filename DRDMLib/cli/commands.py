@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from .. import output
 from ..deformation import Deformation, chosen_model_message, make_deformations, model_for, prepare
 from ..errors import SettingError
 from ..invertibility.metrics import measure_ddf
+from ..io.files import file_name, shown
 from ..io.images import image_stem, read_field, read_image, read_label
 from ..models.catalogue import available_models, fetch, model_metadata
 from ..runtime.device import choose_device
@@ -32,6 +34,9 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     if options.model is None:
         reporter.message(chosen_model_message(model))
     stem = image_stem(options.image)
+    if file_name(stem) != unicodedata.normalize("NFC", stem):
+        reporter.message(f"The results are called '{shown(file_name(stem))}', a name that is valid on every system.")
+    stem = file_name(stem)
     items: list[dict[str, Any]] = []
     for number in range(options.count):
 

@@ -10,7 +10,7 @@ from typing import Any
 from .. import output
 from ..errors import SettingError
 from ..io import datasets
-from ..io.files import output_error
+from ..io.files import output_error, require_no_links_out
 from ..models.model import Model
 from ..networks import build_network
 from ..runtime.device import choose_device
@@ -34,6 +34,8 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
         if (run / CHECKPOINT).is_file():
             raise output.holds_a_run(run)
         output.require_empty_folder(run)
+    if resume:
+        require_no_links_out(run)
     device = choose_device(options.device)
     earlier = config_of(run) if resume else None
     design = design_from(options, run)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections import Counter
+import unicodedata
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
 
-from ..errors import ImageError, SettingError
+from ..errors import FallbackWarning, ImageError, SettingError
 from .dicom import cut_files, is_dicom
-from .images import image_stem
+from .files import file_names, listed, shown
+from .images import SUFFIXES, image_stem
+from .nnunet import group_channels, read_description
+from .tables import TABLES, WORKBOOKS, existing, path_problem, read_table, workbook_error
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm", ".png", ".tif", ".tiff", ".jpg")
+# Files beside images that are no images: descriptions, and the voxels of detached headers.
+_COMPANIONS = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".pdf", ".bval", ".bvec", ".raw", ".raw.gz", ".zraw")
 _PATIENT, _DESCRIPTION = "0010|0020", "0008|103e"
 # BIDS: all file names of one subject start with sub-<label>.
 _BIDS = re.compile(r"(sub-[^_\W]+)")
@@ -44,54 +47,125 @@ class Case:
     subject: str = ""
 
 
+@dataclass
+class Dataset:
+    """The cases of a dataset, and what is to be said about it.
+
+    Attributes:
+        cases: the cases, with different names that can be names of files.
+        notes: sentences about missing labels, changed names and cases that cannot be used.
+        unused: files and folders that are not used.
+    """
+
+    cases: list[Case] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def unused_sentence(self) -> str:
+        """Name a few of the files that are not used; empty if all are used."""
+        return f"Not used: {listed(self.unused)}." if self.unused else ""
+
+
 def find_cases(dataset: str | Path, subject_pattern: str | None = None) -> list[Case]:
     """Find the cases of a dataset.
 
+    Files that are not used, missing labels and changed names are shown as warnings (``FallbackWarning``).
+
     Args:
-        dataset: folder of an nnU-Net v2 raw dataset (imagesTr, labelsTr), a folder with ``images`` (and ``labels`` with
-            the same file names), a folder of images or DICOM series at any depth, a table (``.csv``, columns image,
-            label, subject, name), or a text file with one path per line. Paths are relative to the folder of the file.
+        dataset: folder of an nnU-Net v2 raw dataset (imagesTr, labelsTr; also with the names of the Decathlon and of
+            Learn2Reg), a folder with ``images`` (and ``labels`` with the same file names), a folder of images or DICOM
+            series at any depth, a table (columns image, label, subject, name), or a text file with one path per line.
+            Paths are relative to the folder of the file.
         subject_pattern: regular expression for the case's name; its first group (or the whole match) is the subject. By
             default the subject comes from the table or the DICOM header, or else from a BIDS name (``sub-01``);
             otherwise each case is a subject of its own.
 
     Returns:
-        The cases, with different names. Those of a folder are sorted by name, those of a file are in its order.
+        The cases, with different names that can be names of files (see :func:`DRDMLib.io.files.file_name`). Those of a
+        folder are sorted by name, those of a file are in its order.
 
     Raises:
-        ImageError: the dataset does not exist, contains no image, or has two images of the same name.
+        ImageError: the dataset does not exist, contains no image, or its table or dataset.json has a slip.
         SettingError: the pattern is not a regular expression.
     """
+    found = read_dataset(dataset, subject_pattern)
+    for text in [*found.notes, found.unused_sentence()]:
+        if text:
+            warnings.warn(text, FallbackWarning, stacklevel=2)
+    return found.cases
+
+
+def read_dataset(dataset: str | Path, subject_pattern: str | None = None) -> Dataset:
+    """Find the cases of a dataset, and what is to be said about it; arguments and errors as :func:`find_cases`."""
     path = Path(dataset)
-    if path.is_dir() and (path / "imagesTr").is_dir():
-        cases = _nnunet(path)
-    elif path.is_dir() and (path / "images").is_dir():
-        cases = _folder(path / "images", path / "labels")
+    if path.is_dir() and _below(path, "imagesTr"):
+        found = _nnunet(path)
+    elif path.is_dir() and (images := _below(path, "images")):
+        found = _images_and_labels(path, images)
     elif path.is_dir():
-        cases = _folder(path, None)
-    elif path.is_file() and path.suffix.lower() in (".txt", ".csv", ".lst"):
-        cases = _listed(path)
+        found = Dataset(_folder(path, _Labels(None)))
+    elif path.is_file() and path.suffix.lower() in TABLES:
+        found = _listed(path)
+    elif path.is_file() and path.suffix.lower() in WORKBOOKS:
+        raise workbook_error(path)
     elif path.is_file():
-        cases = [Case(image_stem(path), path)]
+        found = Dataset([Case(image_stem(path), path)])
     else:
         raise ImageError(f"There is no dataset '{path}'; give a folder with images/ and labels/, or a list of files.")
-    if not cases:
-        raise ImageError(f"There are no images in '{path}'; put them into '{path / 'images'}'.")
-    counts = Counter(case.name for case in cases)
-    duplicate = next((name for name, count in counts.items() if count > 1), None)
-    if duplicate is not None:
-        raise ImageError(f"Two images of '{path}' are called '{duplicate}'; give them different names.")
-    return [replace(case, subject=_subject(case, subject_pattern)) for case in cases]
+    found.cases = [case for case in found.cases if not _is_left_out(case, found)]
+    if not found.cases:
+        raise ImageError(
+            found.notes[-1]
+            if found.notes
+            else f"There are no images in '{path}'{_beginning(found)}; put them into '{path / 'images'}'."
+        )
+    found.cases = [replace(case, subject=_subject(case, subject_pattern)) for case in found.cases]
+    _give_file_names(found)
+    return found
+
+
+def _beginning(found: Dataset) -> str:
+    return f" ({listed(found.unused)} cannot be used)" if found.unused else ""
+
+
+def _is_left_out(case: Case, found: Dataset) -> bool:
+    """Whether a path of a case cannot be used on this system; the reason is added to the notes."""
+    paths = (case.image, case.label, *case.channels)
+    problem = next(filter(None, (path_problem(path) for path in paths if path is not None)), "")
+    if problem:
+        found.notes.append(f"Left out: '{shown(case.name)}': {problem}; rename the file.")
+    return bool(problem)
+
+
+def _give_file_names(found: Dataset) -> None:
+    """Change names that cannot be names of files on every system, and say so."""
+    names = file_names([case.name for case in found.cases])
+    changed = []
+    for k, (case, name) in enumerate(zip(found.cases, names, strict=True)):
+        if name != _composed(case.name):
+            changed.append((case.name, name))
+        found.cases[k] = replace(case, name=name)
+    if changed:
+        old, new = changed[0]
+        more = f" {len(changed) - 1} more names were changed as well." if len(changed) > 1 else ""
+        found.notes.append(
+            f"The case '{shown(old)}' is called '{shown(new)}' in the results, because names must be different and "
+            f"valid as file names.{more}"
+        )
+
+
+def _composed(name: str) -> str:
+    """Return a name with composed letters (Unicode NFC), so that names from macOS and from elsewhere are the same."""
+    return unicodedata.normalize("NFC", name)
 
 
 def nnunet_description(dataset: str | Path) -> dict[str, Any]:
-    """Read ``dataset.json`` of an nnU-Net raw dataset; empty if it is missing or damaged."""
-    path = Path(dataset) / "dataset.json"
-    try:
-        description = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError):
-        return {}
-    return description if isinstance(description, dict) else {}
+    """Read ``dataset.json`` of an nnU-Net raw dataset; empty if there is none.
+
+    Raises:
+        ImageError: it cannot be read; the message says where the slip is.
+    """
+    return read_description(Path(dataset))
 
 
 def _subject(case: Case, pattern: str | None) -> str:
@@ -103,52 +177,142 @@ def _subject(case: Case, pattern: str | None) -> str:
                 f"'{pattern}' is not a valid regular expression ({error}); correct the subject pattern."
             ) from error
         if found:
-            return next((group for group in found.groups() if group), found.group())
+            return _composed(next((group for group in found.groups() if group), found.group()))
     bids = _BIDS.search(case.name)
-    return case.subject or (bids.group(1) if bids else case.name)
+    return _composed(case.subject or (bids.group(1) if bids else case.name))
+
+
+def _below(path: Path, name: str) -> Path | None:
+    """Return the folder of this name in another one; upper and lower case do not matter."""
+    if (path / name).is_dir():
+        return path / name
+    return next((p for p in sorted(path.iterdir()) if p.name.lower() == name.lower() and p.is_dir()), None)
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return [
+    """Return the image files in a folder, sorted; of a header and its voxels (.hdr, .img) only the voxels."""
+    found = [
         p
         for p in sorted(folder.iterdir())
         if p.name.lower().endswith(SUFFIXES) and not p.name.startswith(".") and p.is_file()
     ]
+    voxels = {image_stem(p) for p in found if p.name.lower().endswith((".img", ".img.gz"))}
+    return [p for p in found if not (p.name.lower().endswith(".hdr") and image_stem(p) in voxels)]
 
 
-def _labels_by_stem(folder: Path) -> dict[str, Path]:
-    return {image_stem(p): p for p in _images_in(folder)} if folder.is_dir() else {}
+def _other_files(root: Path, folder: Path) -> list[str]:
+    """Return the files in a folder that are neither images nor usual companions of images."""
+    return [
+        p.relative_to(root).as_posix()
+        for p in sorted(folder.iterdir())
+        if p.is_file()
+        and not p.name.startswith(".")
+        and not p.name.lower().endswith((*SUFFIXES, *_COMPANIONS))
+        and not _is_dicom(p)
+    ]
 
 
-def _nnunet(path: Path) -> list[Case]:
-    labels = _labels_by_stem(path / "labelsTr")
-    channels: dict[str, dict[str, Path]] = {}
-    for image in _images_in(path / "imagesTr"):
-        name, _, channel = image_stem(image).rpartition("_")
-        if re.fullmatch(r"\d{4}", channel):
-            channels.setdefault(name, {})[channel] = image
-    cases = []
-    for name, found in sorted(channels.items()):
-        first, *others = (found[channel] for channel in sorted(found))
-        if "0000" in found:
-            cases.append(Case(name, first, labels.get(name), tuple(others)))
-    return cases
+class _Labels:
+    """The label files in a folder, and those in all folders below it, by the name of their image."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._files: dict[str, Path] = {}
+        self._used: set[str] = set()
+        self.unused: list[Path] = []
+        if folder is None:
+            return
+        for below in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir() and not p.name.startswith("."))]:
+            for file in _images_in(below):
+                name = _composed(_name_from_path(folder, file.with_name(image_stem(file))))
+                if name in self._files:
+                    self.unused.append(file)
+                self._files.setdefault(name, file)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def get(self, name: str) -> Path | None:
+        """Return the label of an image, which counts as used from now on."""
+        name = _composed(name)
+        if name in self._files:
+            self._used.add(name)
+        return self._files.get(name)
+
+    def report(self, found: Dataset, root: Path, place: str) -> None:
+        """Add the labels that are not used to a dataset, and say how many cases have one.
+
+        Args:
+            place: name of the folder.
+        """
+        unused = [*self.unused, *(file for name, file in self._files.items() if name not in self._used)]
+        found.unused += [file.relative_to(root).as_posix() for file in sorted(unused)]
+        labeled = sum(case.label is not None for case in found.cases)
+        if labeled < len(found.cases):
+            found.notes.append(
+                f"{labeled} of {len(found.cases)} labels found in '{place}'; a label needs the same name as its image."
+            )
 
 
-def _folder(folder: Path, labels: Path | None) -> list[Case]:
+def _add_unused(found: Dataset, root: Path, used: tuple[Path | None, ...]) -> None:
+    """Add the other files in the used folders, and the other folders with images, to the unused files."""
+    for folder in filter(None, used):
+        found.unused += _other_files(root, folder)
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and p not in used):
+        count = len(_images_in(folder))
+        found.unused += [f"{folder.name} ({count} images)"] if count else []
+    found.unused += [p.name for p in _images_in(root)]
+
+
+def _nnunet(path: Path) -> Dataset:
+    images_folder, labels_folder = _below(path, "imagesTr"), _below(path, "labelsTr")
+    assert images_folder is not None
+    labels = _Labels(labels_folder)
+    images: dict[str, Path] = {}
+    found = Dataset()
+    for image in _images_in(images_folder):
+        if images.setdefault(_composed(image_stem(image)), image) != image:
+            found.unused.append(image.relative_to(path).as_posix())
+    layout = group_channels(images, labels, read_description(path))
+    found.notes = layout.notes
+    found.unused += [images[name].relative_to(path).as_posix() for name in layout.unused]
+    for group in layout.groups:
+        first, *others = (images[name] for name in group.channels)
+        label = labels.get(group.label)
+        found.cases.append(Case(group.name, first, label, tuple(others), subject=group.subject))
+    labels.report(found, path, "labelsTr")
+    _add_unused(found, path, (images_folder, labels_folder))
+    return found
+
+
+def _images_and_labels(path: Path, images_folder: Path) -> Dataset:
+    labels_folder = _below(path, "labels")
+    labels = _Labels(labels_folder)
+    found = Dataset(_folder(images_folder, labels))
+    if labels_folder is not None:
+        labels.report(found, path, "labels")
+    _add_unused(found, path, (images_folder, labels_folder))
+    return found
+
+
+def _folder(folder: Path, labels: _Labels) -> list[Case]:
     """Find the images and DICOM series in a folder and in all folders below it; the latter are named by their path."""
     images = _images_in(folder)
     slices = [p for p in images if p.name.lower().endswith(".dcm")]
-    by_stem = {} if labels is None else _labels_by_stem(labels)
-    cases = [Case(image_stem(p), p, by_stem.get(image_stem(p))) for p in images if p not in slices]
-    cases += _series(folder, folder, by_stem)
+    cases = [Case(image_stem(p), p, labels.get(image_stem(p))) for p in images if p not in slices]
+    cases += _series(folder, folder, labels)
     for below in sorted(p for p in folder.rglob("*") if p.is_dir() and not p.name.startswith(".")):
-        cases += [
-            Case(_name_from_path(folder, p.with_name(image_stem(p))), p)
-            for p in _images_in(below)
-            if not p.name.lower().endswith(".dcm")
-        ]
-        cases += _series(folder, below, by_stem)
+        for p in _images_in(below):
+            if not p.name.lower().endswith(".dcm"):
+                name = _name_from_path(folder, p.with_name(image_stem(p)))
+                cases.append(Case(name, p, labels.get(name)))
+        cases += _series(folder, below, labels)
     return sorted(cases, key=lambda case: case.name)
 
 
@@ -156,7 +320,7 @@ def _name_from_path(root: Path, path: Path) -> str:
     return "-".join(path.relative_to(root).parts) or root.resolve().name
 
 
-def _series(root: Path, folder: Path, labels: dict[str, Path]) -> Iterator[Case]:
+def _series(root: Path, folder: Path, labels: _Labels) -> Iterator[Case]:
     """Find the DICOM series in one folder; their files may have any suffix or none."""
     files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     if not any(p.suffix.lower() == ".dcm" or is_dicom(p) for p in files):
@@ -202,25 +366,14 @@ def _tag(file: Path, tag: str) -> str:
         return ""
 
 
-def _listed(path: Path) -> list[Case]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ImageError(f"The list '{path}' is not a text file; write one path per line.") from error
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    if path.suffix.lower() == ".csv" and lines:
-        dialect = ";" if lines[0].count(";") > lines[0].count(",") else ","
-        header = [word.strip().lower() for word in next(csv.reader(lines[:1], delimiter=dialect))]
-        if "image" in header:
-            return [_row(path, dict(zip(header, row))) for row in csv.reader(lines[1:], delimiter=dialect)]  # noqa: B905
-    return [Case(image_stem(path.parent / line), path.parent / line) for line in lines]
-
-
-def _row(path: Path, row: dict[str, str]) -> Case:
-    values = {key: value.strip() for key, value in row.items() if value.strip()}
-    if "image" not in values:
-        raise ImageError(f"A row of the table '{path}' has no image; fill in the column 'image'.")
-    image = path.parent / values["image"]
-    label = path.parent / values["label"] if "label" in values else None
-    return Case(values.get("name") or image_stem(image), image, label, subject=values.get("subject", ""))
+def _listed(path: Path) -> Dataset:
+    table = read_table(path)
+    found = Dataset(notes=table.notes)
+    for row in table.rows:
+        image = existing(path.parent, row["image"])
+        label = existing(path.parent, row["label"]) if "label" in row else None
+        found.cases.append(Case(row.get("name") or image_stem(image), image, label, subject=row.get("subject", "")))
+    labeled = sum(case.label is not None for case in found.cases)
+    if table.labeled and labeled < len(found.cases):
+        found.notes.append(f"{labeled} of {len(found.cases)} labels found in the table '{path.name}'.")
+    return found

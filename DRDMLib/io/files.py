@@ -1,16 +1,129 @@
-"""Write files that appear under their name only when they are complete."""
+"""Write files that appear under their name only when they are complete, and decide which names they may have."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+
+# Bytes. File systems allow 255; the rest is for endings such as "_t79-79_000_moving.nii.gz" and for "..partial".
+LONGEST_NAME = 200
+# Windows reserves these names, whatever follows after a dot.
+_DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3]|con(in|out)\$) *(\.|$)", re.IGNORECASE)
+_SEPARATORS = frozenset('/\\:*?"<>|')
+# Joiners, which are part of words in some scripts.
+_JOINERS = frozenset("\u200c\u200d")
+
+
+def _is_allowed(character: str) -> bool:
+    """Whether a character may be part of a file name on every system: no separator, control character or half pair."""
+    if character in _SEPARATORS:
+        return False
+    return character in _JOINERS or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def file_name(name: str) -> str:
+    """Return the file name for the name of a case, model or image, without suffix; most names stay as they are.
+
+    The result is one part of a path that can be written on Linux, Windows and macOS, so that no name leads out of a
+    folder: slashes and other characters that cannot be used become ``-``, parts such as ``..`` and dots and spaces at
+    the ends are removed, reserved names such as ``CON`` get a ``_``, and what is longer than ``LONGEST_NAME`` bytes is
+    shortened and gets a digest of the whole. Letters with accents are composed (Unicode NFC).
+    """
+    name = unicodedata.normalize("NFC", name)
+    parts = "".join(c if _is_allowed(c) else "/" for c in name).split("/")
+    if len(parts) > 1:
+        parts = [part.strip() for part in parts if part.strip(" .")]
+    # Leading dots make hidden files; Windows removes dots and spaces at the end.
+    made = "-".join(parts).strip().lstrip(".").rstrip(" .").strip() or "case"
+    if _DEVICE.match(made):
+        made = f"_{made}"
+    if len(made.encode()) > LONGEST_NAME:
+        digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+        made = f"{made.encode()[: LONGEST_NAME - 9].decode(errors='ignore').rstrip(' .')}-{digest}"
+    return made
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Return a different file name for each name, see :func:`file_name`.
+
+    They also differ where upper and lower case are the same. Names that are not unique get a number; names that need no
+    change keep theirs before others get it.
+    """
+    made = [file_name(name) for name in names]
+    result = [""] * len(made)
+    taken: set[str] = set()
+    for k, (name, new) in enumerate(zip(names, made, strict=True)):
+        if unicodedata.normalize("NFC", name) == new and _key(new) not in taken:
+            taken.add(_key(new))
+            result[k] = new
+    last: dict[str, int] = {}
+    for k, new in enumerate(made):
+        if result[k]:
+            continue
+        unique, number = new, last.get(_key(new), 1)
+        while _key(unique) in taken:
+            number += 1
+            unique = f"{new}-{number}"
+        last[_key(new)] = number
+        taken.add(_key(unique))
+        result[k] = unique
+    return result
+
+
+def _key(name: str) -> str:
+    """Return a text that is equal for names that are the same file on some system."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def shown(name: str, longest: int = 60) -> str:
+    """Return a name for a message: one line, without control characters, and not too long."""
+    plain = "".join(c if c.isprintable() else "?" for c in name)
+    return plain if len(plain) <= longest else f"{plain[: longest - 3]}..."
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Return names for a message: a few of them, and how many there are besides."""
+    first = ", ".join(f"'{shown(name)}'" for name in names[:most])
+    return first if len(names) <= most else f"{first} and {len(names) - most} more"
+
+
+def require_no_links_out(folder: Path) -> None:
+    """Require that no link inside a folder leads out of it, because files would be written there.
+
+    The folder itself may be a link, and need not exist.
+
+    Raises:
+        OutputError: there is such a link, or the folder cannot be read.
+    """
+    if not folder.is_dir():
+        return
+    root, waiting = folder.resolve(), [os.fspath(folder)]
+    try:
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    # Junctions are links of Windows, known to Python 3.12 and later.
+                    if entry.is_symlink() or getattr(entry, "is_junction", bool)():
+                        if not Path(entry.path).resolve().is_relative_to(root):
+                            raise OutputError(
+                                f"'{entry.path}' is a link that leads out of the output folder; "
+                                "remove it, or choose a new folder."
+                            )
+                    elif entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+    except (OSError, RuntimeError) as error:
+        # Older versions of Python raise RuntimeError for a circle of links.
+        raise output_error(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
 
 
 def partial_path(path: Path) -> Path:
@@ -34,6 +147,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     partial = partial_path(path)
     try:
+        # What a killed process left there may be a link; it must not be followed.
+        partial.unlink(missing_ok=True)
         yield partial
         os.replace(partial, path)
     except OSError as error:
@@ -67,7 +182,8 @@ def read_object(path: str | os.PathLike[str], keys: Sequence[str] = ()) -> dict[
         OSError: the file cannot be read.
         ValueError: it is not a JSON object with these keys.
     """
-    value = json.loads(Path(path).read_text(encoding="utf-8"))
+    # From bytes, because editors on Windows may add a byte-order mark.
+    value = json.loads(Path(path).read_bytes())
     if not isinstance(value, dict) or not set(keys) <= set(value):
         raise ValueError(f"'{path}' is not a JSON object with {', '.join(keys)}.")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -29,14 +30,23 @@ LABEL_GEOMETRIES = ("file", "image")
 # Least overlap of the bounding boxes of a label and its image, as a fraction of the smaller box.
 LEAST_OVERLAP = 0.5
 
+# Suffixes of the files that SimpleITK reads.
+SUFFIXES = (
+    *(".nii.gz", ".nii", ".nia", ".img.gz", ".img", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"),
+    *(".png", ".tif", ".tiff", ".jpg", ".jpeg", ".jp2", ".j2k", ".bmp", ".lsm", ".gipl", ".gipl.gz", ".vtk"),
+    *(".mnc", ".mrc", ".rec", ".h5", ".hdf5", ".hdf", ".pic", ".spr"),
+)
+_DOUBLE_SUFFIXES = (".seg.nrrd", ".nii.gz", ".img.gz", ".gipl.gz")
+# Other suffixes have a letter; numbers after a dot are part of the name ("1.2.840.1").
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
+
 
 def image_stem(path: str | os.PathLike[str]) -> str:
     """Return a file name without its image suffix (``scan.nii.gz`` -> ``scan``)."""
     name = Path(path).name
-    for suffix in (".nii.gz", ".seg.nrrd"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return Path(name).stem or "image"
+    suffix = next((suffix for suffix in _DOUBLE_SUFFIXES if name.lower().endswith(suffix)), "")
+    stem = name[: -len(suffix)] if suffix else _SUFFIX.sub("", name)
+    return stem or "image"
 
 
 def _read(path: Path, what: str, series: str = "") -> sitk.Image:
@@ -75,25 +85,27 @@ def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
     return [Path(name) for name in series_files(path, series)] if path.is_dir() else [path]
 
 
-def read_image(path: str | os.PathLike[str], series: str = "") -> sitk.Image:
+def read_image(path: str | os.PathLike[str], series: str = "", *, need_contrast: bool = True) -> sitk.Image:
     """Read a single-channel 2D or 3D image.
 
     Args:
         path: any file that SimpleITK reads, or a folder with a DICOM series.
         series: UID of the series to read, for a folder with several.
+        need_contrast: raise an error if all voxels are equal.
 
     Raises:
         ImageError: the image is missing or damaged, or cannot be used (see :func:`require_scalar_image`).
     """
     path = Path(path)
-    return require_scalar_image(_read(path, "image", series), str(path))
+    return require_scalar_image(_read(path, "image", series), str(path), need_contrast=need_contrast)
 
 
-def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:
+def require_scalar_image(image: sitk.Image, name: str = "image", *, need_contrast: bool = True) -> sitk.Image:
     """Check that an image can be deformed.
 
     Args:
         name: name of the image in error messages.
+        need_contrast: raise an error if all voxels are equal.
 
     Returns:
         The image, or its 3D part if it is 4D with a single time point.
@@ -123,7 +135,7 @@ def require_scalar_image(image: sitk.Image, name: str = "image") -> sitk.Image:
         raise ImageError(f"'{name}' has integers beyond 2^53, which cannot be interpolated; rescale its values first.")
     image = require_right_angles(image, name)
     statistics.Execute(image)
-    if not statistics.GetMaximum() > statistics.GetMinimum():
+    if need_contrast and not statistics.GetMaximum() > statistics.GetMinimum():
         raise ImageError(f"'{name}' has no contrast (all its voxels are equal); choose another image.")
     return image
 

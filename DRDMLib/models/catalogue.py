@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, SettingError
-from ..io.files import atomic_write
+from ..io.files import atomic_write, file_name
 from ..io.resources import cache_folder, resource
 from .metadata import ModelMetadata, read_header
 
@@ -134,7 +134,7 @@ def add_user_model(path: str | os.PathLike[str], name: str) -> Entry:
         OutputError: the model cannot be stored.
     """
     metadata = read_header(path)
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".-") or "my-model"
+    name = file_name("".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".-") or "my-model")
     unused, number = name, 2
     while find(unused) is not None or (user_models_folder() / f"{unused}.safetensors").exists():
         unused, number = f"{name}-{number}", number + 1

@@ -6,10 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import ImageError
+from ..io.nnunet import declared_labels
 from ..models.model import Model
 from .plan import Plan
 
 PARTS = ("train", "validation", "test")
+# nnU-Net's name of the label of voxels that are not trained on.
+IGNORE = "ignore"
 # Keys of a pair in dataset.json, and of the files of a record.
 _PAIR = {
     "fixed": "image",
@@ -28,21 +32,60 @@ _VOXELS = (
 def consecutive(values: set[int], described: dict[str, Any]) -> tuple[dict[int, int], dict[str, Any]]:
     """Map label values to consecutive numbers from 0, which nnU-Net needs, and name them.
 
+    Names and regions of the source are kept. Its ignore label stays the highest value, as nnU-Net needs it.
+
     Args:
         values: all values of the source's labels.
-        described: the source's own dataset.json. Its names (regions, ignore label) are kept if they fit the values.
+        described: the source's own dataset.json.
 
     Returns:
         The new number of each value, and ``labels`` of dataset.json.
+
+    Raises:
+        ImageError: the labels in dataset.json are no numbers.
     """
-    named = described.get("labels")
-    if isinstance(named, dict) and named:
-        taken = {v for entry in named.values() for v in (entry if isinstance(entry, list) else [entry])}
-        if taken == set(range(len(taken))) and values <= taken:
-            return {v: v for v in sorted(values)}, named
-    order = [0, *sorted(values - {0})]
-    label_mapping = {old: new for new, old in enumerate(order)}
-    return label_mapping, {"background": 0} | {f"label_{old}": new for old, new in label_mapping.items() if old}
+    named = declared_labels(described)
+    taken = _declared_values(named)
+    ignored = ignore_value(named)
+    is_last = ignored in (None, len(taken) - 1)
+    if named == described.get("labels") and taken == set(range(len(taken))) and values <= taken and is_last:
+        return {v: v for v in sorted(values)}, described["labels"]
+    last = [] if ignored is None else [ignored]
+    order = [0, *sorted((values | taken) - {0, ignored}), *last]
+    numbers = {old: new for new, old in enumerate(order)}
+    if "background" not in named:
+        background: dict[str, int | list[int]] = {"background": 0}
+        named = background | {name: entry for name, entry in named.items() if entry != 0}
+    labels: dict[str, Any] = {
+        name: [numbers[v] for v in entry] if isinstance(entry, list) else numbers[entry]
+        for name, entry in named.items()
+        if name != IGNORE
+    }
+    labels |= {f"label_{old}": numbers[old] for old in order if old and old not in taken}
+    labels |= {} if ignored is None else {IGNORE: numbers[ignored]}
+    return {old: numbers[old] for old in order if old == 0 or old in values}, labels
+
+
+def undeclared(values: set[int], described: dict[str, Any]) -> list[int]:
+    """Return the label values that dataset.json does not declare; none if it declares no labels."""
+    taken = _declared_values(declared_labels(described))
+    return sorted(values - taken - {0}) if taken else []
+
+
+def ignore_value(named: dict[str, int | list[int]]) -> int | None:
+    """Return the value of voxels that nnU-Net does not train on; ``None`` if no such label is declared.
+
+    Raises:
+        ImageError: it is the background or a region.
+    """
+    value = named.get(IGNORE)
+    if isinstance(value, list) or value == 0:
+        raise ImageError(f"The label '{IGNORE}' in dataset.json must have one value other than 0; correct it.")
+    return value
+
+
+def _declared_values(named: dict[str, int | list[int]]) -> set[int]:
+    return {value for entry in named.values() for value in _values(entry)}
 
 
 def nnunet_dataset(
@@ -60,19 +103,36 @@ def nnunet_dataset(
         described: the source's own dataset.json.
     """
     channels = max((1 + len(case.channels) for case in plan.cases), default=1)
-    names = described.get("channel_names")
+    # Before nnU-Net 2, the channels were called modality.
+    names = described.get("channel_names", described.get("modality"))
     if not (isinstance(names, dict) and len(names) == channels):
         names = {str(k): "image" if channels == 1 else f"image_{k}" for k in range(channels)}
-    ordered = {"regions_class_order": described["regions_class_order"]} if "regions_class_order" in described else {}
     changed = {str(new): old for old, new in label_mapping.items() if old != new}
+    order = _regions_order(labels, described)
     return {
         "channel_names": names,
         "labels": labels,
-        **(ordered if labels is described.get("labels") else {}),
+        **({} if order is None else {"regions_class_order": order}),
         "numTraining": len(done),
         "file_ending": ".nii.gz",
         **({"original_label_values": changed} if changed else {}),
     }
+
+
+def _regions_order(labels: dict[str, Any], described: dict[str, Any]) -> list[int] | None:
+    """Return the order of the regions in dataset.json with the new numbers; ``None`` if there is none."""
+    order = described.get("regions_class_order")
+    if not isinstance(order, list) or labels == described.get("labels"):
+        return order if isinstance(order, list) else None
+    old = declared_labels(described)
+    pairs = [(_values(entry), _values(labels[name])) for name, entry in old.items() if name in labels]
+    numbers = {before: after for olds, news in pairs for before, after in zip(olds, news, strict=True)}
+    added = [value for name, value in labels.items() if name not in old and value != 0]
+    return [numbers.get(value, value) for value in order] + added
+
+
+def _values(entry: int | list[int]) -> list[int]:
+    return entry if isinstance(entry, list) else [entry]
 
 
 def nnunet_splits(plan: Plan, done: list[dict[str, Any]]) -> list[dict[str, list[str]]]:

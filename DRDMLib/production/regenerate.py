@@ -10,7 +10,7 @@ from .. import output
 from ..deformation import Progress
 from ..errors import ImageError, ModelError, OutputError
 from ..io.datasets import Case
-from ..io.files import output_error
+from ..io.files import file_name, output_error
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings
@@ -18,6 +18,15 @@ from . import records
 from .plan import RunSettings, Task, make_plan
 from .sampling import Product, SampleMaker
 from .sources import Source, read_source
+
+# Types of the values in every record, and of those that only new samples have.
+_VALUES: dict[str, type] = {
+    **dict.fromkeys(("name", "command", "case", "subject", "configuration", "plane"), str),
+    **dict.fromkeys(("model", "device", "software", "label_values", "source", "files", "digests"), dict),
+    **dict.fromkeys(("copy", "run_seed"), int),
+    "levels": list,
+}
+_VALUES_OF_SAMPLES: dict[str, type] = {"attempt": int, "redrawn": list}
 
 
 @dataclass(frozen=True)
@@ -60,9 +69,7 @@ def regenerate(
         ImageError: a source file is missing or has changed.
         ModelError: the model is missing or is another one.
     """
-    record = records.read_record(Path(record_file))
-    if record["status"] != records.DONE:
-        raise OutputError(f"The sample '{record['name']}' was not made: {record.get('reason', 'unknown')}")
+    record = _read_complete_record(Path(record_file))
     case = _case(record, image, label)
     settings = RunSettings(
         command=record["command"],
@@ -77,7 +84,8 @@ def regenerate(
     source = _source(record, case)
     context = {key: record[key] for key in ("model", "configuration", "device", "software", "label_values")}
     maker = SampleMaker(make_plan(settings, [case]), context)
-    task = Task(0, 0, record["name"], tuple(record["levels"]), record["copy"])
+    # The names of all files follow from this one; a record must not write outside of the folder.
+    task = Task(0, 0, file_name(record["name"]), tuple(record["levels"]), record["copy"])
     environment_differences = _differences(record["software"], records.software())
     if task.original:
         product = maker.original(task, source)
@@ -92,12 +100,28 @@ def regenerate(
     return _write_and_compare(product, record, output.make_output_folder(folder), environment_differences)
 
 
+def _read_complete_record(path: Path) -> dict[str, Any]:
+    """Read the record of a sample that was made.
+
+    Raises:
+        OutputError: it is not such a record, or values are missing.
+    """
+    record = records.read_record(path)
+    if record["status"] != records.DONE:
+        raise OutputError(f"The sample '{record['name']}' was not made: {record.get('reason', 'unknown')}")
+    needed = _VALUES | (_VALUES_OF_SAMPLES if record.get("levels") else {})
+    wrong = next((key for key, kind in needed.items() if not isinstance(record.get(key), kind)), None)
+    if wrong is not None:
+        raise OutputError(f"The record '{path}' has no valid '{wrong}'; choose the unchanged file of a run.")
+    return record
+
+
 def _write_and_compare(
     product: Product, record: dict[str, Any], folder: Path, environment_differences: list[str]
 ) -> Regenerated:
     files = {kind: folder / path for kind, path in product.record["files"].items()}
     try:
-        for path in [*files.values(), records.record_path(folder, record["name"])]:
+        for path in [*files.values(), records.record_path(folder, product.record["name"])]:
             path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(folder, error) from error

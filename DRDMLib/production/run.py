@@ -21,7 +21,7 @@ from ..runtime.device import choose_device
 from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
 from . import records, run_folder
-from .layouts import consecutive, split_subjects
+from .layouts import consecutive, split_subjects, undeclared
 from .limits import label_values
 from .plan import AUGMENT, Plan, RunSettings, make_plan
 from .report import finalize_run, interrupted
@@ -67,14 +67,19 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
     Raises:
         DRDMError: the input, the settings or the folder cannot be used; complete samples are kept.
     """
-    plan = make_plan(settings, datasets.find_cases(request.dataset, request.subject_pattern))
+    found = datasets.read_dataset(request.dataset, request.subject_pattern)
+    plan = make_plan(settings, found.cases)
     choose_device(request.process.device(request.device))
     # Checked before any file is created or changed.
     run_folder.earlier_run(request.folder, resume=request.joins)
+    for text in filter(None, [*found.notes, found.unused_sentence()]):
+        if request.process.first:
+            reporter.warning(text)
 
     with run_folder.share_of_folder(
         request.folder, request.process, lambda: prepare_run(request, plan, reporter)
     ) as run:
+        run.unused = found.unused_sentence()
         try:
             Work(run).do()
         except BaseException:
@@ -122,7 +127,14 @@ def _describe(
     """Return the content of ``run.json``, the model, and the case that was read to choose it."""
     described = datasets.nnunet_description(request.dataset)
     augments = plan.settings.command == AUGMENT
-    label_mapping, labels = consecutive(_all_label_values(plan, reporter), described) if augments else ({}, {})
+    values = _all_label_values(plan, reporter) if augments else set()
+    label_mapping, labels = consecutive(values, described) if augments else ({}, {})
+    unknown = [str(value) for value in undeclared(values, described)]
+    if unknown:
+        reporter.warning(
+            f"The labels have values that dataset.json does not declare: {', '.join(unknown[:10])}"
+            f"{', ...' if len(unknown) > 10 else ''}; in the new dataset they are classes such as 'label_{unknown[0]}'."
+        )
     number, source, model = _first_usable(plan, request.model, device, label_mapping)
     for level in {level for levels in plan.settings.levels for level in levels}:
         plan.settings.at_level(level).schedule(model.timesteps)

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from .. import output
 from ..errors import OutputError, SettingError
-from ..io.files import output_error, read_object, write_text
+from ..io.files import output_error, read_object, require_no_links_out, write_text
 from ..runtime.distributed import ProcessInfo
 from .plan import Plan
 
@@ -51,12 +51,13 @@ def earlier_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
 
     Raises:
         SettingError: the folder has a run and ``resume`` is false.
-        OutputError: the folder has other files, or a run that cannot be read.
+        OutputError: the folder has other files, a run that cannot be read, or links that lead out of it.
     """
     report = folder / output.REPORT
     if (folder / RUN).is_file():
         if not resume:
             raise output.holds_a_run(folder)
+        require_no_links_out(folder)
         return read_run(folder)
     if report.is_file():
         if not resume:
@@ -64,6 +65,7 @@ def earlier_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
         output.read_report(folder)
         raise OutputError(f"The run in '{folder}' was made by another version and has no '{RUN}'; choose a new folder.")
     output.require_empty_folder(folder, besides=BEGINNINGS)
+    require_no_links_out(folder)
     return None
 
 

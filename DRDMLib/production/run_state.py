@@ -142,6 +142,7 @@ class Run:
         done: number of a task -> its record.
         seconds: name of a sample -> seconds that it took.
         gpu_busy: fraction of the time that the GPU was busy; ``None`` if unknown.
+        unused: sentence about the files of the dataset that are not used; empty if all are used.
     """
 
     plan: Plan
@@ -156,6 +157,7 @@ class Run:
     done: dict[int, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     gpu_busy: float | None = None
+    unused: str = ""
 
     @property
     def label_mapping(self) -> dict[int, int]:
@@ -187,8 +189,9 @@ class Run:
         """Return a sentence about the finished run."""
         made = sum(r["status"] == records.DONE and bool(r["levels"]) for r in self.done.values())
         again = sum(len(r.get("redrawn", [])) for r in self.done.values())
-        rejected = f" {again} attempts broke the limits and were repeated." if again else ""
+        more = f" {again} attempts broke the limits and were repeated." if again else ""
+        more += f" {self.unused}" if self.unused else ""
         if self.plan.settings.command == AUGMENT:
             originals = sum(r["status"] == records.DONE and not r["levels"] for r in self.done.values())
-            return f"{originals} originals and {made} new versions are in '{self.folder}'.{rejected}"
-        return f"{made} pairs are in '{self.folder}'.{rejected}"
+            return f"{originals} originals and {made} new versions are in '{self.folder}'.{more}"
+        return f"{made} pairs are in '{self.folder}'.{more}"

@@ -12,6 +12,7 @@ from ..errors import ImageError
 from ..io.datasets import Case
 from ..io.images import image_files, read_image, read_label
 from ..spatial.model_grid import same_grid
+from .limits import label_values
 from .plan import AUGMENT, Plan
 
 
@@ -75,9 +76,12 @@ def read_source(
         raise ImageError(f"The image '{case.image}' has no label of the same name; add one to the labels folder.")
     label = None if case.label is None else read_label(case.label, image, geometry=label_geometry)
     if label is not None and values and any(old != new for old, new in values.items()):
-        changed = {float(old): float(new) for old, new in values.items() if old != new}
+        # Only values in this label: ITK would wrap those that its type cannot hold.
+        own = set(label_values(label))
+        changed = {float(old): float(new) for old, new in values.items() if old != new and old in own}
         label = sitk.ChangeLabel(label, changed)
-    channels = tuple(read_image(path) for path in case.channels)
+    # Only the first channel is recovered by the model; another one may be empty, such as a map of contrast agent.
+    channels = tuple(read_image(path, need_contrast=False) for path in case.channels)
     for path, channel in zip(case.channels, channels, strict=True):
         if not same_grid(channel, image):
             raise ImageError(f"The channel '{path}' has another grid than '{case.image}'; resample it to that grid.")
