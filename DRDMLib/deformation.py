@@ -28,6 +28,7 @@ from .models.catalogue import load_model
 from .models.model import Model
 from .runtime.device import full_precision
 from .runtime.fallback import with_fallback
+from .runtime.threads import one_thread
 from .settings import DEFAULT_LEVEL, DeformationSettings
 from .spatial.model_grid import (
     ModelGrid,
@@ -87,7 +88,8 @@ class Deformation:
     def random_field(self) -> sitk.Image:
         """The random deformation before recovery, in the same form as ``field``; computed on first use."""
         assert self._random is not None
-        return self._random()
+        with one_thread():
+            return self._random()
 
     @property
     def transform(self) -> sitk.Transform:
@@ -210,7 +212,7 @@ def generate(
         images = images.expand(len(seeds), *images.shape[1:])
 
     def compute(model: Model, batch: int) -> Generated:
-        with full_precision(model.device):
+        with full_precision(model.device), one_thread():
             return _generate(images, model, settings, seeds, on_step, batch)
 
     return with_fallback(compute, model, min(_STACK_BATCH, len(images)))
@@ -341,7 +343,8 @@ def make_deformations(
     if not isinstance(model, Model):
         model = model_for(image, model, device)
     schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
-    grid, tensor = prepare(image, model, settings.plane)
+    with one_thread():
+        grid, tensor = prepare(image, model, settings.plane)
     how: Any = {"refine": needs_refinement(image, grid), "posed": settings.pose > 0}
     together = model.device.type != "cpu" and len(tensor) == 1
     for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
@@ -349,8 +352,9 @@ def make_deformations(
         for number, seed in enumerate(group):
             own = slice(number, number + 1) if len(group) > 1 else slice(None)
             recovered, random = fields.recovered[own], fields.random[own]
-            field = physical_field(recovered, grid, **how)
-            repaired = repair(field, image)
+            with one_thread():
+                field = physical_field(recovered, grid, **how)
+                repaired = repair(field, image)
             yield Deformation(
                 reference=image,
                 field=field.image(),
