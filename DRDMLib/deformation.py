@@ -228,6 +228,7 @@ def _generate(
 ) -> Generated:
     process = ForwardProcess.of(model.metadata).invertible()
     generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+    # Drawn at level 0 too, where nothing is deformed: the pose is drawn afterward, and is the same at each level.
     drawn = torch.cat([process.ddf(settings.level, generator) for generator in generators])
     drawn = drawn.expand(len(images), *drawn.shape[1:])
     total = len(settings.schedule(model.timesteps))

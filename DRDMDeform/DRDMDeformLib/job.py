@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from DRDMLib.runtime.waiting import wait_passively
 from slicer.i18n import tr as _
 
 # A process that was asked to stop is killed after this time.
@@ -173,8 +174,6 @@ class Job:
 
     def _failureMessage(self, status: int) -> str:
         lines = [line for line in self.process.errors.splitlines() if line.strip()]
-        if any("No module named 'torch'" in line for line in lines):
-            return _("PyTorch is not installed; press the button in the section Setup.")
         text = _("The computation ended unexpectedly (exit status {status})").format(status=status)
         return f"{text}: {lines[-1]}" if lines else f"{text}."
 
@@ -237,6 +236,7 @@ class DrdmProcess:
         environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
         environment["PYTHONIOENCODING"] = "utf-8"
         environment["PYTHONUNBUFFERED"] = "1"
+        wait_passively(environment)
         noWindow = getattr(subprocess, "CREATE_NO_WINDOW", 0)
         self._process = subprocess.Popen(
             [pythonExecutable(), "-m", self._module, *arguments],
