@@ -228,9 +228,33 @@ def _generate(
 ) -> Generated:
     process = ForwardProcess.of(model.metadata).invertible()
     generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
-    # Drawn at level 0 too, where nothing is deformed: the pose is drawn afterward, and is the same at each level.
+    # Level 0 draws, too, so that a seed gives the same pose at every level.
     drawn = torch.cat([process.ddf(settings.level, generator) for generator in generators])
     drawn = drawn.expand(len(images), *drawn.shape[1:])
+    if settings.level > 0:
+        recovered = _recovered(images, drawn, model, settings, on_step, batch)
+    else:
+        drawn = torch.zeros_like(drawn)
+        recovered = torch.zeros_like(drawn)
+        if on_step is not None:
+            on_step(1, 1)
+    if not settings.pose:
+        return Generated(drawn, recovered)
+    # The pose is drawn last and applied last, so that a seed gives the same anatomy in any pose.
+    poses = torch.cat([random_pose(model.size, model.ndim, settings.pose, generator) for generator in generators])
+    poses = poses.expand(len(images), *poses.shape[1:])
+    return Generated(compose(drawn, poses), compose(recovered, poses))
+
+
+def _recovered(
+    images: Tensor,
+    drawn: Tensor,
+    model: Model,
+    settings: DeformationSettings,
+    on_step: Progress | None,
+    batch: int,
+) -> Tensor:
+    """Recover from the random fields ``drawn``, ``batch`` images at a time."""
     total = len(settings.schedule(model.timesteps))
     chunks = images.split(batch)
     parts = []
@@ -242,13 +266,7 @@ def _generate(
 
         random = drawn[number * batch : number * batch + len(chunk)]
         parts.append(recover(model, chunk, random, settings.start, settings.level, settings.steps, on_step=report))
-    recovered = torch.cat(parts)
-    if not settings.pose:
-        return Generated(drawn, recovered)
-    # The pose is drawn last and applied last, so that a seed gives the same anatomy in any pose.
-    poses = torch.cat([random_pose(model.size, model.ndim, settings.pose, generator) for generator in generators])
-    poses = poses.expand(len(images), *poses.shape[1:])
-    return Generated(compose(drawn, poses), compose(recovered, poses))
+    return torch.cat(parts)
 
 
 def prepare(image: sitk.Image, model: Model, plane: str = "auto") -> tuple[ModelGrid, Tensor]:

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from DRDMLib.runtime.waiting import wait_passively
 from slicer.i18n import tr as _
+
+from DRDMLib.runtime.waiting import wait_passively
 
 # A process that was asked to stop is killed after this time.
 STOP_TIMEOUT_SECONDS = 20.0
