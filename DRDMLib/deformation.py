@@ -28,6 +28,7 @@ from .models.catalogue import load_model
 from .models.model import Model
 from .runtime.device import full_precision
 from .runtime.fallback import with_fallback
+from .runtime.threads import one_thread
 from .settings import DEFAULT_LEVEL, DeformationSettings
 from .spatial.model_grid import (
     ModelGrid,
@@ -87,7 +88,8 @@ class Deformation:
     def random_field(self) -> sitk.Image:
         """The random deformation before recovery, in the same form as ``field``; computed on first use."""
         assert self._random is not None
-        return self._random()
+        with one_thread():
+            return self._random()
 
     @property
     def transform(self) -> sitk.Transform:
@@ -210,7 +212,7 @@ def generate(
         images = images.expand(len(seeds), *images.shape[1:])
 
     def compute(model: Model, batch: int) -> Generated:
-        with full_precision(model.device):
+        with full_precision(model.device), one_thread():
             return _generate(images, model, settings, seeds, on_step, batch)
 
     return with_fallback(compute, model, min(_STACK_BATCH, len(images)))
@@ -226,8 +228,33 @@ def _generate(
 ) -> Generated:
     process = ForwardProcess.of(model.metadata).invertible()
     generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+    # Level 0 draws, too, so that a seed gives the same pose at every level.
     drawn = torch.cat([process.ddf(settings.level, generator) for generator in generators])
     drawn = drawn.expand(len(images), *drawn.shape[1:])
+    if settings.level > 0:
+        recovered = _recovered(images, drawn, model, settings, on_step, batch)
+    else:
+        drawn = torch.zeros_like(drawn)
+        recovered = torch.zeros_like(drawn)
+        if on_step is not None:
+            on_step(1, 1)
+    if not settings.pose:
+        return Generated(drawn, recovered)
+    # The pose is drawn last and applied last, so that a seed gives the same anatomy in any pose.
+    poses = torch.cat([random_pose(model.size, model.ndim, settings.pose, generator) for generator in generators])
+    poses = poses.expand(len(images), *poses.shape[1:])
+    return Generated(compose(drawn, poses), compose(recovered, poses))
+
+
+def _recovered(
+    images: Tensor,
+    drawn: Tensor,
+    model: Model,
+    settings: DeformationSettings,
+    on_step: Progress | None,
+    batch: int,
+) -> Tensor:
+    """Recover from the random fields ``drawn``, ``batch`` images at a time."""
     total = len(settings.schedule(model.timesteps))
     chunks = images.split(batch)
     parts = []
@@ -239,13 +266,7 @@ def _generate(
 
         random = drawn[number * batch : number * batch + len(chunk)]
         parts.append(recover(model, chunk, random, settings.start, settings.level, settings.steps, on_step=report))
-    recovered = torch.cat(parts)
-    if not settings.pose:
-        return Generated(drawn, recovered)
-    # The pose is drawn last and applied last, so that a seed gives the same anatomy in any pose.
-    poses = torch.cat([random_pose(model.size, model.ndim, settings.pose, generator) for generator in generators])
-    poses = poses.expand(len(images), *poses.shape[1:])
-    return Generated(compose(drawn, poses), compose(recovered, poses))
+    return torch.cat(parts)
 
 
 def prepare(image: sitk.Image, model: Model, plane: str = "auto") -> tuple[ModelGrid, Tensor]:
@@ -341,7 +362,8 @@ def make_deformations(
     if not isinstance(model, Model):
         model = model_for(image, model, device)
     schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
-    grid, tensor = prepare(image, model, settings.plane)
+    with one_thread():
+        grid, tensor = prepare(image, model, settings.plane)
     how: Any = {"refine": needs_refinement(image, grid), "posed": settings.pose > 0}
     together = model.device.type != "cpu" and len(tensor) == 1
     for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
@@ -349,8 +371,9 @@ def make_deformations(
         for number, seed in enumerate(group):
             own = slice(number, number + 1) if len(group) > 1 else slice(None)
             recovered, random = fields.recovered[own], fields.random[own]
-            field = physical_field(recovered, grid, **how)
-            repaired = repair(field, image)
+            with one_thread():
+                field = physical_field(recovered, grid, **how)
+                repaired = repair(field, image)
             yield Deformation(
                 reference=image,
                 field=field.image(),

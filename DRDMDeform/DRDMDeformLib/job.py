@@ -24,6 +24,8 @@ from typing import IO, Any, Protocol
 
 from slicer.i18n import tr as _
 
+from DRDMLib.runtime.waiting import wait_passively
+
 # A process that was asked to stop is killed after this time.
 STOP_TIMEOUT_SECONDS = 20.0
 
@@ -173,8 +175,6 @@ class Job:
 
     def _failureMessage(self, status: int) -> str:
         lines = [line for line in self.process.errors.splitlines() if line.strip()]
-        if any("No module named 'torch'" in line for line in lines):
-            return _("PyTorch is not installed; press the button in the section Setup.")
         text = _("The computation ended unexpectedly (exit status {status})").format(status=status)
         return f"{text}: {lines[-1]}" if lines else f"{text}."
 
@@ -237,6 +237,7 @@ class DrdmProcess:
         environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
         environment["PYTHONIOENCODING"] = "utf-8"
         environment["PYTHONUNBUFFERED"] = "1"
+        wait_passively(environment)
         noWindow = getattr(subprocess, "CREATE_NO_WINDOW", 0)
         self._process = subprocess.Popen(
             [pythonExecutable(), "-m", self._module, *arguments],

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..errors import Cancelled, DRDMError, FallbackWarning
+from ..runtime.probe import require_torch
 from ..runtime.reporter import Reporter
+from ..runtime.waiting import wait_passively
 from .parser import build_parser
 from .progress import JsonReporter, make_reporter
 
@@ -42,8 +44,14 @@ def _show_fallbacks(reporter: Reporter) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+    """Run the command and return its exit status.
+
+    Args:
+        arguments: by default those of this process, which then has no other task.
+    """
     options = build_parser().parse_args(arguments)
+    if arguments is None:
+        wait_passively()
     if threading.current_thread() is threading.main_thread():
         # Clean up after a termination as after Ctrl-C.
         signal.signal(signal.SIGTERM, _raise_interrupt)
@@ -59,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             _show_fallbacks(reporter)
+            require_torch()
             options.func(options, reporter)
     except DRDMError as error:
         return fail(2, str(error))

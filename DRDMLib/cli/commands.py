@@ -16,6 +16,7 @@ from ..invertibility.metrics import measure_ddf
 from ..io.files import file_name, shown
 from ..io.images import image_stem, read_field, read_image, read_label
 from ..models.catalogue import available_models, fetch, model_metadata
+from ..production.run_folder import locked_folder
 from ..runtime.device import choose_device
 from ..runtime.reporter import Reporter
 from ..settings import DeformationSettings
@@ -30,36 +31,35 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     model = model_for(image, options.model, options.device)
     settings.schedule(model.timesteps)
     prepare(image, model, settings.plane)
-    folder = output.make_output_folder(options.output)
-    if options.model is None:
-        reporter.message(chosen_model_message(model))
-    stem = image_stem(options.image)
-    if file_name(stem) != unicodedata.normalize("NFC", stem):
-        reporter.message(f"The results are called '{shown(file_name(stem))}', a name that is valid on every system.")
-    stem = file_name(stem)
-    items: list[dict[str, Any]] = []
-    for number in range(options.count):
+    stem = file_name(image_stem(options.image))
+    if stem != unicodedata.normalize("NFC", image_stem(options.image)):
+        reporter.message(f"The results are called '{shown(stem)}', a name that is valid on every system.")
+    with locked_folder(Path(options.output)) as folder:
+        if options.model is None:
+            reporter.message(chosen_model_message(model))
+        items: list[dict[str, Any]] = []
+        for number in range(options.count):
 
-        def on_step(done: int, total: int, number: int = number) -> None:
-            reporter.progress("deform", number * total + done, options.count * total)
+            def on_step(done: int, total: int, number: int = number) -> None:
+                reporter.progress("deform", number * total + done, options.count * total)
 
-        result = next(make_deformations(image, model, settings, (options.seed + number,), on_step=on_step))
-        base = folder / f"{stem}_{number:03d}"
-        files: dict[str, Path | None] = {"image": None, "label": None, "ddf": None}
-        if options.only_field:
-            files["field"] = output.write_field(base.with_name(f"{base.name}_field.nii.gz"), result)
-        else:
-            files["image"] = output.write_warped(base.with_name(f"{base.name}_image.nii.gz"), image, result)
-            files["ddf"] = output.write_ddf(base.with_name(f"{base.name}_ddf.nii.gz"), result)
-        if options.inverse:
-            files["inverse"] = output.write_inverse(base.with_name(f"{base.name}_inverse.nii.gz"), result)
-        if label is not None and not options.only_field:
-            path = base.with_name(f"{base.name}_label.nii.gz")
-            files["label"] = output.write_image(path, result.warp_label(label))
-        items.append(output.report_entry(result, files, folder))
-        # After each version, so that an interrupted run leaves a valid result.
-        output.write_report(folder, model.metadata.name, items, source=Path(options.image).name)
-        reporter.item(**items[-1])
+            result = next(make_deformations(image, model, settings, (options.seed + number,), on_step=on_step))
+            base = folder / f"{stem}_{number:03d}"
+            files: dict[str, Path | None] = {"image": None, "label": None, "ddf": None}
+            if options.only_field:
+                files["field"] = output.write_field(base.with_name(f"{base.name}_field.nii.gz"), result)
+            else:
+                files["image"] = output.write_warped(base.with_name(f"{base.name}_image.nii.gz"), image, result)
+                files["ddf"] = output.write_ddf(base.with_name(f"{base.name}_ddf.nii.gz"), result)
+            if options.inverse:
+                files["inverse"] = output.write_inverse(base.with_name(f"{base.name}_inverse.nii.gz"), result)
+            if label is not None and not options.only_field:
+                path = base.with_name(f"{base.name}_label.nii.gz")
+                files["label"] = output.write_image(path, result.warp_label(label))
+            items.append(output.report_entry(result, files, folder))
+            # After each version, so that an interrupted run leaves a valid result.
+            output.write_report(folder, model.metadata.name, items, source=Path(options.image).name)
+            reporter.item(**items[-1])
     reporter.message(f"{len(items)} version(s) of '{options.image}' are in '{folder}'.")
     return result
 

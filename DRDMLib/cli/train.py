@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ..io import datasets
 from ..io.files import output_error, require_no_links_out
 from ..models.model import Model
 from ..networks import build_network
+from ..production import run_folder
 from ..runtime.device import choose_device
 from ..runtime.distributed import current_process, leave
 from ..runtime.reporter import Reporter
@@ -30,10 +32,12 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
     run, process = Path(options.output), current_process()
     # Processes that their launcher restarts after a failure continue from their last checkpoint.
     resume = options.resume or process.restarts > 0
+    if process.first:
+        run_folder.require_inactive(run)
     if process.first and not resume:
         if (run / CHECKPOINT).is_file():
             raise output.holds_a_run(run)
-        output.require_empty_folder(run)
+        output.require_empty_folder(run, besides=run_folder.BEGINNINGS)
     if resume:
         require_no_links_out(run)
     device = choose_device(options.device)
@@ -46,8 +50,6 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
     on_case = (lambda d, n: reporter.progress("read", d, n)) if process.first else None
     images = load_training_images(kept, metadata, plane=options.plane, on_case=on_case)
     held_out = load_training_images(left_out, metadata, plane=options.plane)
-    if process.first and not resume:
-        output.make_output_folder(run)
 
     def on_checkpoint(folder: Path, model: Model) -> None:
         if importlib.util.find_spec("matplotlib") is None:
@@ -56,21 +58,25 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
 
         training_picture(model, held_out if len(held_out) else images, folder / "preview.png")
 
-    try:
-        path = run_training(
-            images,
-            held_out,
-            metadata,
-            config,
-            run,
-            device=options.device,
-            process=process,
-            resume=resume,
-            on_step=lambda step, share, figures: reporter.progress("train", round(share, 4), 1.0, step=step, **figures),
-            on_checkpoint=on_checkpoint,
-        )
-    except OSError as error:
-        raise output_error(run, error) from error
+    # The first process locks the folder for all.
+    with run_folder.locked_folder(run, new=not resume) if process.first else contextlib.nullcontext():
+        try:
+            path = run_training(
+                images,
+                held_out,
+                metadata,
+                config,
+                run,
+                device=options.device,
+                process=process,
+                resume=resume,
+                on_step=lambda step, share, figures: reporter.progress(
+                    "train", round(share, 4), 1.0, step=step, **figures
+                ),
+                on_checkpoint=on_checkpoint,
+            )
+        except OSError as error:
+            raise output_error(run, error) from error
     if process.first:
         reporter.message(f"The model is in '{path}'; try it with: drdm deform IMAGE -o OUT --model {path}")
     if process.world > 1:

@@ -208,7 +208,7 @@ def _other_files(root: Path, folder: Path) -> list[str]:
         if p.is_file()
         and not p.name.startswith(".")
         and not p.name.lower().endswith((*SUFFIXES, *_COMPANIONS))
-        and not _is_dicom(p)
+        and not is_dicom(p)
     ]
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import output
 from ..deformation import Progress
 from ..errors import ImageError, ModelError, OutputError
 from ..io.datasets import Case
@@ -16,6 +15,7 @@ from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings
 from . import records
 from .plan import RunSettings, Task, make_plan
+from .run_folder import locked_folder
 from .sampling import Product, SampleMaker
 from .sources import Source, read_source
 
@@ -97,7 +97,8 @@ def regenerate(
         with one_thread_each(loaded.device):
             product = maker.make(task, source, loaded, part=part, attempt=attempt, on_step=on_step)
         product.record["redrawn"] = record["redrawn"]
-    return _write_and_compare(product, record, output.make_output_folder(folder), environment_differences)
+    with locked_folder(Path(folder)) as made:
+        return _write_and_compare(product, record, made, environment_differences)
 
 
 def _read_complete_record(path: Path) -> dict[str, Any]:

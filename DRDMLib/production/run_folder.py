@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from .. import output
-from ..errors import OutputError, SettingError
+from ..errors import DRDMError, OutputError, SettingError
 from ..io.files import output_error, read_object, require_no_links_out, write_text
 from ..runtime.distributed import ProcessInfo
 from .plan import Plan
@@ -116,19 +116,62 @@ def share_of_folder(folder: Path, process: ProcessInfo, opening: Callable[[], T]
         SettingError: another process works on this share, or on a share of another number of processes.
         OutputError: the folder cannot be written to.
     """
-    made, there = not folder.exists(), set(folder.glob(_LOCKS))
+    made, there, entered = not folder.exists(), set(folder.glob(_LOCKS)), False
     with contextlib.ExitStack() as kept:
         try:
             with run_lock(folder, wait=process.world > 1):
+                entered = True
                 if is_active(folder, besides=process.world):
                     raise _busy(folder)
                 kept.enter_context(_lock(folder, f"{_LOCK_OF}{process.rank + 1}-of-{process.world}.lock", wait=False))
                 opened = opening()
         except BaseException:
             kept.close()
-            _roll_back(folder, made, there)
+            # Without the lock, nothing of the folder belongs to this process.
+            if entered:
+                _roll_back(folder, made, there)
             raise
         yield opened
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, *, new: bool = True) -> Iterator[Path]:
+    """Keep other runs out of the folder of a run without ``run.json`` while the block runs.
+
+    Args:
+        new: create the folder unless it exists, and require that it is empty.
+
+    Raises:
+        SettingError: another process writes into the folder.
+        OutputError: the folder is not empty, or cannot be written to.
+    """
+    require_inactive(folder)
+    if new:
+        # Checked first, so that a lock is never placed in a folder of something else.
+        output.require_empty_folder(folder, besides=BEGINNINGS)
+
+    def opening() -> Path:
+        return output.make_output_folder(folder, besides=BEGINNINGS) if new else folder
+
+    locked = False
+    try:
+        with share_of_folder(folder, ProcessInfo(), opening) as opened:
+            locked = True
+            yield opened
+    finally:
+        if locked and folder.is_dir():
+            with contextlib.suppress(DRDMError), run_lock(folder):
+                clean_up(folder)
+
+
+def require_inactive(folder: Path) -> None:
+    """Require that no other process writes into a folder.
+
+    Raises:
+        SettingError: another process does.
+    """
+    if is_active(folder):
+        raise _busy(folder)
 
 
 def is_active(folder: Path, *, besides: int = 0) -> bool:

@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import DRDMError
+
 # Folders of the PyTorch wheel. pip renames a folder that it cannot delete to "~orch" and leaves it there.
 TORCH_FOLDERS = ("torch", "torchgen", "functorch")
 _LEFTOVER = re.compile(r"^(torch(gen)?-.*\.(dist-info|egg-info)|~.*orch.*)$")
@@ -142,7 +144,7 @@ def works() -> dict[str, Any]:
             cuda = torch.cuda.is_available()
     # A damaged PyTorch can raise anything: ImportError, OSError for a library, AttributeError, NameError ...
     except Exception as error:
-        return {"fault": f"{type(error).__name__}: {error}".splitlines()[0]}
+        return {"fault": _fault(error)}
     driver = next((str(w.message) for w in caught if "driver" in str(w.message)), "")
     facts = {
         "torch": torch.__version__,
@@ -168,6 +170,36 @@ def _numpy_bridge(torch: Any) -> bool:
     except Exception:
         return False
     return True
+
+
+def require_torch() -> None:
+    """Check that the packages which every command imports can be used.
+
+    Raises:
+        DRDMError: PyTorch or another package is missing or damaged, or PyTorch was built for another NumPy.
+    """
+    missing = missing_packages()
+    if importlib.util.find_spec("torch") is None:
+        raise DRDMError("PyTorch is not installed; install it (pip install torch), in 3D Slicer in the section Setup.")
+    if missing:
+        names = " ".join(missing)
+        raise DRDMError(f"Python packages are missing ({', '.join(missing)}); install them (pip install {names}).")
+    repair = "install it again (pip install --force-reinstall torch), in 3D Slicer in the section Setup"
+    try:
+        import torch
+        import torch.nn.functional
+
+        with torch.inference_mode():
+            torch.zeros(1).add_(1)
+    # A damaged PyTorch can raise anything, see works().
+    except Exception as error:
+        raise DRDMError(f"PyTorch is installed but cannot be imported ({_fault(error)}); {repair}.") from error
+    if not _numpy_bridge(torch):
+        raise DRDMError(f"PyTorch {torch.__version__} does not work with NumPy {_version('numpy')}; {repair}.")
+
+
+def _fault(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def main() -> None:

@@ -1,13 +1,15 @@
-"""Compute each sample with a single thread, so that results do not depend on the number of cores.
+"""Compute with a single thread of PyTorch, so that results do not depend on the number of cores.
 
-The last bit of a sum depends on how many threads compute it. With one thread per sample, the same files come from a
-computer with two cores, from one with sixteen, and from any number of processes. Several cores compute several samples
-at the same time, which is not slower.
+The last bit of a sum depends on how many threads compute it. With one thread for each deformation, the same fields come
+from a computer with two cores, from one with sixteen, and from any number of processes. The networks are so small that
+a second thread saves next to nothing, but waiting for it costs much time when other programs use the cores. Several
+cores compute several samples at the same time instead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import SimpleITK as sitk
@@ -17,9 +19,56 @@ import torch
 _VOXELS_AT_ONCE = 2**26
 
 
+class _TorchThreads:
+    """The number of threads of PyTorch, which is a setting of the process and of each Python thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = 1
+
+    def use_one(self) -> int:
+        """Compute with one thread from now on, and return the number of this Python thread before."""
+        with self._lock:
+            own = torch.get_num_threads()
+            if self._users == 0:
+                self._before = own
+            self._users += 1
+            torch.set_num_threads(1)
+        return own
+
+    def restore(self, own: int) -> None:
+        """Restore the number of this Python thread; the last user restores that of the process."""
+        with self._lock:
+            self._users -= 1
+            torch.set_num_threads(self._before if self._users == 0 else own)
+            if self._users > 0 and own > 1:
+                # Set for this Python thread and for the process; the process still has to use one.
+                other = threading.Thread(target=torch.set_num_threads, args=(1,))
+                other.start()
+                other.join()
+
+
+_THREADS = _TorchThreads()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[int]:
+    """Let PyTorch compute with one thread on the CPU, and restore its setting afterward.
+
+    Yields:
+        The number of threads that PyTorch used before.
+    """
+    own = _THREADS.use_one()
+    try:
+        yield own
+    finally:
+        _THREADS.restore(own)
+
+
 @contextlib.contextmanager
 def one_thread_each(device: torch.device) -> Iterator[int]:
-    """Let PyTorch and ITK use one thread each on the CPU, and restore their settings afterwards.
+    """Let PyTorch and ITK use one thread each on the CPU, and restore their settings afterward.
 
     Yields:
         The number of samples that can be computed at the same time; 1 on a GPU.
@@ -28,14 +77,13 @@ def one_thread_each(device: torch.device) -> Iterator[int]:
         yield 1
         return
     itk = sitk.ProcessObject
-    threads, itk_threads = torch.get_num_threads(), itk.GetGlobalDefaultNumberOfThreads()
-    torch.set_num_threads(1)
-    itk.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
-        itk.SetGlobalDefaultNumberOfThreads(itk_threads)
+    itk_threads = itk.GetGlobalDefaultNumberOfThreads()
+    with one_thread() as threads:
+        itk.SetGlobalDefaultNumberOfThreads(1)
+        try:
+            yield threads
+        finally:
+            itk.SetGlobalDefaultNumberOfThreads(itk_threads)
 
 
 def at_once(workers: int, voxels: int) -> int:

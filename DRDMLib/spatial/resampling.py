@@ -14,6 +14,8 @@ from .coordinates import to_index, to_points
 _SLAB_VOXELS = 2**23
 # Integers up to here have their own 32-bit floating-point number.
 _MOST_EXACT_32 = 2**24
+# Grids are the same if they are nowhere farther apart than this, in voxels.
+_SAME = 1e-3
 
 
 def slabs(size: tuple[int, ...], voxels: int = _SLAB_VOXELS) -> Iterator[tuple[int, int]]:
@@ -56,6 +58,12 @@ def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Trans
     Yields:
         Slabs along the slowest axis, in SimpleITK's array order.
     """
+    if _changes_nothing(image, reference, transform):
+        for start, stop in slabs(reference.GetSize()):
+            first = [0] * (image.GetDimension() - 1) + [start]
+            part = sitk.RegionOfInterest(image, [*image.GetSize()[:-1], stop - start], first)
+            yield sitk.GetArrayFromImage(part)
+        return
     dtype = numpy_type(image.GetPixelID())
     pixel_type = sitk.sitkFloat64 if _needs_64_bits(image, dtype) else sitk.sitkFloat32
     for start, stop in slabs(reference.GetSize()):
@@ -101,6 +109,8 @@ def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
     # Several threads may warp the same label. Getting an array view makes SimpleITK move the voxels if a filter is
     # reading the image, which frees the memory that another thread is looking at. So each thread needs its own image.
     label = sitk.Image(label)
+    if _changes_nothing(label, reference, transform):
+        return _with_geometry(sitk.GetArrayFromImage(label), reference)
     parts = []
     for start, stop in slabs(reference.GetSize()):
         resampler = slab_resampler(reference, start, stop)
@@ -111,6 +121,21 @@ def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
     warped = np.concatenate(parts)
     _restore_thin(sitk.GetArrayViewFromImage(label), label, warped, reference, transform)
     return _with_geometry(warped, reference)
+
+
+def _changes_nothing(image: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> bool:
+    """Whether the transform is a field of zeros and the image lies on the grid of ``reference``.
+
+    Such an image is copied, because resampling could change voxels by rounding.
+    """
+    field = transform.Downcast()
+    if not isinstance(field, sitk.DisplacementFieldTransform) or image.GetSize() != reference.GetSize():
+        return False
+    vectors = field.GetDisplacementField()
+    if any(layer.any() for layer in sitk.GetArrayViewFromImage(vectors)):
+        return False
+    points = np.concatenate([np.zeros((1, image.GetDimension())), np.diag(image.GetSize()).astype(float)])
+    return bool(np.abs(to_index(to_points(points, image), reference) - points).max() < _SAME)
 
 
 def _assembled(pieces: Iterator[np.ndarray], reference: sitk.Image, like: sitk.Image) -> sitk.Image:
