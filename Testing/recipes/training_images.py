@@ -77,8 +77,8 @@ def heads_of_general(data: Path) -> Images:
 def bare_brains(data: Path) -> Images:
     """Load every second of the 80 heads without anything outside the brain, cropped to it.
 
-    Of these 40, 8 are also an eighth case of the dataset: for ``general-3d``, every eighth head is therefore not
-    completely unseen. Every fifth head is.
+    Six of these 40 are also eighth cases of the dataset, so for ``general-3d`` not every eighth head is unseen. Every
+    fifth head is.
     """
     made = []
     for case in split(find_cases(data / "brain_ixi"), HOLD_OUT_HEADS)[0][::2]:
