@@ -47,7 +47,7 @@ class Logic(BatchLogic):
 
         Usage example:
         >>> [model.name for model in logic.availableModels() if model.here and model.ndim == 2]
-        ['cardiac-mr-2d']
+        ['general-2d', 'cardiac-mr-2d']
         """
         return listModels()
 

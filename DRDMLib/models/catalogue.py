@@ -43,6 +43,7 @@ class Entry:
         own: for a user's own model, its file in the folder of the user's models.
         extent_mm: smallest and largest length of the longest side of the images it is meant for, in millimeters;
             ``None`` if this is not known or not limited.
+        automatic: whether the model may be chosen for an image that it fits when the user names none.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Entry:
     megabytes: float = 0.0
     own: Path | None = None
     extent_mm: tuple[float, float] | None = None
+    automatic: bool = True
 
     @property
     def path(self) -> Path:
@@ -75,10 +77,12 @@ class Entry:
 
 # Shipped models in the order of preference when the user chooses none.
 CATALOGUE = (
-    Entry("brain-t1-3d", 3, "whole head, T1 MR", extent_mm=(150.0, 290.0)),
+    Entry("brain-t1-3d", 3, "whole head or bare brain, T1 MR", extent_mm=(150.0, 290.0)),
     Entry("hippocampus-mr-3d", 3, "hippocampus crop, T1 MR", extent_mm=(25.0, 90.0)),
     Entry("general-3d", 3, "any anatomy, MR and CT"),
-    Entry("cardiac-mr-2d", 2, "heart, short-axis cine MR", extent_mm=(100.0, 450.0)),
+    Entry("general-2d", 2, "slices and 2D images of any anatomy, MR and CT"),
+    # The size of a 2D image does not tell that it shows a heart, and on hearts, too, general-2d recovers more.
+    Entry("cardiac-mr-2d", 2, "heart, short-axis cine MR", extent_mm=(100.0, 450.0), automatic=False),
     Entry(
         "published-cardiac-2d",
         2,
@@ -170,7 +174,9 @@ def default_entry(ndim: int, extent: float | None = None) -> Entry:
     available = [entry for entry in CATALOGUE if entry.ndim == ndim and entry.available]
 
     def fits(entry: Entry) -> bool:
-        return extent is not None and entry.extent_mm is not None and entry.extent_mm[0] <= extent <= entry.extent_mm[1]
+        if extent is None or entry.extent_mm is None or not entry.automatic:
+            return False
+        return entry.extent_mm[0] <= extent <= entry.extent_mm[1]
 
     general = [entry for entry in available if entry.extent_mm is None and not entry.url]
     for entry in (*filter(fits, available), *general, *available):

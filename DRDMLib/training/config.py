@@ -21,8 +21,15 @@ COARSE_FIELD: dict[str, Any] = {"noise_grids": [16, 8, 4], "control_size": 32, "
 COARSE_NETWORK = {"coarse": True, "places": True}
 # Images per step and peak learning rate. On a GPU, 32 images take little more time than 4, see docs/results.md.
 _ON_A_CPU, _ON_A_GPU = (4, 6e-4), (32, 8e-4)
-# Names of three settings in checkpoints and model files.
-_STORED_NAMES = {"micro_batches": "portions", "random_contrast": "tones", "field_pool": "bank"}
+# Names of some settings in checkpoints and model files.
+_STORED_NAMES = {
+    "micro_batches": "portions",
+    "random_contrast": "tones",
+    "mirror_axes": "mirror",
+    "partial_views": "views",
+    "scanner_effects": "scanners",
+    "field_pool": "bank",
+}
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,15 @@ class TrainingConfig:
         rotation: largest random rotation, degrees. Published: 180.
         zoom: smallest and largest visible fraction of the image's side.
         shift: largest shift, as a fraction of half the side.
-        random_contrast: change contrasts at random, see ``augment_images``.
+        random_contrast, mirror_axes, partial_views, scanner_effects: further augmentation, see ``augment_images``; the
+            defaults change nothing, as published.
         loss: ``"published"`` or ``"energy"``, see ``DRDMLib.training.losses``. A network that predicts whole
             deformations always uses ``Residual``.
         clip: largest norm of the gradient; 0 does not clip, as published.
         field_pool: number of random fields to keep for reuse, see ``FieldSampler``; 0 generates a new field each time,
             as published.
-        half_precision: compute in bfloat16 where PyTorch's autocast allows it; ``None`` does so on a GPU only.
+        half_precision: run the network in bfloat16 where PyTorch's autocast allows it, everything else in 32 bits;
+            ``None`` does so on a GPU only.
         checkpoint_minutes: interval between checkpoints; each also logs the validation loss and draws a picture.
     """
 
@@ -63,6 +72,9 @@ class TrainingConfig:
     zoom: tuple[float, float] = (0.6, 1.0)
     shift: float = 0.25
     random_contrast: bool = False
+    mirror_axes: tuple[int, ...] = ()
+    partial_views: float = 0.0
+    scanner_effects: float = 0.0
     loss: str = "published"
     field_pool: int = 0
     clip: float = 1.0
@@ -78,7 +90,8 @@ class TrainingConfig:
     def published(self) -> TrainingConfig:
         """Return these settings with the published augmentation, optimizer, loss and random fields."""
         config = replace(self, learning_rate=1e-4, warmup=1, decay=False, clip=0.0, ema=0.0, field_pool=0)
-        return replace(config, rotation=180.0, zoom=(0.6, 1.0), shift=0.25, random_contrast=False, loss="published")
+        config = replace(config, rotation=180.0, zoom=(0.6, 1.0), shift=0.25, random_contrast=False, loss="published")
+        return replace(config, mirror_axes=(), partial_views=0.0, scanner_effects=0.0)
 
 
 def default_batch(device: str, micro_batches: int = 1) -> tuple[int, float]:

@@ -48,7 +48,7 @@ def train(
     """Train a model and write it to a folder. Training can be canceled and resumed at any time.
 
     Args:
-        images: (M, 1, *S), uint8, training images on the model's grid.
+        images: (M, 1, *S), uint8, training images on the model's grid, or on a finer grid of the same extent.
         held_out: (K, 1, *S), uint8, images for the validation loss; may be empty.
         metadata: the model to train; its ``training`` is filled in.
         run: folder for ``checkpoint.pt``, ``model.safetensors``, ``log.csv`` and TensorBoard's events.

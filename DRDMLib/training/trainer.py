@@ -31,6 +31,8 @@ def training_step(
     fields: FieldSampler,
     loss: RecoveryLoss | Residual,
     augment: Callable[[Tensor, torch.Generator], Tensor],
+    *,
+    half: bool = False,
 ) -> LossTerms:
     """Compute the loss of a batch (Algorithm 1): deform images to random levels, predict the last steps, compare.
 
@@ -38,13 +40,15 @@ def training_step(
 
     Args:
         images: (N, 1, *S), 0..1.
+        half: run the network in bfloat16. Fields and sampling positions need 32 bits.
     """
     originals = augment(images, fields.generator)
     t, (psi_all, psi_t) = fields.draw(len(originals))
     deformed = warp(originals, psi_all, padding=fields.model.image_padding)
-    if isinstance(loss, Residual):
-        return loss(network(deformed, t, torch.full_like(t, -1)).float(), psi_all)
-    return loss(network(deformed, t).float(), psi_t)
+    whole = isinstance(loss, Residual)
+    with torch.autocast(deformed.device.type, dtype=torch.bfloat16, enabled=half):
+        predicted = network(deformed, t, torch.full_like(t, -1)) if whole else network(deformed, t)
+    return loss(predicted.float(), psi_all if whole else psi_t)
 
 
 class Trainer:
@@ -83,7 +87,7 @@ class Trainer:
         self.seconds = 0.0
 
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        c, padding = self.config, self.metadata.image_padding
+        c = self.config
         return augment_images(
             images,
             generator,
@@ -91,7 +95,11 @@ class Trainer:
             zoom=c.zoom,
             shift=c.shift,
             random_contrast=c.random_contrast,
-            padding=padding,
+            padding=self.metadata.image_padding,
+            size=self.metadata.size,
+            mirror_axes=c.mirror_axes,
+            partial_views=c.partial_views,
+            scanner_effects=c.scanner_effects,
         )
 
     def progress(self) -> float:
@@ -164,8 +172,7 @@ class Trainer:
             last = sampler is self.samplers[-1] and number == len(parts)
             share = len(part) / len(batch)
             with self._gradient_exchange(last):
-                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-                    terms = training_step(self.trained, part, sampler.fields, self.loss, self._augment)
+                terms = training_step(self.trained, part, sampler.fields, self.loss, self._augment, half=self.half)
                 (terms.total * share / len(self.samplers)).backward()
             means.append(torch.stack([term.detach().float() for term in terms]) * share)
         return torch.stack(means).sum(dim=0)

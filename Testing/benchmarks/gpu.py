@@ -29,7 +29,7 @@ from DRDMLib.settings import DeformationSettings
 from DRDMLib.training import TrainingConfig
 from DRDMLib.training.trainer import Trainer
 
-MODELS = ("hippocampus-mr-3d", "brain-t1-3d", "general-3d", "cardiac-mr-2d")
+MODELS = ("hippocampus-mr-3d", "brain-t1-3d", "general-3d", "general-2d", "cardiac-mr-2d")
 LEVEL = 48
 BATCHES = (4, 16, 64)
 STEPS = 12

@@ -31,12 +31,13 @@ def test_the_default_model_fits_the_size_of_the_image():
             assert default_entry(3, extent).name == name
     # The general model is used for very small or large images, and if the size is unknown.
     assert default_entry(3, 2.0).name == default_entry(3, 900.0).name == default_entry(3).name == "general-3d"
-    # For slices of any size, the shipped model comes before the authors' model.
-    assert default_entry(2, 350.0).name == default_entry(2, 20.0).name == "cardiac-mr-2d"
+    # Slices of any size get the general model; the models of hearts are used only when they are named.
+    assert {default_entry(2, extent).name for extent in (None, 20.0, 350.0, 900.0)} == {"general-2d"}
 
 
-def test_a_model_is_shipped():
-    assert "hippocampus-mr-3d" in [entry.name for entry in SHIPPED]
+def test_these_models_are_shipped():
+    names = {"hippocampus-mr-3d", "brain-t1-3d", "general-3d", "general-2d", "cardiac-mr-2d"}
+    assert {entry.name for entry in SHIPPED} == names
 
 
 @pytest.mark.parametrize("entry", SHIPPED, ids=lambda e: e.name)
@@ -72,6 +73,11 @@ def middles(model: Model, cases: list[Case]) -> torch.Tensor:
     """Load volumes, or the middle slices of stacks, onto the model's grid: (N, 1, *S)."""
     made = [prepare(read_image(case.image), model)[1] for case in cases]
     return torch.cat([m[len(m) // 2 :][:1] for m in made])
+
+
+def eight(images: torch.Tensor) -> torch.Tensor:
+    """Repeat a few images, so that each is deformed in several ways."""
+    return images.repeat(-(-8 // len(images)), *[1] * (images.ndim - 1))[:8]
 
 
 def energy_left_by_one_prediction(model: Model, images: torch.Tensor, level: int) -> float:
@@ -120,20 +126,60 @@ def test_cardiac_model_recovers_hearts_of_another_hospital(shared):
     assert energy_left_by_one_prediction(model, hearts, 72) < 0.5
 
 
-@pytest.mark.parametrize(("dataset", "left"), [("hippocampus", 0.45), ("ct", 0.65)])
+# Cases of small datasets that the general models have not seen, by their indices in the sorted list.
+UNSEEN = {"ct": slice(0, 9, 8), "prostate_mr": slice(12, 18)}
+
+
+def unseen(shared, dataset: str, every: int = 8) -> list[Case]:
+    """List cases that the general models have not seen; of hearts, 8 of ACDC at the end of diastole."""
+    cases = find_cases(shared / "data" / dataset)
+    if dataset == "cardiac_acdc":
+        return [case for case in cases if case.name.endswith("_ED")][:8]
+    if dataset == "brain_misc":
+        return [case for case in cases if case.name.startswith("colin27")]
+    return cases[UNSEEN[dataset]] if dataset in UNSEEN else split(cases, every)[1]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "left"), [("hippocampus", 0.36), ("ct", 0.58), ("prostate_mr", 0.45), ("cardiac_acdc", 0.45)]
+)
 def test_general_model_recovers_held_out_subjects(shared, dataset, left):
     model = load_model("general-3d", "cpu")
-    left_out = split(find_cases(shared / "data" / dataset), 8)[1][:2]
-    tensors = [prepare(read_image(case.image), model)[1] for case in left_out]
-    made = [generate(t, model, DeformationSettings(64, steps=12), (seed,)) for seed, t in enumerate(tensors)]
+    images = middles(model, unseen(shared, dataset)[:6])
+    made = [generate(images[k : k + 1], model, DeformationSettings(64, steps=12), (k,)) for k in range(2)]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
-    assert bool((roughness(after) < 0.7 * roughness(before)).all())
+    assert bool((roughness(after) < 0.6 * roughness(before)).all())
     assert bool((folded_fraction(after) <= folded_fraction(before)).all())
     assert (after[0] - after[1]).norm(dim=0).mean() > 0.3 * after[0].norm(dim=0).mean()
-    assert energy_left_by_one_prediction(model, torch.cat(tensors), 64) < left
+    assert energy_left_by_one_prediction(model, eight(images), 64) < left
 
 
-@pytest.mark.parametrize(("level", "rough", "far", "left"), [(48, 0.7, 0.75, 0.45), (79, 0.55, 0.65, 0.4)])
+@pytest.mark.parametrize(
+    ("dataset", "left_32", "left_72"),
+    [
+        ("cardiac_acdc", 0.45, 0.18),
+        ("prostate_mr", 0.49, 0.23),
+        ("ct", 0.49, 0.29),
+        ("brain_misc", 0.54, 0.34),
+        ("brain_ixi", 0.5, 0.25),
+        ("hippocampus", 0.31, 0.18),
+    ],
+)
+def test_general_2d_model_recovers_held_out_slices(shared, dataset, left_32, left_72):
+    """Middle slices, none of which it has seen, from small as from large deformations."""
+    model = load_model("general-2d", "cpu")
+    slices = middles(model, unseen(shared, dataset, 5 if dataset == "brain_ixi" else 8)[:8])
+    made = [generate(slices[:1], model, DeformationSettings(72, steps=12), (seed,)) for seed in range(2)]
+    before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
+    assert bool((roughness(after) < 0.6 * roughness(before)).all())
+    assert float(folded_fraction(after).max()) == 0
+    assert 0.2 < float(after.norm(dim=1).mean() / before.norm(dim=1).mean()) < 0.65
+    assert (after[0] - after[1]).norm(dim=0).mean() > 0.5 * after[0].norm(dim=0).mean()
+    assert energy_left_by_one_prediction(model, eight(slices), 32) < left_32
+    assert energy_left_by_one_prediction(model, eight(slices), 72) < left_72
+
+
+@pytest.mark.parametrize(("level", "rough", "far", "left"), [(48, 0.66, 0.75, 0.45), (79, 0.53, 0.65, 0.43)])
 def test_brain_model_recovers_held_out_subjects(shared, level, rough, far, left):
     model = load_model("brain-t1-3d", "cpu")
     left_out = split(find_cases(shared / "data" / "brain_ixi"), 5)[1][:4]
@@ -146,6 +192,29 @@ def test_brain_model_recovers_held_out_subjects(shared, level, rough, far, left)
     assert 0.2 * lengths[0] < lengths[1] < far * lengths[0]
     assert (after[0] - after[1]).norm(dim=0).mean() > 0.3 * lengths[1]
     assert energy_left_by_one_prediction(model, heads, level) < left
+
+
+@pytest.mark.parametrize(("level", "left"), [(48, 0.68), (64, 0.64)])
+def test_brain_model_recovers_a_head_from_elsewhere(shared, level, left):
+    """Colin27 is from another scanner than the training images. An earlier model left more than 0.9 at level 48."""
+    model = load_model("brain-t1-3d", "cpu")
+    head = middles(model, unseen(shared, "brain_misc"))
+    assert energy_left_by_one_prediction(model, eight(head), level) < left
+
+
+def test_brain_model_recovers_brains_without_skull(shared):
+    """An earlier model left about 1.0 at level 48."""
+    model = load_model("brain-t1-3d", "cpu")
+    brains = []
+    for case in split(find_cases(shared / "data" / "brain_ixi"), 5)[1][:4]:
+        image = read_image(case.image)
+        mask = sitk.BinaryDilate(sitk.Cast(read_label(case.label, image) > 0, sitk.sitkUInt8), [1, 1, 1])
+        statistics = sitk.LabelShapeStatisticsImageFilter()
+        statistics.Execute(mask)
+        box = statistics.GetBoundingBox(1)
+        brain = sitk.RegionOfInterest(sitk.Mask(image, mask), box[3:], box[:3])
+        brains.append(prepare(brain, model)[1])
+    assert energy_left_by_one_prediction(model, torch.cat(brains), 48) < 0.6
 
 
 def test_demo(tmp_path):

@@ -228,7 +228,7 @@ class PlacesTestCase(ModuleTestCase):
         volume = mrml.volumeFromImage(slicer.mrmlScene, slice_, "Slice")
         self.ui.inputVolumeSelector.setCurrentNode(volume)
         self.ui.stepsSpinBox.value = 1
-        self.assertIn("cardiac-mr-2d", self.ui.modelInfoLabel.text)
+        self.assertIn("general-2d", self.ui.modelInfoLabel.text)
         before = arrayOf(volume)
         self.deform()
         self.ui.applyButton.click()
