@@ -3,6 +3,10 @@
 The application stays responsive and can stop the process at any time. Threads read the pipes of the process; ``poll``
 collects the lines in the main thread, called by a Qt timer in the panel or by a waiting loop in a script.
 ``slicer.util.launchConsoleProcess`` (Slicer 5.11) works the same way; Slicer 5.10 only has its blocking form.
+
+Closing the standard input of the process asks it to stop. This also happens when the application crashes, and it works
+through PythonSlicer, a launcher that passes on neither signals nor how its child ended; the process itself reports its
+end as the event "end".
 """
 
 from __future__ import annotations
@@ -13,8 +17,8 @@ import json
 import os
 import queue
 import shutil
-import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +30,12 @@ from slicer.i18n import tr as _
 
 from DRDMLib.runtime.waiting import wait_passively
 
+from .process_group import ProcessGroup
+
 # A process that was asked to stop is killed after this time.
-STOP_TIMEOUT_SECONDS = 20.0
+STOP_TIMEOUT_SECONDS = 45.0
+# Exit statuses of ``drdm``.
+INTERNAL_ERROR, INTERRUPTED = 1, 130
 
 
 class JobState(enum.Enum):
@@ -67,6 +75,7 @@ class Job:
         text: the error message of a failed job, or the last message of a finished one.
         messages: all messages of the command.
         items: the results so far.
+        log: file with the output of a job that ended unexpectedly; ``None`` otherwise.
         onProgress, onItem, onWarning: called by ``poll`` for each such event of the command.
 
     Usage example:
@@ -83,6 +92,8 @@ class Job:
         self.text = ""
         self.messages: list[str] = []
         self.items: list[dict[str, Any]] = []
+        self.log: Path | None = None
+        self._endStatus: int | None = None
         self.onProgress: Callable[[Progress], None] = lambda progress: None
         self.onItem: Callable[[dict[str, Any]], None] = lambda item: None
         self.onWarning: Callable[[str], None] = lambda text: None
@@ -121,13 +132,22 @@ class Job:
         if status is None:
             if self.state is JobState.STOPPING and time.monotonic() > self._killTime:
                 self.process.kill()
-        elif status == 0:
-            self._finish(JobState.DONE, self.messages[-1] if self.messages else "")
-        elif self.state is JobState.STOPPING:
-            self._finish(JobState.CANCELED, "")
         else:
-            self._finish(JobState.FAILED, self.text or self._failureMessage(status))
+            self._end(status)
         return self.state
+
+    def _end(self, status: int) -> None:
+        """Finish, given the exit status of the process; what the command itself reports is more reliable."""
+        end = self._endStatus
+        if (status if end is None else end) == 0:
+            self._finish(JobState.DONE, self.messages[-1] if self.messages else "")
+        elif self.state is JobState.STOPPING and end in (None, INTERRUPTED):
+            self._finish(JobState.CANCELED, "")
+        elif self.text and end != INTERNAL_ERROR:
+            self._finish(JobState.FAILED, self.text)
+        else:
+            self.log = self._writeLog(status)
+            self._finish(JobState.FAILED, self._failureMessage(status))
 
     def wait(self, idle: Callable[[], None] | None = None) -> JobState:
         """Wait until the job has ended; ``idle`` is called meanwhile."""
@@ -172,11 +192,30 @@ class Job:
             self.onWarning(event["text"])
         elif kind == "error":
             self.text = event["text"]
+        elif kind == "end":
+            self._endStatus = int(event["status"])
 
     def _failureMessage(self, status: int) -> str:
         lines = [line for line in self.process.errors.splitlines() if line.strip()]
-        text = _("The computation ended unexpectedly (exit status {status})").format(status=status)
-        return f"{text}: {lines[-1]}" if lines else f"{text}."
+        if self._endStatus is None:
+            # Nothing could be reported: a crash, or the system has killed the process.
+            return _(
+                "The computation was ended by the system or crashed (exit status {status}); if the memory may have "
+                "been full, close other programs and try again."
+            ).format(status=status)
+        # The last line is the command's own message, without the reason.
+        reason = next((line for line in reversed(lines) if not line.startswith("drdm:")), self.text)
+        return _("The computation ended unexpectedly: {reason}").format(reason=reason)
+
+    def _writeLog(self, status: int) -> Path | None:
+        """Write a file with the command and its standard error, tracebacks included."""
+        try:
+            file, name = tempfile.mkstemp(prefix="drdm-", suffix=".log")
+            with os.fdopen(file, "w", encoding="utf-8") as log:
+                log.write(f"drdm {' '.join(self.arguments)}\n\n{self.process.errors}\nExit status {status}\n")
+        except OSError:
+            return None
+        return Path(name)
 
     def _finish(self, state: JobState, text: str) -> None:
         self.state, self.text = state, text
@@ -221,7 +260,7 @@ class DrdmProcess:
 
     def __init__(self, module: str = "DRDMLib") -> None:
         self._module = module
-        self._process: subprocess.Popen[bytes] | None = None
+        self._group: ProcessGroup | None = None
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._errors: list[bytes] = []
         self._readers: list[threading.Thread] = []
@@ -238,16 +277,12 @@ class DrdmProcess:
         environment["PYTHONIOENCODING"] = "utf-8"
         environment["PYTHONUNBUFFERED"] = "1"
         wait_passively(environment)
-        noWindow = getattr(subprocess, "CREATE_NO_WINDOW", 0)
-        self._process = subprocess.Popen(
-            [pythonExecutable(), "-m", self._module, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            creationflags=noWindow,
-        )
-        pipes: Any = ((self._process.stdout, self._lines.put), (self._process.stderr, self._errors.append))
+        # A crash of a library is reported with the lines of Python that led to it.
+        environment["PYTHONFAULTHANDLER"] = "1"
+        environment["DRDM_END_OF_INPUT"] = "stop"
+        self._group = ProcessGroup([pythonExecutable(), "-m", self._module, *arguments], environment)
+        process = self._group.process
+        pipes: Any = ((process.stdout, self._lines.put), (process.stderr, self._errors.append))
         for stream, put in pipes:
             reader = threading.Thread(target=_forward, args=(stream, put), daemon=True)
             reader.start()
@@ -255,23 +290,28 @@ class DrdmProcess:
 
     def poll(self) -> tuple[list[str], int | None]:
         """Return new lines of standard output, and the exit status once the process has ended and all is read."""
-        # Check the threads before reading, so that no line is missed between the two.
-        ended = not any(reader.is_alive() for reader in self._readers)
+        # Check the threads before reading, so that no line is missed between the two. They end with the last process
+        # that can write, which is not always the one that was started.
+        ended = self._ended
         lines = []
         with contextlib.suppress(queue.Empty):
             while True:
                 lines.append(self._lines.get_nowait().decode("utf-8", "replace").rstrip("\r\n"))
-        return lines, self._process.poll() if ended and self._process is not None else None
+        return lines, self._group.process.poll() if ended and self._group is not None else None
+
+    @property
+    def _ended(self) -> bool:
+        return not any(reader.is_alive() for reader in self._readers)
 
     def terminate(self) -> None:
-        """Ask the process to stop; on Windows, where console programs cannot be asked, kill it."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
+        """Ask the process to stop: close its standard input."""
+        if self._group is not None:
+            self._group.closeInput()
 
     def kill(self) -> None:
-        """Kill the process."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
+        """Kill the process with all that it has started."""
+        if self._group is not None and not (self._ended and self._group.process.poll() is not None):
+            self._group.kill()
 
     @property
     def errors(self) -> str:

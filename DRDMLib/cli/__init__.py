@@ -19,6 +19,7 @@ from ..runtime.reporter import Reporter
 from ..runtime.waiting import wait_passively
 from .parser import build_parser
 from .progress import JsonReporter, make_reporter
+from .standard_input import watch_standard_input
 
 
 def _raise_interrupt(*_: Any) -> NoReturn:
@@ -52,10 +53,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     if arguments is None:
         wait_passively()
-    if threading.current_thread() is threading.main_thread():
-        # Clean up after a termination as after Ctrl-C.
-        signal.signal(signal.SIGTERM, _raise_interrupt)
     reporter = make_reporter(getattr(options, "progress", "none"))
+    try:
+        if threading.current_thread() is threading.main_thread():
+            # Clean up after a termination as after Ctrl-C.
+            signal.signal(signal.SIGTERM, _raise_interrupt)
+            if watch_standard_input() and isinstance(reporter, JsonReporter):
+                # The end of standard input stops the run when nobody reads the output any more.
+                reporter.needs_reader = False
+        status = _run(options, reporter)
+    except KeyboardInterrupt:
+        status = 130
+    if isinstance(reporter, JsonReporter):
+        reporter.ended(status)
+    return status
+
+
+def _run(options: Any, reporter: Reporter) -> int:
+    """Run the chosen command, report how it failed, and return its exit status."""
 
     def fail(status: int, text: str) -> int:
         reporter.close()

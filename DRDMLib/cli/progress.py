@@ -11,13 +11,22 @@ from ..runtime.reporter import Reporter
 
 
 class JsonReporter:
-    """Print one JSON object per line on standard output."""
+    """Print one JSON object per line on standard output.
+
+    Attributes:
+        needs_reader: raise BrokenPipeError when nobody reads the output any more; otherwise go on without output.
+    """
 
     def __init__(self) -> None:
+        self.needs_reader = True
         self._started: dict[str, tuple[float, float]] = {}
 
     def _emit(self, event: str, **values: Any) -> None:
-        print(json.dumps({"event": event, **values}), flush=True)
+        try:
+            print(json.dumps({"event": event, **values}), flush=True)
+        except BrokenPipeError:
+            if self.needs_reader:
+                raise
 
     def progress(self, task: str, done: float, total: float, **figures: float) -> None:
         """Print the progress, with the seconds left once they can be estimated."""
@@ -39,8 +48,12 @@ class JsonReporter:
         self._emit("warning", text=text)
 
     def failed(self, text: str) -> None:
-        """Print the event ``error``, the last one of a failed run."""
+        """Print the event ``error``."""
         self._emit("error", text=text)
+
+    def ended(self, status: int) -> None:
+        """Print the event ``end``, the last one, with the exit status: a launcher may not pass it on."""
+        self._emit("end", status=status)
 
     def close(self) -> None:
         """Do nothing."""

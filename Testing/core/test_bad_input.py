@@ -658,9 +658,9 @@ def test_invalid_input_in_a_separate_process(scan, tmp_path, tiny_models, case):
     assert snapshot(tmp_path) == before
 
 
-def test_error_is_the_last_json_event(drdm, tmp_path):
-    """With --progress json, the last line on standard output is the error; the panel reads it."""
+def test_error_and_end_are_the_last_json_events(drdm, tmp_path):
+    """With --progress json, the last lines on standard output are the error and the exit status."""
     outcome = drdm("deform", tmp_path / "none.nii.gz", "-o", tmp_path / "out", "--progress", "json")
-    last = json.loads(outcome.out.splitlines()[-1])
-    assert last["event"] == "error"
+    last, end = map(json.loads, outcome.out.splitlines()[-2:])
+    assert (last["event"], end) == ("error", {"event": "end", "status": 2})
     assert "There is no image" in last["text"]

@@ -140,7 +140,8 @@ def test_progress_for_other_programs(tmp_path, tiny_models):
     assert progress[-1]["done"] == progress[-1]["total"]
     items = [{k: v for k, v in e.items() if k != "event"} for e in events if e["event"] == "item"]
     assert items == report_of(out)["items"]
-    assert events[-1]["event"] == "message"
+    assert events[-2]["event"] == "message"
+    assert events[-1] == {"event": "end", "status": 0}
 
 
 @pytest.mark.parametrize("name", [[], *([c] for c in COMMANDS)], ids=" ".join)
@@ -214,9 +215,59 @@ def test_stopping_leaves_complete_files_only(start, tmp_path, tiny_models, how):
     output, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert len(err.splitlines()) == 1 and "stopped" in err.lower(), err
-    assert json.loads(output.splitlines()[-1])["event"] == "error"
+    error, end = map(json.loads, output.splitlines()[-2:])
+    assert (error["event"], end) == ("error", {"event": "end", "status": 130})
     assert not [name for name in names_in(out) if name.startswith(".")]
     check_files_are_complete(out)
+
+
+def test_the_end_of_standard_input_stops_a_run(tmp_path, tiny_models):
+    """Through a launcher that passes on no signal, and when the program that started the run has died."""
+    scan, out = write(scene((64, 64, 24)), tmp_path / "scan.nii.gz"), tmp_path / "out"
+    options = ["--model", tiny_models[2], "--level", 4, "--count", 5000, "--progress", "json"]
+    process = subprocess.Popen(
+        command("deform", scan, "-o", out, *options),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env=environment() | {"DRDM_END_OF_INPUT": "stop"},
+        start_new_session=True,
+    )
+    wait_for(process, "item")
+    output, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "stopped" in err.lower()
+    assert json.loads(output.splitlines()[-1]) == {"event": "end", "status": 130}
+    check_files_are_complete(out)
+
+
+@posix
+def test_a_run_that_does_not_stop_is_killed_with_its_group():
+    code = """
+import subprocess, sys, time
+from DRDMLib.cli import standard_input
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+try:
+    standard_input.watch_standard_input(grace_seconds=0.1)
+except KeyboardInterrupt:
+    pass
+while True:
+    try:
+        time.sleep(100)
+    except KeyboardInterrupt:
+        pass
+"""
+    process = subprocess.run(
+        command(code=code),
+        input="",
+        capture_output=True,
+        encoding="utf-8",
+        env=environment() | {"DRDM_END_OF_INPUT": "stop"},
+        start_new_session=True,
+        timeout=60,
+    )
+    # Its child, which has the same pipes, has ended too; otherwise run() would wait for it.
+    assert process.returncode == -signal.SIGKILL, process.stderr
 
 
 @posix

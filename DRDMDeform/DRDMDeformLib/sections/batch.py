@@ -14,7 +14,7 @@ from ..job import Job, JobState, Progress
 from ..mrml import SceneError
 from ..parameter import BatchKind, BatchSource
 from .input import InputSection
-from .section import ERROR_STYLE, JobSection, PanelContext, isSet, requireScansFolder, showProgress
+from .section import JobSection, PanelContext, isSet, requireScansFolder, showProgress
 from .setup import SetupSection
 
 # Default levels of each kind.
@@ -190,9 +190,7 @@ class BatchSection(JobSection):
         if summary["failures"]:
             counted += " " + _("Left out: {list}").format(list="; ".join(summary["failures"]))
         if job.state is JobState.FAILED:
-            self.showMessage(
-                self.ui.batchLabel, f"{job.text} {counted if summary['made'] else ''}".strip(), ERROR_STYLE
-            )
+            self.showFailure(self.ui.batchLabel, job, counted if summary["made"] else "")
         elif job.state is JobState.CANCELED:
             self.showMessage(self.ui.batchLabel, _("Stopped.") + f" {counted} " + _("Press Resume to continue."))
         else:

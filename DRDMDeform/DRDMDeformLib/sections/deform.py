@@ -13,7 +13,7 @@ from .. import mrml
 from ..job import Job, JobState, Progress
 from ..parameter import Display
 from .input import InputSection
-from .section import ERROR_STYLE, JobSection, PanelContext, showProgress
+from .section import JobSection, PanelContext, showProgress
 from .setup import SetupSection
 
 
@@ -149,7 +149,7 @@ class DeformSection(JobSection):
         showProgress(self.ui.progressBar, None)
         self.context.updatePanel()
         if job.state is JobState.FAILED:
-            self.showMessage(self.ui.statusLabel, job.text, ERROR_STYLE)
+            self.showFailure(self.ui.statusLabel, job)
         elif job.state is JobState.CANCELED:
             self.showMessage(self.ui.statusLabel, _("Canceled; nothing was changed."))
 

@@ -205,7 +205,7 @@ class InputSection(Section):
         self.invalidate()
         self.context.updatePanel()
         if job.state is JobState.FAILED:
-            self.showMessage(self.ui.fitLabel, job.text, ERROR_STYLE)
+            self.showFailure(self.ui.fitLabel, job)
 
     def cleanup(self) -> None:
         """Cancel a download."""

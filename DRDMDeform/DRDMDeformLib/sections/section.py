@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -72,6 +74,15 @@ class Section:
         label.text = text
         label.styleSheet = style
         label.visible = bool(text)
+
+    def showFailure(self, label: Any, job: Job, more: str = "") -> None:
+        """Show why a job failed, with a link to its log file if it ended unexpectedly."""
+        text = html.escape(f"{job.text} {more}".strip(), quote=False)
+        if job.log is not None:
+            link = html.escape(qt.QUrl.fromLocalFile(str(job.log)).toString())
+            text += f' <a href="{link}">{html.escape(_("Open the log file"))}</a> ({html.escape(str(job.log))})'
+            label.openExternalLinks = True
+        self.showMessage(label, text if job.log is not None else f"{job.text} {more}".strip(), ERROR_STYLE)
 
     @contextmanager
     def showErrors(self, label: Any) -> Iterator[None]:

@@ -11,7 +11,7 @@ from .. import mrml
 from ..job import Job, JobState, Progress
 from ..mrml import SceneError
 from .input import InputSection
-from .section import ERROR_STYLE, JobSection, PanelContext, isSet, requireScansFolder, showProgress
+from .section import JobSection, PanelContext, isSet, requireScansFolder, showProgress
 from .setup import SetupSection
 
 
@@ -110,7 +110,7 @@ class TrainSection(JobSection):
         self.input.invalidate()
         self.context.updatePanel()
         if job.state is JobState.FAILED:
-            self.showMessage(self.ui.trainLabel, job.text, ERROR_STYLE)
+            self.showFailure(self.ui.trainLabel, job)
         elif job.state is JobState.CANCELED:
             self.showMessage(self.ui.trainLabel, _("Stopped. Press Resume to continue the training."))
         else:

@@ -1,17 +1,42 @@
 """Outside Slicer, pytest runs these tests on the stand-in for its application. Inside Slicer this file is not used."""
 
+import atexit
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
+# As CTK's launcher: the real Python is a child that gets no signals, and a crash becomes status 1.
+LAUNCHER = """#!/bin/sh
+"{python}" "$@"
+status=$?
+if [ $status -gt 128 ]; then
+    echo "[{python}] exit abnormally - Report the problem." >&2
+    status=1
+fi
+exit $status
+"""
+
+
+def putLauncherOnPath():
+    """Imitate PythonSlicer; on Windows a script cannot."""
+    folder = Path(tempfile.mkdtemp(prefix="launcher-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    script = folder / "PythonSlicer"
+    script.write_text(LAUNCHER.format(python=sys.executable), encoding="utf-8")
+    script.chmod(0o755)
+    os.environ["PATH"] = os.pathsep.join([str(folder), os.environ["PATH"]])
 
 
 def pytest_configure():
     """Provide the modules ``qt``, ``ctk`` and ``slicer`` before the tests are imported."""
     slicer = pytest.importorskip("slicer")
     if not hasattr(slicer, "app"):
+        putLauncherOnPath()
         sys.path.insert(0, str(ROOT / "Testing"))
         import standin
 

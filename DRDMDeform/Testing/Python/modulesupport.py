@@ -44,6 +44,19 @@ def processEvents(seconds):
         time.sleep(0.005)
 
 
+def processesOf(folder):
+    """Numbers of the processes with a folder in their command line: launchers and the real ones (Linux)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in command:
+            found.append(int(path.name))
+    return sorted(found)
+
+
 class ModuleTestCase(unittest.TestCase):
     """An empty scene, a temporary folder, and the panel.
 

@@ -1,0 +1,94 @@
+"""Stop a run when the program that started it closes its standard input, or dies.
+
+Signals do not reach a run that a launcher has started, such as PythonSlicer, which starts the real Python as a child.
+Standard input passes through the launcher, its end included, on every system.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+
+# "stop": watch standard input. The caller starts the run in a process group of its own, which is killed if the run does
+# not end in time.
+VARIABLE = "DRDM_END_OF_INPUT"
+# Longer than the time after which the module kills the run itself.
+GRACE_SECONDS = 60.0
+_POLL_SECONDS = 0.2
+
+
+def watch_standard_input(grace_seconds: float = GRACE_SECONDS) -> bool:
+    """Interrupt the main thread at the end of standard input, if the environment variable asks for it.
+
+    The interrupt is that of Ctrl-C. It comes once: another one would disturb the cleanup. Call this in the main thread.
+
+    Args:
+        grace_seconds: time to clean up; then the process group is killed (on Windows, this process).
+
+    Returns:
+        Whether standard input is watched.
+
+    Raises:
+        KeyboardInterrupt: standard input has ended already.
+    """
+    if os.environ.pop(VARIABLE, "") != "stop":
+        return False
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt_once)
+    # Nothing else may read from, or wait for, the watched pipe: on Windows, loading a library can do so.
+    watched = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+    def watch() -> None:
+        _wait_for_end(watched)
+        _interrupt_main_thread()
+        time.sleep(grace_seconds)
+        _kill()
+
+    threading.Thread(target=watch, name="standard input", daemon=True).start()
+    return True
+
+
+def _interrupt_once(*_: object) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _wait_for_end(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            import _winapi
+            import msvcrt
+
+            # A thread that waits in a read would block others that ask for the state of the pipe.
+            handle = msvcrt.get_osfhandle(descriptor)
+            while _winapi.PeekNamedPipe(handle, 0) is not None:
+                time.sleep(_POLL_SECONDS)
+        else:
+            while os.read(descriptor, 4096):
+                pass
+
+
+def _interrupt_main_thread() -> None:
+    if sys.platform == "win32":
+        _thread.interrupt_main()
+    else:
+        # Unlike interrupt_main, a signal to the thread also ends what it waits for.
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+
+
+def _kill() -> None:
+    if sys.platform == "win32":
+        os._exit(130)
+    else:
+        os.killpg(os.getpgrp(), signal.SIGKILL)
