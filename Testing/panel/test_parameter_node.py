@@ -107,7 +107,7 @@ def test_changes_of_the_node_and_the_scene_are_seen():
     assert wrapped.level == 5
     wrapped.inputVolume = volume
     slicer.mrmlScene.RemoveNode(volume)
-    wrapped.Modified()
+    node.Modified()
     assert wrapped.inputVolume is None
 
 

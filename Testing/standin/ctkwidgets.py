@@ -131,13 +131,6 @@ class ctkCollapsibleButton(QtWidgets.QAbstractButton):
             return header
         return self.layout().totalMinimumSize().expandedTo(header)
 
-    def event(self, event: QtCore.QEvent) -> bool:
-        if event.type() in (QtCore.QEvent.Type.StyleChange, QtCore.QEvent.Type.FontChange):
-            self.setContentsMargins(0, self._header().height(), 0, 0)
-            if self._collapsed:
-                self.setMaximumHeight(self.sizeHint().height())
-        return super().event(event)
-
     def paintEvent(self, event: QtGui.QPaintEvent) -> None:
         painter = QtGui.QPainter(self)
         height = self._header().height()

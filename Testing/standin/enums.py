@@ -26,27 +26,10 @@ class EnumValue(int):
         self.native = native
         return self
 
-    def _combine(self, other: Any, operation: str) -> Any:
-        if isinstance(self.native, enum.Flag):
-            return EnumValue(getattr(self.native, operation)(type(self.native)(int(other))))
-        return getattr(int(self), operation)(int(other))
-
     def __or__(self, other: Any) -> Any:
-        return self._combine(other, "__or__")
-
-    def __and__(self, other: Any) -> Any:
-        return self._combine(other, "__and__")
-
-    __ror__ = __or__
-    __rand__ = __and__
-
-    def __invert__(self) -> Any:
-        return EnumValue(~self.native) if isinstance(self.native, enum.Flag) else ~int(self)
-
-    def __repr__(self) -> str:
-        return f"{getattr(self.native, 'name', self.native)} ({int(self)})"
-
-    __str__ = __repr__
+        if isinstance(self.native, enum.Flag):
+            return EnumValue(self.native | type(self.native)(int(other)))
+        return int(self) | int(other)
 
 
 class EnumType:

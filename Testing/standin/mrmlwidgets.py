@@ -29,10 +29,6 @@ class qMRMLWidget(QtWidgets.QWidget):
         super().__init__(parent)
         self._scene: Any = None
 
-    @invokable()
-    def mrmlScene(self) -> Any:
-        return self._scene
-
     @invokable("vtkMRMLScene*")
     def setMRMLScene(self, scene: Any) -> None:
         if scene is not self._scene:
@@ -146,10 +142,6 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
 
     # the scene
 
-    @invokable()
-    def mrmlScene(self) -> Any:
-        return self._scene
-
     @invokable("vtkMRMLScene*")
     def setMRMLScene(self, scene: Any) -> None:
         if scene is self._scene:
@@ -226,14 +218,6 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
     @invokable("vtkMRMLNode*")
     def setCurrentNode(self, node: Any) -> None:
         self._select((node.GetID() or "") if node is not None else "")
-
-    @invokable()
-    def nodeCount(self) -> int:
-        return self._model.rowCount() - self._first_row()
-
-    @invokable("int")
-    def nodeFromIndex(self, index: int) -> Any:
-        return self._node_at(index + self._first_row())
 
 
 class _CheckBoxList(QtWidgets.QComboBox):

@@ -2,7 +2,7 @@
 
 Imitates PythonQt (commontk/PythonQt, branch patched-10): `PythonQtInstanceWrapper.cpp` (attributes),
 `PythonQtClassInfo.cpp` (which names exist and which wins), `PythonQtClassWrapper.cpp`, `PythonQtStdDecorators.cpp`
-(findChild, ...).
+(findChildren, ...).
 
 Every object that the tested code meets is a wrapper; the PySide6 object stays inside, in `_native`. So nothing of
 PySide6's own flavor leaks out: a property is an attribute and can not be called, an unknown name can not be set,
@@ -323,15 +323,8 @@ class PythonQtQObject(PythonQtObject):
     def disconnect(self, signal: str, target: Any) -> bool:
         return disconnect_signal(self._alive(), signal, target)
 
-    def parent(self) -> Any:
-        return wrap(self._alive().parent())
-
     def children(self) -> Any:
         return wrap(self._alive().children())
-
-    def findChild(self, kind: Any, name: str | None = None) -> Any:
-        found = self.findChildren(kind, name)
-        return found[0] if found else None
 
     def findChildren(self, kind: Any, name: str | None = None) -> Any:
         """Return all descendants of a class, given itself or by its name."""
@@ -341,10 +334,3 @@ class PythonQtQObject(PythonQtObject):
 
     def property(self, name: str) -> Any:
         return wrap(self._alive().property(name))
-
-    def setProperty(self, name: str, value: Any) -> bool:
-        native = self._alive()
-        if _property(native, name) is not None:
-            setattr(self, name, value)
-            return True
-        return native.setProperty(name, unwrap(value))

@@ -14,7 +14,7 @@ from .connectors import GuiConnector, createGuiConnector
 from .serializers import Serializer, UnionSerializer, make_serializer
 
 # Those that Slicer's wrapper has beside the functions of `_Methods`.
-_RESERVED = ("allParameters", "_is_parameter_node_wrapper", "default", "isCached")
+_RESERVED = ("allParameters", "_is_parameter_node_wrapper", "default", "isCached", "Modified")
 
 
 class _Parameter:
@@ -152,9 +152,6 @@ class _Methods:
 
     def RemoveObserver(self, tag: int) -> None:
         self.parameterNode.RemoveObserver(tag)
-
-    def Modified(self) -> None:
-        self.parameterNode.Modified()
 
 
 def parameterNodeWrapper(cls: type) -> type:
