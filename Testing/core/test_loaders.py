@@ -98,7 +98,7 @@ def test_tensors_are_converted_to_images_and_back():
         assert getattr(again, get)() == pytest.approx(getattr(image, get)(), abs=1e-9)
     sheared = np.eye(4)
     sheared[0, 1] = 0.3
-    with pytest.raises(ImageError, match="shears"):
+    with pytest.raises(ImageError, match="shear"):
         image_of(tensor_of(image)[0], sheared)
 
 
