@@ -18,7 +18,7 @@ from .. import __version__
 from ..deformation import make_deformations, model_for
 from ..errors import OutputError, SettingError
 from ..io import datasets
-from ..io.files import output_error, write_bytes
+from ..io.files import file_name, output_error, write_bytes
 from ..io.images import image_stem
 from ..models.catalogue import digest_of, load_model, resolve
 from ..models.model import Model
@@ -216,7 +216,7 @@ def case_name(path: str | Path) -> str:
     """Return the name of an image file's case in a bank: without suffix and without nnU-Net's channel number."""
     stem = image_stem(path)
     head, _, channel = stem.rpartition("_")
-    return head if head and len(channel) == 4 and channel.isdigit() else stem
+    return file_name(head if head and len(channel) == 4 and channel.isdigit() else stem)
 
 
 def random_seed(generator: torch.Generator | None = None) -> int:
