@@ -212,9 +212,15 @@ def _make_fields(source: Source, model: Model, settings: BankSettings) -> list[W
     return fields
 
 
-def case_name(path: str | Path) -> str:
-    """Return the name of an image file's case in a bank: without suffix and without nnU-Net's channel number."""
+def case_name(path: str | Path, known: Sequence[str] = ()) -> str:
+    """Return the name of an image file's case in a bank: without suffix and without nnU-Net's channel number.
+
+    Args:
+        known: names of the bank; one of these may end in the number of a case (``word_0001``), which is kept.
+    """
     stem = image_stem(path)
+    if file_name(stem) in known:
+        return file_name(stem)
     head, _, channel = stem.rpartition("_")
     return file_name(head if head and len(channel) == 4 and channel.isdigit() else stem)
 

@@ -11,6 +11,7 @@ from DRDMLib.cli import main
 from DRDMLib.errors import OutputError
 from DRDMLib.io.datasets import read_dataset
 from DRDMLib.io.files import LONGEST_NAME, atomic_write, file_name, file_names, require_no_links_out
+from DRDMLib.loaders.bank import case_name
 from DRDMLib.production.plan import SYNTHESIZE
 from DRDMLib.production.regenerate import regenerate
 
@@ -137,3 +138,10 @@ def test_a_very_long_name_of_an_image(tmp_path, tiny_models):
     arguments = ["deform", image, "-o", tmp_path / "out", "--level", 8, "--steps", 1, "--model", tiny_models[3]]
     assert main([*map(str, arguments)]) == 0
     assert len(list((tmp_path / "out").glob("xxx*_000_image.nii.gz"))) == 1
+
+
+def test_names_of_cases_in_a_bank():
+    """Four digits are the number of a channel, unless the bank has a case of that name."""
+    assert case_name("x/word_0001.nii.gz") == "word"
+    assert case_name("x/word_0001.nii.gz", ["word_0001"]) == "word_0001"
+    assert case_name("x/a\u0308.nii") == "ä"
