@@ -32,7 +32,7 @@ LEAST_OVERLAP = 0.5
 
 # Suffixes of the files that SimpleITK reads.
 SUFFIXES = (
-    *(".nii.gz", ".nii", ".nia", ".img.gz", ".img", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"),
+    *(".nii.gz", ".nii", ".img.gz", ".img", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"),
     *(".png", ".tif", ".tiff", ".jpg", ".jpeg", ".jp2", ".j2k", ".bmp", ".lsm", ".gipl", ".gipl.gz", ".vtk"),
     *(".mnc", ".mrc", ".rec", ".h5", ".hdf5", ".hdf", ".pic", ".spr"),
 )

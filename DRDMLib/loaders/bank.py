@@ -18,7 +18,7 @@ from .. import __version__
 from ..deformation import make_deformations, model_for
 from ..errors import OutputError, SettingError
 from ..io import datasets
-from ..io.files import output_error, write_bytes
+from ..io.files import file_name, output_error, write_bytes
 from ..io.geometry import other_affines
 from ..io.images import image_stem
 from ..models.catalogue import digest_of, load_model, resolve
@@ -284,11 +284,17 @@ def _geometry(source: Source) -> FileGeometry:
     return FileGeometry(size, ras_affine(source.image), tuple(other_affines(source.case.image)))
 
 
-def case_name(path: str | Path) -> str:
-    """Return the name of an image file's case in a bank: without suffix and without nnU-Net's channel number."""
+def case_name(path: str | Path, known: Sequence[str] = ()) -> str:
+    """Return the name of an image file's case in a bank: without suffix and without nnU-Net's channel number.
+
+    Args:
+        known: names of the bank; one of these may end in the number of a case (``word_0001``), which is kept.
+    """
     stem = image_stem(path)
+    if file_name(stem) in known:
+        return file_name(stem)
     head, _, channel = stem.rpartition("_")
-    return head if head and len(channel) == 4 and channel.isdigit() else stem
+    return file_name(head if head and len(channel) == 4 and channel.isdigit() else stem)
 
 
 def random_seed(generator: torch.Generator | None = None) -> int:

@@ -119,7 +119,7 @@ class RandDRDMDeformationd(MapTransform, RandomizableTransform):
             raise SettingError(
                 f"Which case is this? Add an entry '{self.entry}' with the name of the case to the data."
             )
-        return case_name(file)
+        return case_name(file, getattr(self.source, "names", ()))
 
 
 def _affine(image: Any) -> np.ndarray:

@@ -63,7 +63,7 @@ class RandomDRDMDeformation(RandomTransform, SpatialTransform):
             raise SettingError(
                 f"Which case is this? Add an entry '{self.entry}' with the name of the case to the subject."
             )
-        return case_name(str(image.path))
+        return case_name(str(image.path), getattr(self.source, "names", ()))
 
 
 def _as_read(image: tio.Image) -> tuple[Any, Any]:
