@@ -92,7 +92,7 @@ def cut_files(files: list[Path], series: list[str]) -> list[Path]:
         files: files that GDCM did not assign to a series.
         series: UIDs of the known series.
     """
-    return [p for p in files if _is_cut(p) and not any(uid.encode() in _head(p) for uid in series if uid)]
+    return [p for p in files if _is_cut(p) and not _series_named_in(_head(p)) & set(series)]
 
 
 def is_dicom(path: Path) -> bool:
@@ -108,6 +108,12 @@ def _head(path: Path) -> bytes:
             return stream.read(_HEAD)
     except OSError:
         return b""
+
+
+def _series_named_in(head: bytes) -> set[str]:
+    """Find the series UIDs (0020,000E) in a part of a file, with explicit or implicit types."""
+    found = re.findall(rb"\x20\x00\x0e\x00(?:UI..|....)([0-9.]+)(?=[^0-9.])", head, re.DOTALL)
+    return {uid.decode() for uid in found}
 
 
 def _is_cut(path: Path) -> bool:
@@ -131,12 +137,12 @@ def _is_cut(path: Path) -> bool:
 def _cut_file_of(folder: Path, files: list[str], uid: str) -> Path | None:
     """Find a damaged file that may be a slice of a series: GDCM leaves such files out without a warning."""
     known = {Path(file).name for file in files}
+    own = {uid} if uid else _series_named_in(_head(Path(files[0])))
     for path in sorted(folder.iterdir()):
         if path.name in known or path.name.startswith(".") or not path.is_file():
             continue
-        head = _head(path)
-        another = uid and uid.encode() not in head and b"\x20\x00\x0e\x00" in head
-        if not another and _is_cut(path):
+        named = _series_named_in(_head(path))
+        if (not named or named & own) and _is_cut(path):
             return path
     return None
 
@@ -156,7 +162,8 @@ def _read_header(file: str) -> Slice:
 
     size, spacing, direction = reader.GetSize(), reader.GetSpacing(), reader.GetDirection()
     position, orientation = numbers(tag("0020|0032"), 3), numbers(tag("0020|0037"), 6)
-    if position is None and len(size) == 3 and np.any(reader.GetOrigin()):
+    grouped = position is None and len(size) == 3 and bool(np.any(reader.GetOrigin()))
+    if grouped:
         # A file with functional groups and a single frame, which ITK interprets correctly.
         position = np.asarray(reader.GetOrigin())
         orientation = np.asarray(direction).reshape(3, 3)[:, :2].T.ravel()
@@ -171,4 +178,5 @@ def _read_header(file: str) -> Slice:
         gap=abs(number(tag("0018|0088"))),
         thickness=abs(number(tag("0018|0050"))),
         number=tag("0020|0013"),
+        has_spacing=grouped or any(tag(key) for key in ("0028|0030", "0018|1164", "0018|2010")),
     )

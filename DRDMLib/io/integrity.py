@@ -173,6 +173,32 @@ def _voxel_bytes(path: Path) -> int:
     return int(math.prod(reader.GetSize())) * channels * int(voxel.GetSizeOfPixelComponent())
 
 
+def _check_nrrd(path: Path) -> bool:
+    """Whether the compressed voxels of an NRRD file have their end; ITK itself checks files without compression."""
+    fields: dict[str, str] = {}
+    with path.open("rb") as stream:
+        while line := stream.readline().strip():
+            key, _, value = line.decode("latin-1").partition(":")
+            fields[key.strip().lower()] = value.strip()
+        start = stream.tell()
+    if fields.get("encoding", "").lower() not in ("gzip", "gz"):
+        return True
+    data = fields.get("data file", fields.get("datafile", ""))
+    if data.startswith("LIST") or "%" in data:
+        return True
+    size = _voxel_bytes(path)
+    with (path.parent / data if data else path).open("rb") as stream:
+        stream.seek(-4, 2)
+        if int.from_bytes(stream.read(4), "little") == size % 2**32:
+            return True
+        stream.seek(0 if data else start)
+        present = 0
+        with gzip.open(stream, "rb") as unpacked:
+            while present < size and (chunk := unpacked.read(_CHUNK)):
+                present += len(chunk)
+        return present >= size
+
+
 def _check_gipl(path: Path) -> bool:
     """Whether a GIPL file contains all its voxels after its header of 256 bytes."""
     present = 0
@@ -306,6 +332,7 @@ def _check_hdf5(path: Path) -> bool:
 
 _CHECKS: dict[str, Callable[[Path], bool]] = {
     "MetaImageIO": _check_metaimage,
+    "NrrdImageIO": _check_nrrd,
     "GiplImageIO": _check_gipl,
     "MRCImageIO": _check_mrc,
     "VTKImageIO": _check_vtk,

@@ -132,6 +132,7 @@ def _frame(
         scale=scale,
         gap=abs(number(measures.get("SpacingBetweenSlices"))),
         thickness=abs(number(measures.get("SliceThickness"))),
+        has_spacing=bool(measures.get("PixelSpacing")),
     )
 
 

@@ -17,13 +17,14 @@ from ..errors import FallbackWarning, ImageError
 
 # Largest deviation of the distance between two slices from the median distance, as a fraction of it.
 _UNEVEN = 0.1
-# Largest distance of a slice from its place in an even stack, as a fraction of the spacing of the slices.
-_DISPLACED = 0.25
-# Largest shift of a slice within its plane: millimeters, and as a fraction of the pixel spacing.
-_SHIFT, _SHIFT_PIXELS = 0.5, 0.25
+# Largest distance of a slice from its place in an even stack: millimeters, and as a fraction of the spacing of the
+# slices (along the normal) or of the pixels (within the plane).
+_DISPLACED, _DISPLACED_FRACTION = 0.5, 0.25
 # Largest difference of direction cosines, and relative difference of pixel spacings.
 _TURN, _STRETCH = 1e-3, 1e-3
-# Shortest distance between two positions in millimeters, and as a fraction of the longest one.
+# Largest cosine of the angle between rows and columns (half a degree), and error of the length of a direction.
+_OBLIQUE = 8.7e-3
+# Shortest distance between two positions in millimeters, and as a fraction of the median one.
 _SAME, _SAME_FRACTION = 1e-3, 0.01
 
 
@@ -42,6 +43,7 @@ class Slice:
         gap: spacing of the slices according to the header, 0 if there is none.
         thickness: of the slices, 0 if there is none.
         number: instance number, or "".
+        has_spacing: whether the header has a pixel spacing.
     """
 
     position: np.ndarray | None
@@ -54,6 +56,7 @@ class Slice:
     gap: float = 0.0
     thickness: float = 0.0
     number: str = ""
+    has_spacing: bool = True
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ def find_stack(slices: list[Slice], name: str, parts: str) -> Stack:
         raise ImageError(
             f"{whole}: the pixel spacing of its {parts} is from {pixels.min():g} to {pixels.max():g} mm; {apart}."
         )
+    if len(slices) > 1 and not all(one.has_spacing for one in slices):
+        warnings.warn(f"{name} has no pixel spacing; {pixels[0, 0]:g} mm is assumed.", FallbackWarning, stacklevel=4)
     direction = _direction(slices, whole, parts, apart)
     positions = [one.position for one in slices if one.position is not None]
     if not positions:
@@ -120,7 +125,7 @@ def find_stack(slices: list[Slice], name: str, parts: str) -> Stack:
     order = np.argsort(places[:, 2], kind="stable").tolist()
     places = places[order]
     shift = float(np.linalg.norm(places[:, :2] - places[0, :2], axis=1).max())
-    if shift > min(_SHIFT, _SHIFT_PIXELS * float(pixels[0].min())):
+    if shift > min(_DISPLACED, _DISPLACED_FRACTION * float(pixels[0].min())):
         raise ImageError(
             f"{whole} with right angles: its {parts} are shifted by up to {shift:.1f} mm within their plane "
             "(as with a tilted gantry); resample them to a right-angled grid with another program first."
@@ -155,15 +160,27 @@ def _direction(slices: list[Slice], whole: str, parts: str, apart: str) -> np.nd
         )
     rows, columns = given[0][:3], given[0][3:]
     lengths = np.linalg.norm(rows), np.linalg.norm(columns)
-    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(rows @ columns)) > _TURN:
+    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(rows @ columns)) > _OBLIQUE:
         raise ImageError(f"{whole}: the rows and columns of its {parts} are not at right angles; export it again.")
+    if abs(rows @ columns) > _TURN:
+        angle = np.degrees(np.arcsin(abs(rows @ columns)))
+        warnings.warn(
+            f"{whole.removesuffix(' is not one volume')}: the rows and columns of its {parts} are {angle:.2f} degrees "
+            "off a right angle; right-angled ones are used.",
+            FallbackWarning,
+            stacklevel=5,
+        )
+    # GDCM replaces an orientation with such errors of rounding by an axial one.
+    rows = rows / lengths[0]
+    columns = columns - rows * (rows @ columns)
+    columns = columns / np.linalg.norm(columns)
     return np.stack([rows, columns, np.cross(rows, columns)], axis=1)
 
 
 def _even_step(heights: np.ndarray, whole: str, parts: str, apart: str) -> float:
     """Return the spacing of slices at the given positions along their normal, in ascending order."""
     steps = np.diff(heights)
-    same = steps < max(_SAME, _SAME_FRACTION * float(steps.max()))
+    same = steps < max(_SAME, _SAME_FRACTION * float(np.median(steps)))
     if same.any():
         groups = Counter(np.concatenate([[0], np.cumsum(~same)]).tolist())
         often = [count for count in groups.values() if count > 1]
@@ -173,8 +190,8 @@ def _even_step(heights: np.ndarray, whole: str, parts: str, apart: str) -> float
         )
     step = float(heights[-1] - heights[0]) / len(steps)
     uneven = np.abs(steps / np.median(steps) - 1).max() > _UNEVEN
-    displaced = np.abs(heights - heights[0] - step * np.arange(len(heights))).max() > _DISPLACED * step
-    if uneven or displaced:
+    displaced = np.abs(heights - heights[0] - step * np.arange(len(heights))).max()
+    if uneven or displaced > min(_DISPLACED, _DISPLACED_FRACTION * step):
         raise ImageError(
             f"{whole}: its {parts} are {steps.min():.2f} to {steps.max():.2f} mm apart; "
             "add the missing slices, or resample the series to an even spacing."

@@ -1,0 +1,115 @@
+"""Files of every format that were cut off, or have voxels that are no numbers, are refused."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from command_helpers import scene
+
+from DRDMLib.errors import ImageError
+from DRDMLib.io.datasets import SUFFIXES
+from DRDMLib.io.images import read_image
+
+# Written file, file that is cut, whether it is compressed, and pixel type.
+VOLUMES = [
+    ("a.nii", "a.nii", False),
+    ("a.nii.gz", "a.nii.gz", False),
+    ("a.hdr", "a.img", False),
+    ("a.img.gz", "a.img.gz", False),
+    ("a.nrrd", "a.nrrd", False),
+    ("a.nrrd", "a.nrrd", True),
+    ("a.nhdr", "a.raw", False),
+    ("a.nhdr", "a.raw.gz", True),
+    ("a.mha", "a.mha", False),
+    ("a.mha", "a.mha", True),
+    ("a.mhd", "a.raw", False),
+    ("a.mhd", "a.zraw", True),
+    ("a.tif", "a.tif", False),
+    ("a.tiff", "a.tiff", True),
+    ("a.gipl", "a.gipl", False),
+    ("a.gipl.gz", "a.gipl.gz", False),
+    ("a.vtk", "a.vtk", False),
+    ("a.mrc", "a.mrc", False),
+    ("a.h5", "a.h5", False),
+    ("a.dcm", "a.dcm", False),
+    ("a.dcm", "a.dcm", True),
+]
+PICTURES = [("a.png", "a.png", False), ("a.jpg", "a.jpg", False), ("a.dcm", "a.dcm", False), ("a.tif", "a.tif", True)]
+CUTS = [0.1, 0.5, 0.9, -100, -9]
+
+
+def check_cuts(image, folder, name, data, compressed):
+    path = folder / name
+    sitk.WriteImage(image, str(path), compressed)
+    whole = (folder / data).read_bytes()
+    assert read_image(path).GetSize() == image.GetSize() or data.endswith(".dcm")
+    for cut in CUTS:
+        (folder / data).write_bytes(whole[: int(cut * len(whole)) if cut > 0 else cut])
+        with pytest.raises(ImageError, match="cannot be read"):
+            read_image(path)
+
+
+@pytest.mark.parametrize(("name", "data", "compressed"), VOLUMES)
+def test_cut_volume(tmp_path, capfd, name, data, compressed):
+    check_cuts(
+        scene(pixel=sitk.sitkUInt16 if name.endswith(".dcm") else sitk.sitkInt16), tmp_path, name, data, compressed
+    )
+    if data.endswith((".tif", ".tiff", ".h5", ".mha", ".raw", ".zraw")):
+        assert capfd.readouterr().err == "", "a reader prints lines of its own"
+
+
+@pytest.mark.parametrize(("name", "data", "compressed"), PICTURES)
+def test_cut_picture(tmp_path, name, data, compressed):
+    check_cuts(scene((64, 60), sitk.sitkUInt8), tmp_path, name, data, compressed)
+
+
+def test_every_suffix_of_datasets_is_cut():
+    assert set(SUFFIXES) <= {name[1:] for name, _, _ in VOLUMES + PICTURES}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.nii",
+        "a.nii.gz",
+        "a.hdr",
+        "a.img.gz",
+        "a.nrrd",
+        "a.nhdr",
+        "a.mha",
+        "a.mhd",
+        "a.tif",
+        "a.gipl",
+        "a.vtk",
+        "a.mrc",
+        "a.h5",
+    ],
+)
+def test_voxels_that_are_no_numbers(tmp_path, name, bad):
+    image = scene(pixel=sitk.sitkFloat32)
+    image[5, 6, 7] = float(bad)
+    sitk.WriteImage(image, str(tmp_path / name))
+    with pytest.raises(ImageError, match="1 NaN or infinite"):
+        read_image(tmp_path / name)
+
+
+def test_text_vtk(tmp_path):
+    lines = ["# vtk DataFile Version 3.0", "made by hand", "ASCII", "DATASET STRUCTURED_POINTS", "DIMENSIONS 4 3 2"]
+    lines += ["SPACING 1 1 1", "ORIGIN 0 0 0", "POINT_DATA 24", "SCALARS values float 1", "LOOKUP_TABLE default"]
+    text = "\n".join([*lines, *map(str, range(24))])
+    path = tmp_path / "a.vtk"
+    path.write_text(text)
+    assert sitk.GetArrayFromImage(read_image(path)).ravel().tolist() == list(range(24))
+    path.write_text(text[:-3])
+    with pytest.raises(ImageError, match="incomplete"):
+        read_image(path)
+
+
+def test_png_with_a_flipped_bit(tmp_path):
+    path = tmp_path / "a.png"
+    sitk.WriteImage(scene((64, 60), sitk.sitkUInt8), str(path))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ImageError, match="incomplete"):
+        read_image(path)
