@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.ndimage import map_coordinates
 
 from .coordinates import to_index, to_points
+from .thin_structures import restore_thin
 
 _SLAB_VOXELS = 2**23
 # Integers up to here have their own 32-bit floating-point number.
@@ -100,8 +100,7 @@ def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
     """Warp a label map onto the grid of ``reference``, with nearest-neighbor interpolation.
 
     No new label values appear. Where space is compressed, structures that are only one or two voxels thick could fall
-    between the sampled positions. Each of their voxels that is missing near its new position is therefore restored
-    there.
+    between the sampled positions, or come apart. :mod:`DRDMLib.spatial.thin_structures` keeps them in one piece.
 
     Args:
         transform: maps points of the result to points of ``label`` (LPS, millimeters).
@@ -119,7 +118,7 @@ def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
         resampler.SetUseNearestNeighborExtrapolator(True)
         parts.append(sitk.GetArrayFromImage(resampler.Execute(label)))
     warped = np.concatenate(parts)
-    _restore_thin(sitk.GetArrayViewFromImage(label), label, warped, reference, transform)
+    restore_thin(sitk.GetArrayViewFromImage(label), label, warped, reference, transform)
     return _with_geometry(warped, reference)
 
 
@@ -151,101 +150,6 @@ def _with_geometry(array: np.ndarray, reference: sitk.Image) -> sitk.Image:
     image = sitk.GetImageFromArray(array)
     image.CopyInformation(reference)
     return image
-
-
-def _neighborhood(ndim: int) -> np.ndarray:
-    """Return the offsets (3^d, d) from a voxel to its neighbors and itself."""
-    return np.stack(np.meshgrid(*[[-1, 0, 1]] * ndim, indexing="ij"), -1).reshape(-1, ndim)
-
-
-def _thin_voxels(label: np.ndarray) -> np.ndarray:
-    """Find the foreground voxels without an inner voxel of their structure next to them: indices (K, d), array order.
-
-    An inner voxel has neighbors with the same label on all sides along the axes. Sheets, tubes and specks up to two
-    voxels thick have no inner voxels, whereas the bumps of a thick structure have one nearby.
-    """
-    inner = label != 0
-    for axis in range(label.ndim):
-        lines, marks = np.moveaxis(label, axis, 0), np.moveaxis(inner, axis, 0)
-        marks[1:] &= lines[1:] == lines[:-1]
-        marks[:-1] &= lines[:-1] == lines[1:]
-    candidates = np.argwhere((label != 0) & ~inner)
-    values = label[tuple(candidates.T)]
-    thin = np.ones(len(candidates), bool)
-    for offset in _neighborhood(label.ndim):
-        near = tuple(np.clip(candidates + offset, 0, np.asarray(label.shape) - 1).T)
-        thin &= ~(inner[near] & (label[near] == values))
-    return candidates[thin]
-
-
-def _restore_thin(
-    source: np.ndarray, label: sitk.Image, warped: np.ndarray, reference: sitk.Image, transform: sitk.Transform
-) -> None:
-    """Restore thin voxels of ``source`` whose label is missing within one voxel of their new position in ``warped``.
-
-    ``warped`` is changed in place.
-    """
-    voxels = _thin_voxels(source)
-    if len(voxels) == 0:
-        return
-    points = to_points(voxels[:, ::-1], label)
-    origins, found = _inverse(points, transform, 0.5 * min(label.GetSpacing()))
-    targets = np.rint(to_index(origins, reference)).astype(np.int64)[:, ::-1]
-    inside = found & ((targets >= 0) & (targets < np.asarray(warped.shape))).all(axis=1)
-    values = source[tuple(voxels[inside].T)]
-    targets = targets[inside]
-    missing = np.ones(len(targets), bool)
-    for offset in _neighborhood(warped.ndim):
-        near = np.clip(targets + offset, 0, np.asarray(warped.shape) - 1)
-        missing &= warped[tuple(near.T)] != values
-    warped[tuple(targets[missing].T)] = values[missing]
-
-
-def _mapping(transform: sitk.Transform) -> Callable[[np.ndarray], np.ndarray]:
-    """Make a function that applies a transform to points (K, d); for a displacement field it is vectorized."""
-    concrete = transform.Downcast()
-    if not isinstance(concrete, sitk.DisplacementFieldTransform):
-        return lambda points: np.asarray([transform.TransformPoint(p) for p in points.tolist()])
-    field = concrete.GetDisplacementField()
-    vectors = sitk.GetArrayViewFromImage(field)
-    sides = np.asarray(vectors.shape[:-1])
-
-    def moved(points: np.ndarray) -> np.ndarray:
-        index = to_index(points, field)[:, ::-1]
-        # As in SimpleITK: linear between nodes, constant for half a voxel past the outermost nodes, zero beyond.
-        inside = ((index >= -0.5) & (index < sides - 0.5)).all(axis=1)
-        parts = [map_coordinates(vectors[..., k], index.T, order=1, mode="nearest") for k in range(points.shape[1])]
-        result: np.ndarray = points + np.where(inside, parts, 0.0).T
-        return result
-
-    return moved
-
-
-def _inverse(
-    points: np.ndarray, transform: sitk.Transform, tolerance: float, rounds: int = 40
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the positions that the transform maps to ``points``, by damped fixed-point iteration.
-
-    It converges where space is stretched up to fourfold.
-
-    Args:
-        points: (K, d), LPS, millimeters.
-        tolerance: largest allowed distance, millimeters.
-        rounds: largest number of iterations.
-
-    Returns:
-        The positions, (K, d), and whether each was found to within the tolerance, (K,).
-    """
-    moved, guess = _mapping(transform), points.copy()
-    found = np.zeros(len(points), bool)
-    for _ in range(rounds):
-        remaining = np.flatnonzero(~found)
-        if len(remaining) == 0:
-            break
-        residual = points[remaining] - moved(guess[remaining])
-        found[remaining] = np.linalg.norm(residual, axis=1) < tolerance
-        guess[remaining] += 0.5 * residual
-    return guess, found
 
 
 def field_component(field: sitk.Image, component: int, reference: sitk.Image) -> Iterator[np.ndarray]:
