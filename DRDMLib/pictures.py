@@ -81,7 +81,9 @@ def deformation_picture(result: Deformation, path: Path, *, label: sitk.Image | 
     # However the voxels are stored, the patient is shown the same way round.
     flat = result.reference.GetDimension() == 2
     image = result.reference if flat else sitk.DICOMOrient(result.reference, "LPS")
-    label = None if label is None else _outlined(fit_label(label, image))
+    if label is not None:
+        label = fit_label(label, result.reference)
+        label = _outlined(label if flat else sitk.DICOMOrient(label, "LPS"))
     versions = _versions(result, image, label)
     determinants = _determinants(result.field, image)
     window = contrast_window(sitk.GetArrayViewFromImage(image))

@@ -328,7 +328,7 @@ def _mapping(transform: sitk.Transform) -> Callable[[np.ndarray], np.ndarray]:
     """Make a function that applies a transform to points (K, d); for a displacement field it is vectorized."""
     concrete = transform.Downcast()
     if not isinstance(concrete, sitk.DisplacementFieldTransform):
-        return lambda points: np.asarray([transform.TransformPoint(p) for p in points.tolist()])
+        return lambda points: np.asarray([transform.TransformPoint(p) for p in points.tolist()]).reshape(points.shape)
     field = concrete.GetDisplacementField()
     vectors = sitk.GetArrayViewFromImage(field)
     sides = np.asarray(vectors.shape[:-1])
