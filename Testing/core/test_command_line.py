@@ -366,15 +366,15 @@ def test_no_result_overwrites_another(succeed, tmp_path, tiny_models, dataset, c
     assert len(images) == len(items) * (1 if command == "augment" else 2)
 
 
-def test_images_of_equal_names_are_refused(drdm, tmp_path, tiny_models):
+def test_images_of_equal_names_get_different_names(drdm, tmp_path, tiny_models):
     for folder in ("a", "b"):
         write(scene((30, 28)), tmp_path / folder / "case.nii.gz")
     listed = tmp_path / "list.txt"
     listed.write_text("a/case.nii.gz\nb/case.nii.gz\n")
     outcome = drdm("synthesize", listed, "-o", tmp_path / "out", "--model", tiny_models[2], "--levels", "4:3")
-    assert outcome.status == 2
-    assert "called 'case'" in outcome.err
-    assert not (tmp_path / "out").exists()
+    assert outcome.status == 0, outcome.err
+    assert "is called 'case-2' in the results" in outcome.err
+    assert {item["source"] for item in report_of(tmp_path / "out")["items"]} == {"case", "case-2"}
 
 
 @pytest.mark.parametrize("command", ["augment", "synthesize"])
