@@ -233,7 +233,9 @@ def test_label_of_another_dimension(deform_refused, scan, tmp_path):
 def test_label_outside_the_image(deform_refused, scan, tmp_path):
     label = boxes(scene())
     label.SetOrigin((400.0, 20.0, 30.0))
-    deform_refused(scan, "--label", write(label, tmp_path / "label.nii.gz"), says="lies in another place.*--label-geometry")
+    deform_refused(
+        scan, "--label", write(label, tmp_path / "label.nii.gz"), says="lies in another place.*--label-geometry"
+    )
 
 
 @pytest.mark.parametrize("value", [0.5, np.nan])
