@@ -43,7 +43,7 @@ class DeformSection(JobSection):
         self._rows: list[tuple[Any, int]] = []
         self._shownDisplay: tuple[Any, int, Display] | None = None
         ui = self.ui
-        ui.diceButton.connect("clicked()", self.onDice)
+        ui.newSeedButton.connect("clicked()", self.onNewSeed)
         ui.deformButton.connect("clicked()", self.onDeform)
         ui.cancelButton.connect("clicked()", self.onCancel)
         ui.jacobianButton.connect("clicked()", self.onJacobian)
@@ -90,7 +90,7 @@ class DeformSection(JobSection):
 
     # Making variants
 
-    def onDice(self) -> None:
+    def onNewSeed(self) -> None:
         """Choose a random seed."""
         self.parameter.seed = random.randrange(100000)
 
@@ -100,6 +100,8 @@ class DeformSection(JobSection):
         with self.runAction(self.ui.statusLabel):
             self.setup.requireTorch()
             model = self.input.requireModel()
+            if not p.keepSeed and p.seed == self._lastSeed():
+                self.onNewSeed()
             job = self.logic.startDeform(
                 volume,
                 model.name,
@@ -121,6 +123,11 @@ class DeformSection(JobSection):
             if job.running:
                 self.showMessage(self.ui.statusLabel, _("Starting ..."))
             self.context.updatePanel()
+
+    def _lastSeed(self) -> int | None:
+        """The seed that the latest variants of the volume were made with."""
+        variants = self.logic.variants(self.parameter.inputVolume)
+        return self.logic.figures(variants[-1][0])[0].get("seed") if variants else None
 
     def onProgress(self, progress: Progress) -> None:
         """Update the progress bar."""
