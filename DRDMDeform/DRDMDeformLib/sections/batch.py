@@ -104,6 +104,11 @@ class BatchSection(JobSection):
         if self.parameter is not None:
             self.update()
 
+    def onSceneClosed(self) -> None:
+        """Remove the message of a finished batch."""
+        if not self.running:
+            self.showMessage(self.ui.batchLabel, "")
+
     def onStart(self) -> None:
         """Start a batch, or resume the run in the output folder."""
         p = self.parameter

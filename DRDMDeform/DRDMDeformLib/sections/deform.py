@@ -41,7 +41,8 @@ class DeformSection(JobSection):
         """Connect the widgets that are not bound to the parameter node, and set up the table."""
         self._filling = False
         self._rows: list[tuple[Any, int]] = []
-        self._shownDisplay: tuple[Any, int, Display] | None = None
+        self._shownDisplay: tuple[Any, int, Display, bool] | None = None
+        self._jacobian: Any = None
         ui = self.ui
         ui.newSeedButton.connect("clicked()", self.onNewSeed)
         ui.deformButton.connect("clicked()", self.onDeform)
@@ -68,6 +69,10 @@ class DeformSection(JobSection):
         table.editTriggers = qt.QAbstractItemView.NoEditTriggers
         table.verticalHeader().visible = False
         ui.progressBar.visible = False
+
+    def onSceneClosed(self) -> None:
+        """Remove the message on nodes that are gone."""
+        self.showMessage(self.ui.statusLabel, "")
 
     def update(self) -> None:
         """Show level, buttons and table."""
@@ -240,11 +245,14 @@ class DeformSection(JobSection):
         """Draw the shown deformation as chosen, and hide all others."""
         shown, display = self.parameter.deformations, self.parameter.display
         transform = None if shown is None else self.logic.transformOf(shown)
-        wanted = None if transform is None else (transform, self.logic.shownVariant(shown), display)
+        wanted = (
+            None if transform is None else (transform, self.logic.shownVariant(shown), display, self.parameter.preview)
+        )
         if wanted == self._shownDisplay:
             return
         drawn = self._shownDisplay[0] if self._shownDisplay is not None else None
         self._shownDisplay = wanted
+        self._hideJacobian()
         if drawn is not None and drawn is not transform and slicer.mrmlScene.IsNodePresent(drawn):
             self.logic.showDeformation(drawn, None)
         if transform is not None:
@@ -256,5 +264,15 @@ class DeformSection(JobSection):
             shown, volume = self.parameter.deformations, self.parameter.inputVolume
             if shown is None or volume is None:
                 return
-            made = self.logic.jacobian(self.logic.transformOf(shown), volume)
-            slicer.util.setSliceViewerLayers(foreground=made, foregroundOpacity=0.6)
+            self._jacobian = self.logic.jacobian(self.logic.transformOf(shown), volume)
+            slicer.util.setSliceViewerLayers(foreground=self._jacobian, foregroundOpacity=0.6)
+
+    def _hideJacobian(self) -> None:
+        """Take the determinant out of the views, since another variant or the original is shown; the volume stays."""
+        overlay, self._jacobian = self._jacobian, None
+        if overlay is None or not slicer.mrmlScene.IsNodePresent(overlay):
+            return
+        logics = slicer.app.applicationLogic().GetSliceLogics()
+        composites = [logics.GetItemAsObject(n).GetSliceCompositeNode() for n in range(logics.GetNumberOfItems())]
+        if any(node.GetForegroundVolumeID() == overlay.GetID() for node in composites):
+            slicer.util.setSliceViewerLayers(foreground=None)

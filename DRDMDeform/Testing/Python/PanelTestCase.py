@@ -315,6 +315,31 @@ class DeformTestCase(ModuleTestCase):
         self.assertLess(values.min(), 1.0)
         self.assertGreater(values.max(), 1.0)
 
+    def testTheJacobianGoesWithItsVariant(self):
+        self.choosePhantom(steps=1)
+        self.ui.variantsSpinBox.value = 2
+        self.deform()
+        composite = slicer.app.applicationLogic().GetSliceLogics().GetItemAsObject(0).GetSliceCompositeNode()
+
+        def overlay():
+            return bool(composite.GetForegroundVolumeID())
+
+        for leave in (
+            lambda: self.ui.variantsTable.selectRow(1),
+            lambda: setattr(self.ui.previewCheckBox, "checked", 0),
+        ):
+            self.ui.jacobianButton.click()
+            self.assertTrue(overlay())
+            leave()
+            self.assertFalse(overlay())
+
+    def testNoSentenceStaysAfterTheSceneIsClosed(self):
+        labels = (self.ui.applyLabel, self.ui.batchLabel)
+        for label in labels:
+            self.panel.apply.showMessage(label, "Created: Phantom deformed.")
+        slicer.mrmlScene.Clear(0)
+        self.assertEqual([label.text for label in labels], ["", ""])
+
 
 class ApplyTestCase(ModuleTestCase):
     def testOnCopies(self):
