@@ -91,8 +91,8 @@ class BatchLogic:
         """Make labeled images for training a segmentation network (Algorithm 3), as an nnU-Net raw dataset.
 
         Args:
-            source: a folder or dataset, or a list of volume nodes. The label of a volume is its segmentation, that is
-                the one whose reference geometry is the volume.
+            source: a folder or dataset, or a list of volume nodes. The label of a volume is its segmentation: the
+                one chosen for it in the panel, drawn on it, or lying on it.
             outputFolder: a new or empty folder, or that of an interrupted run with ``resume=True``.
             levels: strengths.
             copies: number of variants of each scan at each level.
@@ -184,7 +184,7 @@ class BatchLogic:
                     writeTemporary(links.labelOf(segmentation, node), folder / "labels" / f"{name}.nrrd")
                 elif needLabels:
                     raise SceneError(
-                        _("The volume '{name}' has no segmentation; segment it first, or uncheck it.").format(
+                        _("No segmentation lies on '{name}'; choose both in Input, or uncheck the volume.").format(
                             name=node.GetName()
                         )
                     )
@@ -216,6 +216,14 @@ class BatchLogic:
             "qualityPage": page if page.is_file() else None,
             "items": items,
         }
+
+    def seedOf(self, outputFolder: str | Path) -> int | None:
+        """The seed of the run in a folder, with which it must be resumed; ``None`` without a run."""
+        try:
+            run = json.loads((Path(outputFolder) / "run.json").read_text(encoding="utf-8"))
+            return int(run["settings"]["seed"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def canResume(self, outputFolder: str | Path) -> bool:
         """Whether a folder contains an interrupted or complete run."""
@@ -259,6 +267,7 @@ class BatchLogic:
                 if sitk.GetArrayViewFromImage(labelImage).any():
                     name = f"{_stem(item[label])} label"
                     nodes.append(links.segmentationFromImage(scene, labelImage, name, nodes[-1]))
+                    links.nameSegments(nodes[-1], _labelNames(folder), self._sourceOf(item))
             if item.get("moving") and item.get("ddf"):
                 field = _readImage(folder / item["ddf"], sitk.sitkVectorFloat64)
                 nodes.append(mrml.createTransform(scene, field, f"{_stem(item['ddf'])} moving to fixed"))
@@ -267,6 +276,15 @@ class BatchLogic:
                 mrml.removeNode(node)
             raise
         return nodes
+
+    def _sourceOf(self, item: dict[str, Any]) -> Any:
+        """The segmentation of the volume of the scene that a result was made from, or ``None``."""
+        scene = self.mrmlScene()
+        for n in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
+            node = scene.GetNthNodeByClass(n, "vtkMRMLScalarVolumeNode")
+            if _uniqueFileName(node.GetName(), set()) == item.get("source"):
+                return links.segmentationOf(scene, node)
+        return None
 
     # Training
 
@@ -358,6 +376,14 @@ def _uniqueFileName(name: str, taken: set[str]) -> str:
         unique, number = f"{plain}-{number}", number + 1
     taken.add(unique)
     return unique
+
+
+def _labelNames(folder: Path) -> dict[int, str]:
+    """The names of the labels in the ``dataset.json`` of a folder: {value: name}."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        labels = json.loads((folder / "dataset.json").read_text(encoding="utf-8")).get("labels", {})
+        return {value: name for name, value in labels.items() if isinstance(value, int)}
+    return {}
 
 
 def _stem(path: str) -> str:

@@ -57,7 +57,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.sections: list[Section] = [self.setup, self.input, self.deform, self.apply, self.batch, self.train]
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEnd)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneClosed)
         self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEnd)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
@@ -109,9 +109,14 @@ class Panel(slicer.util.VTKObservationMixin):
         """Disconnect, since the node selectors are empty during an import and would clear the parameter node."""
         self.detach()
 
+    def onSceneClosed(self, caller: Any, event: Any) -> None:
+        """Forget the closed scene, and use the parameter node of the new one."""
+        for section in self.sections:
+            section.onSceneClosed()
+        self.attach()
+
     def onSceneEnd(self, caller: Any, event: Any) -> None:
-        """Use the parameter node of the new scene."""
-        self.train.onSceneClosed()
+        """Use the parameter node of the imported scene."""
         self.attach()
 
     def onNodeRemoved(self, caller: Any, event: Any) -> None:

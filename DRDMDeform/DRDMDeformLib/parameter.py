@@ -126,6 +126,7 @@ class DRDMDeformParameterNode:
     model - catalog name, or path of a model file; empty: the best one for the scan.
     device, steps, plane - how to compute; 0 steps: the default of the model.
     pose, level, seed, variants, asSequence - how to deform: pose 0 to 2, level 1 to 79 (strength), number of variants.
+    keepSeed - whether Deform keeps the seed; otherwise it draws a new one once the seed has been used.
     deformations - the shown transform or sequence browser.
     preview - whether the scan and the other nodes are shown deformed, that is under the transform.
     display - how the transform is drawn.
@@ -147,6 +148,7 @@ class DRDMDeformParameterNode:
 
     level: Annotated[int, WithinRange(1, 79), Default(48)]
     seed: Annotated[int, WithinRange(0, 2**31 - 1), Default(0)]
+    keepSeed: Annotated[bool, Default(False)]
     variants: Annotated[int, WithinRange(1, 100), Default(1)]
     asSequence: Annotated[bool, Default(True)]
     deformations: Optional[Union[slicer.vtkMRMLTransformNode, slicer.vtkMRMLSequenceBrowserNode]]  # noqa: UP007, UP045

@@ -50,19 +50,29 @@ def array_of(transform):
     return sitk.GetArrayFromImage(fieldFromTransform(transform))
 
 
-def test_variants_as_nodes_have_names_records_and_a_parent_item(scene):
+def test_variants_as_nodes_have_names_records_and_lie_beside_the_volume(scene):
     image = image_of("plain")
     volume = placed_volume(scene, image)
     fields = fields_of(image)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    branch = hierarchy.CreateItem(hierarchy.GetSceneItemID(), volume)
     made = addVariants(scene, volume, fields, RECORDS)
     assert [n.GetName() for n in made] == [
         "scan deformation 1 (level 48, seed 3)",
         "scan deformation 2 (level 48, seed 4)",
         "scan deformation 3 (level 20, seed 5)",
     ]
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    item = hierarchy.GetItemByDataNode(volume)
-    assert item and all(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(n)) == item for n in made)
+    folder = hierarchy.GetItemParent(branch)
+    assert all(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(n)) == folder for n in made)
+    # The Transform column of the module Data.
+    slicer.vtkSlicerSubjectHierarchyModuleLogic.TransformBranch(hierarchy, branch, made[0], False)
+    assert volume.GetParentTransformNode() is made[0]
+    assert all(node.GetParentTransformNode() is None for node in made)
+    made[1].SetAndObserveTransformNodeID(made[0].GetID())
+    volume.SetAndObserveTransformNodeID(made[1].GetID())
+    with pytest.raises(SceneError, match="itself under"):
+        apply(made[1], [volume])
+    made[1].SetAndObserveTransformNodeID(None)
     for node, field, record in zip(made, fields, RECORDS, strict=True):
         assert np.allclose(array_of(node), sitk.GetArrayFromImage(field), atol=1e-5)
         assert {**record, "number": records(node)[0]["number"]} == records(node)[0]

@@ -13,7 +13,7 @@ from DRDMLib.spatial.jacobian import jacobian_determinant
 from .errors import SceneError, requireInScene
 from .errors import tr as _
 from .grids import FLIP, Grid
-from .hierarchy import VOLUME_REFERENCE, placeUnder
+from .hierarchy import VOLUME_REFERENCE, placeBeside
 from .transforms import ensureLinearInterpolation, fieldFromTransform
 from .volumes import requireVoxels, volumeFromImage, worldGrid
 
@@ -119,7 +119,7 @@ def jacobianVolume(scene: Any, transformNode: Any, volumeNode: Any) -> Any:
     display.SetAndObserveColorNodeID(jacobianColors(scene).GetID())
     display.SetAutoWindowLevel(False)
     display.SetWindowLevelMinMax(0.0, 2.0)
-    placeUnder(volumeNode, node)
+    placeBeside(volumeNode, node)
     return node
 
 

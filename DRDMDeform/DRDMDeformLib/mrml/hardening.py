@@ -31,7 +31,14 @@ from .hierarchy import (
     setParent,
 )
 from .segmentations import binaryLabelmapName, referenceVolumeRole, resliceSegmentation, warpSegmentation
-from .transforms import disablePreview, enablePreview, ensureLinearInterpolation, fieldFromTransform, requireDeformable
+from .transforms import (
+    disablePreview,
+    enablePreview,
+    ensureLinearInterpolation,
+    fieldFromTransform,
+    requireDeformable,
+    requireNotDeformed,
+)
 from .variants import isSequence, selectVariant, transformOf, variantsOf
 from .volumes import isLabel, localGrid, requireVoxels, setImage, transformToWorld
 
@@ -58,6 +65,7 @@ def apply(transformNode: Any, nodes: Sequence[Any], copies: bool = True, origina
     """
     requireInScene(transformNode, "transform")
     ensureLinearInterpolation(transformNode)
+    requireNotDeformed(transformNode)
     for node in nodes:
         requireDeformable(transformNode, node)
         if node.IsA("vtkMRMLVolumeNode"):

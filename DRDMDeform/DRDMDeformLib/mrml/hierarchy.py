@@ -48,15 +48,6 @@ def hierarchyOf(scene: Any) -> Any:
     return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
 
 
-def placeUnder(owner: Any, node: Any) -> None:
-    """Put ``node`` under ``owner``."""
-    hierarchy = hierarchyOf(owner.GetScene())
-    item = hierarchy.GetItemByDataNode(owner)
-    if not item:
-        item = hierarchy.CreateItem(hierarchy.GetSceneItemID(), owner)
-    hierarchy.CreateItem(item, node)
-
-
 def placeBeside(neighbor: Any, node: Any) -> None:
     """Put ``node`` into the folder of ``neighbor``."""
     hierarchyOf(neighbor.GetScene()).CreateItem(_folderItem(neighbor), node)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 import slicer
 
@@ -12,16 +14,49 @@ from .errors import tr as _
 from .segmentations import labelFromSegmentation, referenceVolumeRole
 from .volumes import imageFromVolume, labelMapFromImage
 
+# Role of the node reference from a volume to the segmentation that the user has chosen for it.
+CHOSEN_REFERENCE = "DRDM.segmentation"
+
+
+def chooseSegmentation(volumeNode: Any, node: Any) -> None:
+    """Remember the segmentation or label map that the user has chosen for a volume; saved with the scene."""
+    if volumeNode.GetNodeReferenceID(CHOSEN_REFERENCE) != node.GetID():
+        volumeNode.SetNodeReferenceID(CHOSEN_REFERENCE, node.GetID())
+
 
 def segmentationOf(scene: Any, volumeNode: Any) -> Any:
-    """The last segmentation whose reference geometry is the volume, or ``None``."""
-    found = None
+    """The segmentation or label map of a volume, or ``None``.
+
+    That is the one that the user has chosen, else the last segmentation whose reference geometry is the volume, else
+    the last one that has no reference geometry and lies on the volume: Slicer sets none when it loads a file.
+    """
+    chosen = volumeNode.GetNodeReference(CHOSEN_REFERENCE)
+    if chosen is not None:
+        return chosen
+    own, near = None, None
     for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
         node = scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode")
-        reference = node.GetNodeReferenceID(referenceVolumeRole())
-        if reference == volumeNode.GetID() and node.GetSegmentation().GetNumberOfSegments():
-            found = node
-    return found
+        if not node.GetSegmentation().GetNumberOfSegments():
+            continue
+        reference = node.GetNodeReference(referenceVolumeRole())
+        if reference is volumeNode:
+            own = node
+        elif reference is None and _liesOn(node, volumeNode):
+            near = node
+    return own or near
+
+
+def _liesOn(node: Any, volumeNode: Any) -> bool:
+    """Whether at least half of the bounding box of a node is inside that of a volume, in world space."""
+    boxes = []
+    for each in (node, volumeNode):
+        bounds = [0.0] * 6
+        each.GetRASBounds(bounds)
+        boxes.append(np.asarray(bounds).reshape(3, 2))
+    own, other = boxes
+    shared = np.minimum(own[:, 1], other[:, 1]) - np.maximum(own[:, 0], other[:, 0])
+    size = own[:, 1] - own[:, 0]
+    return bool(np.all(size > 0) and np.prod(np.clip(shared, 0, None)) >= 0.5 * np.prod(size))
 
 
 def belongsToOtherVolume(node: Any, volumeNode: Any) -> bool:
@@ -44,6 +79,28 @@ def labelOf(node: Any, volumeNode: Any) -> sitk.Image:
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
         return imageFromVolume(node)
     raise SceneError(_("'{name}' is neither a segmentation nor a label map; choose one.").format(name=nameOf(node)))
+
+
+def nameSegments(node: Any, names: Mapping[int, str], source: Any = None) -> None:
+    """Name the segments of a segmentation, and color them as those of another one.
+
+    Args:
+        node: segmentation with binary label maps.
+        names: {value of a segment: name}.
+        source: segmentation whose first segment belongs to the value 1, and so on; its names come before ``names``.
+    """
+    segmentation, others = node.GetSegmentation(), []
+    if source is not None and source.IsA("vtkMRMLSegmentationNode"):
+        found = source.GetSegmentation()
+        others = [found.GetNthSegment(n) for n in range(found.GetNumberOfSegments())]
+    for n in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(n)
+        value = segment.GetLabelValue()
+        if 1 <= value <= len(others):
+            segment.SetName(others[value - 1].GetName())
+            segment.SetColor(*others[value - 1].GetColor())
+        elif value in names:
+            segment.SetName(names[value])
 
 
 def segmentationFromImage(scene: Any, label: sitk.Image, name: str, volumeNode: Any) -> Any:

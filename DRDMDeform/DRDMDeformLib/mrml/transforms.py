@@ -23,7 +23,7 @@ import vtk
 from .errors import SceneError, nameOf, notADeformation, requireInScene
 from .errors import tr as _
 from .grids import FLIP, Grid, arrayOf, concatenate, imageData, numpyMatrix, transformPoints, vtkMatrix
-from .hierarchy import setParent
+from .hierarchy import isDeformation, setParent
 from .volumes import fittedGrid, parentMatrix, transformFromWorld, transformToWorld
 
 # Largest error of a sampled map between its grid points (99.9th percentile), millimeters.
@@ -222,9 +222,10 @@ def enablePreview(transformNode: Any, nodes: Sequence[Any]) -> None:
     """Put nodes under a transform; on an error none of them is.
 
     Raises:
-        SceneError: as :func:`requireDeformable`.
+        SceneError: as :func:`requireDeformable` and :func:`requireNotDeformed`.
     """
     ensureLinearInterpolation(transformNode)
+    requireNotDeformed(transformNode)
     for node in nodes:
         requireDeformable(transformNode, node)
     for node in nodes:
@@ -251,6 +252,17 @@ def releaseNodes(transformNode: Any) -> None:
         node = scene.GetNthNodeByClass(n, "vtkMRMLTransformableNode")
         if node.GetParentTransformNode() is transformNode:
             setParent(node, parent)
+
+
+def requireNotDeformed(transformNode: Any) -> None:
+    """Raise SceneError if a deformation is itself under another one, which would be applied too."""
+    above = transformNode.GetParentTransformNode()
+    if isDeformation(above):
+        raise SceneError(
+            _("The deformation '{name}' is itself under '{other}'; take it out there in the module Transforms.").format(
+                name=nameOf(transformNode), other=nameOf(above)
+            )
+        )
 
 
 def requireDeformable(transformNode: Any, node: Any) -> None:

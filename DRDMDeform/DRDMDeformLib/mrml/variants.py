@@ -15,7 +15,7 @@ import slicer
 
 from .errors import SceneError, nameOf, notADeformation, requireInScene
 from .errors import tr as _
-from .hierarchy import RECORD_ATTRIBUTE, VOLUME_REFERENCE, isDeformation, parentWithoutPreview, placeUnder, removeNode
+from .hierarchy import RECORD_ATTRIBUTE, VOLUME_REFERENCE, isDeformation, parentWithoutPreview, placeBeside, removeNode
 from .transforms import createTransform, ensureLinearInterpolation, releaseNodes
 
 
@@ -26,7 +26,7 @@ def addVariants(
     records: Sequence[Mapping[str, Any]],
     asSequence: bool = False,
 ) -> Any:
-    """Create transforms from displacement fields of a volume, named after it and under it in the subject hierarchy.
+    """Create transforms from displacement fields of a volume, named after it and beside it in the subject hierarchy.
 
     Args:
         scene: where the transforms are added.
@@ -201,7 +201,9 @@ def _transform(scene: Any, volumeNode: Any, field: sitk.Image, record: Mapping[s
 
 def _linkToVolume(node: Any, volumeNode: Any) -> None:
     node.SetNodeReferenceID(VOLUME_REFERENCE, volumeNode.GetID())
-    placeUnder(volumeNode, node)
+    # Not under the volume: the Transform column of the module Data acts on a whole branch, so that choosing one
+    # deformation for the volume would put the others under it.
+    placeBeside(volumeNode, node)
 
 
 def _addSequence(

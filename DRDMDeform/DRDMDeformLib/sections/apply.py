@@ -38,6 +38,10 @@ class ApplySection(Section):
         self.ui.variantChoiceComboBox.enabled = p.onCopies
         self.ui.applyButton.text = _("Apply on copies") if p.onCopies else _("Apply permanently")
 
+    def onSceneClosed(self) -> None:
+        """Remove the message on nodes that are gone."""
+        self.showMessage(self.ui.applyLabel, "")
+
     def onApply(self) -> None:
         """Harden the transform."""
         p = self.parameter

@@ -104,6 +104,11 @@ class BatchSection(JobSection):
         if self.parameter is not None:
             self.update()
 
+    def onSceneClosed(self) -> None:
+        """Remove the message of a finished batch."""
+        if not self.running:
+            self.showMessage(self.ui.batchLabel, "")
+
     def onStart(self) -> None:
         """Start a batch, or resume the run in the output folder."""
         p = self.parameter
@@ -118,15 +123,17 @@ class BatchSection(JobSection):
                 raise SceneError(
                     _("'{folder}' holds a complete run; choose another output folder.").format(folder=p.batchOutput)
                 )
+            seed = self.logic.seedOf(p.batchOutput)
             settings = {
                 "copies": p.batchCopies,
                 "wait": False,
                 "model": p.model or None,
-                "seed": p.seed,
+                "seed": p.seed if seed is None else seed,
                 "steps": p.steps or None,
                 "pose": p.pose,
                 "device": p.device.value,
                 "plane": p.plane.value,
+                "segmentations": {p.inputVolume.GetID(): p.inputSegmentation} if p.inputVolume is not None else None,
                 "resume": self.logic.canResume(p.batchOutput),
             }
             if p.batchKind is BatchKind.AUGMENT:

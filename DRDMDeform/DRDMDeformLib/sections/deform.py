@@ -41,9 +41,10 @@ class DeformSection(JobSection):
         """Connect the widgets that are not bound to the parameter node, and set up the table."""
         self._filling = False
         self._rows: list[tuple[Any, int]] = []
-        self._shownDisplay: tuple[Any, int, Display] | None = None
+        self._shownDisplay: tuple[Any, int, Display, bool] | None = None
+        self._jacobian: Any = None
         ui = self.ui
-        ui.diceButton.connect("clicked()", self.onDice)
+        ui.newSeedButton.connect("clicked()", self.onNewSeed)
         ui.deformButton.connect("clicked()", self.onDeform)
         ui.cancelButton.connect("clicked()", self.onCancel)
         ui.jacobianButton.connect("clicked()", self.onJacobian)
@@ -69,6 +70,10 @@ class DeformSection(JobSection):
         table.verticalHeader().visible = False
         ui.progressBar.visible = False
 
+    def onSceneClosed(self) -> None:
+        """Remove the message on nodes that are gone."""
+        self.showMessage(self.ui.statusLabel, "")
+
     def update(self) -> None:
         """Show level, buttons and table."""
         running = self.running
@@ -90,7 +95,7 @@ class DeformSection(JobSection):
 
     # Making variants
 
-    def onDice(self) -> None:
+    def onNewSeed(self) -> None:
         """Choose a random seed."""
         self.parameter.seed = random.randrange(100000)
 
@@ -100,6 +105,8 @@ class DeformSection(JobSection):
         with self.runAction(self.ui.statusLabel):
             self.setup.requireTorch()
             model = self.input.requireModel()
+            if not p.keepSeed and p.seed == self._lastSeed():
+                self.onNewSeed()
             job = self.logic.startDeform(
                 volume,
                 model.name,
@@ -121,6 +128,11 @@ class DeformSection(JobSection):
             if job.running:
                 self.showMessage(self.ui.statusLabel, _("Starting ..."))
             self.context.updatePanel()
+
+    def _lastSeed(self) -> int | None:
+        """The seed that the latest variants of the volume were made with."""
+        variants = self.logic.variants(self.parameter.inputVolume)
+        return self.logic.figures(variants[-1][0])[0].get("seed") if variants else None
 
     def onProgress(self, progress: Progress) -> None:
         """Update the progress bar."""
@@ -233,11 +245,14 @@ class DeformSection(JobSection):
         """Draw the shown deformation as chosen, and hide all others."""
         shown, display = self.parameter.deformations, self.parameter.display
         transform = None if shown is None else self.logic.transformOf(shown)
-        wanted = None if transform is None else (transform, self.logic.shownVariant(shown), display)
+        wanted = (
+            None if transform is None else (transform, self.logic.shownVariant(shown), display, self.parameter.preview)
+        )
         if wanted == self._shownDisplay:
             return
         drawn = self._shownDisplay[0] if self._shownDisplay is not None else None
         self._shownDisplay = wanted
+        self._hideJacobian()
         if drawn is not None and drawn is not transform and slicer.mrmlScene.IsNodePresent(drawn):
             self.logic.showDeformation(drawn, None)
         if transform is not None:
@@ -249,5 +264,15 @@ class DeformSection(JobSection):
             shown, volume = self.parameter.deformations, self.parameter.inputVolume
             if shown is None or volume is None:
                 return
-            made = self.logic.jacobian(self.logic.transformOf(shown), volume)
-            slicer.util.setSliceViewerLayers(foreground=made, foregroundOpacity=0.6)
+            self._jacobian = self.logic.jacobian(self.logic.transformOf(shown), volume)
+            slicer.util.setSliceViewerLayers(foreground=self._jacobian, foregroundOpacity=0.6)
+
+    def _hideJacobian(self) -> None:
+        """Take the determinant out of the views, since another variant or the original is shown; the volume stays."""
+        overlay, self._jacobian = self._jacobian, None
+        if overlay is None or not slicer.mrmlScene.IsNodePresent(overlay):
+            return
+        logics = slicer.app.applicationLogic().GetSliceLogics()
+        composites = [logics.GetItemAsObject(n).GetSliceCompositeNode() for n in range(logics.GetNumberOfItems())]
+        if any(node.GetForegroundVolumeID() == overlay.GetID() for node in composites):
+            slicer.util.setSliceViewerLayers(foreground=None)

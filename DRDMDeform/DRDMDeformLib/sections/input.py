@@ -76,7 +76,13 @@ class InputSection(Section):
     def chooseSegmentation(self) -> None:
         """When another volume is chosen, choose its segmentation instead of that of the previous volume."""
         p, volume = self.parameter, self.parameter.inputVolume
-        if volume is None or volume.GetID() == self._volumeID:
+        if volume is None:
+            return
+        if volume.GetID() == self._volumeID:
+            chosen = p.inputSegmentation
+            if chosen is not None and not links.belongsToOtherVolume(chosen, volume):
+                # Batch uses it too.
+                links.chooseSegmentation(volume, chosen)
             return
         self._volumeID = volume.GetID()
         chosen = p.inputSegmentation

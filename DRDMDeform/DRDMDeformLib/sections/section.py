@@ -66,6 +66,9 @@ class Section:
     def update(self) -> None:
         """Show the current state; called after every change."""
 
+    def onSceneClosed(self) -> None:
+        """Forget what belonged to the closed scene."""
+
     def cleanup(self) -> None:
         """Stop running jobs; called before the panel is removed."""
 

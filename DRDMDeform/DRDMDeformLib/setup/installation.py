@@ -26,6 +26,9 @@ from .diagnosis import Diagnosis, Remedy, explainFailure
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "Resources" / "requirements.txt"
 EXTENSION = "PyTorch"
+# Packages that this module uses in Slicer's own process. Others need no restart when they are replaced: the PyTorch
+# extension replaces pip.
+USED = ("torch", "numpy", "scipy", "SimpleITK", "safetensors", "packaging", "platformdirs")
 
 
 class Installation:
@@ -164,13 +167,13 @@ class Installation:
     # After the installation
 
     def _offerRestartIfReplaced(self, before: dict[str, str]) -> None:
-        """Offer a restart if imported packages were replaced, since their old version stays in memory."""
+        """Offer a restart if packages that are in use were replaced, since their old version stays in memory."""
         after = _versions()
         changed = {name for name, version in before.items() if after.get(name) != version}
         loaded = [
             module
             for module, packages in importlib.metadata.packages_distributions().items()
-            if module in sys.modules and changed & {package.lower() for package in packages}
+            if module in USED and module in sys.modules and changed & {package.lower() for package in packages}
         ]
         if loaded:
             self._offerRestart(

@@ -1,6 +1,7 @@
 """Diagnosis and installation of PyTorch: each faulty state in its own Python environment."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -612,6 +613,20 @@ class InstallationTestCase(unittest.TestCase):
         self.assertEqual(environment.state().remedy, "Restart Slicer")
         environment.fix()
         self.assertEqual(self.restarts, 1)
+
+    def testNoRestartForPackagesThatAreNotUsed(self):
+        """The PyTorch extension replaces pip, which Slicer has imported."""
+        before = dict(installation._versions(), pip="26.1.1")
+        self.answers = [True]
+        modules = importlib.metadata.packages_distributions() | {"pip": ["pip"]}
+        with (
+            mock.patch.dict(sys.modules, {"pip": type(sys)("pip")}),
+            mock.patch.object(importlib.metadata, "packages_distributions", lambda: modules),
+            mock.patch.object(installation, "_versions", side_effect=[before, dict(before, pip="26.0.1")]),
+        ):
+            self.installation.run(self.found)
+        self.assertFalse(self.installation.restartNeeded)
+        self.assertEqual(len(self.questions), 1)
 
     def testPyTorchExtensionMissingOrTooOld(self):
         class Old:

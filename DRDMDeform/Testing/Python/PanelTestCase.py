@@ -103,11 +103,11 @@ class DeformTestCase(ModuleTestCase):
             self.assertTrue(self.ui.levelLabel.text.startswith(word), self.ui.levelLabel.text)
             self.assertIn(str(level), self.ui.levelLabel.text)
 
-    def testDiceButton(self):
+    def testNewSeedButton(self):
         self.choosePhantom()
         seeds = set()
         for _ in range(5):
-            self.ui.diceButton.click()
+            self.ui.newSeedButton.click()
             seeds.add(self.panel.parameter.seed)
         self.assertEqual(self.ui.seedSpinBox.value, self.panel.parameter.seed)
         self.assertGreater(len(seeds), 1)
@@ -126,8 +126,8 @@ class DeformTestCase(ModuleTestCase):
         self.assertIs(markups.GetParentTransformNode(), transform)
         np.testing.assert_array_equal(arrayOf(volume), before)
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-        parent = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(transform))
-        self.assertIs(hierarchy.GetItemDataNode(parent), volume)
+        places = [hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) for node in (transform, volume)]
+        self.assertEqual(places[0], places[1])
         # The metrics in the table.
         table = self.ui.variantsTable
         self.assertEqual(table.rowCount, 1)
@@ -149,12 +149,23 @@ class DeformTestCase(ModuleTestCase):
     def testSameSeedGivesSameVariant(self):
         volume, _segmentation = self.choosePhantom()
         self.ui.seedSpinBox.value = 7
+        self.ui.keepSeedCheckBox.checked = True
         self.deform()
         self.deform()
         first, second = self.logic.deformations(volume)
         self.assertGreater(np.abs(displacements(first)).max(), 1.0)
         np.testing.assert_array_equal(displacements(first), displacements(second))
         self.assertEqual(self.ui.variantsTable.rowCount, 2)
+        # Without the lock each press makes another variant.
+        self.ui.keepSeedCheckBox.checked = False
+        self.deform()
+        third = self.logic.deformations(volume)[-1]
+        self.assertGreater(np.abs(displacements(first) - displacements(third)).max(), 0.1)
+        self.assertEqual(self.logic.figures(third)[0]["seed"], self.ui.seedSpinBox.value)
+        # A seed that was entered is used.
+        self.ui.seedSpinBox.value = 7
+        self.deform()
+        np.testing.assert_array_equal(displacements(first), displacements(self.logic.deformations(volume)[-1]))
 
     def testPanelAndConsoleAgree(self):
         volume, _segmentation = self.choosePhantom(steps=3)
@@ -303,6 +314,31 @@ class DeformTestCase(ModuleTestCase):
         values = arrayOf(made)
         self.assertLess(values.min(), 1.0)
         self.assertGreater(values.max(), 1.0)
+
+    def testTheJacobianGoesWithItsVariant(self):
+        self.choosePhantom(steps=1)
+        self.ui.variantsSpinBox.value = 2
+        self.deform()
+        composite = slicer.app.applicationLogic().GetSliceLogics().GetItemAsObject(0).GetSliceCompositeNode()
+
+        def overlay():
+            return bool(composite.GetForegroundVolumeID())
+
+        for leave in (
+            lambda: self.ui.variantsTable.selectRow(1),
+            lambda: setattr(self.ui.previewCheckBox, "checked", 0),
+        ):
+            self.ui.jacobianButton.click()
+            self.assertTrue(overlay())
+            leave()
+            self.assertFalse(overlay())
+
+    def testNoSentenceStaysAfterTheSceneIsClosed(self):
+        labels = (self.ui.applyLabel, self.ui.batchLabel)
+        for label in labels:
+            self.panel.apply.showMessage(label, "Created: Phantom deformed.")
+        slicer.mrmlScene.Clear(0)
+        self.assertEqual([label.text for label in labels], ["", ""])
 
 
 class ApplyTestCase(ModuleTestCase):

@@ -13,9 +13,17 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from DRDMDeformLib import mrml
+from DRDMDeformLib.mrml import links
 from modulesupport import ModuleTestCase, arrayOf, processEvents, waitFor
 
+from DRDMLib.io.resources import resource
 from DRDMLib.models.model import read_metadata
+
+
+def segmentsOf(node):
+    """Names and colors of the segments of a segmentation."""
+    segments = [node.GetSegmentation().GetNthSegment(n) for n in range(node.GetSegmentation().GetNumberOfSegments())]
+    return [(segment.GetName(), np.round(segment.GetColor(), 3).tolist()) for segment in segments]
 
 
 class BatchTestCase(ModuleTestCase):
@@ -192,6 +200,36 @@ class BatchTestCase(ModuleTestCase):
         self.assertEqual(job.state.value, "done")
         self.assertIn("2 results", self.ui.batchLabel.text)
         self.assertIn("scan1", self.ui.batchLabel.text)
+
+    def testTheShippedSample(self):
+        import SampleData
+
+        volume, segmentation = SampleData.SampleDataLogic().downloadSamples("DRDMPhantom")
+        # Slicer's reader sets no reference geometry.
+        self.assertIsNone(segmentation.GetNodeReference(segmentation.GetReferenceImageGeometryReferenceRole()))
+        self.ui.batchVolumesSelector.setCheckState(volume, 2)
+        self.ui.batchOutputPath.currentPath = str(self.folder / "out")
+        self.ui.batchLevelsLineEdit.text = "8"
+        self.ui.batchCopiesSpinBox.value = 1
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", self.ui.batchLabel.text)
+        self.ui.batchSampleButton.click()
+        made = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[-1]
+        self.assertEqual(segmentsOf(made), segmentsOf(segmentation))
+
+    def testTheSegmentationChosenInInputIsUsed(self):
+        volume, segmentation = self.choosePhantom()
+        label = sitk.ReadImage(str(resource("Sample", "sample_label.nii.gz"))) > 0
+        other = mrml.labelMapFromImage(slicer.mrmlScene, sitk.Cast(label, sitk.sitkUInt8), "Other")
+        self.ui.segmentationSelector.setCurrentNode(other)
+        second, _segmentation = self.addPhantom("Second")
+        self.ui.inputVolumeSelector.setCurrentNode(second)
+        self.assertIs(links.segmentationOf(slicer.mrmlScene, volume), other)
+        # Also after the choice of another volume.
+        self.ui.inputVolumeSelector.setCurrentNode(volume)
+        self.assertIs(self.ui.segmentationSelector.currentNode(), other)
+        slicer.mrmlScene.RemoveNode(other)
+        self.assertIs(links.segmentationOf(slicer.mrmlScene, volume), segmentation)
 
     def testMissingSettings(self):
         press = self.ui.batchStartButton.click
