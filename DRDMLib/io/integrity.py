@@ -62,7 +62,6 @@ def require_whole_file(path: Path, what: str) -> str:
         ValueError,
         LookupError,
         OverflowError,
-        MemoryError,
         StopIteration,
     ):
         complete = False
@@ -265,10 +264,11 @@ def _check_jpeg(path: Path) -> bool:
 
 def _check_png(path: Path) -> bool:
     """Whether a PNG file has all its chunks up to the last one."""
+    size = path.stat().st_size
     with path.open("rb") as stream:
         stream.seek(8)
         while len(start := stream.read(8)) == 8:
-            length = int.from_bytes(start[:4], "big")
+            length = min(int.from_bytes(start[:4], "big"), size)
             chunk = stream.read(length)
             if len(chunk) < length or stream.read(4) != zlib.crc32(start[4:] + chunk).to_bytes(4, "big"):
                 return False
@@ -305,10 +305,10 @@ def _check_tiff(path: Path) -> bool:
                 inside = entries[k * entry + 4 + width :][: min(width, bytes_all)]
                 if bytes_all > width:
                     (there,) = struct.unpack(order + place, inside)
+                    if there + bytes_all > size:
+                        return False
                     stream.seek(there)
                     inside = stream.read(bytes_all)
-                    if len(inside) < bytes_all:
-                        return False
                 if kind in _TIFF_INTEGERS:
                     tags[tag] = struct.unpack(f"{order}{number}{_TIFF_INTEGERS[kind]}", inside)
             # Strips (273, 279) or tiles (324, 325): their places and lengths.
