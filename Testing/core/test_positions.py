@@ -1,4 +1,4 @@
-"""Files that readers see at different places: shears, NIfTI's two transforms, labels without a header, single slices."""
+"""Files that readers see at different places: shears, NIfTI's transforms, labels without a header, single slices."""
 
 import struct
 import warnings
