@@ -338,10 +338,10 @@ def test_workers_and_epochs_draw_differently_in_any_dataloader(tmp_path, tiny_mo
 
     for kind in (DataLoader, monai_data.DataLoader):
         loader = kind(Draws(transform.set_random_state(1)), batch_size=1, num_workers=2)
-        torch.manual_seed(3)
+        torch.manual_seed(0)
         first, second = epoch(loader), epoch(loader)
         assert len(set(first)) > 5 and first != second
-        torch.manual_seed(3)
+        torch.manual_seed(0)
         assert epoch(loader) == first
 
 
