@@ -26,6 +26,12 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_full_disk",
         "test_full_disk_while_training",
     ),
+    "test_banks": (
+        "test_a_bank_gives_every_reader_the_same_voxels",
+        "test_every_kind_of_scan_through_everything",
+        "test_fields_of_different_sizes_and_old_banks",
+        "test_real_scans_through_everything",
+    ),
     "test_certificate": (
         "test_certified_fields_do_not_fold",
         "test_published_model_is_certified",
@@ -68,6 +74,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_a_bank_is_resumed_and_never_mixed",
         "test_pairs_come_with_the_field_between_them",
         "test_missing_frameworks_are_reported_with_the_command_to_install_them",
+        "test_workers_and_epochs_draw_differently_in_any_dataloader",
     ),
     "test_pose": ("test_a_posed_version_is_certified",),
     "test_production": (

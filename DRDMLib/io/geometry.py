@@ -87,13 +87,17 @@ def _parse(header: bytes) -> NiftiForms | None:
     base = np.diag([-steps[0], steps[1], steps[2], 1.0])
     base[:3, 3] = -base[:3, :3] @ ((np.asarray(size) - 1) / 2)
     sform = np.vstack([np.reshape(values[6:], (3, 4)), [0, 0, 0, 1]])
-    usable = s_code > 0 and bool(np.isfinite(sform).all()) and abs(np.linalg.det(sform)) > 0
+    qform = _qform(values[:3], values[3:6], steps, -1.0 if pixdim[0] < 0 else 1.0)
     return NiftiForms(
-        sform if usable else None,
-        _qform(values[:3], values[3:6], steps, -1.0 if pixdim[0] < 0 else 1.0) if q_code > 0 else None,
+        sform if s_code > 0 and _usable(sform) else None,
+        qform if q_code > 0 and _usable(qform) else None,
         base,
         (size[0], size[1], size[2]),
     )
+
+
+def _usable(affine: np.ndarray) -> bool:
+    return bool(np.isfinite(affine).all()) and abs(np.linalg.det(affine)) > 0
 
 
 def _qform(bcd: tuple[float, ...], offset: tuple[float, ...], steps: np.ndarray, handed: float) -> np.ndarray:

@@ -312,6 +312,39 @@ def test_monai_deforms_image_and_label_by_one_field(bank):
     assert torch.equal(never(data)["image"], data["image"])
 
 
+class Draws(torch.utils.data.Dataset):
+    """The same image eight times, deformed by MONAI's transform."""
+
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return self.transform({"a": torch.arange(28 * 24 * 20.0).view(1, 28, 24, 20), "name": "case_0"})["a"].sum()
+
+
+def test_workers_and_epochs_draw_differently_in_any_dataloader(tmp_path, tiny_model_path):
+    monai_data = pytest.importorskip("monai.data")
+    from DRDMLib.loaders import RandDRDMDeformationd
+
+    write(oblique(), tmp_path / "images" / "case_0.nii.gz")
+    more = {"model": str(tiny_model_path), "levels": (40,), "copies": 40, "steps": 1}
+    transform = RandDRDMDeformationd(["a"], make_bank(tmp_path, tmp_path / "bank", **more))
+
+    def epoch(loader):
+        return [round(float(one), 3) for one in loader]
+
+    for kind in (DataLoader, monai_data.DataLoader):
+        loader = kind(Draws(transform.set_random_state(1)), batch_size=1, num_workers=2)
+        torch.manual_seed(0)
+        first, second = epoch(loader), epoch(loader)
+        assert len(set(first)) > 5 and first != second
+        torch.manual_seed(0)
+        assert epoch(loader) == first
+
+
 def test_monai_with_plain_tensors_and_2d_images(tiny_model_2d, bank):
     pytest.importorskip("monai")
     from DRDMLib.loaders import RandDRDMDeformationd
