@@ -17,8 +17,8 @@ from scipy.ndimage import map_coordinates
 
 from .coordinates import to_index, to_points
 
-# Joining is repeated at most this often, because a line can cut through another thin structure.
-_ROUNDS = 3
+# Joining is done at most this often, because a line can cut through another thin structure.
+_ROUNDS = 2
 # Wider gaps, in voxels, are joined without looking for a detour.
 _WIDEST = 6
 # Largest number of voxels that are processed at the same time; limits the memory.
@@ -82,7 +82,7 @@ class _Joining:
         """Join neighbors that share a face, then those that share an edge, then those that share a corner.
 
         Returns:
-            Whether a line goes through another structure, which may have come apart by that.
+            Whether a line goes through another thin structure, which may have come apart by that.
         """
         cut = False
         for shared in range(1, len(self.shape) + 1):
@@ -93,7 +93,8 @@ class _Joining:
                 found.append(pairs[(gaps > 1) & ~missing[pairs].any(axis=1)])
             apart = np.concatenate(found)
             for part in np.array_split(apart, 1 + len(apart) // _CHUNK):
-                cut |= _join(self.warped, anchors[part], self.values[part[:, 0]])
+                lost = _join(self.warped, anchors[part], self.values[part[:, 0]])
+                cut |= bool(np.isin(lost, _flat(anchors, self.warped.shape)).any())
         return cut
 
     def _neighbors(self, steps: int) -> Iterator[np.ndarray]:
@@ -141,7 +142,8 @@ class _Joining:
             good = ~missing[place] & (self.values[place] == values[alone][chosen])
             ends.append(np.stack([strays[chosen[good]], anchors[place[good]]], axis=1))
             joined.append(self.values[place[good]])
-        return _join(self.warped, np.concatenate(ends), np.concatenate(joined))
+        lost = _join(self.warped, np.concatenate(ends), np.concatenate(joined))
+        return bool(known[lost].any())
 
 
 def _near(voxels: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
@@ -249,7 +251,7 @@ def _anchors(warped: np.ndarray, targets: np.ndarray, values: np.ndarray) -> tup
     return anchors, missing
 
 
-def _join(warped: np.ndarray, ends: np.ndarray, values: np.ndarray) -> bool:
+def _join(warped: np.ndarray, ends: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Join voxels by lines, unless a path of their label joins them nearby; ``warped`` is changed in place.
 
     Args:
@@ -257,10 +259,10 @@ def _join(warped: np.ndarray, ends: np.ndarray, values: np.ndarray) -> bool:
         values: their labels, (K,).
 
     Returns:
-        Whether a line goes through another structure.
+        The voxels of other structures through which the lines go, flattened.
     """
     lengths = np.abs(ends[:, 0] - ends[:, 1]).max(axis=1)
-    cut = False
+    lost = [np.zeros(0, np.int64)]
     for length in np.unique(lengths):
         some, labels = ends[lengths == length], values[lengths == length]
         broken = np.zeros(len(some), bool)
@@ -271,9 +273,10 @@ def _join(warped: np.ndarray, ends: np.ndarray, values: np.ndarray) -> bool:
             apart = ~_connected(warped, some, labels, length)
             some, labels = some[apart], labels[apart]
         for voxels in _lines(some, length):
-            cut |= bool(((warped[voxels] != 0) & (warped[voxels] != labels)).any())
+            others = (warped[voxels] != 0) & (warped[voxels] != labels)
+            lost.append(np.ravel_multi_index(voxels, warped.shape)[others])
             warped[voxels] = labels
-    return cut
+    return np.concatenate(lost)
 
 
 def _lines(ends: np.ndarray, length: int) -> Iterator[tuple[np.ndarray, ...]]:
@@ -328,7 +331,7 @@ def _mapping(transform: sitk.Transform) -> Callable[[np.ndarray], np.ndarray]:
     """Make a function that applies a transform to points (K, d); for a displacement field it is vectorized."""
     concrete = transform.Downcast()
     if not isinstance(concrete, sitk.DisplacementFieldTransform):
-        return lambda points: np.asarray([transform.TransformPoint(p) for p in points.tolist()])
+        return lambda points: np.reshape([transform.TransformPoint(p) for p in points.tolist()], points.shape)
     field = concrete.GetDisplacementField()
     vectors = sitk.GetArrayViewFromImage(field)
     sides = np.asarray(vectors.shape[:-1])
