@@ -17,8 +17,6 @@ from scipy.ndimage import map_coordinates
 
 from .coordinates import to_index, to_points
 
-# Joining is repeated at most this often, because a line can cut through another thin structure.
-_ROUNDS = 3
 # Wider gaps, in voxels, are joined without looking for a detour.
 _WIDEST = 6
 # Largest number of voxels that are processed at the same time; limits the memory.
@@ -50,11 +48,10 @@ def restore_thin(
     contacts = _contacts(source, thin)
     more, inside = _new_positions(contacts, label, reference, transform)
     join = _Joining(source, warped, thin, contacts[inside], np.concatenate([targets, more[inside]]))
-    for _ in range(_ROUNDS):
-        cut = join.join_neighbors()
-        cut |= join.join_strays(lambda voxels: _old_positions(voxels, label, reference, transform))
-        if not cut:
-            return
+    lost = join.join_neighbors()
+    more_lost = join.join_strays(lambda voxels: _old_positions(voxels, label, reference, transform))
+    # A line can cut through another thin structure.
+    join.join_neighbors(join.thin_near(np.concatenate([lost, more_lost])))
 
 
 class _Joining:
@@ -78,45 +75,60 @@ class _Joining:
         self._kinds = np.zeros(source.size, np.uint8)
         self._kinds[self._flat_thin], self._kinds[self._flat_contacts] = _THIN, _CONTACT
 
-    def join_neighbors(self) -> bool:
+    def join_neighbors(self, chosen: np.ndarray | None = None) -> np.ndarray:
         """Join neighbors that share a face, then those that share an edge, then those that share a corner.
 
+        Args:
+            chosen: only the neighbors of these thin voxels, numbers (K,); by default all.
+
         Returns:
-            Whether a line goes through another structure, which may have come apart by that.
+            The voxels of other structures through which lines go, flattened.
         """
-        cut = False
-        for shared in range(1, len(self.shape) + 1):
+        lost = [np.zeros(0, np.int64)]
+        for axes in range(1, len(self.shape) + 1):
+            if chosen is not None and len(chosen) == 0:
+                break
             anchors, missing = _anchors(self.warped, self.targets, self.values)
             found = [np.zeros((0, 2), np.int64)]
-            for pairs in self._neighbors(shared):
+            for pairs in self._neighbors(axes, chosen):
                 gaps = np.abs(anchors[pairs[:, 0]] - anchors[pairs[:, 1]]).max(axis=1)
                 found.append(pairs[(gaps > 1) & ~missing[pairs].any(axis=1)])
             apart = np.concatenate(found)
             for part in np.array_split(apart, 1 + len(apart) // _CHUNK):
-                cut |= _join(self.warped, anchors[part], self.values[part[:, 0]])
-        return cut
+                lost.append(_join(self.warped, anchors[part], self.values[part[:, 0]]))
+        return np.concatenate(lost)
 
-    def _neighbors(self, steps: int) -> Iterator[np.ndarray]:
-        """Yield pairs of neighbors with equal labels, ``steps`` axes apart, of which the first is thin.
+    def _neighbors(self, axes: int, chosen: np.ndarray | None) -> Iterator[np.ndarray]:
+        """Yield pairs of neighbors with equal labels that differ along ``axes`` axes; the first is a thin voxel.
 
-        They are given by their positions among all voxels, (P, 2).
+        They are given by their numbers among all voxels, (P, 2).
         """
-        for start in range(0, len(self.thin), _CHUNK):
-            own, values = self._flat_thin[start : start + _CHUNK], self.values[: len(self.thin)][start : start + _CHUNK]
-            for axes, near in _near(self.thin[start : start + _CHUNK], self.shape):
-                if axes != steps:
-                    continue
+        numbers = np.arange(len(self.thin)) if chosen is None else chosen
+        for start in range(0, len(numbers), _CHUNK):
+            part = numbers[start : start + _CHUNK]
+            own, values = self._flat_thin[part], self.values[part]
+            for near in _near(self.thin[part], self.shape, axes):
                 kinds = self._kinds[near]
                 equal = self.source[near] == values
-                # Two thin voxels are a pair only once.
-                first = np.flatnonzero(equal & (kinds == _THIN) & (near > own))
-                second = np.searchsorted(self._flat_thin, near[first])
-                yield np.stack([first + start, second], axis=1)
-                first = np.flatnonzero(equal & (kinds == _CONTACT))
-                second = np.searchsorted(self._flat_contacts, near[first]) + len(self.thin)
-                yield np.stack([first + start, second], axis=1)
+                # Where all are chosen, two thin voxels are a pair only once.
+                thin = equal & (kinds == _THIN) & ((near > own) if chosen is None else (near != own))
+                yield np.stack([part[thin], np.searchsorted(self._flat_thin, near[thin])], axis=1)
+                contact = equal & (kinds == _CONTACT)
+                second = np.searchsorted(self._flat_contacts, near[contact]) + len(self.thin)
+                yield np.stack([part[contact], second], axis=1)
 
-    def join_strays(self, old_positions: Callable[[np.ndarray], np.ndarray]) -> bool:
+    def thin_near(self, voxels: np.ndarray) -> np.ndarray:
+        """Find the thin voxels whose new positions are at most two voxels away from ``voxels``, flattened: numbers."""
+        if len(voxels) == 0:
+            return voxels
+        shape, marks = self.warped.shape, np.zeros(self.warped.size, bool)
+        for _ in range(2):
+            for near in _near(np.stack(np.unravel_index(voxels, shape), axis=1), shape):
+                marks[near] = True
+            voxels = np.flatnonzero(marks)
+        return np.flatnonzero(marks[_flat(self.targets[: len(self.thin)], shape)])
+
+    def join_strays(self, old_positions: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Join voxels of thin structures that lie far from all new positions, because space is stretched there.
 
         Args:
@@ -130,7 +142,7 @@ class _Joining:
         known[_flat(anchors[~missing], self.warped.shape)] = True
         strays = _thin_voxels(self.warped)
         values, alone = self.warped[tuple(strays.T)], np.ones(len(strays), bool)
-        for _, near in _near(strays, self.warped.shape):
+        for near in _near(strays, self.warped.shape):
             alone &= ~(known[near] & (labels[near] == values))
         strays = strays[alone]
         old = _flat(old_positions(strays), self.shape)
@@ -144,18 +156,21 @@ class _Joining:
         return _join(self.warped, np.concatenate(ends), np.concatenate(joined))
 
 
-def _near(voxels: np.ndarray, shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the voxels next to given ones, flattened, and along how many axes they differ (0 for the voxel itself).
+def _near(voxels: np.ndarray, shape: tuple[int, ...], axes: int | None = None) -> Iterator[np.ndarray]:
+    """Yield the voxels of the neighborhood of given ones, flattened, nearest first.
 
     At the border, another voxel of the neighborhood stands for one outside.
+
+    Args:
+        axes: only voxels that differ along so many axes; by default all, also the given ones.
     """
     terms = []
     for axis, side in enumerate(shape):
         stride = int(np.prod(shape[axis + 1 :], dtype=np.int64))
         terms.append([(voxels[:, axis] + step).clip(0, side - 1).astype(np.int64) * stride for step in (-1, 0, 1)])
-    for steps in _neighborhood(len(shape)) + 1:
-        flat = sum(terms[axis][step] for axis, step in enumerate(steps))
-        yield int((steps != 1).sum()), flat
+    for offset in _neighborhood(len(shape)):
+        if axes in (None, int(np.abs(offset).sum())):
+            yield sum((terms[axis][step + 1] for axis, step in enumerate(offset)), np.zeros((), np.int64))
 
 
 def _neighborhood(ndim: int) -> np.ndarray:
@@ -192,7 +207,7 @@ def _thin_voxels(label: np.ndarray) -> np.ndarray:
     for start in range(0, len(candidates), _CHUNK):
         part = slice(start, start + _CHUNK)
         values = label[tuple(candidates[part].T)]
-        for _, near in _near(candidates[part], label.shape):
+        for near in _near(candidates[part], label.shape):
             thin[part] &= ~(inner[near] & (labels[near] == values))
     return candidates[thin]
 
@@ -203,7 +218,7 @@ def _contacts(source: np.ndarray, thin: np.ndarray) -> np.ndarray:
     for start in range(0, len(thin), _CHUNK):
         part = thin[start : start + _CHUNK]
         values = source[tuple(part.T)]
-        for _, near in _near(part, source.shape):
+        for near in _near(part, source.shape):
             marks[near[labels[near] == values]] = True
     marks[_flat(thin, source.shape)] = False
     return np.argwhere(marks.reshape(source.shape))
@@ -242,14 +257,14 @@ def _anchors(warped: np.ndarray, targets: np.ndarray, values: np.ndarray) -> tup
     anchors, missing = targets.copy(), warped[tuple(targets.T)] != values
     moved = np.flatnonzero(missing)
     places, labels = warped.reshape(-1), values[moved]
-    for _, near in _near(targets[moved], warped.shape):
+    for near in _near(targets[moved], warped.shape):
         found = missing[moved] & (places[near] == labels)
         anchors[moved[found]] = np.stack(np.unravel_index(near[found], warped.shape), axis=1)
         missing[moved[found]] = False
     return anchors, missing
 
 
-def _join(warped: np.ndarray, ends: np.ndarray, values: np.ndarray) -> bool:
+def _join(warped: np.ndarray, ends: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Join voxels by lines, unless a path of their label joins them nearby; ``warped`` is changed in place.
 
     Args:
@@ -257,10 +272,10 @@ def _join(warped: np.ndarray, ends: np.ndarray, values: np.ndarray) -> bool:
         values: their labels, (K,).
 
     Returns:
-        Whether a line goes through another structure.
+        The voxels of other structures through which the lines go, flattened.
     """
     lengths = np.abs(ends[:, 0] - ends[:, 1]).max(axis=1)
-    cut = False
+    lost = [np.zeros(0, np.int64)]
     for length in np.unique(lengths):
         some, labels = ends[lengths == length], values[lengths == length]
         broken = np.zeros(len(some), bool)
@@ -271,9 +286,10 @@ def _join(warped: np.ndarray, ends: np.ndarray, values: np.ndarray) -> bool:
             apart = ~_connected(warped, some, labels, length)
             some, labels = some[apart], labels[apart]
         for voxels in _lines(some, length):
-            cut |= bool(((warped[voxels] != 0) & (warped[voxels] != labels)).any())
+            others = (warped[voxels] != 0) & (warped[voxels] != labels)
+            lost.append(np.ravel_multi_index(voxels, warped.shape)[others])
             warped[voxels] = labels
-    return cut
+    return np.concatenate(lost)
 
 
 def _lines(ends: np.ndarray, length: int) -> Iterator[tuple[np.ndarray, ...]]:
@@ -289,9 +305,18 @@ def _connected(warped: np.ndarray, ends: np.ndarray, values: np.ndarray, length:
     Args:
         length: largest distance of the ends along an axis, the same for all pairs.
     """
-    result = np.zeros(len(ends), bool)
+    left = np.arange(len(ends))
+    if length == 2:
+        # Most pairs have a neighbor in common.
+        for offset in _neighborhood(warped.ndim):
+            between = ends[left, 0] + offset
+            common = np.abs(between - ends[left, 1]).max(axis=1) <= 1
+            common[common] = _within(between[common], warped.shape)
+            common[common] = warped[tuple(between[common].T)] == values[left[common]]
+            left = left[~common]
+    result = np.ones(len(ends), bool)
     half = (length + 1) // 2 + 1
-    for part in np.array_split(np.arange(len(ends)), 1 + len(ends) * (2 * half + 1) ** warped.ndim // _CHUNK):
+    for part in np.array_split(left, 1 + len(left) * (2 * half + 1) ** warped.ndim // _CHUNK):
         result[part] = _connected_in_window(warped, ends[part], values[part], half)
     return result
 

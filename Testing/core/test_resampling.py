@@ -181,3 +181,84 @@ def test_threads_may_share_an_image():
     done = subprocess.run([sys.executable, "-c", _THREADS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["1800", "0"]
+
+
+def wavy_field(like: sitk.Image, seed: int, largest: float) -> sitk.DisplacementFieldTransform:
+    """A smooth invertible field of waves along each axis; its slopes are up to ``largest`` for each component."""
+    generator = np.random.default_rng(seed)
+    d, axes = like.GetDimension(), np.meshgrid(*[np.arange(n) for n in like.GetSize()[::-1]], indexing="ij")
+    field = np.zeros((*axes[0].shape, d))
+    for component in range(d):
+        for axis in axes:
+            period = generator.uniform(10, 20)
+            slope = largest / d * generator.choice([-1, 1])
+            field[..., component] += (
+                slope * period / (2 * np.pi) * np.sin(2 * np.pi * axis / period + generator.uniform(0, 6))
+            )
+    image = sitk.GetImageFromArray(field, isVector=True)
+    image.CopyInformation(like)
+    return sitk.DisplacementFieldTransform(image)
+
+
+def pieces(array: np.ndarray, value: int) -> int:
+    return int(ndimage.label(array == value, np.ones((3,) * array.ndim))[1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_thin_structures_stay_in_one_piece(seed):
+    image = smooth_image((44, 46, 48))
+    array = np.zeros((48, 46, 44), np.uint8)
+    t = np.linspace(0, 1, 600)
+    array[tuple(np.rint(c).astype(int) for c in (10 + 28 * t, 22 + 11 * np.sin(6 * t), 10 + 25 * t))] = 1
+    array[12:36, 36, 14] = 2
+    array[10:16, 8:14, 30:36], array[15:38, 11, 33] = 3, 3
+    array[22:24, 10:36, 36] = 4
+    ring = np.linspace(0, 2 * np.pi, 300)
+    array[38, np.rint(22 + 8 * np.cos(ring)).astype(int), np.rint(14 + 6 * np.sin(ring)).astype(int)] = 5
+    label = label_image(array, image)
+    transform = wavy_field(image, seed, 0.95)
+    warped = sitk.GetArrayFromImage(warp_label(label, image, transform))
+    plain = sitk.GetArrayFromImage(sitk.Resample(label, image, transform, sitk.sitkNearestNeighbor))
+    assert [pieces(array, value) for value in range(1, 6)] == [1] * 5
+    assert [pieces(warped, value) for value in range(1, 6)] == [1] * 5
+    assert max(pieces(plain, value) for value in range(1, 6)) > 1
+    # Few voxels are added, and all are near the structure.
+    assert (warped != plain).sum() < 0.5 * (array > 0).sum()
+    for value in range(1, 6):
+        assert not ((warped == value) & ~ndimage.maximum_filter(plain == value, 9)).any()
+
+
+def test_a_thin_line_in_2d_stays_in_one_piece():
+    image = smooth_image((64, 60))
+    array = np.zeros((60, 64), np.uint8)
+    t = np.linspace(0, 1, 400)
+    array[np.rint(10 + 40 * t).astype(int), np.rint(32 + 16 * np.sin(7 * t)).astype(int)] = 2
+    for seed in range(4):
+        warped = sitk.GetArrayFromImage(warp_label(label_image(array, image), image, wavy_field(image, seed, 0.95)))
+        assert pieces(warped, 2) == 1
+
+
+def test_a_thin_structure_that_leaves_the_image():
+    image = smooth_image((30, 30, 30))
+    array = np.zeros((30, 30, 30), np.uint8)
+    array[:, 0, 0], array[29, :, 14], array[14, 29, 29] = 1, 2, 3
+    transform = sitk.TranslationTransform(3, (5.0, -3.5, 4.2))
+    warped = sitk.GetArrayFromImage(warp_label(label_image(array, image), image, transform))
+    assert set(np.unique(warped)) <= {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("pixel", [sitk.sitkInt16, sitk.sitkFloat32, sitk.sitkFloat64])
+def test_a_field_of_zeros_changes_no_bit(pixel, monkeypatch):
+    monkeypatch.setattr(resampling.slabs, "__defaults__", (3000,))
+    image = smooth_image((22, 20, 18), (0.7, 1.3, 2.1), rotation(11, -7, 33), (-100.3, 57.1, 12.9), pixel)
+    field = sitk.Image([8, 8, 8], sitk.sitkVectorFloat64, 3)
+    field.SetOrigin(image.GetOrigin())
+    transform = sitk.DisplacementFieldTransform(field)
+    warped = warp_image(image, image, transform)
+    assert np.array_equal(sitk.GetArrayFromImage(warped), sitk.GetArrayFromImage(image))
+    assert warped.GetPixelID() == image.GetPixelID() and warped.GetOrigin() == image.GetOrigin()
+    array = np.random.default_rng(0).integers(0, 4, (18, 20, 22))
+    label = label_image(array, image)
+    assert np.array_equal(sitk.GetArrayFromImage(warp_label(label, image, transform)), array)
+    # On another grid an image is resampled as usual.
+    assert warp_image(image, image[2:12, 3:13, 4:14], transform).GetSize() == (10, 10, 10)
