@@ -49,7 +49,7 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
     kept, left_out = split(datasets.find_cases(options.dataset), options.hold_out)
     on_case = (lambda d, n: reporter.progress("read", d, n)) if process.first else None
     images = load_training_images(kept, metadata, plane=options.plane, on_case=on_case)
-    held_out = load_training_images(left_out, metadata, plane=options.plane)
+    held_out = load_training_images(left_out, metadata, plane=options.plane, required=False)
 
     def on_checkpoint(folder: Path, model: Model) -> None:
         if importlib.util.find_spec("matplotlib") is None:

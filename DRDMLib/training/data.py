@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..deformation import effective_dimension
-from ..errors import ModelError
+from ..errors import FallbackWarning, ImageError, ModelError
 from ..io.datasets import Case
+from ..io.files import shown
 from ..io.images import read_image
 from ..models.metadata import ModelMetadata
 from ..spatial.model_grid import model_grid, sample_image
@@ -30,33 +32,52 @@ def load_training_images(
     metadata: ModelMetadata,
     *,
     plane: str = "auto",
+    required: bool = True,
     on_case: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Load the images of all cases onto the model's grid.
 
     Args:
         plane: of the slices that a 2D model takes from a volume, see :class:`DRDMLib.settings.DeformationSettings`.
+        required: raise an error if none of the cases can be used.
         on_case: called with (done, total) after each case.
 
     Returns:
         (M, 1, *S) uint8: one image for each volume, or for a 2D model one for each slice that shows anatomy.
 
     Raises:
-        ImageError, ModelError: an image cannot be used.
+        ImageError, ModelError: no image can be used.
+
+    Warns:
+        FallbackWarning: a case cannot be used and is left out.
     """
-    parts = []
+    parts: list[Tensor] = []
+    problems: list[ImageError | ModelError] = []
     for number, case in enumerate(cases):
-        image = read_image(case.image, case.series)
-        if metadata.ndim == 3 and effective_dimension(image) == 2:
-            raise ModelError(f"'{case.image}' is a single slice; train a 2D model with --ndim 2.")
-        grid = model_grid(image, metadata, plane=plane)
-        tensor = sample_image(image, grid, metadata.intensity, metadata.image_padding)
-        if len(tensor) > 1:
-            brightness = tensor.flatten(1).mean(dim=1)
-            tensor = tensor[brightness > _EMPTY_SLICE * brightness.max()]
-        parts.append((tensor * 255).round().to(torch.uint8))
+        try:
+            parts.append(_training_images(case, metadata, plane))
+        except (ImageError, ModelError) as error:
+            problems.append(error)
+            if len(cases) > 1:
+                warnings.warn(f"Left out: '{shown(case.name)}': {error}", FallbackWarning, stacklevel=2)
         if on_case is not None:
             on_case(number + 1, len(cases))
+    if problems and not parts and required:
+        if len(cases) == 1:
+            raise problems[0]
+        raise ImageError(f"None of the {len(cases)} cases can be used; the first problem: {problems[0]}")
     if not parts:
         return torch.empty((0, 1, *[metadata.size] * metadata.ndim), dtype=torch.uint8)
     return torch.cat(parts)
+
+
+def _training_images(case: Case, metadata: ModelMetadata, plane: str) -> Tensor:
+    image = read_image(case.image, case.series)
+    if metadata.ndim == 3 and effective_dimension(image) == 2:
+        raise ModelError(f"'{case.image}' is a single slice; train a 2D model with --ndim 2.")
+    grid = model_grid(image, metadata, plane=plane)
+    tensor = sample_image(image, grid, metadata.intensity, metadata.image_padding)
+    if len(tensor) > 1:
+        brightness = tensor.flatten(1).mean(dim=1)
+        tensor = tensor[brightness > _EMPTY_SLICE * brightness.max()]
+    return (tensor * 255).round().to(torch.uint8)
