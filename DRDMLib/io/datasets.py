@@ -63,7 +63,12 @@ class Dataset:
 
     def unused_sentence(self) -> str:
         """Name a few of the files that are not used; empty if all are used."""
-        return f"Not used: {listed(self.unused)}." if self.unused else ""
+        return unused_sentence(self.unused)
+
+
+def unused_sentence(unused: list[str]) -> str:
+    """Name a few of the files that are not used; empty if there are none."""
+    return f"Not used: {listed(unused)}." if unused else ""
 
 
 def find_cases(dataset: str | Path, subject_pattern: str | None = None) -> list[Case]:
