@@ -14,10 +14,10 @@ import SimpleITK as sitk
 
 from ..errors import FallbackWarning, ImageError, SettingError
 from .dicom import cut_files, is_dicom
-from .files import file_names, listed, shown
+from .files import file_names, listed, path_problem, shown
 from .images import SUFFIXES, image_stem
 from .nnunet import group_channels, read_description
-from .tables import TABLES, WORKBOOKS, existing, path_problem, read_table, workbook_error
+from .tables import TABLES, WORKBOOKS, existing, read_table, workbook_error
 
 # Files beside images that are no images: descriptions, and the voxels of detached headers.
 _COMPANIONS = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".pdf", ".bval", ".bvec", ".raw", ".raw.gz", ".zraw")

@@ -97,6 +97,21 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return first if len(names) <= most else f"{first} and {len(names) - most} more"
 
 
+def path_problem(path: Path) -> str:
+    """Return why a path cannot be the path of any file, or an empty string."""
+    try:
+        os.fspath(path).encode()
+        os.lstat(path)
+    except UnicodeEncodeError:
+        return "its name is not valid text"
+    except ValueError:
+        return "its name has a null character"
+    except OSError as error:
+        # What is missing or forbidden is reported when the file is read.
+        return "its name is too long" if error.errno == errno.ENAMETOOLONG else ""
+    return ""
+
+
 def require_no_links_out(folder: Path) -> None:
     """Require that no link inside a folder leads out of it, because files would be written there.
 

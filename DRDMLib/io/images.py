@@ -14,6 +14,7 @@ from ..errors import FallbackWarning, ImageError, SettingError
 from ..spatial.coordinates import direction_matrix
 from ..spatial.model_grid import bounding_box, overlap, same_grid
 from .dicom import read_series, series_files
+from .files import path_problem, shown
 from .geometry import nifti_axes, require_right_angles
 from .integrity import require_whole_file
 from .multiframe import read_dicom_file
@@ -50,6 +51,9 @@ def image_stem(path: str | os.PathLike[str]) -> str:
 
 
 def _read(path: Path, what: str, series: str = "") -> sitk.Image:
+    problem = path_problem(path)
+    if problem:
+        raise ImageError(f"The {what} '{shown(str(path))}' cannot be read: {problem}; check the path.")
     try:
         if path.is_dir():
             return read_series(path, series)
@@ -64,6 +68,10 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
         reader.SetFileName(str(path))
         with nifti_axes(path):
             image: sitk.Image = reader.Execute()
+    except OSError as error:
+        raise ImageError(
+            f"The {what} '{path}' cannot be read ({error.strerror or error}); check the path and its permissions."
+        ) from error
     except RuntimeError as error:
         raise ImageError(
             f"The {what} '{path}' cannot be read, because it is damaged, incomplete, or not an image that ITK knows; "
