@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,11 +17,12 @@ from torch import Tensor
 
 from .. import __version__
 from ..deformation import make_deformations, model_for
-from ..errors import DRDMError, FallbackWarning, ImageError, ModelError, OutputError, SettingError
+from ..errors import DRDMError, ImageError, ModelError, OutputError, SettingError
 from ..io import datasets
-from ..io.files import file_name, shown, write_bytes
+from ..io.files import file_name, write_bytes
 from ..io.geometry import other_affines
 from ..io.images import image_stem
+from ..io.left_out import LeftOut
 from ..models.catalogue import digest_of, load_model, resolve
 from ..models.model import Model
 from ..production.plan import seed_of
@@ -208,7 +208,7 @@ def make_bank(
     cases = datasets.find_cases(dataset)
     loaded = None if model is None else load_model(model, process.device(device))
     own = cases[process.rank :: process.world]
-    problems: list[DRDMError] = []
+    bad = LeftOut(len(cases))
     with contextlib.ExitStack() as kept:
         lock = _BankLock(folder, process, kept)
         for number, case in enumerate(own, start=1):
@@ -216,16 +216,13 @@ def make_bank(
                 source = read_source(case, need_label=False)
                 used = loaded or model_for(source.image, None, process.device(device))
                 _make_file(folder, source, used, settings, model, lock)
+                bad.used()
             except (ImageError, ModelError) as error:
-                problems.append(error)
-                if len(cases) > 1:
-                    warnings.warn(f"Left out: '{shown(case.name)}': {error}", FallbackWarning, stacklevel=2)
+                bad.add(case, error)
             if on_case is not None:
                 on_case(number, len(own))
-    if len(problems) == len(cases) == 1:
-        raise problems[0]
-    if problems and len(problems) == len(cases):
-        raise ImageError(f"None of the {len(cases)} cases can be used; the first problem: {problems[0]}")
+    bad.require_one()
+    bad.warn()
     return FieldBank(folder)
 
 

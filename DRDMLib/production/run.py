@@ -15,14 +15,14 @@ from ..errors import DRDMError, ImageError, ModelError
 from ..io import datasets
 from ..io.datasets import Case
 from ..io.images import read_image, read_label
-from ..io.nnunet import declared_labels
+from ..io.nnunet import IGNORE, declared_labels
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..models.model import Model
 from ..runtime.device import choose_device
 from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
 from . import records, run_folder
-from .layouts import IGNORE, consecutive, ignore_value, split_subjects, undeclared
+from .layouts import consecutive, ignore_value, split_subjects, undeclared
 from .limits import label_values
 from .plan import AUGMENT, Plan, RunSettings, make_plan
 from .report import finalize_run, interrupted

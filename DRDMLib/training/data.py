@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..deformation import effective_dimension
-from ..errors import FallbackWarning, ImageError, ModelError
+from ..errors import ImageError, ModelError
 from ..io.datasets import Case
-from ..io.files import shown
 from ..io.images import read_image
+from ..io.left_out import LeftOut
 from ..models.metadata import ModelMetadata
 from ..spatial.model_grid import model_grid, sample_image
 
@@ -52,21 +51,19 @@ def load_training_images(
         FallbackWarning: a case cannot be used and is left out.
     """
     parts: list[Tensor] = []
-    problems: list[ImageError | ModelError] = []
+    bad = LeftOut(len(cases))
     for number, case in enumerate(cases):
         try:
             parts.append(_training_images(case, metadata, plane))
+            bad.used()
         except (ImageError, ModelError) as error:
-            problems.append(error)
-            if len(cases) > 1:
-                warnings.warn(f"Left out: '{shown(case.name)}': {error}", FallbackWarning, stacklevel=2)
+            bad.add(case, error)
         if on_case is not None:
             on_case(number + 1, len(cases))
-    if problems and not parts and required:
-        if len(cases) == 1:
-            raise problems[0]
-        raise ImageError(f"None of the {len(cases)} cases can be used; the first problem: {problems[0]}")
+    if required:
+        bad.require_one()
     if not parts:
+        bad.warn()
         return torch.empty((0, 1, *[metadata.size] * metadata.ndim), dtype=torch.uint8)
     return torch.cat(parts)
 
