@@ -13,6 +13,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..errors import FallbackWarning, ImageError, SettingError
+from .detached import files_of_image
 from .dicom import cut_files, is_dicom
 from .files import file_names, listed, path_problem, shown
 from .images import SUFFIXES, image_stem
@@ -108,7 +109,7 @@ def read_dataset(dataset: str | Path, subject_pattern: str | None = None) -> Dat
     elif path.is_dir() and (images := _below(path, "images")):
         found = _images_and_labels(path, images)
     elif path.is_dir():
-        found = Dataset(_folder(path, _Labels(None)))
+        found = Dataset(_folder(path, _Labels(None)), unused=_other_files(path, path))
     elif path.is_file() and path.suffix.lower() in TABLES:
         found = _listed(path)
     elif path.is_file() and path.suffix.lower() in WORKBOOKS:
@@ -206,15 +207,32 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _other_files(root: Path, folder: Path) -> list[str]:
-    """Return the files in a folder that are neither images nor usual companions of images."""
-    return [
-        p.relative_to(root).as_posix()
-        for p in sorted(folder.iterdir())
-        if p.is_file()
-        and not p.name.startswith(".")
-        and not p.name.lower().endswith((*SUFFIXES, *_COMPANIONS))
-        and not is_dicom(p)
-    ]
+    """Return the files in a folder and below that are neither images nor usual companions of images."""
+    found = []
+    for below in [folder, *_folders_below(folder)]:
+        voxels = {file for p in _images_in(below) for file in files_of_image(p)}
+        found += [
+            p.relative_to(root).as_posix()
+            for p in sorted(below.iterdir())
+            if p.is_file()
+            and not p.name.startswith(".")
+            and not p.name.lower().endswith((*SUFFIXES, *_COMPANIONS))
+            and p not in voxels
+            and not is_dicom(p)
+        ]
+    return found
+
+
+def _folders_below(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_dir() and not p.name.startswith("."))
+
+
+def _image_count(folder: Path) -> int:
+    """Count the image files in a folder and below, and DICOM files without a suffix."""
+    return sum(
+        len(_images_in(below)) + sum(not p.suffix and p.is_file() and is_dicom(p) for p in below.iterdir())
+        for below in [folder, *_folders_below(folder)]
+    )
 
 
 class _Labels:
@@ -227,7 +245,7 @@ class _Labels:
         self.unused: list[Path] = []
         if folder is None:
             return
-        for below in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir() and not p.name.startswith("."))]:
+        for below in [folder, *_folders_below(folder)]:
             for file in _images_in(below):
                 name = _composed(_name_from_path(folder, file.with_name(image_stem(file))))
                 if name in self._files:
@@ -270,7 +288,7 @@ def _add_unused(found: Dataset, root: Path, used: tuple[Path | None, ...]) -> No
     for folder in filter(None, used):
         found.unused += _other_files(root, folder)
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and p not in used):
-        count = len(_images_in(folder))
+        count = _image_count(folder)
         found.unused += [f"{folder.name} ({count} images)"] if count else []
     found.unused += [p.name for p in _images_in(root)]
 
@@ -292,6 +310,12 @@ def _nnunet(path: Path) -> Dataset:
         label = labels.get(group.label)
         found.cases.append(Case(group.name, first, label, tuple(others), subject=group.subject))
     labels.report(found, path, "labelsTr")
+    # Its images are directly in imagesTr.
+    for p in sorted(p for p in images_folder.iterdir() if not p.name.startswith(".")):
+        if p.is_dir() and (count := _image_count(p)):
+            found.unused.append(f"{p.relative_to(path).as_posix()} ({count} images)")
+        elif p.is_file() and not p.suffix and is_dicom(p):
+            found.unused.append(p.relative_to(path).as_posix())
     _add_unused(found, path, (images_folder, labels_folder))
     return found
 
@@ -312,7 +336,7 @@ def _folder(folder: Path, labels: _Labels) -> list[Case]:
     slices = [p for p in images if p.name.lower().endswith(".dcm")]
     cases = [Case(image_stem(p), p, labels.get(image_stem(p))) for p in images if p not in slices]
     cases += _series(folder, folder, labels)
-    for below in sorted(p for p in folder.rglob("*") if p.is_dir() and not p.name.startswith(".")):
+    for below in _folders_below(folder):
         for p in _images_in(below):
             if not p.name.lower().endswith(".dcm"):
                 name = _name_from_path(folder, p.with_name(image_stem(p)))

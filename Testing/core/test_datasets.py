@@ -261,6 +261,13 @@ def test_labels_are_numbered_as_declared(labels, values, mapping, named):
     assert undeclared(values, {"labels": labels}) == ([7] if 7 in values else [])
 
 
+def test_labels_of_one_value_are_refused():
+    for labels in ({"background": 0, "a": 1, "b": 1}, {"background": 0, "w": [1, 2], "ignore": 2}):
+        with pytest.raises(ImageError, match="value"):
+            consecutive({0, 1, 2}, {"labels": labels})
+    assert consecutive({0, 1, 2}, {"labels": {"background": 0, "whole": [1, 2], "core": 2}})
+
+
 @pytest.mark.parametrize("labels", [{"a": "one"}, {"a": 1.5}, {"a": [1, None]}, [1], {"background": 0, "ignore": 0}])
 def test_labels_that_are_no_numbers_are_refused(labels):
     with pytest.raises(ImageError, match=r"dataset\.json"):
