@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,10 @@ from ..spatial.model_grid import model_grid, sample_image
 _EMPTY_SLICE = 0.1
 
 
-def split(cases: list[Case], every: int) -> tuple[list[Case], list[Case]]:
+T = TypeVar("T")
+
+
+def split(cases: list[T], every: int) -> tuple[list[T], list[T]]:
     """Split cases into training cases and held-out cases, which are every ``every``-th one."""
     if len(cases) < every:
         return cases, []
@@ -31,21 +35,36 @@ def load_training_images(
     metadata: ModelMetadata,
     *,
     plane: str = "auto",
-    required: bool = True,
     on_case: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Load the images of all cases onto the model's grid.
 
-    Args:
-        plane: of the slices that a 2D model takes from a volume, see :class:`DRDMLib.settings.DeformationSettings`.
-        required: raise an error if none of the cases can be used.
-        on_case: called with (done, total) after each case.
+    Arguments, errors and warnings as :func:`usable_images`.
 
     Returns:
         (M, 1, *S) uint8: one image for each volume, or for a 2D model one for each slice that shows anatomy.
+    """
+    return together(usable_images(cases, metadata, plane=plane, on_case=on_case), metadata)
+
+
+def usable_images(
+    cases: list[Case],
+    metadata: ModelMetadata,
+    *,
+    plane: str = "auto",
+    on_case: Callable[[int, int], None] | None = None,
+) -> list[Tensor]:
+    """Load the images of each case that can be used onto the model's grid.
+
+    Args:
+        plane: of the slices that a 2D model takes from a volume, see :class:`DRDMLib.settings.DeformationSettings`.
+        on_case: called with (done, total) after each case.
+
+    Returns:
+        For each case (M, 1, *S) uint8.
 
     Raises:
-        ImageError, ModelError: no image can be used.
+        ImageError, ModelError: no case can be used.
 
     Warns:
         FallbackWarning: a case cannot be used and is left out.
@@ -60,10 +79,13 @@ def load_training_images(
             bad.add(case, error)
         if on_case is not None:
             on_case(number + 1, len(cases))
-    if required:
-        bad.require_one()
+    bad.require_one()
+    return parts
+
+
+def together(parts: list[Tensor], metadata: ModelMetadata) -> Tensor:
+    """Put the images of several cases into one tensor (M, 1, *S); M is 0 if there are none."""
     if not parts:
-        bad.warn()
         return torch.empty((0, 1, *[metadata.size] * metadata.ndim), dtype=torch.uint8)
     return torch.cat(parts)
 
