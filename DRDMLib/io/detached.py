@@ -6,6 +6,7 @@ The formats are MetaImage (``.mhd``), NRRD (``.nhdr``), Analyze and NIfTI (``.hd
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -20,18 +21,20 @@ def files_of_image(path: Path) -> list[Path]:
 
     Files that do not exist are left out, as are those of a header that cannot be understood.
     """
+    with contextlib.suppress(OSError):
+        return [path, *dict.fromkeys(file for file in _data_files(path) if file != path and file.is_file())]
+    return [path]
+
+
+def _data_files(path: Path) -> list[Path]:
     name = path.name.lower()
     if name.endswith((".mhd", ".mha")):
-        found = metaimage_data(path)[1]
-    elif name.endswith((".nhdr", ".nrrd")):
-        found = nrrd_data(path)[1]
-    elif name.endswith((".hdr", ".img", ".hdr.gz", ".img.gz")):
-        found = _other_half(path)
-    elif name.endswith(".spr"):
-        found = [path.with_suffix(suffix) for suffix in (".sdt", ".SDT")]
-    else:
-        return [path]
-    return [path, *dict.fromkeys(file for file in found if file != path and file.is_file())]
+        return metaimage_data(path)[1]
+    if name.endswith((".nhdr", ".nrrd")):
+        return nrrd_data(path)[1]
+    if name.endswith((".hdr", ".img", ".hdr.gz", ".img.gz")):
+        return _other_half(path)
+    return [path.with_suffix(suffix) for suffix in (".sdt", ".SDT")] if name.endswith(".spr") else []
 
 
 def metaimage_data(path: Path) -> tuple[dict[str, str], list[Path], int]:

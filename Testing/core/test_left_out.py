@@ -11,6 +11,7 @@ from production_helpers import make, records_of, report_of, write_cases
 from DRDMLib.errors import FallbackWarning, ImageError, SettingError
 from DRDMLib.io.datasets import Case, read_dataset
 from DRDMLib.io.files import LONGEST_NAME
+from DRDMLib.io.images import read_image
 from DRDMLib.loaders import make_bank
 from DRDMLib.production.limits import Limits
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE, RunSettings, make_plan
@@ -165,6 +166,27 @@ def test_changed_voxels_of_a_detached_header_are_noticed(tmp_path, tiny_models):
     record.unlink()
     run, _ = make(tmp_path / "data", tmp_path / "out", tiny_models[3], quality=False, resume=True)
     assert len(run.failures()) == 1 and "changed since the run began" in run.failures()[0]
+
+
+def test_a_link_to_a_missing_file_is_named(tmp_path):
+    """As in a dataset of DataLad whose files have not been fetched."""
+    write(scene((12, 11, 10)), tmp_path / "images" / "a.nii.gz")
+    try:
+        (tmp_path / "images" / "b.nii.gz").symlink_to(tmp_path / "nowhere")
+    except OSError:
+        pytest.skip("links are not allowed here")
+    found = read_dataset(tmp_path)
+    assert [case.name for case in found.cases] == ["a", "b"]
+    (tmp_path / "images" / "c.mhd").symlink_to(tmp_path / "nowhere.mhd")
+    assert len(read_dataset(tmp_path).cases) == 3
+    with pytest.raises(ImageError, match="There is no image"):
+        read_image(found.cases[1].image)
+
+
+def test_an_empty_list_is_said(tmp_path):
+    (tmp_path / "list.txt").write_text("# nothing\n", encoding="utf-8")
+    with pytest.raises(ImageError, match="names no image"):
+        read_dataset(tmp_path / "list.txt")
 
 
 def test_unused_files_in_folders_below_are_named(tmp_path):
