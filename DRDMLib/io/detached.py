@@ -13,7 +13,7 @@ from pathlib import Path
 # Lines of a header; what follows are voxels, or no header at all.
 _MOST_LINES = 10_000
 # Formats of C's printf for one integer, which name several files.
-_PATTERN = re.compile(r"%0?\d*d")
+_PATTERN = re.compile(r"%0?\d*[diu]")
 
 
 def files_of_image(path: Path) -> list[Path]:
@@ -47,14 +47,14 @@ def metaimage_data(path: Path) -> tuple[dict[str, str], list[Path], int]:
     with path.open("rb") as stream:
         for _ in range(_MOST_LINES):
             line = stream.readline(4096)
-            key, _, value = line.decode("latin-1").partition("=")
+            key, _, value = _text(line).partition("=")
             fields[key.strip()] = value.strip()
             if not line or key.strip() == "ElementDataFile":
                 break
         start = stream.tell()
         data = fields.get("ElementDataFile", "")
         names: list[str] = []
-        if data.upper().startswith("LIST"):
+        if data.startswith("LIST"):
             names = _names(stream.read(2**24))
         elif "%" in data:
             names = _numbered(data)
@@ -72,9 +72,9 @@ def nrrd_data(path: Path) -> tuple[dict[str, str], list[Path], int]:
             line = stream.readline(4096).strip()
             if not line:
                 break
-            key, _, value = line.decode("latin-1").partition(":")
+            key, _, value = _text(line).partition(":")
             fields[key.strip().lower()] = value.strip()
-            if key.strip().lower() in ("data file", "datafile") and value.strip().upper().startswith("LIST"):
+            if key.strip().lower() in ("data file", "datafile") and value.strip().startswith("LIST"):
                 names = _names(stream.read(2**24))
                 break
         start = stream.tell()
@@ -86,7 +86,12 @@ def nrrd_data(path: Path) -> tuple[dict[str, str], list[Path], int]:
 
 def _names(data: bytes) -> list[str]:
     """Split a list of files, one in each line."""
-    return [line.strip() for line in data.decode("utf-8", "surrogateescape").splitlines() if line.strip()]
+    return [line.strip() for line in _text(data).splitlines() if line.strip()]
+
+
+def _text(data: bytes) -> str:
+    """Decode a header; names of files may have letters of any language."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _numbered(text: str) -> list[str]:

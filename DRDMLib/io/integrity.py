@@ -141,6 +141,8 @@ def _check_metaimage(path: Path) -> bool:
     fields, files, start = metaimage_data(path)
     if "ElementDataFile" not in fields:
         return False
+    if "%" in fields["ElementDataFile"] and not files:
+        return True
     skipped = max(0, int(fields.get("HeaderSize", 0)))
     whole = [file.stat().st_size for file in files] or [path.stat().st_size - start]
     present = sum(size - skipped for size in whole)

@@ -115,6 +115,17 @@ def test_voxels_in_a_file_for_each_slice(tmp_path, name):
         read_image(tmp_path / name)
 
 
+@pytest.mark.parametrize("data", ["list.raw", "a b.raw", "ü.raw", "sub/a.raw"])
+def test_names_of_detached_voxels(data, tmp_path):
+    sitk.WriteImage(scene((8, 7, 6)), str(tmp_path / "a.mhd"))
+    text = (tmp_path / "a.mhd").read_text(encoding="utf-8")
+    (tmp_path / data).parent.mkdir(exist_ok=True)
+    (tmp_path / "a.raw").rename(tmp_path / data)
+    (tmp_path / "a.mhd").write_text(text.replace("a.raw", data), encoding="utf-8")
+    assert read_image(tmp_path / "a.mhd").GetSize() == (8, 7, 6)
+    assert image_files(tmp_path / "a.mhd")[1:] == [tmp_path / data]
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
