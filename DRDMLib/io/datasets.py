@@ -128,7 +128,7 @@ def _no_cases(path: Path, found: Dataset) -> ImageError:
     if found.notes:
         return ImageError(found.notes[-1])
     if path.is_file():
-        return ImageError(f"The list '{path}' names no image; write the path of one image in each line.")
+        return ImageError(f"There are no images in the list '{path}'; write the path of one image in each line.")
     unused = f" ({listed(found.unused)} cannot be used)" if found.unused else ""
     return ImageError(f"There are no images in '{path}'{unused}; put them into '{path / 'images'}'.")
 

@@ -185,7 +185,7 @@ def test_a_link_to_a_missing_file_is_named(tmp_path):
 
 def test_an_empty_list_is_said(tmp_path):
     (tmp_path / "list.txt").write_text("# nothing\n", encoding="utf-8")
-    with pytest.raises(ImageError, match="names no image"):
+    with pytest.raises(ImageError, match="no images in the list"):
         read_dataset(tmp_path / "list.txt")
 
 
