@@ -69,6 +69,11 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_command_writes_the_inverse",
         "test_the_inverse_transform_is_defined_everywhere",
     ),
+    "test_left_out": (
+        "test_a_run_with_such_a_case",
+        "test_changed_voxels_of_a_detached_header_are_noticed",
+        "test_training_leaves_a_bad_case_out",
+    ),
     "test_loaders": (
         "test_a_bank_has_the_fields_of_deform",
         "test_a_bank_is_resumed_and_never_mixed",

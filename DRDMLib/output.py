@@ -59,6 +59,8 @@ def make_output_folder(folder: str | os.PathLike[str], besides: tuple[str, ...] 
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".drdm-probe"
+        # What a killed process left there may be a link; it must not be followed.
+        probe.unlink(missing_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:

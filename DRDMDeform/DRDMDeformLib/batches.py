@@ -16,6 +16,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError
+from DRDMLib.io.files import file_name, file_names
+from DRDMLib.io.images import image_stem
 from DRDMLib.models.catalogue import add_user_model
 
 from . import mrml
@@ -175,9 +177,8 @@ class BatchLogic:
         try:
             (folder / "images").mkdir()
             (folder / "labels").mkdir()
-            taken: set[str] = set()
-            for node in volumeNodes:
-                name = _uniqueFileName(node.GetName(), taken)
+            names = file_names([_caseName(node) for node in volumeNodes])
+            for node, name in zip(volumeNodes, names, strict=True):
                 writeTemporary(mrml.imageFromVolume(node), folder / "images" / f"{name}.nrrd")
                 segmentation = segmentations.get(node.GetID()) or links.segmentationOf(self.mrmlScene(), node)
                 if segmentation is not None:
@@ -282,7 +283,7 @@ class BatchLogic:
         scene = self.mrmlScene()
         for n in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
             node = scene.GetNthNodeByClass(n, "vtkMRMLScalarVolumeNode")
-            if _uniqueFileName(node.GetName(), set()) == item.get("source"):
+            if _caseName(node) == item.get("source"):
                 return links.segmentationOf(scene, node)
         return None
 
@@ -368,14 +369,9 @@ def writeTemporary(image: sitk.Image, path: Path) -> None:
         ) from error
 
 
-def _uniqueFileName(name: str, taken: set[str]) -> str:
-    """A file name for a node that is not in ``taken``, and added to it; letters of all languages are kept."""
-    plain = "".join(c if c.isalnum() or c in "-." else "-" for c in name).strip("-.") or "volume"
-    unique, number = plain, 2
-    while unique in taken:
-        unique, number = f"{plain}-{number}", number + 1
-    taken.add(unique)
-    return unique
+def _caseName(node: Any) -> str:
+    """The name of a node as that of a case, without what would be read as the end of a file name (``.seg``)."""
+    return image_stem(f"{file_name(node.GetName())}.nrrd")
 
 
 def _labelNames(folder: Path) -> dict[int, str]:

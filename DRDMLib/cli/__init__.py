@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..errors import Cancelled, DRDMError, FallbackWarning
+from ..io.files import shown
 from ..runtime.probe import require_torch
 from ..runtime.reporter import Reporter
 from ..runtime.waiting import wait_passively
@@ -79,6 +80,11 @@ def _run(options: Any, reporter: Reporter) -> int:
         print(f"drdm: {text}", file=sys.stderr)
         return status
 
+    def internal_error() -> int:
+        reporter.close()
+        traceback.print_exc()
+        return fail(1, "This is an error in DRDM; please report it with the lines above.")
+
     try:
         with warnings.catch_warnings():
             _show_fallbacks(reporter)
@@ -92,9 +98,11 @@ def _run(options: Any, reporter: Reporter) -> int:
         return fail(2, "There is not enough memory for this image; close other programs or use a smaller image.")
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if error.filename is None:
+            return internal_error()
+        return fail(2, f"'{shown(str(error.filename))}' cannot be used ({error.strerror}); check the path.")
     except Exception:
-        reporter.close()
-        traceback.print_exc()
-        return fail(1, "This is an error in DRDM; please report it with the lines above.")
+        return internal_error()
     reporter.close()
     return 0

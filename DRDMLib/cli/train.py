@@ -22,7 +22,7 @@ from ..training import ModelDesign, TrainingConfig
 from ..training import train as run_training
 from ..training.checkpoint import CHECKPOINT, config_of
 from ..training.config import FIELD_POOL, default_batch
-from ..training.data import load_training_images, split
+from ..training.data import split, together, usable_images
 
 _DESCRIBED = ("anatomy", "modality", "training_data", "licence")
 
@@ -46,10 +46,11 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
     config = config_from(options, device.type, process.world, earlier)
     metadata = design.metadata()
     build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
-    kept, left_out = split(datasets.find_cases(options.dataset), options.hold_out)
+    cases = datasets.find_cases(options.dataset)
     on_case = (lambda d, n: reporter.progress("read", d, n)) if process.first else None
-    images = load_training_images(kept, metadata, plane=options.plane, on_case=on_case)
-    held_out = load_training_images(left_out, metadata, plane=options.plane)
+    # Split after reading, so that images for training remain where some cases cannot be used.
+    kept, left_out = split(usable_images(cases, metadata, plane=options.plane, on_case=on_case), options.hold_out)
+    images, held_out = together(kept, metadata), together(left_out, metadata)
 
     def on_checkpoint(folder: Path, model: Model) -> None:
         if importlib.util.find_spec("matplotlib") is None:

@@ -14,13 +14,12 @@ import SimpleITK as sitk
 
 from ..errors import FallbackWarning, ImageError, SettingError
 from .dicom import cut_files, is_dicom
-from .files import file_names, listed, shown
-from .images import SUFFIXES, image_stem
+from .files import file_names, listed, path_problem, shown
+from .folders import folder_called, folders_below, image_count, images_in, other_files
+from .images import image_stem
 from .nnunet import group_channels, read_description
-from .tables import TABLES, WORKBOOKS, existing, path_problem, read_table, workbook_error
+from .tables import TABLES, WORKBOOKS, existing, read_table, workbook_error
 
-# Files beside images that are no images: descriptions, and the voxels of detached headers.
-_COMPANIONS = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".pdf", ".bval", ".bvec", ".raw", ".raw.gz", ".zraw")
 _PATIENT, _DESCRIPTION = "0010|0020", "0008|103e"
 # BIDS: all file names of one subject start with sub-<label>.
 _BIDS = re.compile(r"(sub-[^_\W]+)")
@@ -63,7 +62,12 @@ class Dataset:
 
     def unused_sentence(self) -> str:
         """Name a few of the files that are not used; empty if all are used."""
-        return f"Not used: {listed(self.unused)}." if self.unused else ""
+        return unused_sentence(self.unused)
+
+
+def unused_sentence(unused: list[str]) -> str:
+    """Name a few of the files that are not used; empty if there are none."""
+    return f"Not used: {listed(unused)}." if unused else ""
 
 
 def find_cases(dataset: str | Path, subject_pattern: str | None = None) -> list[Case]:
@@ -98,12 +102,12 @@ def find_cases(dataset: str | Path, subject_pattern: str | None = None) -> list[
 def read_dataset(dataset: str | Path, subject_pattern: str | None = None) -> Dataset:
     """Find the cases of a dataset, and what is to be said about it; arguments and errors as :func:`find_cases`."""
     path = Path(dataset)
-    if path.is_dir() and _below(path, "imagesTr"):
+    if path.is_dir() and folder_called(path, "imagesTr"):
         found = _nnunet(path)
-    elif path.is_dir() and (images := _below(path, "images")):
+    elif path.is_dir() and (images := folder_called(path, "images")):
         found = _images_and_labels(path, images)
     elif path.is_dir():
-        found = Dataset(_folder(path, _Labels(None)))
+        found = Dataset(_folder(path, _Labels(None)), unused=other_files(path, path))
     elif path.is_file() and path.suffix.lower() in TABLES:
         found = _listed(path)
     elif path.is_file() and path.suffix.lower() in WORKBOOKS:
@@ -114,18 +118,19 @@ def read_dataset(dataset: str | Path, subject_pattern: str | None = None) -> Dat
         raise ImageError(f"There is no dataset '{path}'; give a folder with images/ and labels/, or a list of files.")
     found.cases = [case for case in found.cases if not _is_left_out(case, found)]
     if not found.cases:
-        raise ImageError(
-            found.notes[-1]
-            if found.notes
-            else f"There are no images in '{path}'{_beginning(found)}; put them into '{path / 'images'}'."
-        )
+        raise _no_cases(path, found)
     found.cases = [replace(case, subject=_subject(case, subject_pattern)) for case in found.cases]
     _give_file_names(found)
     return found
 
 
-def _beginning(found: Dataset) -> str:
-    return f" ({listed(found.unused)} cannot be used)" if found.unused else ""
+def _no_cases(path: Path, found: Dataset) -> ImageError:
+    if found.notes:
+        return ImageError(found.notes[-1])
+    if path.is_file():
+        return ImageError(f"There are no images in the list '{path}'; write the path of one image in each line.")
+    unused = f" ({listed(found.unused)} cannot be used)" if found.unused else ""
+    return ImageError(f"There are no images in '{path}'{unused}; put them into '{path / 'images'}'.")
 
 
 def _is_left_out(case: Case, found: Dataset) -> bool:
@@ -182,36 +187,6 @@ def _subject(case: Case, pattern: str | None) -> str:
     return _composed(case.subject or (bids.group(1) if bids else case.name))
 
 
-def _below(path: Path, name: str) -> Path | None:
-    """Return the folder of this name in another one; upper and lower case do not matter."""
-    if (path / name).is_dir():
-        return path / name
-    return next((p for p in sorted(path.iterdir()) if p.name.lower() == name.lower() and p.is_dir()), None)
-
-
-def _images_in(folder: Path) -> list[Path]:
-    """Return the image files in a folder, sorted; of a header and its voxels (.hdr, .img) only the voxels."""
-    found = [
-        p
-        for p in sorted(folder.iterdir())
-        if p.name.lower().endswith(SUFFIXES) and not p.name.startswith(".") and p.is_file()
-    ]
-    voxels = {image_stem(p) for p in found if p.name.lower().endswith((".img", ".img.gz"))}
-    return [p for p in found if not (p.name.lower().endswith(".hdr") and image_stem(p) in voxels)]
-
-
-def _other_files(root: Path, folder: Path) -> list[str]:
-    """Return the files in a folder that are neither images nor usual companions of images."""
-    return [
-        p.relative_to(root).as_posix()
-        for p in sorted(folder.iterdir())
-        if p.is_file()
-        and not p.name.startswith(".")
-        and not p.name.lower().endswith((*SUFFIXES, *_COMPANIONS))
-        and not is_dicom(p)
-    ]
-
-
 class _Labels:
     """The label files in a folder, and those in all folders below it, by the name of their image."""
 
@@ -222,8 +197,8 @@ class _Labels:
         self.unused: list[Path] = []
         if folder is None:
             return
-        for below in [folder, *sorted(p for p in folder.rglob("*") if p.is_dir() and not p.name.startswith("."))]:
-            for file in _images_in(below):
+        for below in [folder, *folders_below(folder)]:
+            for file in images_in(below):
                 name = _composed(_name_from_path(folder, file.with_name(image_stem(file))))
                 if name in self._files:
                     self.unused.append(file)
@@ -263,20 +238,20 @@ class _Labels:
 def _add_unused(found: Dataset, root: Path, used: tuple[Path | None, ...]) -> None:
     """Add the other files in the used folders, and the other folders with images, to the unused files."""
     for folder in filter(None, used):
-        found.unused += _other_files(root, folder)
+        found.unused += other_files(root, folder)
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and p not in used):
-        count = len(_images_in(folder))
+        count = image_count(folder)
         found.unused += [f"{folder.name} ({count} images)"] if count else []
-    found.unused += [p.name for p in _images_in(root)]
+    found.unused += [p.name for p in images_in(root)]
 
 
 def _nnunet(path: Path) -> Dataset:
-    images_folder, labels_folder = _below(path, "imagesTr"), _below(path, "labelsTr")
+    images_folder, labels_folder = folder_called(path, "imagesTr"), folder_called(path, "labelsTr")
     assert images_folder is not None
     labels = _Labels(labels_folder)
     images: dict[str, Path] = {}
     found = Dataset()
-    for image in _images_in(images_folder):
+    for image in images_in(images_folder):
         if images.setdefault(_composed(image_stem(image)), image) != image:
             found.unused.append(image.relative_to(path).as_posix())
     layout = group_channels(images, labels, read_description(path))
@@ -287,12 +262,18 @@ def _nnunet(path: Path) -> Dataset:
         label = labels.get(group.label)
         found.cases.append(Case(group.name, first, label, tuple(others), subject=group.subject))
     labels.report(found, path, "labelsTr")
+    # Its images are directly in imagesTr.
+    for p in sorted(p for p in images_folder.iterdir() if not p.name.startswith(".")):
+        if p.is_dir() and (count := image_count(p)):
+            found.unused.append(f"{p.relative_to(path).as_posix()} ({count} images)")
+        elif p.is_file() and not p.suffix and is_dicom(p):
+            found.unused.append(p.relative_to(path).as_posix())
     _add_unused(found, path, (images_folder, labels_folder))
     return found
 
 
 def _images_and_labels(path: Path, images_folder: Path) -> Dataset:
-    labels_folder = _below(path, "labels")
+    labels_folder = folder_called(path, "labels")
     labels = _Labels(labels_folder)
     found = Dataset(_folder(images_folder, labels))
     if labels_folder is not None:
@@ -303,12 +284,12 @@ def _images_and_labels(path: Path, images_folder: Path) -> Dataset:
 
 def _folder(folder: Path, labels: _Labels) -> list[Case]:
     """Find the images and DICOM series in a folder and in all folders below it; the latter are named by their path."""
-    images = _images_in(folder)
+    images = images_in(folder)
     slices = [p for p in images if p.name.lower().endswith(".dcm")]
     cases = [Case(image_stem(p), p, labels.get(image_stem(p))) for p in images if p not in slices]
     cases += _series(folder, folder, labels)
-    for below in sorted(p for p in folder.rglob("*") if p.is_dir() and not p.name.startswith(".")):
-        for p in _images_in(below):
+    for below in folders_below(folder):
+        for p in images_in(below):
             if not p.name.lower().endswith(".dcm"):
                 name = _name_from_path(folder, p.with_name(image_stem(p)))
                 cases.append(Case(name, p, labels.get(name)))

@@ -75,7 +75,9 @@ def read_series(folder: Path, uid: str = "") -> sitk.Image:
     if max(one.frames for one in slices) > 1:
         if len(files) == 1:
             return read_dicom_file(Path(files[0]))
-        raise ImageError(f"{name} contains several multi-frame files; put the one you want in a folder of its own.")
+        raise ImageError(
+            f"{name} contains a multi-frame file and other files; put the one you want in a folder of its own."
+        )
     stack = find_stack(slices, name, "slices")
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([files[k] for k in stack.order])

@@ -63,24 +63,24 @@ def file_names(names: Sequence[str]) -> list[str]:
     result = [""] * len(made)
     taken: set[str] = set()
     for k, (name, new) in enumerate(zip(names, made, strict=True)):
-        if unicodedata.normalize("NFC", name) == new and _key(new) not in taken:
-            taken.add(_key(new))
+        if unicodedata.normalize("NFC", name) == new and name_key(new) not in taken:
+            taken.add(name_key(new))
             result[k] = new
     last: dict[str, int] = {}
     for k, new in enumerate(made):
         if result[k]:
             continue
-        unique, number = new, last.get(_key(new), 1)
-        while _key(unique) in taken:
+        unique, number = new, last.get(name_key(new), 1)
+        while name_key(unique) in taken:
             number += 1
             unique = f"{new}-{number}"
-        last[_key(new)] = number
-        taken.add(_key(unique))
+        last[name_key(new)] = number
+        taken.add(name_key(unique))
         result[k] = unique
     return result
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
     """Return a text that is equal for names that are the same file on some system."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
@@ -95,6 +95,21 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     """Return names for a message: a few of them, and how many there are besides."""
     first = ", ".join(f"'{shown(name)}'" for name in names[:most])
     return first if len(names) <= most else f"{first} and {len(names) - most} more"
+
+
+def path_problem(path: Path) -> str:
+    """Return why a path cannot be the path of any file, or an empty string."""
+    try:
+        os.fspath(path).encode()
+        os.lstat(path)
+    except UnicodeEncodeError:
+        return "its name is not valid text"
+    except ValueError:
+        return "its name has a null character"
+    except OSError as error:
+        # What is missing or forbidden is reported when the file is read.
+        return "its name is too long" if error.errno == errno.ENAMETOOLONG else ""
+    return ""
 
 
 def require_no_links_out(folder: Path) -> None:

@@ -13,7 +13,9 @@ import SimpleITK as sitk
 from ..errors import FallbackWarning, ImageError, SettingError
 from ..spatial.coordinates import direction_matrix
 from ..spatial.model_grid import bounding_box, overlap, same_grid
+from .detached import files_of_image
 from .dicom import read_series, series_files
+from .files import path_problem, shown
 from .geometry import nifti_axes, require_right_angles
 from .integrity import require_whole_file
 from .multiframe import read_dicom_file
@@ -50,6 +52,9 @@ def image_stem(path: str | os.PathLike[str]) -> str:
 
 
 def _read(path: Path, what: str, series: str = "") -> sitk.Image:
+    problem = path_problem(path)
+    if problem:
+        raise ImageError(f"The {what} '{shown(str(path))}' cannot be read: {problem}; check the path.")
     try:
         if path.is_dir():
             return read_series(path, series)
@@ -64,6 +69,10 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
         reader.SetFileName(str(path))
         with nifti_axes(path):
             image: sitk.Image = reader.Execute()
+    except OSError as error:
+        raise ImageError(
+            f"The {what} '{path}' cannot be read ({error.strerror or error}); check the path and its permissions."
+        ) from error
     except RuntimeError as error:
         raise ImageError(
             f"The {what} '{path}' cannot be read, because it is damaged, incomplete, or not an image that ITK knows; "
@@ -75,6 +84,8 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
 def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
     """List the files that :func:`read_image` reads: the file itself, or those of the DICOM series in their order.
 
+    A detached header is followed by the files with its voxels.
+
     Args:
         series: UID of the series, for a folder with several.
 
@@ -82,7 +93,7 @@ def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
         ImageError: the folder contains no series, or several and none is chosen.
     """
     path = Path(path)
-    return [Path(name) for name in series_files(path, series)] if path.is_dir() else [path]
+    return [Path(name) for name in series_files(path, series)] if path.is_dir() else files_of_image(path)
 
 
 def read_image(path: str | os.PathLike[str], series: str = "", *, need_contrast: bool = True) -> sitk.Image:

@@ -17,6 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
+from .detached import metaimage_data, nrrd_data
 
 _CHUNK = 2**24
 # First bytes of formats whose readers print lines of their own when ITK only looks at a damaged file.
@@ -136,22 +137,15 @@ def _check_nifti(head: BinaryIO, stream: BinaryIO, path: Path, what: str) -> boo
 
 
 def _check_metaimage(path: Path) -> bool:
-    """Whether a MetaImage file contains all its voxels, or the file that it names does."""
-    fields: dict[str, str] = {}
-    with path.open("rb") as stream:
-        while "ElementDataFile" not in fields:
-            line = stream.readline(4096)
-            if not line:
-                return False
-            key, _, value = line.decode("latin-1").partition("=")
-            fields[key.strip()] = value.strip()
-        header = stream.tell()
-    data = fields["ElementDataFile"]
-    if data.upper() == "LIST" or "%" in data:
+    """Whether a MetaImage file contains all its voxels, or the files that it names do."""
+    fields, files, start = metaimage_data(path)
+    if "ElementDataFile" not in fields:
+        return False
+    if "%" in fields["ElementDataFile"] and not files:
         return True
-    local = data.upper() == "LOCAL"
-    present = path.stat().st_size - header if local else (path.parent / data).stat().st_size
-    present -= max(0, int(fields.get("HeaderSize", 0)))
+    skipped = max(0, int(fields.get("HeaderSize", 0)))
+    whole = [file.stat().st_size for file in files] or [path.stat().st_size - start]
+    present = sum(size - skipped for size in whole)
     if fields.get("CompressedData", "False").lower() == "true":
         return present >= int(fields.get("CompressedDataSize", 0))
     if fields.get("BinaryData", "True").lower() == "false":
@@ -174,28 +168,31 @@ def _voxel_bytes(path: Path) -> int:
 
 def _check_nrrd(path: Path) -> bool:
     """Whether the compressed voxels of an NRRD file have their end; ITK itself checks files without compression."""
-    fields: dict[str, str] = {}
-    with path.open("rb") as stream:
-        while line := stream.readline().strip():
-            key, _, value = line.decode("latin-1").partition(":")
-            fields[key.strip().lower()] = value.strip()
-        start = stream.tell()
+    fields, files, start = nrrd_data(path)
+    if any(not file.is_file() for file in files):
+        return False
     if fields.get("encoding", "").lower() not in ("gzip", "gz"):
         return True
-    data = fields.get("data file", fields.get("datafile", ""))
-    if data.startswith("LIST") or "%" in data:
-        return True
     size = _voxel_bytes(path)
-    with (path.parent / data if data else path).open("rb") as stream:
+    if len(files) > 1:
+        return sum(_unpacked_bytes(file, 0, size) for file in files) >= size
+    data = files[0] if files else path
+    with data.open("rb") as stream:
         stream.seek(-4, 2)
         if int.from_bytes(stream.read(4), "little") == size % 2**32:
             return True
-        stream.seek(0 if data else start)
-        present = 0
+    return _unpacked_bytes(data, 0 if files else start, size) >= size
+
+
+def _unpacked_bytes(path: Path, start: int, most: int) -> int:
+    """Count the bytes of compressed data, up to ``most``."""
+    present = 0
+    with path.open("rb") as stream:
+        stream.seek(start)
         with gzip.open(stream, "rb") as unpacked:
-            while present < size and (chunk := unpacked.read(_CHUNK)):
+            while present < most and (chunk := unpacked.read(_CHUNK)):
                 present += len(chunk)
-        return present >= size
+    return present
 
 
 def _check_gipl(path: Path) -> bool:

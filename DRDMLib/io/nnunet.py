@@ -14,6 +14,8 @@ from .files import listed, shown
 
 DESCRIPTION = "dataset.json"
 _FIRST = "0000"
+# nnU-Net's name of the label of voxels that are not trained on.
+IGNORE = "ignore"
 # Without any other evidence, more files than this with one name and different numbers are not channels.
 _MOST_CHANNELS = 8
 # Keys of Learn2Reg's dataset.json; there, files with numbers are images of one person, not channels.
@@ -215,7 +217,24 @@ def declared_labels(described: dict[str, Any]) -> dict[str, int | list[int]]:
                 "or a list of them for a region."
             )
         result[name] = numbers if isinstance(entry, list) else numbers[0]
+    _require_different(result)
     return result
+
+
+def _require_different(labels: dict[str, int | list[int]]) -> None:
+    """Raise an error if two labels that are no regions have one value, or a region has that of the ignore label."""
+    names: dict[int, str] = {}
+    for name, entry in labels.items():
+        if isinstance(entry, int) and names.setdefault(entry, name) != name:
+            raise ImageError(
+                f"The labels '{names[entry]}' and '{name}' in {DESCRIPTION} have the same value {entry}; correct it."
+            )
+    ignored = labels.get(IGNORE)
+    for name, entry in labels.items():
+        if isinstance(entry, list) and name != IGNORE and ignored in entry:
+            raise ImageError(
+                f"The region '{name}' in {DESCRIPTION} has the value {ignored} of the label '{IGNORE}'; correct it."
+            )
 
 
 def _by_name(labels: dict[str, str]) -> dict[str, int | list[int]]:

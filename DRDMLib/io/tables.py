@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import errno
-import os
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -188,18 +186,3 @@ def _exists(path: Path) -> bool:
     except (OSError, ValueError):
         # The name is too long, or has a character that names cannot have.
         return False
-
-
-def path_problem(path: Path) -> str:
-    """Return why a path cannot be the path of any file, or an empty string."""
-    try:
-        os.fspath(path).encode()
-        os.lstat(path)
-    except UnicodeEncodeError:
-        return "its name is not valid text"
-    except ValueError:
-        return "its name has a null character"
-    except OSError as error:
-        # What is missing or forbidden is reported when the file is read.
-        return "its name is too long" if error.errno == errno.ENAMETOOLONG else ""
-    return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,14 +17,16 @@ from torch import Tensor
 
 from .. import __version__
 from ..deformation import make_deformations, model_for
-from ..errors import OutputError, SettingError
+from ..errors import DRDMError, ImageError, ModelError, OutputError, SettingError
 from ..io import datasets
-from ..io.files import file_name, output_error, write_bytes
+from ..io.files import file_name, write_bytes
 from ..io.geometry import other_affines
 from ..io.images import image_stem
+from ..io.left_out import LeftOut
 from ..models.catalogue import digest_of, load_model, resolve
 from ..models.model import Model
 from ..production.plan import seed_of
+from ..production.run_folder import clean_up, run_lock, share_of_folder
 from ..production.sources import Source, read_source
 from ..runtime.distributed import ProcessInfo
 from ..runtime.threads import one_thread_each
@@ -180,6 +183,8 @@ def make_bank(
 ) -> FieldBank:
     """Make ``copies`` fields of each level for every image of a dataset. Complete files of an earlier call are kept.
 
+    An image that cannot be used is left out.
+
     Args:
         dataset: as :func:`DRDMLib.io.datasets.find_cases` accepts it.
         folder: new folder, empty folder, or a bank with the same settings.
@@ -190,46 +195,99 @@ def make_bank(
         on_case: called with (done, total) after each case.
 
     Raises:
-        DRDMError: an image or the model cannot be used.
-        SettingError: the bank was made with other settings.
+        DRDMError: no image, or not the model, can be used.
+        SettingError: the bank was made with other settings, or another process makes it now.
         OutputError: the folder cannot be written to.
+
+    Warns:
+        FallbackWarning: an image cannot be used and is left out.
     """
     deformation = DeformationSettings(steps=steps, pose=pose, plane=plane)
     settings = BankSettings(tuple(levels), copies, seed, deformation)
     folder, process = Path(folder), process or ProcessInfo()
     cases = datasets.find_cases(dataset)
     loaded = None if model is None else load_model(model, process.device(device))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(folder, error) from error
     own = cases[process.rank :: process.world]
-    for number, case in enumerate(own, start=1):
-        source = read_source(case, need_label=False)
-        used = loaded or model_for(source.image, None, process.device(device))
-        metadata: dict[str, Any] = {
-            "levels": list(settings.levels),
-            "copies": settings.copies,
-            "seed": settings.seed,
-            "steps": settings.deformation.steps,
-            "pose": settings.deformation.pose,
-            "plane": settings.deformation.plane,
-            "model": used.metadata.name,
-            "model_digest": digest_of(resolve(model or used.metadata.name)[0], "sha256"),
-            "image_digest": source.digests["image"],
-            "drdm": __version__,
-        }
-        path = folder / f"{case.name}{SUFFIX}"
-        if not _exists(path, metadata):
-            with one_thread_each(used.device):
-                fields = _make_fields(source, used, settings)
-                entries, data = _packed(fields, source)
-            metadata |= {"geometry": _geometry(source).to_dict(), "fields": entries}
-            # A single entry: safetensors does not keep the order of several, and equal fields must give equal bytes.
-            write_bytes(path, save({"fields": data}, {METADATA_KEY: json.dumps(metadata)}))
-        if on_case is not None:
-            on_case(number, len(own))
+    bad = LeftOut(len(cases))
+    with contextlib.ExitStack() as kept:
+        lock = _BankLock(folder, process, kept)
+        for number, case in enumerate(own, start=1):
+            try:
+                source = read_source(case, need_label=False)
+                used = loaded or model_for(source.image, None, process.device(device))
+                _make_file(folder, source, used, settings, model, lock)
+                bad.used()
+            except (ImageError, ModelError) as error:
+                bad.add(case, error)
+            if on_case is not None:
+                on_case(number, len(own))
+    bad.require_one()
+    bad.warn()
     return FieldBank(folder)
+
+
+class _BankLock:
+    """Keep other processes from writing into a bank, from the first field that has to be made.
+
+    Several processes can therefore use a complete bank at once.
+    """
+
+    def __init__(self, folder: Path, process: ProcessInfo, kept: contextlib.ExitStack) -> None:
+        self._folder, self._process, self._kept = folder, process, kept
+        self._held = False
+
+    def acquire(self) -> None:
+        """Lock the bank until the stack of contexts is left.
+
+        Raises:
+            SettingError: another process writes into the bank.
+            OutputError: the folder cannot be written to.
+        """
+        if not self._held:
+            self._kept.callback(_remove_locks, self._folder)
+            self._kept.enter_context(share_of_folder(self._folder, self._process, lambda: None))
+            self._held = True
+
+
+def _remove_locks(folder: Path) -> None:
+    if folder.is_dir():
+        with contextlib.suppress(DRDMError), run_lock(folder):
+            clean_up(folder)
+
+
+def _make_file(
+    folder: Path, source: Source, used: Model, settings: BankSettings, model: str | None, lock: _BankLock
+) -> None:
+    """Make and write the fields of a case, unless they are there.
+
+    Args:
+        used, model: the model, and the name or path that was given for it.
+    """
+    metadata: dict[str, Any] = {
+        "levels": list(settings.levels),
+        "copies": settings.copies,
+        "seed": settings.seed,
+        "steps": settings.deformation.steps,
+        "pose": settings.deformation.pose,
+        "plane": settings.deformation.plane,
+        "model": used.metadata.name,
+        "model_digest": digest_of(resolve(model or used.metadata.name)[0], "sha256"),
+        "image_digest": source.digests["image"],
+        "drdm": __version__,
+    }
+    path = folder / f"{source.case.name}{SUFFIX}"
+    if _exists(path, metadata):
+        return
+    lock.acquire()
+    # Another process may have made it before this one got the lock.
+    if _exists(path, metadata):
+        return
+    with one_thread_each(used.device):
+        fields = _make_fields(source, used, settings)
+        entries, data = _packed(fields, source)
+    metadata |= {"geometry": _geometry(source).to_dict(), "fields": entries}
+    # A single entry: safetensors does not keep the order of several, and equal fields must give equal bytes.
+    write_bytes(path, save({"fields": data}, {METADATA_KEY: json.dumps(metadata)}))
 
 
 def _exists(path: Path, metadata: dict[str, Any]) -> bool:

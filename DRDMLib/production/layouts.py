@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ImageError
-from ..io.nnunet import declared_labels
+from ..io.nnunet import IGNORE, declared_labels
 from ..models.model import Model
 from .plan import Plan
 
 PARTS = ("train", "validation", "test")
-# nnU-Net's name of the label of voxels that are not trained on.
-IGNORE = "ignore"
 # Keys of a pair in dataset.json, and of the files of a record.
 _PAIR = {
     "fixed": "image",

@@ -26,6 +26,7 @@ class Limits:
         inside: smallest allowed fraction of each label's voxels that stay in the image. With any value, no label may
             disappear.
         max_attempts: number of attempts before a sample is given up.
+        ignored: label value of voxels that are not trained on (nnU-Net's ``ignore``); no limit counts it.
     """
 
     folded: float | None = 0.0
@@ -33,10 +34,12 @@ class Limits:
     most_mm: float | None = None
     inside: float | None = None
     max_attempts: int = 10
+    ignored: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values under the names that ``run.json`` uses."""
+        """Return plain values under the names that ``run.json`` uses; the ignored label belongs to the dataset."""
         values = asdict(self)
+        values.pop("ignored")
         values["draws"] = values.pop("max_attempts")
         return values
 
@@ -62,9 +65,10 @@ class Limits:
             return "too much"
         if self.inside is not None and label is not None and warped is not None:
             kept = set(label_values(warped))
-            if any(value not in kept for value in label_values(label) if value):
+            counted = [value for value in label_values(label) if value not in (0, self.ignored)]
+            if not kept.issuperset(counted):
                 return "label left"
-            if share_inside(deformation, label) < self.inside:
+            if share_inside(deformation, label, counted) < self.inside:
                 return "label left"
         return ""
 
@@ -78,14 +82,12 @@ def label_values(label: sitk.Image) -> list[int]:
     return sorted(found)
 
 
-def share_inside(deformation: Deformation, label: sitk.Image) -> float:
-    """Return the smallest fraction, over all labels, of voxels that stay in the image after the deformation."""
+def share_inside(deformation: Deformation, label: sitk.Image, values: list[int]) -> float:
+    """Return the smallest fraction, over these label values, of voxels that stay in the image after the deformation."""
     array = sitk.GetArrayViewFromImage(label)
     reference = deformation.reference
     lowest = 1.0
-    for value in label_values(label):
-        if value == 0:
-            continue
+    for value in values:
         voxels = np.argwhere(array == value)
         voxels = voxels[:: max(1, len(voxels) // _TRACKED_VOXELS)]
         moved = to_index(deformation.inverse_points(to_points(voxels[:, ::-1], label)), reference)

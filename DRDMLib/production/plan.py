@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..errors import ImageError
 from ..io.datasets import Case
+from ..io.files import name_key, shown
 from ..runtime.distributed import ProcessInfo
 from ..settings import DeformationSettings
 from .limits import Limits
@@ -104,11 +104,19 @@ def seed_of(run_seed: int, case: str, levels: tuple[int, ...], copy: int, attemp
 
 @dataclass(frozen=True)
 class Plan:
-    """All tasks of a run, ordered by case."""
+    """All tasks of a run, ordered by case.
+
+    Attributes:
+        settings: the settings of the run.
+        cases: the cases, with the names that they have in the results.
+        tasks: all tasks.
+        notes: sentences about names that were changed.
+    """
 
     settings: RunSettings
     cases: list[Case]
     tasks: list[Task]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def samples(self) -> list[Task]:
@@ -140,22 +148,48 @@ class Plan:
 def make_plan(settings: RunSettings, cases: list[Case]) -> Plan:
     """Make the plan for these cases.
 
-    Raises:
-        ImageError: two samples would have the same name.
+    A case that is called like a result of another one gets a number.
     """
+    named, notes = _with_free_names(settings, cases)
     tasks: list[Task] = []
-    for number, name, levels, copy in _samples(settings, cases):
-        tasks.append(Task(len(tasks), number, name, levels, copy))
-    names = [task.name.casefold() for task in tasks]
-    if len(set(names)) < len(names):
-        twice = next(task.name for task, name in zip(tasks, names, strict=True) if names.count(name) > 1)
-        raise ImageError(f"Two results would be called '{twice}'; rename the image whose name ends like a result.")
-    return Plan(settings, cases, tasks)
+    for number, case in enumerate(named):
+        for name, levels, copy in _samples(settings, case.name):
+            tasks.append(Task(len(tasks), number, name, levels, copy))
+    return Plan(settings, named, tasks, notes)
 
 
-def _samples(settings: RunSettings, cases: list[Case]) -> Iterator[tuple[int, str, tuple[int, ...], int]]:
-    for number, case in enumerate(cases):
-        if settings.command == AUGMENT:
-            yield number, case.name, (), 0
-        for levels, copy in itertools.product(settings.levels, range(settings.copies)):
-            yield number, f"{case.name}_t{'-'.join(f'{level:02d}' for level in levels)}_{copy:03d}", levels, copy
+def _with_free_names(settings: RunSettings, cases: list[Case]) -> tuple[list[Case], list[str]]:
+    """Return the cases with names whose results are all called differently, and what was changed."""
+    # Shorter names first: the case that is called like a result of another one is always longer.
+    order = sorted(range(len(cases)), key=lambda number: len(cases[number].name))
+    result, notes = list(cases), []
+    own = {name_key(case.name) for case in cases}
+    taken: set[str] = set()
+    for number in order:
+        name, count = cases[number].name, 1
+        while taken & _keys(settings, name):
+            count += 1
+            name = f"{cases[number].name}-{count}"
+            while name_key(name) in own:
+                count += 1
+                name = f"{cases[number].name}-{count}"
+        taken |= _keys(settings, name)
+        if count > 1:
+            result[number] = replace(cases[number], name=name)
+            notes.append(
+                f"The case '{shown(cases[number].name)}' is called '{shown(name)}' in the results, because a result "
+                "of another case has its name."
+            )
+    return result, notes
+
+
+def _keys(settings: RunSettings, case: str) -> set[str]:
+    return {name_key(name) for name, _, _ in _samples(settings, case)}
+
+
+def _samples(settings: RunSettings, case: str) -> Iterator[tuple[str, tuple[int, ...], int]]:
+    """Yield name, levels and copy of each sample of a case, first the original if there is one."""
+    if settings.command == AUGMENT:
+        yield case, (), 0
+    for levels, copy in itertools.product(settings.levels, range(settings.copies)):
+        yield f"{case}_t{'-'.join(f'{level:02d}' for level in levels)}_{copy:03d}", levels, copy

@@ -62,7 +62,7 @@ def read_times(run: Run) -> None:
 
 
 def write_report(run: Run) -> None:
-    """Write ``report.json``: settings, failures, rejected attempts and every sample.
+    """Write ``report.json``: settings, failures, unused files of the dataset, rejected attempts and every sample.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written to.
@@ -75,6 +75,8 @@ def write_report(run: Run) -> None:
         [report_entry(run, r) for r in done if r["status"] == records.DONE and r["levels"]],
         settings=run.plan.settings.to_dict() | {"cases": [case.name for case in run.plan.cases]},
         failures=run.failures(),
+        notes=run.notes,
+        unused=run.unused,
         redrawn={
             "draws": len(draws),
             "samples": sum(bool(record.get("redrawn")) for record in done),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from ..errors import DRDMError, ImageError, ModelError
 from ..io import datasets
 from ..io.datasets import Case
 from ..io.images import read_image, read_label
+from ..io.nnunet import IGNORE, declared_labels
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..models.model import Model
 from ..runtime.device import choose_device
 from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
 from . import records, run_folder
-from .layouts import consecutive, split_subjects, undeclared
+from .layouts import consecutive, ignore_value, split_subjects, undeclared
 from .limits import label_values
 from .plan import AUGMENT, Plan, RunSettings, make_plan
 from .report import finalize_run, interrupted
@@ -72,14 +73,15 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
     choose_device(request.process.device(request.device))
     # Checked before any file is created or changed.
     run_folder.earlier_run(request.folder, resume=request.joins)
-    for text in filter(None, [*found.notes, found.unused_sentence()]):
+    notes = [*found.notes, *plan.notes]
+    for text in filter(None, [*notes, found.unused_sentence()]):
         if request.process.first:
             reporter.warning(text)
 
     with run_folder.share_of_folder(
         request.folder, request.process, lambda: prepare_run(request, plan, reporter)
     ) as run:
-        run.unused = found.unused_sentence()
+        run.unused, run.notes = found.unused, notes
         try:
             Work(run).do()
         except BaseException:
@@ -114,6 +116,7 @@ def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
         run_folder.write_run(request.folder, description)
         if request.model is None:
             reporter.message(chosen_model_message(model))
+    plan = _without_ignored_label(plan, description, request.dataset)
     run = Run(plan, request.folder, request.process, model, description, _context(description, model), reporter)
     run.sources |= sources
     # Also when resuming: the earlier run may have been killed before it made all folders.
@@ -154,6 +157,23 @@ def _describe(
         "parts": split_subjects(subjects, plan.settings.split, plan.settings.seed),
     }
     return description, model, {number: source}
+
+
+def _without_ignored_label(plan: Plan, description: dict[str, Any], dataset: Path) -> Plan:
+    """Keep the label ``ignore`` of the dataset out of the limits.
+
+    Raises:
+        ImageError: the labels in dataset.json are no numbers.
+    """
+    limits = plan.settings.limits
+    if limits.inside is None:
+        return plan
+    if plan.settings.command == AUGMENT:
+        # With its new number.
+        ignored = description["labels"].get(IGNORE)
+    else:
+        ignored = ignore_value(declared_labels(datasets.nnunet_description(dataset)))
+    return replace(plan, settings=replace(plan.settings, limits=replace(limits, ignored=ignored)))
 
 
 def _folders(plan: Plan, description: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..io.datasets import unused_sentence
 from ..models.model import Model
 from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
@@ -142,7 +143,8 @@ class Run:
         done: number of a task -> its record.
         seconds: name of a sample -> seconds that it took.
         gpu_busy: fraction of the time that the GPU was busy; ``None`` if unknown.
-        unused: sentence about the files of the dataset that are not used; empty if all are used.
+        unused: files of the dataset that are not used.
+        notes: sentences about the dataset: missing labels, changed names, cases that cannot be used.
     """
 
     plan: Plan
@@ -157,7 +159,8 @@ class Run:
     done: dict[int, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     gpu_busy: float | None = None
-    unused: str = ""
+    unused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def label_mapping(self) -> dict[int, int]:
@@ -190,7 +193,7 @@ class Run:
         made = sum(r["status"] == records.DONE and bool(r["levels"]) for r in self.done.values())
         again = sum(len(r.get("redrawn", [])) for r in self.done.values())
         more = f" {again} attempts broke the limits and were repeated." if again else ""
-        more += f" {self.unused}" if self.unused else ""
+        more += f" {unused_sentence(self.unused)}" if self.unused else ""
         if self.plan.settings.command == AUGMENT:
             originals = sum(r["status"] == records.DONE and not r["levels"] for r in self.done.values())
             return f"{originals} originals and {made} new versions are in '{self.folder}'.{more}"

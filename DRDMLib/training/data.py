@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..deformation import effective_dimension
-from ..errors import ModelError
+from ..errors import ImageError, ModelError
 from ..io.datasets import Case
 from ..io.images import read_image
+from ..io.left_out import LeftOut
 from ..models.metadata import ModelMetadata
 from ..spatial.model_grid import model_grid, sample_image
 
@@ -18,7 +20,10 @@ from ..spatial.model_grid import model_grid, sample_image
 _EMPTY_SLICE = 0.1
 
 
-def split(cases: list[Case], every: int) -> tuple[list[Case], list[Case]]:
+T = TypeVar("T")
+
+
+def split(cases: list[T], every: int) -> tuple[list[T], list[T]]:
     """Split cases into training cases and held-out cases, which are every ``every``-th one."""
     if len(cases) < every:
         return cases, []
@@ -34,29 +39,64 @@ def load_training_images(
 ) -> Tensor:
     """Load the images of all cases onto the model's grid.
 
+    Arguments, errors and warnings as :func:`usable_images`.
+
+    Returns:
+        (M, 1, *S) uint8: one image for each volume, or for a 2D model one for each slice that shows anatomy.
+    """
+    return together(usable_images(cases, metadata, plane=plane, on_case=on_case), metadata)
+
+
+def usable_images(
+    cases: list[Case],
+    metadata: ModelMetadata,
+    *,
+    plane: str = "auto",
+    on_case: Callable[[int, int], None] | None = None,
+) -> list[Tensor]:
+    """Load the images of each case that can be used onto the model's grid.
+
     Args:
         plane: of the slices that a 2D model takes from a volume, see :class:`DRDMLib.settings.DeformationSettings`.
         on_case: called with (done, total) after each case.
 
     Returns:
-        (M, 1, *S) uint8: one image for each volume, or for a 2D model one for each slice that shows anatomy.
+        For each case (M, 1, *S) uint8.
 
     Raises:
-        ImageError, ModelError: an image cannot be used.
+        ImageError, ModelError: no case can be used.
+
+    Warns:
+        FallbackWarning: a case cannot be used and is left out.
     """
-    parts = []
+    parts: list[Tensor] = []
+    bad = LeftOut(len(cases))
     for number, case in enumerate(cases):
-        image = read_image(case.image, case.series)
-        if metadata.ndim == 3 and effective_dimension(image) == 2:
-            raise ModelError(f"'{case.image}' is a single slice; train a 2D model with --ndim 2.")
-        grid = model_grid(image, metadata, plane=plane)
-        tensor = sample_image(image, grid, metadata.intensity, metadata.image_padding)
-        if len(tensor) > 1:
-            brightness = tensor.flatten(1).mean(dim=1)
-            tensor = tensor[brightness > _EMPTY_SLICE * brightness.max()]
-        parts.append((tensor * 255).round().to(torch.uint8))
+        try:
+            parts.append(_training_images(case, metadata, plane))
+            bad.used()
+        except (ImageError, ModelError) as error:
+            bad.add(case, error)
         if on_case is not None:
             on_case(number + 1, len(cases))
+    bad.require_one()
+    return parts
+
+
+def together(parts: list[Tensor], metadata: ModelMetadata) -> Tensor:
+    """Put the images of several cases into one tensor (M, 1, *S); M is 0 if there are none."""
     if not parts:
         return torch.empty((0, 1, *[metadata.size] * metadata.ndim), dtype=torch.uint8)
     return torch.cat(parts)
+
+
+def _training_images(case: Case, metadata: ModelMetadata, plane: str) -> Tensor:
+    image = read_image(case.image, case.series)
+    if metadata.ndim == 3 and effective_dimension(image) == 2:
+        raise ModelError(f"'{case.image}' is a single slice; train a 2D model with --ndim 2.")
+    grid = model_grid(image, metadata, plane=plane)
+    tensor = sample_image(image, grid, metadata.intensity, metadata.image_padding)
+    if len(tensor) > 1:
+        brightness = tensor.flatten(1).mean(dim=1)
+        tensor = tensor[brightness > _EMPTY_SLICE * brightness.max()]
+    return (tensor * 255).round().to(torch.uint8)

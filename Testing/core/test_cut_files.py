@@ -6,8 +6,7 @@ import SimpleITK as sitk
 from command_helpers import scene
 
 from DRDMLib.errors import ImageError
-from DRDMLib.io.datasets import SUFFIXES
-from DRDMLib.io.images import read_image
+from DRDMLib.io.images import SUFFIXES, image_files, read_image
 
 # Written file, file that is cut, whether it is compressed, and pixel type.
 VOLUMES = [
@@ -30,10 +29,19 @@ VOLUMES = [
     ("a.vtk", "a.vtk", False),
     ("a.mrc", "a.mrc", False),
     ("a.h5", "a.h5", False),
+    ("a.mnc", "a.mnc", False),
+    ("a.rec", "a.rec", False),
+    ("a.spr", "a.sdt", False),
     ("a.dcm", "a.dcm", False),
     ("a.dcm", "a.dcm", True),
 ]
-PICTURES = [("a.png", "a.png", False), ("a.jpg", "a.jpg", False), ("a.dcm", "a.dcm", False), ("a.tif", "a.tif", True)]
+PICTURES = [
+    ("a.png", "a.png", False),
+    ("a.jpg", "a.jpg", False),
+    ("a.jp2", "a.jp2", False),
+    ("a.dcm", "a.dcm", False),
+    ("a.tif", "a.tif", True),
+]
 CUTS = [0.1, 0.5, 0.9, -100, -9]
 
 
@@ -60,6 +68,80 @@ def test_cut_volume(tmp_path, capfd, name, data, compressed):
 @pytest.mark.parametrize(("name", "data", "compressed"), PICTURES)
 def test_cut_picture(tmp_path, name, data, compressed):
     check_cuts(scene((64, 60), sitk.sitkUInt8), tmp_path, name, data, compressed)
+
+
+def test_cut_biorad(tmp_path):
+    """BioRad's images have 8 bits, or 16 without a sign."""
+    check_cuts(scene(pixel=sitk.sitkUInt8), tmp_path, "a.pic", "a.pic", False)
+
+
+METAIMAGE = """ObjectType = Image
+NDims = 3
+BinaryData = True
+BinaryDataByteOrderMSB = False
+DimSize = 8 7 6
+ElementType = MET_SHORT
+ElementDataFile = """
+NRRD = """NRRD0004
+type: int16
+dimension: 3
+sizes: 8 7 6
+encoding: raw
+endian: little
+data file: """
+EACH = "\n".join(f"s{k:02d}.raw" for k in range(6))
+HEADERS = {
+    "list.mhd": f"{METAIMAGE}LIST\n{EACH}\n",
+    "pattern.mhd": f"{METAIMAGE}s%02d.raw 0 5 1\n",
+    "list.nhdr": f"{NRRD}LIST\n{EACH}\n",
+    "pattern.nhdr": f"{NRRD}s%02d.raw 0 5 1\n",
+}
+
+
+@pytest.mark.parametrize("name", list(HEADERS))
+def test_voxels_in_a_file_for_each_slice(tmp_path, name):
+    volume = scene((8, 7, 6))
+    (tmp_path / name).write_text(HEADERS[name])
+    slices = [tmp_path / f"s{k:02d}.raw" for k in range(6)]
+    for k, path in enumerate(slices):
+        path.write_bytes(sitk.GetArrayFromImage(volume[:, :, k]).tobytes())
+    assert np.array_equal(sitk.GetArrayFromImage(read_image(tmp_path / name)), sitk.GetArrayFromImage(volume))
+    assert image_files(tmp_path / name) == [tmp_path / name, *slices]
+    slices[3].write_bytes(slices[3].read_bytes()[:-10])
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image(tmp_path / name)
+    slices[3].unlink()
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("data", ["list.raw", "a b.raw", "ü.raw", "sub/a.raw"])
+def test_names_of_detached_voxels(data, tmp_path):
+    sitk.WriteImage(scene((8, 7, 6)), str(tmp_path / "a.mhd"))
+    text = (tmp_path / "a.mhd").read_text(encoding="utf-8")
+    (tmp_path / data).parent.mkdir(exist_ok=True)
+    (tmp_path / "a.raw").rename(tmp_path / data)
+    (tmp_path / "a.mhd").write_text(text.replace("a.raw", data), encoding="utf-8")
+    assert read_image(tmp_path / "a.mhd").GetSize() == (8, 7, 6)
+    assert image_files(tmp_path / "a.mhd")[1:] == [tmp_path / data]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a.mhd", ["a.mhd", "a.raw"]),
+        ("a.nhdr", ["a.nhdr", "a.raw"]),
+        ("a.hdr", ["a.hdr", "a.img"]),
+        ("a.img.gz", ["a.img.gz", "a.hdr.gz"]),
+        ("a.spr", ["a.spr", "a.sdt"]),
+        ("a.nrrd", ["a.nrrd"]),
+        ("a.mha", ["a.mha"]),
+        ("a.nii.gz", ["a.nii.gz"]),
+    ],
+)
+def test_files_of_an_image(tmp_path, name, parts):
+    sitk.WriteImage(scene(), str(tmp_path / name))
+    assert image_files(tmp_path / name) == [tmp_path / part for part in parts]
 
 
 def test_the_usual_suffixes_are_cut():

@@ -9,8 +9,8 @@ import SimpleITK as sitk
 from command_helpers import boxes, scene, write
 
 from DRDMLib.errors import FallbackWarning, ImageError
-from DRDMLib.io.datasets import SUFFIXES, find_cases, read_dataset
-from DRDMLib.io.images import image_stem, read_image
+from DRDMLib.io.datasets import find_cases, read_dataset
+from DRDMLib.io.images import SUFFIXES, image_stem, read_image
 from DRDMLib.production.layouts import consecutive, nnunet_dataset, undeclared
 from DRDMLib.production.plan import AUGMENT, Plan, RunSettings
 from DRDMLib.production.sources import read_source
@@ -259,6 +259,13 @@ def test_labels_are_numbered_as_declared(labels, values, mapping, named):
     assert made == named and set(numbers) >= values
     assert list(made)[-1] == "ignore" or "ignore" not in made
     assert undeclared(values, {"labels": labels}) == ([7] if 7 in values else [])
+
+
+def test_labels_of_one_value_are_refused():
+    for labels in ({"background": 0, "a": 1, "b": 1}, {"background": 0, "w": [1, 2], "ignore": 2}):
+        with pytest.raises(ImageError, match="value"):
+            consecutive({0, 1, 2}, {"labels": labels})
+    assert consecutive({0, 1, 2}, {"labels": {"background": 0, "whole": [1, 2], "core": 2}})
 
 
 @pytest.mark.parametrize("labels", [{"a": "one"}, {"a": 1.5}, {"a": [1, None]}, [1], {"background": 0, "ignore": 0}])

@@ -311,4 +311,4 @@ def test_several_multiframe_files_in_a_series(multiframe, tmp_path):
     (folder / "a.dcm").write_bytes(data)
     assert read_image(folder).GetSize() == (14, 12, 8)
     (folder / "b.dcm").write_bytes(data)
-    refused(folder, "several multi-frame files")
+    refused(folder, "a multi-frame file and other files")

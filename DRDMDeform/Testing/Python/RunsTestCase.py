@@ -141,7 +141,7 @@ class BatchTestCase(ModuleTestCase):
         job = self.run_()
         self.assertEqual(job.state.value, "done", job.text)
         items = self.report()["items"]
-        self.assertEqual(sorted(item["source"] for item in items), ["Fälle-1", "Fälle-1-1"])
+        self.assertEqual(sorted(item["source"] for item in items), ["Fälle 1", "Fälle 1_1"])
         self.assertTrue(all(item["label"] and item["moving"] for item in items))
         moving = sitk.ReadImage(str(self.folder / "out" / items[0]["moving"]))
         fixed = sitk.ReadImage(str(self.folder / "out" / items[0]["image"]), sitk.sitkFloat32)
