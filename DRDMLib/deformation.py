@@ -31,7 +31,7 @@ from .runtime.device import full_precision
 from .runtime.fallback import with_fallback
 from .runtime.threads import one_thread
 from .settings import DEFAULT_LEVEL, DeformationSettings
-from .spatial.borders import closed_faces, hold_faces, planes_on_grid
+from .spatial.borders import closed_faces, hold_faces, invented_fraction, planes_on_grid
 from .spatial.model_grid import (
     ModelGrid,
     field_image,
@@ -148,6 +148,14 @@ class Deformation:
         if certified is None:
             certified = certify_on_grid(self.field, self.reference).certified
         return dataclasses.replace(metrics, certified_invertible=certified)
+
+    @cached_property
+    def invented_fraction(self) -> float:
+        """Fraction of voxels that show what lies beyond a face of the scan that tissue touches: a mirror image.
+
+        Only a pose and ``border="open"`` bring such voxels in.
+        """
+        return invented_fraction(self.field, self.reference, closed_faces(self.reference))
 
     @property
     def ddf(self) -> sitk.Image:
@@ -271,7 +279,7 @@ def _recovered(
                 on_step(number * total + done, len(chunks) * total)
 
         random = drawn[number * batch : number * batch + len(chunk)]
-        how = {"start": settings.start, "level": settings.level, "steps": settings.steps}
+        how: Any = {"start": settings.start, "level": settings.level, "steps": settings.steps}
         parts.append(recover(model, chunk, random, **how, planes=planes, on_step=report))
     return torch.cat(parts)
 

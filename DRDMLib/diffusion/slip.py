@@ -58,7 +58,5 @@ class SlipPlanes:
         weight = torch.ones(nodes, dtype=torch.float64)
         for plane in planes:
             beyond = ((positions - plane).abs() - step).clamp(min=0)
-            weight *= (beyond > 1e-9) * torch.sin(
-                (beyond / max(ramp * self.size, 1e-9)).clamp(max=1) * (math.pi / 2)
-            )
+            weight *= (beyond > 1e-9) * torch.sin((beyond / max(ramp * self.size, 1e-9)).clamp(max=1) * (math.pi / 2))
         return weight

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from .coordinates import direction_matrix
+from .coordinates import direction_matrix, index_to_physical
 from .field_grid import Block, FieldGrid
 from .model_grid import ModelGrid
+from .resampling import field_on_grid, slabs
 
 # A face is closed where more than this share of its voxels is tissue, or more than this share of the intensity range
 # above the darkest.
 _SHARE, _TISSUE = 0.005, 0.1
 # Number of voxels that are looked at for the range of intensities.
 _SAMPLE = 2**20
+# Points at most this far beyond a face are on it, millimeters.
+_ON_FACE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,31 @@ def planes_on_grid(faces: Sequence[Face], grid: ModelGrid) -> tuple[tuple[float,
         offsets = [grid.direction[:, axis] @ (np.asarray(face.point) - np.asarray(grid.origin)) for face in inside]
         at.append(tuple(float(offset / grid.spacing[axis]) for offset in offsets))
     return tuple(at)
+
+
+def invented_fraction(field: sitk.Image, reference: sitk.Image, faces: Sequence[Face]) -> float:
+    """Compute the fraction of voxels that are read from beyond a closed face, where the scan shows nothing.
+
+    Args:
+        field: displacement field, vector image, millimeters, LPS.
+        reference: the scan.
+    """
+    count = 0
+    middle = np.asarray(reference.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in reference.GetSize()]))
+    origin, steps = np.asarray(reference.GetOrigin()), index_to_physical(reference)
+    for start, stop in slabs(reference.GetSize(), 2**21) if faces else ():
+        vectors = field_on_grid(field, reference, start, stop)
+        beyond = np.zeros(vectors.shape[:-1], bool)
+        for face in faces:
+            point, normal = np.asarray(face.point), np.asarray(face.normal)
+            outward = normal * np.sign(normal @ (point - middle))
+            axis = int(np.abs(outward @ steps).argmax())
+            index = np.arange(stop - start) + start if axis == len(steps) - 1 else np.arange(reference.GetSize()[axis])
+            depths = (origin - point) @ outward + index * (outward @ steps[:, axis])
+            shape = [-1 if a == len(steps) - 1 - axis else 1 for a in range(len(steps))]
+            beyond |= depths.reshape(shape) + vectors @ outward > _ON_FACE
+        count += int(np.count_nonzero(beyond))
+    return count / int(reference.GetNumberOfPixels())
 
 
 def hold_faces(field: FieldGrid, faces: Sequence[Face], where: Block | None = None) -> None:
