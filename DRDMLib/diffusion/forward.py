@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 # Distance from a plane over which normal displacements grow to their full size, fraction of the side.
-_RAMP = 0.15
+_RAMP = 0.25
 
 
 class Diffusion(NamedTuple):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 STARTS = ("level", "full")
 # Distance from a plane over which the normal displacement of a step grows to its full size, fraction of the side.
-_RAMP = 0.06
+_RAMP = 0.15
 
 
 def require_level(level: int, timesteps: int) -> None:
