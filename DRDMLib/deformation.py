@@ -19,6 +19,7 @@ from .diffusion.affine import random_pose
 from .diffusion.fields import compose
 from .diffusion.forward import ForwardProcess
 from .diffusion.recovery import recover
+from .diffusion.slip import SlipPlanes
 from .invertibility.certificate import certify_on_grid
 from .invertibility.inverse import inverse_field, inverse_layers, inverse_points
 from .invertibility.metrics import FieldMetrics, measure_on_grid
@@ -30,6 +31,7 @@ from .runtime.device import full_precision
 from .runtime.fallback import with_fallback
 from .runtime.threads import one_thread
 from .settings import DEFAULT_LEVEL, DeformationSettings
+from .spatial.borders import closed_faces, hold_faces, invented_fraction, planes_on_grid
 from .spatial.model_grid import (
     ModelGrid,
     field_image,
@@ -147,6 +149,14 @@ class Deformation:
             certified = certify_on_grid(self.field, self.reference).certified
         return dataclasses.replace(metrics, certified_invertible=certified)
 
+    @cached_property
+    def invented_fraction(self) -> float:
+        """Fraction of voxels that show what lies beyond a face of the scan that tissue touches: a mirror image.
+
+        Only a pose and ``border="open"`` bring such voxels in.
+        """
+        return invented_fraction(self.field, self.reference, closed_faces(self.reference))
+
     @property
     def ddf(self) -> sitk.Image:
         """The displacement field on the image's grid: vector image, 32-bit, millimeters, LPS."""
@@ -189,6 +199,7 @@ def generate(
     settings: DeformationSettings,
     seeds: Sequence[int],
     *,
+    planes: SlipPlanes | None = None,
     on_step: Progress | None = None,
 ) -> Generated:
     """Draw a random deformation and recover from it (Algorithm 2), on the model grid and the model's device.
@@ -198,6 +209,7 @@ def generate(
             aligned.
         settings: how to deform; the random and the recovered field get the same pose.
         seeds: one seed; or, for a single image, K seeds that are computed together as a batch.
+        planes: planes that the deformation does not cross, except by a pose.
         on_step: called with (done, total); may raise to cancel.
 
     Returns:
@@ -213,7 +225,7 @@ def generate(
 
     def compute(model: Model, batch: int) -> Generated:
         with full_precision(model.device), one_thread():
-            return _generate(images, model, settings, seeds, on_step, batch)
+            return _generate(images, model, settings, seeds, planes, on_step, batch)
 
     return with_fallback(compute, model, min(_STACK_BATCH, len(images)))
 
@@ -223,16 +235,17 @@ def _generate(
     model: Model,
     settings: DeformationSettings,
     seeds: Sequence[int],
+    planes: SlipPlanes | None,
     on_step: Progress | None,
     batch: int,
 ) -> Generated:
-    process = ForwardProcess.of(model.metadata).invertible()
+    process = dataclasses.replace(ForwardProcess.of(model.metadata).invertible(), planes=planes)
     generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
     # Level 0 draws, too, so that a seed gives the same pose at every level.
     drawn = torch.cat([process.ddf(settings.level, generator) for generator in generators])
     drawn = drawn.expand(len(images), *drawn.shape[1:])
     if settings.level > 0:
-        recovered = _recovered(images, drawn, model, settings, on_step, batch)
+        recovered = _recovered(images, drawn, model, settings, planes, on_step, batch)
     else:
         drawn = torch.zeros_like(drawn)
         recovered = torch.zeros_like(drawn)
@@ -251,6 +264,7 @@ def _recovered(
     drawn: Tensor,
     model: Model,
     settings: DeformationSettings,
+    planes: SlipPlanes | None,
     on_step: Progress | None,
     batch: int,
 ) -> Tensor:
@@ -265,7 +279,8 @@ def _recovered(
                 on_step(number * total + done, len(chunks) * total)
 
         random = drawn[number * batch : number * batch + len(chunk)]
-        parts.append(recover(model, chunk, random, settings.start, settings.level, settings.steps, on_step=report))
+        how: Any = {"start": settings.start, "level": settings.level, "steps": settings.steps}
+        parts.append(recover(model, chunk, random, **how, planes=planes, on_step=report))
     return torch.cat(parts)
 
 
@@ -294,6 +309,7 @@ def deform(
     pose: float = 0.0,
     plane: str = "auto",
     start: str = "level",
+    border: str = "closed",
     on_step: Progress | None = None,
 ) -> Deformation:
     """Make a new, anatomically plausible version of an image, with a field that is proven to be invertible.
@@ -301,7 +317,7 @@ def deform(
     Args:
         image: single-channel image, 2D or 3D, with any spacing and direction.
         model: a loaded model, a catalog name, a path, or ``None`` for the best available model for the image.
-        level, steps, pose, plane, start: see :class:`DRDMLib.DeformationSettings`.
+        level, steps, pose, plane, start, border: see :class:`DRDMLib.DeformationSettings`.
         seed: the same seed gives the same result; on the same device it is identical to the bit.
         device: where to compute, if ``model`` is not loaded yet.
         on_step: called with (done, total); may raise to cancel.
@@ -309,10 +325,10 @@ def deform(
     Raises:
         ImageError: the image cannot be used.
         ModelError: the model cannot be used, or has the wrong dimension for the image.
-        SettingError: level, steps, pose, plane, start or device is not valid.
+        SettingError: level, steps, pose, plane, start, border or device is not valid.
         DRDMError: the deformation cannot be made invertible.
     """
-    settings = DeformationSettings(level, steps, pose, plane, start)
+    settings = DeformationSettings(level, steps, pose, plane, start, border)
     return next(make_deformations(image, model, settings, (seed,), device=device, on_step=on_step))
 
 
@@ -327,6 +343,7 @@ def deform_all(
     pose: float = 0.0,
     plane: str = "auto",
     start: str = "level",
+    border: str = "closed",
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
     """Make one new version of an image for each seed; a GPU computes all of them together.
@@ -343,7 +360,7 @@ def deform_all(
 
     The other arguments and the exceptions are those of :func:`deform`.
     """
-    settings = DeformationSettings(level, steps, pose, plane, start)
+    settings = DeformationSettings(level, steps, pose, plane, start, border)
     return make_deformations(image, model, settings, seeds, device=device, on_step=on_step)
 
 
@@ -364,16 +381,21 @@ def make_deformations(
     schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
     with one_thread():
         grid, tensor = prepare(image, model, settings.plane)
+    faces = closed_faces(image) if settings.border == "closed" else ()
+    planes = SlipPlanes(planes_on_grid(faces, grid), model.size)
+    # A pose moves the whole scan, so that its faces do not stay where they are.
+    held = () if settings.pose else faces
     how: Any = {"refine": needs_refinement(image, grid), "posed": settings.pose > 0}
     together = model.device.type != "cpu" and len(tensor) == 1
     for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
-        fields = generate(tensor, model, settings, group, on_step=on_step)
+        fields = generate(tensor, model, settings, group, planes=planes, on_step=on_step)
         for number, seed in enumerate(group):
             own = slice(number, number + 1) if len(group) > 1 else slice(None)
             recovered, random = fields.recovered[own], fields.random[own]
             with one_thread():
                 field = physical_field(recovered, grid, **how)
-                repaired = repair(field, image)
+                hold_faces(field, held)
+                repaired = repair(field, image, held)
             yield Deformation(
                 reference=image,
                 field=field.image(),

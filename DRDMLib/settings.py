@@ -10,6 +10,7 @@ from .errors import SettingError
 from .spatial.model_grid import require_plane
 
 DEFAULT_LEVEL = 48
+BORDERS = ("closed", "open")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class DeformationSettings:
             plane of the acquisition.
         start: level from which recovery counts down: ``"level"`` (as in the paper), or ``"full"`` for T-1 (as in the
             authors' script).
+        border: what happens where tissue touches a face of the scan. ``"closed"``: tissue there moves along the face
+            only, so that nothing moves in from outside, except by a pose. ``"open"``: it moves freely, and a mirror
+            image of the scan moves in.
 
     Raises:
         SettingError: a setting is out of range.
@@ -37,6 +41,7 @@ class DeformationSettings:
     pose: float = 0.0
     plane: str = "auto"
     start: str = "level"
+    border: str = "closed"
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -45,6 +50,8 @@ class DeformationSettings:
             raise SettingError(f"Pose {self.pose:g} is out of range; use 0 (none) to {MAX_POSE:g}.")
         if self.start not in STARTS:
             raise SettingError(f"start='{self.start}' is not known; use 'level' or 'full'.")
+        if self.border not in BORDERS:
+            raise SettingError(f"border='{self.border}' is not known; use 'closed' or 'open'.")
         require_plane(self.plane)
 
     def schedule(self, timesteps: int) -> list[tuple[int, int]]:

@@ -108,6 +108,13 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="plane of the slices in which a 2D model deforms a volume (default: auto, the acquisition plane)",
     )
+    parser.add_argument(
+        "--border",
+        choices=["closed", "open"],
+        default="closed",
+        help="where tissue touches a face of the scan: it moves along the face only (closed), or freely, and a mirror "
+        "image moves in (open; default: closed)",
+    )
 
 
 def add_label_geometry(parser: argparse.ArgumentParser) -> None:

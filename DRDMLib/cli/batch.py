@@ -37,7 +37,9 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         inside=options.labels_inside,
         max_attempts=options.draws,
     )
-    deformation = DeformationSettings(steps=options.steps, pose=options.pose, plane=options.plane)
+    deformation = DeformationSettings(
+        steps=options.steps, pose=options.pose, plane=options.plane, border=options.border
+    )
     return {
         "copies": options.copies,
         "seed": options.seed,

@@ -24,7 +24,7 @@ from ..settings import DeformationSettings
 
 def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     """Run ``drdm deform`` and return the last version."""
-    settings = DeformationSettings(options.level, options.steps, options.pose, options.plane)
+    settings = DeformationSettings(options.level, options.steps, options.pose, options.plane, border=options.border)
     choose_device(options.device)
     image = read_image(options.image)
     label = read_label(options.label, image, geometry=options.label_geometry) if options.label else None

@@ -15,9 +15,14 @@ from torch import Tensor
 
 from .fields import resize_field, self_compose, warp
 from .published import CONTROL_SIZE, NOISE_RATIO, VELOCITY_SCALE
+from .slip import SlipPlanes
 
 if TYPE_CHECKING:
     from ..models.metadata import ModelMetadata
+
+
+# Distance from a plane over which normal displacements grow to their full size, fraction of the side.
+_RAMP = 0.25
 
 
 class Diffusion(NamedTuple):
@@ -71,6 +76,7 @@ class ForwardProcess:
         control_size: number of nodes of the control grid along each axis.
         noise_grids: number of nodes along each axis of each grid that gets noise, see :meth:`dvf`; ``None`` means as
             published.
+        planes: planes that the deformation does not cross.
     """
 
     size: int
@@ -79,6 +85,7 @@ class ForwardProcess:
     amplitude: float | None = None
     control_size: int = CONTROL_SIZE
     noise_grids: Sequence[int] | None = None
+    planes: SlipPlanes | None = None
 
     @staticmethod
     def of(model: ModelMetadata) -> ForwardProcess:
@@ -164,10 +171,13 @@ class ForwardProcess:
         """Draw DVF and DVF' of the paper: the small field, and the same with weak noise composed with it."""
         dvf = self.dvf(batch, generator)
         noise = self.dvf(batch, generator, self.velocity_scale * NOISE_RATIO)
+        if self.planes is not None:
+            dvf, noise = (self.planes.hold(field, _RAMP, padded=True) for field in (dvf, noise))
         return dvf, dvf + warp(noise, dvf)
 
     def _on_image(self, field: Tensor) -> Tensor:
-        return _central_half(field, self.size) * self.gain
+        field = _central_half(field, self.size) * self.gain
+        return field if self.planes is None else self.planes.hold(field)
 
 
 def random_ddf(

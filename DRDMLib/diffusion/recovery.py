@@ -10,11 +10,14 @@ from torch import Tensor
 
 from ..errors import SettingError
 from .fields import compose, invertible_step, self_compose, warp
+from .slip import SlipPlanes
 
 if TYPE_CHECKING:
     from ..models.model import Model
 
 STARTS = ("level", "full")
+# Distance from a plane over which the normal displacement of a step grows to its full size, fraction of the side.
+_RAMP = 0.15
 
 
 def require_level(level: int, timesteps: int) -> None:
@@ -82,6 +85,7 @@ def recover(
     level: int | None = None,
     steps: int | None = None,
     exact: bool = False,
+    planes: SlipPlanes | None = None,
     on_step: Callable[[int, int, Tensor], None] | None = None,
 ) -> Tensor:
     """Recover a plausible deformation from a random one (Algorithm 2 of the paper).
@@ -100,6 +104,7 @@ def recover(
         exact: use exactly the published arithmetic. Otherwise each step is made invertible, and compositions continue
             a field outside its grid by the values at its border. Zeros there would tear the field; with the border's
             values the continued step is still invertible, and no undefined value is read.
+        planes: planes that no step crosses; ``ddf`` does not cross them either.
         on_step: called with (done, total, field so far); may raise to cancel.
 
     Returns:
@@ -124,8 +129,12 @@ def recover(
         current -= times
         if times > 1 and not model.supports_target_level:
             psi = self_compose(psi, times)
+        if planes is not None:
+            psi = planes.hold(psi, _RAMP)
         if not exact:
             psi = invertible_step(psi)
+        if planes is not None:
+            psi = planes.hold(psi)
         phi = compose(phi, psi, padding=padding)
         if on_step is not None:
             on_step(done, len(visits), phi)

@@ -8,7 +8,7 @@ smoothed in a wider neighborhood. The outermost nodes keep their values, which a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from scipy import ndimage
 
 from ..errors import DRDMError
+from ..spatial.borders import Face, hold_faces
 from ..spatial.field_grid import Block, FieldGrid, coincide, extended, positions
 from .certificate import STRIDES, failing_cells
 
@@ -47,12 +48,13 @@ class Repair(NamedTuple):
 NOT_REPAIRED = Repair()
 
 
-def repair(field: FieldGrid, reference: sitk.Image) -> Repair:
+def repair(field: FieldGrid, reference: sitk.Image, faces: Sequence[Face] = ()) -> Repair:
     """Change a field in place until it and its samples on the grid of ``reference`` are proven to be invertible.
 
     Args:
         field: its ``vectors`` are changed.
         reference: the image; its extent lies within the field.
+        faces: closed faces of the scan; displacements along their normals stay zero there.
 
     Raises:
         DRDMError: ``ROUNDS`` rounds were not enough, or the field has NaN or infinite values.
@@ -76,6 +78,7 @@ def repair(field: FieldGrid, reference: sitk.Image) -> Repair:
         if original is None:
             original = vectors.astype(np.float32)
         for where in _relax(vectors, cells, number):
+            hold_faces(field, faces, where)
             for marks in (touched, *stale):
                 if marks is not None:
                     marks[where] = True

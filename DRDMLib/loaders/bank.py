@@ -178,6 +178,7 @@ def make_bank(
     pose: float = 0.0,
     device: str = "auto",
     plane: str = "auto",
+    border: str = "closed",
     process: ProcessInfo | None = None,
     on_case: Callable[[int, int], None] | None = None,
 ) -> FieldBank:
@@ -190,7 +191,7 @@ def make_bank(
         folder: new folder, empty folder, or a bank with the same settings.
         model: name or path; by default the best one for each image.
         levels, copies, seed: see :class:`BankSettings`.
-        steps, pose, plane: see :class:`DRDMLib.DeformationSettings`.
+        steps, pose, plane, border: see :class:`DRDMLib.DeformationSettings`.
         process: this process among several that share the cases.
         on_case: called with (done, total) after each case.
 
@@ -202,7 +203,7 @@ def make_bank(
     Warns:
         FallbackWarning: an image cannot be used and is left out.
     """
-    deformation = DeformationSettings(steps=steps, pose=pose, plane=plane)
+    deformation = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border)
     settings = BankSettings(tuple(levels), copies, seed, deformation)
     folder, process = Path(folder), process or ProcessInfo()
     cases = datasets.find_cases(dataset)
@@ -270,6 +271,7 @@ def _make_file(
         "steps": settings.deformation.steps,
         "pose": settings.deformation.pose,
         "plane": settings.deformation.plane,
+        "border": settings.deformation.border,
         "model": used.metadata.name,
         "model_digest": digest_of(resolve(model or used.metadata.name)[0], "sha256"),
         "image_digest": source.digests["image"],

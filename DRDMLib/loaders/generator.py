@@ -28,7 +28,7 @@ class FieldGenerator:
     Args:
         model: a loaded model, its name or its path; by default chosen for the first image and kept for all others.
         levels: strengths of the deformations, 0 to T-1; the seed selects one of them.
-        steps, pose, plane: see :class:`DRDMLib.DeformationSettings`.
+        steps, pose, plane, border: see :class:`DRDMLib.DeformationSettings`.
         device: where the network runs; use ``"cpu"`` in worker processes of a DataLoader, which cannot share a GPU.
     """
 
@@ -41,9 +41,10 @@ class FieldGenerator:
         pose: float = 0.0,
         device: str | torch.device = "auto",
         plane: str = "auto",
+        border: str = "closed",
     ) -> None:
         self.model, self.levels, self.device = model, tuple(levels), device
-        self.settings = DeformationSettings(steps=steps, pose=pose, plane=plane)
+        self.settings = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border)
 
     def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
         """Generate a field for an image.

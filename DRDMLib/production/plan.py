@@ -63,6 +63,7 @@ class RunSettings:
             "steps": self.deformation.steps,
             "pose": self.deformation.pose,
             "plane": self.deformation.plane,
+            "border": self.deformation.border,
             "limits": self.limits.to_dict(),
             "voxel_fields": self.voxel_fields,
             "split": list(self.split),

@@ -76,8 +76,13 @@ def regenerate(
         levels=(tuple(record["levels"]),) if record["levels"] else (),
         copies=record["copy"] + 1,
         seed=record["run_seed"],
-        # Old records, from before poses, have no pose.
-        deformation=DeformationSettings(steps=record["steps"], pose=record.get("pose", 0.0), plane=record["plane"]),
+        # Old records have no pose or no border.
+        deformation=DeformationSettings(
+            steps=record["steps"],
+            pose=record.get("pose", 0.0),
+            plane=record["plane"],
+            border=record.get("border", "open"),
+        ),
         voxel_fields="voxel_ddf" in record["files"],
         quality="thumbnail" in record["files"],
     )

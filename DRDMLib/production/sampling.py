@@ -204,6 +204,7 @@ class SampleMaker:
             "steps": settings.deformation.steps,
             "pose": settings.deformation.pose,
             "plane": settings.deformation.plane,
+            "border": settings.deformation.border,
             **self.context,
             "files": {},
             "digests": {},

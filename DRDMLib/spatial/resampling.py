@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .coordinates import to_index, to_points
+from .mirror import mirrored_transform
 from .thin_structures import restore_thin
 
 _SLAB_VOXELS = 2**23
@@ -48,7 +49,7 @@ def slab_resampler(reference: sitk.Image, start: int, stop: int) -> sitk.Resampl
 def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> Iterator[np.ndarray]:
     """Warp an image with linear interpolation, slab by slab; values are rounded to its pixel type.
 
-    Outside the image its nearest voxel is used, so that tissue which moves into the field of view looks like its
+    Outside the image its mirror image is used, so that tissue which moves into the field of view looks like its
     surroundings.
 
     Args:
@@ -70,9 +71,14 @@ def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Trans
         resampler = slab_resampler(reference, start, stop)
         resampler.SetTransform(transform)
         resampler.SetInterpolator(sitk.sitkLinear)
-        resampler.SetUseNearestNeighborExtrapolator(True)
+        resampler.SetDefaultPixelValue(float("inf"))
         resampler.SetOutputPixelType(pixel_type)
         values = sitk.GetArrayFromImage(resampler.Execute(image))
+        outside = np.isinf(values)
+        if outside.any():
+            resampler.SetTransform(mirrored_transform(transform, image, resampler, outside))
+            resampler.SetUseNearestNeighborExtrapolator(True)
+            values[outside] = sitk.GetArrayFromImage(resampler.Execute(image))[outside]
         yield np.rint(values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype)
 
 

@@ -5,6 +5,7 @@
     torchio, torchio@VOXELS   TorchIO's elastic deformation, VOXELS being the largest displacement of a control point
     monai                     MONAI's elastic deformation, 3D
     affine                    a random affine map, 3D
+    nothing                   no displacement
     MODEL                     DRDM, a random field and its recovery; MODEL is a catalogue name or a path
     MODEL:random              the same random field, not recovered
     NAME+AMOUNT               any of these, followed by a random pose
@@ -53,13 +54,18 @@ def deformer(name: str, device: str = "cpu") -> Deformer:
         return lambda image, seed, level: add_pose(image, plain(image, seed, level), seed, float(amount))
     if name.startswith("torchio@"):
         return partial(torchio_field, voxels=float(name.removeprefix("torchio@")))
-    elastic: dict[str, Deformer] = {"torchio": torchio_field, "monai": monai_field, "affine": affine_field}
+    elastic: dict[str, Deformer] = {
+        "torchio": torchio_field,
+        "monai": monai_field,
+        "affine": affine_field,
+        "nothing": lambda image, seed, level: np.zeros((*image.GetSize()[::-1], image.GetDimension())),
+    }
     return elastic.get(name) or model_deformer(name, device)
 
 
 def is_elastic(name: str) -> bool:
     """Return whether a method has no levels."""
-    return name.partition("+")[0].partition("@")[0] in ("torchio", "monai", "affine")
+    return name.partition("+")[0].partition("@")[0] in ("torchio", "monai", "affine", "nothing")
 
 
 # --------------------------------------------------------------------------------------------------------- TorchIO

@@ -1,0 +1,191 @@
+"""Coverage and plausibility: whether copies of a few subjects look like other people, without training a network.
+
+    python -m benchmarks.coverage DATASET --methods none pose+1 torchio torchio@30 MODEL MODEL+1 [--shots 5]
+
+A few labeled subjects are made into copies. *Coverage* is the mean over unseen people of the best Dice overlap with any
+copy: high when the copies reach the shapes of other people. *Plausibility* is the mean over copies of the best overlap
+with any unseen person: high when no copy is unlike everybody. Overlap is the mean Dice over the labels, after the
+centers of the labeled structures have been moved together. *Recall* and *precision* are the same two questions by
+nearest neighbors (Kynkäänniemi et al. 2019, arXiv:1904.06991): the share of people within the neighborhood of a copy,
+and of copies within that of a person. Copies that equal the originals win plausibility only, random ones coverage only.
+
+Every method makes the same number of copies. The row ``people`` has other real people in place of copies: the most
+that can be reached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from benchmarks.displacement import as_transform
+from benchmarks.labeled_views import LabeledImage, load_case
+from benchmarks.methods import deformer
+from benchmarks.tables import markdown
+from DRDMLib.deformation import make_deformations
+from DRDMLib.io.datasets import Case, find_cases
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.settings import DeformationSettings
+from DRDMLib.spatial.resampling import warp_label
+
+ELASTIC = ("none", "pose", "torchio", "monai")
+# Nearest neighbors whose distance is the size of a neighborhood.
+NEIGHBORS = 3
+# Half the side of the window around the structures' center, mm, as a multiple of their largest extent.
+ROOM = 0.75
+
+# Subject, number of the copy, seed -> label of the copy.
+Maker = Callable[[LabeledImage, int, int], sitk.Image]
+
+
+def maker(name: str, levels: Sequence[int], device: str) -> Maker:
+    """Find a method: ``none``, ``pose+AMOUNT``, those of :mod:`benchmarks.methods`, or ``MODEL[:open][+AMOUNT]``.
+
+    Models make copies as ``drdm augment`` does: repaired, with closed faces (with ``:open``, open ones).
+    """
+    plain, _, amount = name.partition("+")
+    if plain == "none":
+        return lambda subject, _copy, _seed: subject.label
+    if plain == "pose":
+        plain_field = deformer(f"nothing+{amount}")
+        return lambda subject, _copy, seed: _moved(subject, plain_field(subject.image, seed, 0))
+    if plain.partition("@")[0] in ELASTIC:
+        field = deformer(name)
+        return lambda subject, _copy, seed: _moved(subject, field(subject.image, seed, 0))
+    path, _, border = plain.partition(":")
+    model = load_model(path, device)
+
+    def make(subject: LabeledImage, copy: int, seed: int) -> sitk.Image:
+        level = levels[copy % len(levels)]
+        settings = DeformationSettings(level, pose=float(amount or 0), border=border or "closed")
+        return next(make_deformations(subject.image, model, settings, (seed,))).warp_label(subject.label)
+
+    return make
+
+
+def _moved(subject: LabeledImage, field: np.ndarray) -> sitk.Image:
+    return warp_label(subject.label, subject.label, as_transform(field, subject.image))
+
+
+def structure_values(labels: Sequence[sitk.Image]) -> list[int]:
+    """List the labels that occur in any of the images, without 0."""
+    return sorted({int(v) for label in labels for v in np.unique(sitk.GetArrayViewFromImage(label))} - {0})
+
+
+def window(labels: Sequence[sitk.Image]) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a common grid around the structures: (size, spacing), three values each, SimpleITK's axis order."""
+    spacing = np.median([label.GetSpacing() for label in labels], axis=0)
+    extents = []
+    for label in labels:
+        inside = np.argwhere(sitk.GetArrayViewFromImage(label) > 0)
+        extents.append((np.ptp(inside, axis=0) + 1)[::-1] * np.asarray(label.GetSpacing()))
+    return np.ceil(2 * ROOM * np.max(extents, axis=0) / spacing).astype(int), spacing
+
+
+def centered(label: sitk.Image, size: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Resample a label to the common grid, the center of its structures in the middle: (*S)."""
+    inside = np.argwhere(sitk.GetArrayViewFromImage(label) > 0)
+    if not len(inside):
+        return np.zeros(size[::-1], np.int32)
+    center = np.asarray(label.TransformContinuousIndexToPhysicalPoint(inside.mean(axis=0)[::-1].tolist()))
+    direction = np.asarray(label.GetDirection()).reshape(len(size), -1)
+    origin = center - direction @ (spacing * (size - 1) / 2)
+    grid = [size.tolist(), sitk.Transform(), sitk.sitkNearestNeighbor, origin.tolist(), spacing.tolist()]
+    array = sitk.GetArrayFromImage(sitk.Resample(label, *grid, label.GetDirection(), 0.0, sitk.sitkInt32))
+    return np.asarray(array, np.int32)
+
+
+def dice_matrix(first: Sequence[np.ndarray], second: Sequence[np.ndarray], values: Sequence[int]) -> np.ndarray:
+    """Compute the mean Dice over the labels for all pairs: (len(first), len(second))."""
+    total = np.zeros((len(first), len(second)))
+    for value in values:
+        a, b = (np.stack([x.ravel() == value for x in arrays]).astype(np.float32) for arrays in (first, second))
+        sizes = a.sum(1)[:, None] + b.sum(1)[None]
+        total += np.where(sizes > 0, 2 * (a @ b.T) / np.maximum(sizes, 1), 1.0)
+    return total / len(values)
+
+
+def figures(copies: Sequence[np.ndarray], people: Sequence[np.ndarray], values: Sequence[int]) -> dict[str, float]:
+    """Compute coverage, plausibility, recall and precision of copies."""
+    overlap = dice_matrix(copies, people, values)
+    among_people, among_copies = dice_matrix(people, people, values), dice_matrix(copies, copies, values)
+    # The neighborhood of each: the overlap with its k-th neighbor, itself left out.
+    people_reach, copies_reach = (np.sort(m, axis=1)[:, -1 - NEIGHBORS] for m in (among_people, among_copies))
+    return {
+        "coverage": float(overlap.max(axis=0).mean()),
+        "plausibility": float(overlap.max(axis=1).mean()),
+        "recall": float((overlap >= copies_reach[:, None]).any(axis=0).mean()),
+        "precision": float((overlap >= people_reach[None]).any(axis=1).mean()),
+    }
+
+
+def choose(cases: list[Case], shots: int, unseen: int, people: str, draw: int) -> tuple[list[Case], list[Case]]:
+    """Choose the subjects to copy and the unseen people: evenly over the list, never its end alone.
+
+    Args:
+        people: pattern of the names that may be copied, such as those of the healthy.
+        draw: number of the draw; each has other subjects.
+    """
+    allowed = [case for case in cases if re.search(people, case.name)]
+    step = len(allowed) / shots
+    first = [allowed[int(k * step + draw) % len(allowed)] for k in range(shots)]
+    names = {case.name for case in first}
+    rest = [case for case in cases if case.name not in names]
+    return first, [rest[int(k * len(rest) / unseen)] for k in range(min(unseen, len(rest)))]
+
+
+def main() -> None:
+    """Make the copies of every method, measure them; print and write the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dataset")
+    parser.add_argument("--methods", nargs="+", required=True, help="none, pose+1, those of methods.py, or models")
+    parser.add_argument("--only", default="", help="pattern of the cases that are used at all, such as _ED")
+    parser.add_argument("--people", default="", help="pattern of the subjects that may be copied")
+    parser.add_argument("--shots", type=int, default=5)
+    parser.add_argument("--copies", type=int, default=24, help="of each subject")
+    parser.add_argument("--levels", type=int, nargs="+", default=[32, 48, 64])
+    parser.add_argument("--unseen", type=int, default=50)
+    parser.add_argument("--draws", type=int, nargs="+", default=[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    cases = [case for case in find_cases(options.dataset) if case.label and re.search(options.only, case.name)]
+    rows = []
+    for draw in options.draws:
+        chosen, rest = choose(cases, options.shots, options.unseen, options.people, draw)
+        subjects, people = ([load_case(case) for case in part] for part in (chosen, rest))
+        size, spacing = window([p.label for p in subjects + people])
+        values = structure_values([p.label for p in subjects + people])
+        unseen = [centered(p.label, size, spacing) for p in people]
+        others = [case for case in cases if case not in chosen and case not in rest]
+        arms: dict[str, list[np.ndarray]] = {}
+        if others:
+            arms["people"] = [centered(load_case(case).label, size, spacing) for case in others]
+        for method in options.methods:
+            make = maker(method, options.levels, options.device)
+            arms[method] = [
+                centered(make(subject, copy, 1000 * number + copy), size, spacing)
+                for number, subject in enumerate(subjects)
+                for copy in range(options.copies)
+            ]
+            rows.append({"method": method, "draw": draw, "copies": len(arms[method])})
+            rows[-1] |= figures(arms[method], unseen, values)
+            print(rows[-1], flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        if others:
+            rows.append({"method": "people", "draw": draw, "copies": len(others)})
+            rows[-1] |= figures(arms["people"], unseen, values)
+    print(markdown(rows, dict.fromkeys(("coverage", "plausibility", "recall", "precision"), ".3f")))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
