@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_augment(command)
     _add_synthesize(command)
     _add_regenerate(command)
+    _add_gallery(command)
     _add_train(command)
     _add_evaluate(command)
     _add_models(command)
@@ -199,6 +200,31 @@ def _add_regenerate(command: AddCommand) -> None:
     parser.set_defaults(device=None, func=_run_regenerate)
 
 
+def _add_gallery(command: AddCommand) -> None:
+    parser = command(
+        "gallery",
+        "draw scans beside new versions of them on one page, to judge by eye",
+        "drdm gallery scans -o gallery.html --blind real-or-made.html",
+    )
+    parser.add_argument("dataset", metavar="SCANS", help="an image, a folder of scans, or a dataset as for augment")
+    parser.add_argument("-o", "--output", required=True, metavar="PAGE", help="new file, for example gallery.html")
+    parser.add_argument(
+        "--levels",
+        type=whole_number(0),
+        nargs="+",
+        default=[20, 48, 72],
+        metavar="T'",
+        help="strengths (default: 20 48 72)",
+    )
+    parser.add_argument(
+        "--versions", type=whole_number(1, 1000), default=4, metavar="N", help="versions of each level (default: 4)"
+    )
+    parser.add_argument("--blind", metavar="PAGE", help="also write a blinded test: is a picture real or made?")
+    add_generation(parser)
+    add_device_and_progress(parser)
+    parser.set_defaults(func=_run_gallery)
+
+
 def _add_train(command: AddCommand) -> None:
     parser = command(
         "train",
@@ -256,6 +282,12 @@ def _run_regenerate(options: argparse.Namespace, reporter: Reporter) -> None:
     from .batch import regenerate
 
     regenerate(options, reporter)
+
+
+def _run_gallery(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .gallery import gallery
+
+    gallery(options, reporter)
 
 
 def _run_train(options: argparse.Namespace, reporter: Reporter) -> None:
