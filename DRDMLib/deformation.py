@@ -25,6 +25,7 @@ from .invertibility.metrics import FieldMetrics, measure_on_grid
 from .invertibility.repair import NOT_REPAIRED, Repair, repair
 from .io.images import fit_label, require_scalar_image
 from .models.catalogue import load_model
+from .models.choice import Choice, choose_model, named_choice
 from .models.model import Model
 from .runtime.device import full_precision
 from .runtime.fallback import with_fallback
@@ -33,7 +34,6 @@ from .settings import DEFAULT_LEVEL, DeformationSettings
 from .spatial.model_grid import (
     ModelGrid,
     field_image,
-    image_extent,
     model_grid,
     needs_refinement,
     physical_field,
@@ -300,7 +300,8 @@ def deform(
 
     Args:
         image: single-channel image, 2D or 3D, with any spacing and direction.
-        model: a loaded model, a catalog name, a path, or ``None`` for the best available model for the image.
+        model: a loaded model, a catalog name, a path, or ``None`` for the one that fits the image best,
+            see :func:`DRDMLib.models.choice.choose_model`.
         level, steps, pose, plane, start: see :class:`DRDMLib.DeformationSettings`.
         seed: the same seed gives the same result; on the same device it is identical to the bit.
         device: where to compute, if ``model`` is not loaded yet.
@@ -360,7 +361,7 @@ def make_deformations(
     started = time.perf_counter()
     image = require_scalar_image(image)
     if not isinstance(model, Model):
-        model = model_for(image, model, device)
+        model = model_for(image, model, device, plane=settings.plane)
     schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
     with one_thread():
         grid, tensor = prepare(image, model, settings.plane)
@@ -389,11 +390,6 @@ def make_deformations(
                 device=recovered.device.type,
             )
             started = time.perf_counter()
-
-
-def chosen_model_message(model: Model) -> str:
-    """Message for a user who has not chosen a model."""
-    return f"Model: {model.metadata.name} (the best available one for {model.ndim}D images of this size)."
 
 
 class Augmented(NamedTuple):
@@ -480,17 +476,31 @@ def synthesize(
 
 
 def model_for(
-    image: sitk.Image, name_or_path: str | os.PathLike[str] | None, device: str | torch.device = "auto"
+    image: sitk.Image,
+    name_or_path: str | os.PathLike[str] | None,
+    device: str | torch.device = "auto",
+    *,
+    plane: str = "auto",
 ) -> Model:
-    """Load a model by name or path, or the best available one for the dimension and physical size of an image.
+    """Load a model by name or path, or the one that fits an image best.
 
     Raises:
-        ModelError, SettingError: as :func:`DRDMLib.load_model`.
+        ImageError, ModelError, SettingError: as :func:`DRDMLib.load_model` and
+            :func:`DRDMLib.models.choice.choose_model`.
     """
-    extent = float(image_extent(image).max())
-    return load_model(name_or_path, device, ndim=effective_dimension(image), extent=extent)
+    return load_model(choose_model(image, plane=plane).name if name_or_path is None else name_or_path, device)
 
 
-def effective_dimension(image: sitk.Image) -> int:
-    """Return 2 for a 2D image or a volume with a single slice, else 3."""
-    return 2 if image.GetDimension() == 2 or 1 in image.GetSize() else 3
+def model_and_choice(
+    image: sitk.Image,
+    name_or_path: str | os.PathLike[str] | None,
+    device: str | torch.device = "auto",
+    *,
+    plane: str = "auto",
+) -> tuple[Model, Choice]:
+    """Do the same as :func:`model_for`, and also say how well the model fits the image."""
+    if name_or_path is None:
+        choice = choose_model(image, plane=plane)
+        return load_model(choice.name, device), choice
+    model = load_model(name_or_path, device)
+    return model, named_choice(image, name_or_path, model, plane=plane)

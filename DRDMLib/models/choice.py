@@ -1,0 +1,221 @@
+"""Choose the model for a scan: by cheap evidence first, then by the fit that is measured."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import ModelError
+from ..spatial.model_grid import effective_dimension, image_extent
+from .catalogue import CATALOGUE, Entry, default_entry, digest_of, find, user_models
+from .metadata import read_header
+
+if TYPE_CHECKING:
+    from .fit import Fit
+    from .model import Model
+
+# A model that is made for an anatomy is preferred to the general one if its fit is lower by at most this much.
+PREFERENCE = 0.1
+# Slices are thick if they are this many times as far apart as the pixels, and farther apart than the voxels of a 3D
+# model on the scan, of which there are this many along its longest side.
+THICK, MODEL_VOXELS = 3.0, 48
+# Hounsfield units: fat and air lie below the first, and most tissue lies between the two others.
+_FAT, _LEAST_TISSUE, _MOST = -30.0, -20.0, 4096.0
+# Every so many voxels are looked at to tell CT from MR.
+_SAMPLED = 2**16
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The model for a scan.
+
+    Attributes:
+        name: catalog name or path, as ``load_model`` takes it.
+        fit: how well it suits the scan.
+        others: the fits of the other candidates, best first.
+        named: whether the user named the model.
+    """
+
+    name: str
+    fit: Fit
+    others: tuple[Fit, ...] = ()
+    named: bool = False
+
+    def message(self) -> str:
+        """Return a sentence for the user."""
+        how = "" if self.named else " (chosen by its fit)" if self.others else " (the only one for such images)"
+        return f"Model: {self.fit}{how}."
+
+    def warning(self) -> str:
+        """Return a sentence for the user if the fit is poor, otherwise an empty string."""
+        if not self.fit.poor:
+            return ""
+        return (
+            f"The model '{self.fit.model}' does not fit this scan well (it undoes {100 * (self.fit.undone or 0):.0f} % "
+            "of a random deformation), so the results may not look like real anatomy; look at them, "
+            f"{'choose another model, ' if self.named else ''}or train one on such scans with 'drdm train --from'."
+        )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may be chosen.
+
+    Attributes:
+        name: catalog name.
+        digest: ``sha256:...`` of its file.
+    """
+
+    name: str
+    digest: str
+
+    def entry(self) -> Entry:
+        """Return the entry of the catalog.
+
+        Raises:
+            ModelError: the model is gone, or is another one now.
+        """
+        entry = find(self.name)
+        if entry is None or not entry.available or digest_of(entry.path, "sha256") != self.digest:
+            raise ModelError(
+                f"The model '{self.name}' ({self.digest[:19]}...) is no longer in the list of models; "
+                "put it back, or choose a new folder."
+            )
+        return entry
+
+
+def candidates() -> list[Entry]:
+    """List the models that may be chosen where none is named: shipped ones and the user's own. Needs no PyTorch."""
+    shipped = [entry for entry in CATALOGUE if entry.available and not entry.url and entry.automatic]
+    return shipped + user_models()
+
+
+def frozen_candidates() -> list[Candidate]:
+    """List :func:`candidates` with their digests, so that a run can use the same ones later."""
+    return [Candidate(entry.name, digest_of(entry.path, "sha256")) for entry in candidates()]
+
+
+def looks_like_ct(image: sitk.Image) -> bool:
+    """Whether voxel values look like Hounsfield units: fat or air below zero, nothing beyond the range of scanners."""
+    values = sitk.GetArrayViewFromImage(image).reshape(-1)
+    values = values[:: max(1, len(values) // _SAMPLED)]
+    low, high = np.percentile(values, [1, 99.5])
+    return bool(low < _FAT and _LEAST_TISSUE < high < _MOST and high - low > 100)
+
+
+def has_thick_slices(image: sitk.Image) -> bool:
+    """Whether a volume is a stack of slices so thick that a 3D model cannot tell what lies between them."""
+    if effective_dimension(image) == 2:
+        return False
+    spacing = sorted(image.GetSpacing())
+    return bool(spacing[2] > max(THICK * spacing[1], float(image_extent(image).max()) / MODEL_VOXELS))
+
+
+def suitable(image: sitk.Image, entries: Sequence[Entry]) -> list[Entry]:
+    """Keep the models that may fit a scan by its dimension, size, modality and slices. Needs no PyTorch."""
+    dimensions = {effective_dimension(image)} | ({2} if has_thick_slices(image) else set())
+    ct, extent = looks_like_ct(image), float(image_extent(image).max())
+
+    def may_fit(entry: Entry) -> bool:
+        inside = entry.extent_mm is None or entry.extent_mm[0] <= extent <= entry.extent_mm[1]
+        return entry.ndim in dimensions and inside and not (ct and _only_for_mr(entry))
+
+    return [entry for entry in entries if may_fit(entry)]
+
+
+def _only_for_mr(entry: Entry) -> bool:
+    try:
+        words = f"{read_header(entry.path).modality} {entry.about}".replace(",", " ").split()
+    except ModelError:
+        return False
+    return ("MR" in words or "MRI" in words) and "CT" not in words
+
+
+def choose_model(image: sitk.Image, *, plane: str = "auto", among: Sequence[Entry] | None = None) -> Choice:
+    """Choose the model that fits a scan best.
+
+    Models of the wrong dimension, size or modality are left out. The fit of the others is measured on the CPU, so that
+    the choice does not depend on the device. A model that was made for some anatomy is preferred to a general one if
+    its fit is about as good, and of two such models the user's own one. Fits are remembered while the process runs.
+
+    Args:
+        image: single-channel image, 2D or 3D.
+        plane: slice plane for 2D models on a volume, see :class:`DRDMLib.settings.DeformationSettings`.
+        among: models to choose from; by default :func:`candidates`.
+
+    Raises:
+        ImageError: the image cannot be used.
+        ModelError: there is no model of its dimension.
+    """
+    from .fit import Probe, measure_fit
+
+    entries = suitable(image, candidates() if among is None else among)
+    if not entries:
+        entries = [default_entry(effective_dimension(image), float(image_extent(image).max()))]
+    probe = Probe(image, plane)
+    measured = [(entry, measure_fit(probe, _LOADED.get(entry))) for entry in entries]
+    measured.sort(key=lambda pair: _by_preference(*pair), reverse=True)
+    best = measured[0][1].undone
+    close = [pair for pair in measured if best is None or _undone(pair[1]) >= best - PREFERENCE]
+    chosen = max(close, key=lambda pair: _rank(pair[0]))
+    others = tuple(fit for entry, fit in measured if entry is not chosen[0])
+    return Choice(chosen[0].name, chosen[1], others)
+
+
+def named_choice(image: sitk.Image, name: str | os.PathLike[str], model: Model, *, plane: str = "auto") -> Choice:
+    """Measure the fit of a model that the user has named.
+
+    Args:
+        name: catalog name or path.
+        model: the model, loaded on any device.
+        image, plane: as for :func:`choose_model`.
+
+    Raises:
+        ImageError, ModelError: the image cannot be used with the model.
+    """
+    from .fit import measure_fit
+
+    on_cpu = model if model.device.type == "cpu" else model.on("cpu")
+    return Choice(os.fspath(name), measure_fit(image, on_cpu, plane=plane), named=True)
+
+
+class _Loaded:
+    """The models of this process on the CPU, by their files."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._models: dict[tuple[str, int, int], Model] = {}
+
+    def get(self, entry: Entry) -> Model:
+        from .model import load_model_file
+
+        written = entry.path.stat()
+        key = (str(entry.path), written.st_mtime_ns, written.st_size)
+        with self._lock:
+            if key not in self._models:
+                model = load_model_file(entry.path, "cpu")
+                model.metadata = replace(model.metadata, name=entry.name)
+                self._models[key] = model
+            return self._models[key]
+
+
+_LOADED = _Loaded()
+
+
+def _by_preference(entry: Entry, fit: Fit) -> tuple[float, int]:
+    return _undone(fit), _rank(entry)
+
+
+def _undone(fit: Fit) -> float:
+    return float("-inf") if fit.undone is None else fit.undone
+
+
+def _rank(entry: Entry) -> int:
+    """Rank models of equal fit: the user's own, then those for one anatomy, then general ones."""
+    return 2 if entry.own is not None else 1 if entry.extent_mm is not None else 0
