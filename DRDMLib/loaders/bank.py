@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +16,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import __version__
-from ..deformation import make_deformations, model_for
-from ..errors import OutputError, SettingError
+from ..deformation import make_deformations
+from ..errors import FallbackWarning, OutputError, SettingError
 from ..io import datasets
 from ..io.files import file_name, output_error, write_bytes
 from ..io.geometry import other_affines
 from ..io.images import image_stem
-from ..models.catalogue import digest_of, load_model, resolve
+from ..models.catalogue import digest_of, find, load_model, resolve
+from ..models.choice import choose_model, named_choice
 from ..models.model import Model
 from ..production.plan import seed_of
 from ..production.sources import Source, read_source
@@ -183,11 +185,14 @@ def make_bank(
     Args:
         dataset: as :func:`DRDMLib.io.datasets.find_cases` accepts it.
         folder: new folder, empty folder, or a bank with the same settings.
-        model: name or path; by default the best one for each image.
+        model: name or path; by default the one that fits each image best.
         levels, copies, seed: see :class:`BankSettings`.
         steps, pose, plane: see :class:`DRDMLib.DeformationSettings`.
         process: this process among several that share the cases.
         on_case: called with (done, total) after each case.
+
+    Warns:
+        FallbackWarning: a model does not fit an image well.
 
     Raises:
         DRDMError: an image or the model cannot be used.
@@ -198,7 +203,7 @@ def make_bank(
     settings = BankSettings(tuple(levels), copies, seed, deformation)
     folder, process = Path(folder), process or ProcessInfo()
     cases = datasets.find_cases(dataset)
-    loaded = None if model is None else load_model(model, process.device(device))
+    loaded = {} if model is None else {model: load_model(model, process.device(device))}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -206,7 +211,11 @@ def make_bank(
     own = cases[process.rank :: process.world]
     for number, case in enumerate(own, start=1):
         source = read_source(case, need_label=False)
-        used = loaded or model_for(source.image, None, process.device(device))
+        path = folder / f"{case.name}{SUFFIX}"
+        name = model or _model_in(path) or choose_model(source.image, plane=plane).name
+        if name not in loaded:
+            loaded[name] = load_model(name, process.device(device))
+        used = loaded[name]
         metadata: dict[str, Any] = {
             "levels": list(settings.levels),
             "copies": settings.copies,
@@ -215,12 +224,15 @@ def make_bank(
             "pose": settings.deformation.pose,
             "plane": settings.deformation.plane,
             "model": used.metadata.name,
-            "model_digest": digest_of(resolve(model or used.metadata.name)[0], "sha256"),
+            "model_digest": digest_of(resolve(name)[0], "sha256"),
             "image_digest": source.digests["image"],
             "drdm": __version__,
         }
-        path = folder / f"{case.name}{SUFFIX}"
         if not _exists(path, metadata):
+            choice = named_choice(source.image, name, used, plane=plane)
+            if choice.warning():
+                warnings.warn(f"{case.name}: {choice.warning()}", FallbackWarning, stacklevel=2)
+            metadata["fit"] = choice.fit.to_dict()
             with one_thread_each(used.device):
                 fields = _make_fields(source, used, settings)
                 entries, data = _packed(fields, source)
@@ -232,6 +244,29 @@ def make_bank(
     return FieldBank(folder)
 
 
+def _model_in(path: Path) -> str | None:
+    """Return the model of an earlier call's file, so that models added since then do not change the choice."""
+    written = _written(path)
+    name = "" if written is None else str(written.get("model", ""))
+    return name if name and find(name) is not None else None
+
+
+def _written(path: Path) -> dict[str, Any] | None:
+    """Return what a file says about its fields; ``None`` if there is no file.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as stream:
+            written: dict[str, Any] = json.loads(stream.metadata()[METADATA_KEY])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path) from error
+    return written
+
+
 def _exists(path: Path, metadata: dict[str, Any]) -> bool:
     """Return whether the file exists.
 
@@ -239,13 +274,9 @@ def _exists(path: Path, metadata: dict[str, Any]) -> bool:
         SettingError: it was made with other settings.
         OutputError: it is damaged.
     """
-    if not path.exists():
+    written = _written(path)
+    if written is None:
         return False
-    try:
-        with safe_open(path, "pt") as stream:
-            written = json.loads(stream.metadata()[METADATA_KEY])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path) from error
     for key, value in metadata.items():
         if written.get(key) != value:
             raise SettingError(f"The fields in '{path}' were made with other {key}; choose a new folder.")

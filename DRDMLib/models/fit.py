@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion.fields import compose, warp
@@ -34,12 +33,6 @@ LEVEL = 40
 FIELDS = 3
 _SEED = 2407
 _FIELD: dict[str, Any] = {"noise_grids": (16, 8, 4), "control_size": 32, "velocity_scale": 6e-5, "amplitude": 2.0}
-# Structure is where the smoothed gradient of an image with intensities 0..1 exceeds this, per voxel. In air and in even
-# tissue nobody can see a deformation.
-_LEAST_GRADIENT = 0.02
-_LEAST_VOXELS = 50
-# Part of each side, at both ends, that does not count.
-_BORDER = 1 / 6
 # A scan is reduced to about this many voxels along its longest side before it is placed on the grids of the models.
 _ENOUGH_VOXELS = 160
 _REMEMBERED = 1024
@@ -170,10 +163,10 @@ class Probe:
 def measure_fit(image: sitk.Image | Probe, model: Model, *, plane: str = "auto") -> Fit:
     """Measure how well a model suits a scan.
 
-    Three fixed random deformations of level 40 are drawn from the same random field for every model. What is left of
-    each of them after one prediction is compared with what was there, as a sum of squares over the structures in the
-    inner two thirds of the scan, without the affine part: a scan does not show how it was turned or stretched as a
-    whole. The result is remembered while the process runs, and is the same for any number of threads.
+    The random deformations are the same for every model: three of level 40, with noise on grids of 16, 8 and 4 nodes,
+    as coarse as the differences between people. The sum of squares of what is left of them after one prediction is
+    compared with that of the deformations. The result is remembered while the process runs, and is the same for any
+    number of threads.
 
     Args:
         image: single-channel image, 2D or 3D; or a :class:`Probe` of it, to measure several models.
@@ -208,12 +201,9 @@ def _measured(images: Tensor, model: Model) -> Fit:
     # The same networks and levels for the scan as it is: one pass for all.
     predicted = model.predict_to(torch.cat([warped, images[:1]]), LEVEL, -1)
     left = compose(fields, predicted[:FIELDS])
-    weights = _structure(images.cpu())
-    energies = [
-        sum(_energy_without_affine(u, w) for u, w in zip(some.cpu(), weights, strict=True)) for some in (fields, left)
-    ]
+    before, after = (float(field.double().square().sum()) for field in (fields, left))
     still = float(predicted[FIELDS:].square().sum(dim=1).sqrt().mean())
-    return Fit(model.metadata.name, round(1 - energies[1] / energies[0], 4), round(still, 4))
+    return Fit(model.metadata.name, round(1 - after / before, 4), round(still, 4))
 
 
 def _fields(size: int, ndim: int) -> Tensor:
@@ -222,36 +212,6 @@ def _fields(size: int, ndim: int) -> Tensor:
         generator = torch.Generator().manual_seed(_SEED)
         _FIELDS[size, ndim] = ForwardProcess(size, ndim, **_FIELD).ddf(LEVEL, generator, batch=FIELDS)
     return _FIELDS[size, ndim]
-
-
-def _structure(images: Tensor) -> Tensor:
-    """Return where deformations can be seen, in the inner part of the images: (N, 1, *S) -> (N, *S), 0 or 1."""
-    ndim, side = images.ndim - 2, images.shape[-1]
-    pool = F.avg_pool3d if ndim == 3 else F.avg_pool2d
-    smooth = pool(images, 3, stride=1, padding=1, count_include_pad=False)
-    slopes = torch.gradient(smooth, dim=list(range(2, images.ndim)))
-    gradient = torch.stack([slope.square() for slope in slopes]).sum(dim=0).sqrt()
-    found = pool(gradient, 5, stride=1, padding=2, count_include_pad=False)[:, 0] > _LEAST_GRADIENT
-    border = round(_BORDER * side)
-    inner = torch.zeros_like(found)
-    kept = (slice(None), *[slice(border, side - border)] * ndim)
-    inner[kept] = True
-    enough = (found & inner).flatten(1).sum(dim=1) >= _LEAST_VOXELS
-    chosen = torch.where(enough.view(-1, *[1] * ndim), found & inner, inner)
-    return chosen.double()
-
-
-def _energy_without_affine(field: Tensor, weights: Tensor) -> float:
-    """Return the weighted sum of squares of a field (d, *S) after its best affine fit is subtracted."""
-    ndim = len(field)
-    line = torch.linspace(-0.5, 0.5, field.shape[-1], dtype=torch.float64)
-    places = torch.stack(
-        [torch.ones(field.shape[1:], dtype=torch.float64), *torch.meshgrid(*[line] * ndim, indexing="ij")]
-    )
-    chosen = weights.flatten() > 0
-    basis, values = places.flatten(1)[:, chosen], field.double().flatten(1)[:, chosen]
-    solution = torch.linalg.lstsq(basis.T, values.T).solution
-    return float((values - solution.T @ basis).square().sum())
 
 
 def digest_of_image(image: sitk.Image) -> str:
