@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .model import Model
 
 # A model that is made for an anatomy is preferred to the general one if its fit is lower by at most this much.
-PREFERENCE = 0.1
+PREFERENCE = 0.15
 # Slices are thick if they are this many times as far apart as the pixels, and farther apart than the voxels of a 3D
 # model on the scan, of which there are this many along its longest side.
 THICK, MODEL_VOXELS = 3.0, 48
@@ -29,6 +29,9 @@ THICK, MODEL_VOXELS = 3.0, 48
 _FAT, _LEAST_TISSUE, _MOST = -30.0, -20.0, 4096.0
 # Every so many voxels are looked at to tell CT from MR.
 _SAMPLED = 2**16
+
+_LOCK = threading.Lock()
+_LOADED: dict[tuple[str, int, int], Model] = {}
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,14 @@ class Choice:
         if not self.fit.poor:
             return ""
         return (
-            f"The model '{self.fit.model}' does not fit this scan well (it undoes {100 * (self.fit.undone or 0):.0f} % "
-            "of a random deformation), so the results may not look like real anatomy; look at them, "
+            f"The model '{self.fit.model}' does not fit this scan well (it undoes {self._share()} of a "
+            "random deformation), so the results may not look like real anatomy; look at them, "
             f"{'choose another model, ' if self.named else ''}or train one on such scans with 'drdm train --from'."
         )
+
+    def _share(self) -> str:
+        undone = self.fit.undone or 0.0
+        return f"{100 * undone:.0f} %" if undone > 0 else "nothing"
 
 
 @dataclass(frozen=True)
@@ -117,16 +124,28 @@ def has_thick_slices(image: sitk.Image) -> bool:
     return bool(spacing[2] > max(THICK * spacing[1], float(image_extent(image).max()) / MODEL_VOXELS))
 
 
-def suitable(image: sitk.Image, entries: Sequence[Entry]) -> list[Entry]:
-    """Keep the models that may fit a scan by its dimension, size, modality and slices. Needs no PyTorch."""
-    dimensions = {effective_dimension(image)} | ({2} if has_thick_slices(image) else set())
+def reasons_against(image: sitk.Image, entries: Sequence[Entry]) -> list[str]:
+    """Say why models are left out by dimension, size, modality or slices of a scan. Needs no PyTorch.
+
+    Returns:
+        One reason for each model, or an empty text if its fit is worth measuring.
+    """
+    dimension, thick = effective_dimension(image), has_thick_slices(image)
     ct, extent = looks_like_ct(image), float(image_extent(image).max())
 
-    def may_fit(entry: Entry) -> bool:
-        inside = entry.extent_mm is None or entry.extent_mm[0] <= extent <= entry.extent_mm[1]
-        return entry.ndim in dimensions and inside and not (ct and _only_for_mr(entry))
+    def reason(entry: Entry) -> str:
+        if entry.ndim > dimension:
+            return "for volumes, but this is a single slice"
+        if entry.ndim < dimension and not thick:
+            return "for slices, but this volume has thin ones"
+        if ct and _only_for_mr(entry):
+            return "for MR, but this looks like CT"
+        low, high = entry.extent_mm or (0.0, float("inf"))
+        if not low <= extent <= high:
+            return f"for images {low:.0f} to {high:.0f} mm long, but this has {extent:.0f} mm"
+        return ""
 
-    return [entry for entry in entries if may_fit(entry)]
+    return [reason(entry) for entry in entries]
 
 
 def _only_for_mr(entry: Entry) -> bool:
@@ -155,11 +174,12 @@ def choose_model(image: sitk.Image, *, plane: str = "auto", among: Sequence[Entr
     """
     from .fit import Probe, measure_fit
 
-    entries = suitable(image, candidates() if among is None else among)
+    known = candidates() if among is None else among
+    entries = [entry for entry, reason in zip(known, reasons_against(image, known), strict=True) if not reason]
     if not entries:
         entries = [default_entry(effective_dimension(image), float(image_extent(image).max()))]
     probe = Probe(image, plane)
-    measured = [(entry, measure_fit(probe, _LOADED.get(entry))) for entry in entries]
+    measured = [(entry, measure_fit(probe, loaded(entry))) for entry in entries]
     measured.sort(key=lambda pair: _by_preference(*pair), reverse=True)
     best = measured[0][1].undone
     close = [pair for pair in measured if best is None or _undone(pair[1]) >= best - PREFERENCE]
@@ -185,27 +205,22 @@ def named_choice(image: sitk.Image, name: str | os.PathLike[str], model: Model, 
     return Choice(os.fspath(name), measure_fit(image, on_cpu, plane=plane), named=True)
 
 
-class _Loaded:
-    """The models of this process on the CPU, by their files."""
+def loaded(entry: Entry) -> Model:
+    """Load a model of the catalog onto the CPU; it is kept while the process runs, unless its file changes.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._models: dict[tuple[str, int, int], Model] = {}
+    Raises:
+        ModelError: it is damaged.
+    """
+    from .model import load_model_file
 
-    def get(self, entry: Entry) -> Model:
-        from .model import load_model_file
-
-        written = entry.path.stat()
-        key = (str(entry.path), written.st_mtime_ns, written.st_size)
-        with self._lock:
-            if key not in self._models:
-                model = load_model_file(entry.path, "cpu")
-                model.metadata = replace(model.metadata, name=entry.name)
-                self._models[key] = model
-            return self._models[key]
-
-
-_LOADED = _Loaded()
+    written = entry.path.stat()
+    key = (str(entry.path), written.st_mtime_ns, written.st_size)
+    with _LOCK:
+        if key not in _LOADED:
+            model = load_model_file(entry.path, "cpu")
+            model.metadata = replace(model.metadata, name=entry.name)
+            _LOADED[key] = model
+        return _LOADED[key]
 
 
 def _by_preference(entry: Entry, fit: Fit) -> tuple[float, int]:
