@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .model import Model
 
 # A model that is made for an anatomy is preferred to the general one if its fit is lower by at most this much.
-PREFERENCE = 0.15
+PREFERENCE = 0.03
 # Slices are thick if they are this many times as far apart as the pixels, and farther apart than the voxels of a 3D
 # model on the scan, of which there are this many along its longest side.
 THICK, MODEL_VOXELS = 3.0, 48

@@ -28,17 +28,18 @@ from ..spatial.model_grid import image_extent, model_grid, sample_image
 if TYPE_CHECKING:
     from .model import Model
 
-# The random deformations, the same for all models: their size is a share of the scan's longest side.
+# The random deformations, the same for all models: their size is a share of the scan's longest side. These three stand
+# for many: of the triples of 18, their fit is nearest to that of all 18, see docs/fit.md.
 LEVEL = 40
-FIELDS = 3
-_SEED = 2407
+SEEDS = (5, 11, 16)
+FIELDS = len(SEEDS)
 _FIELD: dict[str, Any] = {"noise_grids": (16, 8, 4), "control_size": 32, "velocity_scale": 6e-5, "amplitude": 2.0}
 # A scan is reduced to about this many voxels along its longest side before it is placed on the grids of the models.
 _ENOUGH_VOXELS = 160
 _REMEMBERED = 1024
 
 # Smallest share for each word.
-GOOD, FAIR = 0.4, 0.2
+GOOD, FAIR = 0.45, 0.2
 
 
 @dataclass(frozen=True)
@@ -209,8 +210,8 @@ def _measured(images: Tensor, model: Model) -> Fit:
 def _fields(size: int, ndim: int) -> Tensor:
     """Return the fixed random deformations: (FIELDS, d, *S), fraction of the side."""
     if (size, ndim) not in _FIELDS:
-        generator = torch.Generator().manual_seed(_SEED)
-        _FIELDS[size, ndim] = ForwardProcess(size, ndim, **_FIELD).ddf(LEVEL, generator, batch=FIELDS)
+        process, generator = ForwardProcess(size, ndim, **_FIELD), torch.Generator()
+        _FIELDS[size, ndim] = torch.cat([process.ddf(LEVEL, generator.manual_seed(seed)) for seed in SEEDS])
     return _FIELDS[size, ndim]
 
 
