@@ -98,7 +98,7 @@ class Candidate:
 
 
 def candidates() -> list[Entry]:
-    """List the models that may be chosen where none is named: shipped ones and the user's own. Needs no PyTorch."""
+    """List the models that may be chosen where none is named: shipped ones and the user's own."""
     shipped = [entry for entry in CATALOGUE if entry.available and not entry.url and entry.automatic]
     return shipped + user_models()
 
@@ -125,7 +125,7 @@ def has_thick_slices(image: sitk.Image) -> bool:
 
 
 def reasons_against(image: sitk.Image, entries: Sequence[Entry]) -> list[str]:
-    """Say why models are left out by dimension, size, modality or slices of a scan. Needs no PyTorch.
+    """Say why models are left out by dimension, size, modality or slices of a scan.
 
     Returns:
         One reason for each model, or an empty text if its fit is worth measuring.
@@ -177,7 +177,7 @@ def choose_model(image: sitk.Image, *, plane: str = "auto", among: Sequence[Entr
     known = candidates() if among is None else among
     entries = [entry for entry, reason in zip(known, reasons_against(image, known), strict=True) if not reason]
     if not entries:
-        entries = [default_entry(effective_dimension(image), float(image_extent(image).max()))]
+        entries = [default_entry(effective_dimension(image))]
     probe = Probe(image, plane)
     measured = [(entry, measure_fit(probe, loaded(entry))) for entry in entries]
     measured.sort(key=lambda pair: _by_preference(*pair), reverse=True)
@@ -201,7 +201,8 @@ def named_choice(image: sitk.Image, name: str | os.PathLike[str], model: Model, 
     """
     from .fit import measure_fit
 
-    on_cpu = model if model.device.type == "cpu" else model.on("cpu")
+    stays = model.device.type == "cpu" or not model.supports_target_level
+    on_cpu = model if stays else model.on("cpu")
     return Choice(os.fspath(name), measure_fit(image, on_cpu, plane=plane), named=True)
 
 
