@@ -10,6 +10,7 @@ and on the other half. ``--compare`` compares ways to measure the fit instead.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 import warnings
@@ -30,6 +31,7 @@ from DRDMLib.models.choice import choose_model, loaded
 from DRDMLib.models.fit import LEVEL, SEEDS, Fit, Probe, measure_fit
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+SCANS_TO_COMPARE = 3
 # Named random fields, see ForwardProcess: as coarse as the differences between people, and that of the general models.
 RANDOM_FIELDS: dict[str, dict[str, Any]] = {
     "coarse": {"noise_grids": (16, 8, 4), "control_size": 32, "velocity_scale": 6e-5, "amplitude": 2.0},
@@ -124,7 +126,7 @@ def compare(found: list[Kind]) -> str:
     differences: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     fits: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for kind in (kind for kind in found if not kind.seen and not kind.either):
-        for name, image in kind.scans():
+        for name, image in itertools.islice(kind.scans(), SCANS_TO_COMPARE):
             if image.GetDimension() == 2:
                 continue
             probe = Probe(image)

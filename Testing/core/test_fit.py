@@ -76,6 +76,7 @@ def test_the_fit_is_said_in_words_and_as_a_number(undone, word):
     fit = Fit("general-3d", undone, 0.02)
     assert fit.word == word
     assert str(fit) == f"general-3d; undoes {100 * undone:.0f} % on this scan: {word}"
+    assert Fit("general-2d", undone, 0.02, ndim=2).word in (word, "poor")
     assert Fit.from_dict(json.loads(json.dumps(fit.to_dict()))) == fit
     assert bool(Choice("general-3d", fit).warning()) == (word == "poor")
 
