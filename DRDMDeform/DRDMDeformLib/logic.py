@@ -249,7 +249,7 @@ class Logic(BatchLogic):
         Usage example:
         >>> record = logic.figures(transform)[0]
         >>> record["level"], record["seed"], record["model"]
-        (48, 1, 'hippocampus-mr-3d')
+        (48, 1, 'general-3d')
         >>> sorted(record["metrics"])[:4]
         ['certified_invertible', 'folded_fraction', 'max_mm', 'max_percent']
         """

@@ -12,6 +12,7 @@ from drawn_scans import body, head, noise, scan, thick_slices
 
 from DRDMLib.deformation import deform, model_and_choice
 from DRDMLib.errors import ModelError
+from DRDMLib.io.images import read_image
 from DRDMLib.loaders import FieldGenerator, make_bank
 from DRDMLib.loaders.bank import _written
 from DRDMLib.loaders.world import ras_affine
@@ -290,3 +291,31 @@ def test_loaders_choose_for_each_image(tmp_path):
         voxels = torch.from_numpy(sitk.GetArrayFromImage(image).transpose(2, 1, 0).copy())[None]
         source.draw("case", voxels, ras_affine(image), 0)
     assert set(source._chosen) == {"general-3d", "general-2d"}
+
+
+# Real scans that none of the models was trained on
+
+_REAL = {
+    "brain_ixi/images/IXI013-HH-1212.nii.gz": {"brain-t1-3d"},
+    "brain_misc/images/colin27_T1.nii.gz": {"brain-t1-3d", "general-3d"},
+    "brain_misc/images/datalad_anat_T1w_1.5mm.nii.gz": {"brain-t1-3d", "general-3d"},
+    "hippocampus/images/hippocampus_003.nii.gz": {"hippocampus-mr-3d"},
+    "cardiac_acdc/images/patient001_ED.nii.gz": {"general-2d", "cardiac-mr-2d"},
+    "ct/images/lung_baseline.nii.gz": {"general-3d"},
+    "prostate_mr/images/prostate_19.nii.gz": {"general-3d"},
+}
+
+
+@pytest.mark.parametrize("path", _REAL)
+def test_real_scans_get_a_model_that_suits(shared, path):
+    chosen = choose_model(read_image(shared / "data" / path))
+    assert chosen.name in _REAL[path] and chosen.fit.word in ("good", "fair"), chosen
+    assert all(fit.undone <= chosen.fit.undone + 0.03 for fit in chosen.others)
+
+
+@pytest.mark.parametrize("name", ["IXI013-HH-1212", "IXI284-HH-2354"])
+def test_parts_of_a_head_do_not_get_the_head_model(shared, name):
+    image = read_image(shared / "data" / "brain_ixi" / "images" / f"{name}.nii.gz")
+    for side, start in ((80, (5, 20, 5)), (55, (40, 25, 30)), (30, (30, 50, 30))):
+        size = [min(side, n - first) for n, first in zip(image.GetSize(), start, strict=True)]
+        assert choose_model(sitk.RegionOfInterest(image, size, start)).name == "general-3d"
