@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,6 +20,7 @@ from .diffusion.affine import random_pose
 from .diffusion.fields import compose
 from .diffusion.forward import ForwardProcess
 from .diffusion.recovery import recover
+from .errors import FallbackWarning
 from .invertibility.certificate import certify_on_grid
 from .invertibility.inverse import inverse_field, inverse_layers, inverse_points
 from .invertibility.metrics import FieldMetrics, measure_on_grid
@@ -484,11 +486,19 @@ def model_for(
 ) -> Model:
     """Load a model by name or path, or the one that fits an image best.
 
+    Warns:
+        FallbackWarning: no model was named, and none fits the image well.
+
     Raises:
         ImageError, ModelError, SettingError: as :func:`DRDMLib.load_model` and
             :func:`DRDMLib.models.choice.choose_model`.
     """
-    return load_model(choose_model(image, plane=plane).name if name_or_path is None else name_or_path, device)
+    if name_or_path is not None:
+        return load_model(name_or_path, device)
+    choice = choose_model(image, plane=plane)
+    if choice.warning():
+        warnings.warn(choice.warning(), FallbackWarning, stacklevel=2)
+    return load_model(choice.name, device)
 
 
 def model_and_choice(

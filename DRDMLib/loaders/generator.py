@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..deformation import make_deformations
+from ..errors import FallbackWarning
 from ..io.geometry import distance_in_voxels
 from ..models.catalogue import load_model
 from ..models.choice import choose_model
@@ -77,10 +79,12 @@ class FieldGenerator:
     def _model_for(self, volume: sitk.Image) -> Model:
         """Return the model that was given, or the one that fits an image best. It depends on nothing but the image."""
         if self.model is None:
-            name = choose_model(volume, plane=self.settings.plane).name
-            if name not in self._chosen:
-                self._chosen[name] = load_model(name, self.device)
-            return self._chosen[name]
+            choice = choose_model(volume, plane=self.settings.plane)
+            if choice.warning():
+                warnings.warn(choice.warning(), FallbackWarning, stacklevel=3)
+            if choice.name not in self._chosen:
+                self._chosen[choice.name] = load_model(choice.name, self.device)
+            return self._chosen[choice.name]
         if not isinstance(self.model, Model):
             self.model = load_model(self.model, self.device)
         return self.model

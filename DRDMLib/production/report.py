@@ -159,7 +159,11 @@ def _describe_training_set(run: Run, done: list[dict[str, Any]]) -> None:
 
 
 def _describe_pairs(run: Run, done: list[dict[str, Any]]) -> None:
-    _write_json(run, "dataset.json", learn2reg_dataset(run.plan, done, run.parts, run.folder.name, run.model))
+    described = learn2reg_dataset(run.plan, done, run.parts, run.folder.name, run.model)
+    if "dimension" in run.description:
+        # A 2D model can have made pairs of volumes, slice by slice.
+        described["tensorImageSize"] = f"{run.description['dimension']}D"
+    _write_json(run, "dataset.json", described)
     _write_json(run, "splits.json", subject_splits(run.plan, done, run.parts))
 
 

@@ -19,6 +19,7 @@ from ..models.model import Model
 from ..runtime.device import choose_device
 from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
+from ..spatial.model_grid import effective_dimension
 from . import records, run_folder
 from .case_models import CaseModel, CaseModels, fit_sentences
 from .layouts import consecutive, split_subjects, undeclared
@@ -158,6 +159,7 @@ def _describe(
         "model": first.entries()["model"],
         # Without a named model, each case has its own, one of these.
         **({} if request.model is not None else {"candidates": [asdict(one) for one in models.candidates]}),
+        "dimension": effective_dimension(source.image),
         "device": records.device_described(model.device),
         "software": records.software(),
         "label_values": {str(old): new for old, new in label_mapping.items()},
