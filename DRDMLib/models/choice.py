@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ModelError
+from ..errors import DRDMError, ModelError
 from ..spatial.model_grid import effective_dimension, image_extent
 from .catalogue import CATALOGUE, Entry, default_entry, digest_of, find, user_models
 from .metadata import read_header
@@ -150,7 +150,7 @@ def reasons_against(image: sitk.Image, entries: Sequence[Entry]) -> list[str]:
 
 def _only_for_mr(entry: Entry) -> bool:
     try:
-        words = f"{read_header(entry.path).modality} {entry.about}".replace(",", " ").split()
+        words = f"{read_header(entry.path).modality} {entry.about}".upper().replace(",", " ").split()
     except ModelError:
         return False
     return ("MR" in words or "MRI" in words) and "CT" not in words
@@ -178,8 +178,16 @@ def choose_model(image: sitk.Image, *, plane: str = "auto", among: Sequence[Entr
     entries = [entry for entry, reason in zip(known, reasons_against(image, known), strict=True) if not reason]
     if not entries:
         entries = [default_entry(effective_dimension(image))]
-    probe = Probe(image, plane)
-    measured = [(entry, measure_fit(probe, loaded(entry))) for entry in entries]
+    probe, measured = Probe(image, plane), []
+    problem: DRDMError | None = None
+    for entry in entries:
+        # A damaged model of the user must not keep the others from being used.
+        try:
+            measured.append((entry, measure_fit(probe, loaded(entry))))
+        except DRDMError as error:
+            problem = problem or error
+    if problem is not None and not measured:
+        raise problem
     measured.sort(key=lambda pair: _by_preference(*pair), reverse=True)
     best = measured[0][1].undone
     close = [pair for pair in measured if best is None or _undone(pair[1]) >= best - PREFERENCE]

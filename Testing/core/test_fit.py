@@ -120,8 +120,11 @@ def test_of_models_that_fit_alike_the_users_own_is_preferred(tmp_path, monkeypat
     chosen = choose_model(image)
     assert chosen.name == own.name == "mine" and chosen.fit.model == "mine"
     assert chosen.fit.undone == fit_of(image, "brain-t1-3d").undone
-    # One that fits worse is not.
-    own.path.unlink()
+    # One that fits worse is not, and one that is damaged is left out.
+    weights = bytearray(own.path.read_bytes())
+    weights[-4000:] = b"\xff" * 4000
+    own.path.write_bytes(weights)
+    assert choose_model(image).name == "brain-t1-3d"
     add_user_model(find("hippocampus-mr-3d").path, "other")
     assert choose_model(image).name == "brain-t1-3d"
 
