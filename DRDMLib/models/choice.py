@@ -27,6 +27,9 @@ PREFERENCE = 0.03
 THICK, MODEL_VOXELS = 3.0, 48
 # Hounsfield units: fat and air lie below the first, and most tissue lies between the two others.
 _FAT, _LEAST_TISSUE, _MOST = -30.0, -20.0, 4096.0
+# An image shows a part of something if more than this fraction of at least so many of its faces is brighter than this
+# fraction of the brightest voxels. A whole head has at most one such face, at the neck.
+_COVERED, _CUT_FACES, _DARK = 0.25, 2, 0.15
 # Every so many voxels are looked at to tell CT from MR.
 _SAMPLED = 2**16
 
@@ -124,6 +127,14 @@ def has_thick_slices(image: sitk.Image) -> bool:
     return bool(spacing[2] > max(THICK * spacing[1], float(image_extent(image).max()) / MODEL_VOXELS))
 
 
+def is_part(image: sitk.Image) -> bool:
+    """Whether an image of something bright, such as MR, seems to show a part of it: it fills several faces."""
+    values = sitk.GetArrayViewFromImage(image)
+    dark = _DARK * np.percentile(values.reshape(-1)[:: max(1, values.size // _SAMPLED)], 99)
+    faces = [values.take(end, axis=axis) for axis in range(values.ndim) for end in (0, -1)]
+    return sum(float((face > dark).mean()) > _COVERED for face in faces) >= _CUT_FACES
+
+
 def reasons_against(image: sitk.Image, entries: Sequence[Entry]) -> list[str]:
     """Say why models are left out by dimension, size, modality or slices of a scan.
 
@@ -131,7 +142,7 @@ def reasons_against(image: sitk.Image, entries: Sequence[Entry]) -> list[str]:
         One reason for each model, or an empty text if its fit is worth measuring.
     """
     dimension, thick = effective_dimension(image), has_thick_slices(image)
-    ct, extent = looks_like_ct(image), float(image_extent(image).max())
+    ct, part, extent = looks_like_ct(image), is_part(image), float(image_extent(image).max())
 
     def reason(entry: Entry) -> str:
         if entry.ndim > dimension:
@@ -140,6 +151,8 @@ def reasons_against(image: sitk.Image, entries: Sequence[Entry]) -> list[str]:
             return "for slices, but this volume has thin ones"
         if ct and _only_for_mr(entry):
             return "for MR, but this looks like CT"
+        if entry.whole and part:
+            return "for whole objects, but this shows a part"
         low, high = entry.extent_mm or (0.0, float("inf"))
         if not low <= extent <= high:
             return f"for images {low:.0f} to {high:.0f} mm long, but this has {extent:.0f} mm"

@@ -18,7 +18,15 @@ from DRDMLib.loaders.bank import _written
 from DRDMLib.loaders.world import ras_affine
 from DRDMLib.models import catalogue, choice
 from DRDMLib.models.catalogue import add_user_model, find
-from DRDMLib.models.choice import Choice, choose_model, has_thick_slices, loaded, looks_like_ct, reasons_against
+from DRDMLib.models.choice import (
+    Choice,
+    choose_model,
+    has_thick_slices,
+    is_part,
+    loaded,
+    looks_like_ct,
+    reasons_against,
+)
 from DRDMLib.models.fit import _MEMORY, Fit, Probe, measure_fit
 from DRDMLib.production.case_models import fit_sentences
 
@@ -89,6 +97,14 @@ def test_ct_is_told_from_mr():
     assert not looks_like_ct(head())
     assert not looks_like_ct(noise())
     assert not looks_like_ct(sitk.Normalize(head()))
+
+
+def test_a_part_of_a_head_does_not_get_the_head_model():
+    part = head(96, 320.0)[22:74, 15:80, 26:70]
+    assert is_part(part) and not is_part(head()) and max(part.GetSize()) * part.GetSpacing()[0] > 150
+    (reason,) = reasons_against(part, [find("brain-t1-3d")])
+    assert "part" in reason and choose_model(part).name == "general-3d"
+    assert reasons_against(head(), [find("brain-t1-3d")]) == [""]
 
 
 @pytest.mark.parametrize("millimeters", [50.0, 200.0, 400.0])
