@@ -219,7 +219,8 @@ def main() -> None:
     seconds = sorted(row["seconds"] for row in rows)
     print(f"\n{seconds[len(seconds) // 2]:.2f} s of one core per scan and model (median), {seconds[-1]:.2f} s at most")
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        options.json.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
