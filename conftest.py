@@ -56,6 +56,16 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_docs": ("test_snippets_for_slicer_run", "test_what_is_written_can_be_done"),
     "test_fallback": ("test_training_accumulates_gradients_when_memory_is_short",),
     "test_fields": ("test_squaring_agrees_with_the_loop", "test_coarse_noise_gives_smoother_fields_of_similar_size"),
+    "test_fit": (
+        "test_a_model_fits_what_it_knows_better_than_noise_or_another_anatomy",
+        "test_a_named_model_is_used_and_its_fit_is_said",
+        "test_each_case_of_a_batch_has_its_own_model",
+        "test_loaders_choose_for_each_image",
+        "test_of_models_that_fit_alike_the_users_own_is_preferred",
+        "test_parts_of_a_head_do_not_get_the_head_model",
+        "test_real_scans_get_a_model_that_suits",
+        "test_the_smaller_copy_of_a_large_scan_gives_nearly_the_same_fit",
+    ),
     "test_geometry": (
         "test_pictures_have_the_same_orientation_for_all_stored_axes",
         "test_simpleitk_gives_the_saved_image_of_a_volume",

@@ -22,6 +22,8 @@ _MODULES = {
     "deform_all": "deformation",
     "load_model": "models.catalogue",
     "available_models": "models.catalogue",
+    "choose_model": "models.choice",
+    "measure_fit": "models.fit",
     "Model": "models.model",
     "ModelMetadata": "models.metadata",
     "save_model": "models.model",
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from .io.images import read_label as read_label
     from .models.catalogue import available_models as available_models
     from .models.catalogue import load_model as load_model
+    from .models.choice import choose_model as choose_model
+    from .models.fit import measure_fit as measure_fit
     from .models.metadata import ModelMetadata as ModelMetadata
     from .models.model import Model as Model
     from .models.model import save_model as save_model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,12 +21,14 @@ from .diffusion.fields import compose
 from .diffusion.forward import ForwardProcess
 from .diffusion.recovery import recover
 from .diffusion.slip import SlipPlanes
+from .errors import FallbackWarning
 from .invertibility.certificate import certify_on_grid
 from .invertibility.inverse import inverse_field, inverse_layers, inverse_points
 from .invertibility.metrics import FieldMetrics, measure_on_grid
 from .invertibility.repair import NOT_REPAIRED, Repair, repair
 from .io.images import fit_label, require_scalar_image
 from .models.catalogue import load_model
+from .models.choice import Choice, choose_model, named_choice
 from .models.model import Model
 from .runtime.device import full_precision
 from .runtime.fallback import with_fallback
@@ -35,7 +38,6 @@ from .spatial.borders import closed_faces, hold_faces, invented_fraction, planes
 from .spatial.model_grid import (
     ModelGrid,
     field_image,
-    image_extent,
     model_grid,
     needs_refinement,
     physical_field,
@@ -316,7 +318,8 @@ def deform(
 
     Args:
         image: single-channel image, 2D or 3D, with any spacing and direction.
-        model: a loaded model, a catalog name, a path, or ``None`` for the best available model for the image.
+        model: a loaded model, a catalog name, a path, or ``None`` for the one that fits the image best,
+            see :func:`DRDMLib.models.choice.choose_model`.
         level, steps, pose, plane, start, border: see :class:`DRDMLib.DeformationSettings`.
         seed: the same seed gives the same result; on the same device it is identical to the bit.
         device: where to compute, if ``model`` is not loaded yet.
@@ -377,7 +380,7 @@ def make_deformations(
     started = time.perf_counter()
     image = require_scalar_image(image)
     if not isinstance(model, Model):
-        model = model_for(image, model, device)
+        model = model_for(image, model, device, plane=settings.plane)
     schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
     with one_thread():
         grid, tensor = prepare(image, model, settings.plane)
@@ -411,11 +414,6 @@ def make_deformations(
                 device=recovered.device.type,
             )
             started = time.perf_counter()
-
-
-def chosen_model_message(model: Model) -> str:
-    """Message for a user who has not chosen a model."""
-    return f"Model: {model.metadata.name} (the best available one for {model.ndim}D images of this size)."
 
 
 class Augmented(NamedTuple):
@@ -502,17 +500,39 @@ def synthesize(
 
 
 def model_for(
-    image: sitk.Image, name_or_path: str | os.PathLike[str] | None, device: str | torch.device = "auto"
+    image: sitk.Image,
+    name_or_path: str | os.PathLike[str] | None,
+    device: str | torch.device = "auto",
+    *,
+    plane: str = "auto",
 ) -> Model:
-    """Load a model by name or path, or the best available one for the dimension and physical size of an image.
+    """Load a model by name or path, or the one that fits an image best.
+
+    Warns:
+        FallbackWarning: no model was named, and none fits the image well.
 
     Raises:
-        ModelError, SettingError: as :func:`DRDMLib.load_model`.
+        ImageError, ModelError, SettingError: as :func:`DRDMLib.load_model` and
+            :func:`DRDMLib.models.choice.choose_model`.
     """
-    extent = float(image_extent(image).max())
-    return load_model(name_or_path, device, ndim=effective_dimension(image), extent=extent)
+    if name_or_path is not None:
+        return load_model(name_or_path, device)
+    choice = choose_model(image, plane=plane)
+    if choice.warning():
+        warnings.warn(choice.warning(), FallbackWarning, stacklevel=2)
+    return load_model(choice.name, device)
 
 
-def effective_dimension(image: sitk.Image) -> int:
-    """Return 2 for a 2D image or a volume with a single slice, else 3."""
-    return 2 if image.GetDimension() == 2 or 1 in image.GetSize() else 3
+def model_and_choice(
+    image: sitk.Image,
+    name_or_path: str | os.PathLike[str] | None,
+    device: str | torch.device = "auto",
+    *,
+    plane: str = "auto",
+) -> tuple[Model, Choice]:
+    """Do the same as :func:`model_for`, and also say how well the model fits the image."""
+    if name_or_path is None:
+        choice = choose_model(image, plane=plane)
+        return load_model(choice.name, device), choice
+    model = load_model(name_or_path, device)
+    return model, named_choice(image, name_or_path, model, plane=plane)

@@ -52,7 +52,10 @@ class Logic(BatchLogic):
         return listModels()
 
     def bestModel(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> ModelInfo | None:
-        """The model that is used for a volume when none is given.
+        """The model that suits the dimension and the size of a volume.
+
+        When no model is given, a deformation chooses among the models that may suit by how well they fit the voxels,
+        so it may use another one; ``figures`` says which, and how well it fits.
 
         Usage example:
         >>> logic.bestModel(volume).name
@@ -96,7 +99,7 @@ class Logic(BatchLogic):
 
         Args:
             volumeNode: single channel, 2D or 3D; deformed at its position in the world.
-            model: name or path; ``None``: the best one for the volume.
+            model: name or path; ``None``: the one that fits the volume best.
             level: T', 1 (subtle) to 79 (strong).
             seed: the same seed gives the same deformation.
             steps: number of recovery steps; ``None``: the default of the model.
@@ -115,16 +118,17 @@ class Logic(BatchLogic):
         >>> transform.GetName()
         'Phantom deformation 2 (level 20, seed 7)'
         """
-        from DRDMLib import deform, load_model
+        from DRDMLib import deform
+        from DRDMLib.deformation import model_and_choice
 
         image = mrml.imageFromVolume(volumeNode)
-        name = model or self._bestModelName(volumeNode)
+        loaded, choice = model_and_choice(image, model or None, device, plane=plane)
 
         def report(done: int, total: int) -> None:
             if onProgress is not None:
                 onProgress(done / total)
 
-        result = deform(image, load_model(name, device), level, seed, steps, pose=pose, plane=plane, on_step=report)
+        result = deform(image, loaded, level, seed, steps, pose=pose, plane=plane, on_step=report)
         record = {
             "seed": seed,
             "level": level,
@@ -133,6 +137,7 @@ class Logic(BatchLogic):
             "seconds": round(result.seconds, 3),
             "metrics": result.metrics.to_dict(),
             "model": result.model,
+            "fit": choice.fit.to_dict(),
         }
         return mrml.addVariants(self.mrmlScene(), volumeNode, [result.field], [record], asSequence=False)[0]
 
@@ -178,7 +183,7 @@ class Logic(BatchLogic):
         <JobState.DONE: 'done'>
         """
         image = mrml.imageFromVolume(volumeNode)
-        settings = RunSettings(model or self._bestModelName(volumeNode), seed, steps, pose, device, plane)
+        settings = RunSettings(model, seed, steps, pose, device, plane)
         folder = Path(tempfile.mkdtemp(prefix="drdm-"))
         try:
             writeTemporary(image, folder / "scan.nrrd")
@@ -204,7 +209,8 @@ class Logic(BatchLogic):
                 report = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
                 fields = [sitk.ReadImage(str(folder / "out" / item["field"])) for item in report["items"]]
                 kept = ("seed", "level", "steps", "pose", "seconds", "metrics")
-                records = [{**{k: item[k] for k in kept}, "model": report["model"]} for item in report["items"]]
+                shared = {key: report[key] for key in ("model", "fit") if key in report}
+                records = [{**{k: item[k] for k in kept}, **shared} for item in report["items"]]
                 made = mrml.addVariants(scene, volumeNode, fields, records, asSequence=asSequence and count > 1)
             except (OSError, ValueError, KeyError, RuntimeError) as error:
                 job.state, job.text = JobState.FAILED, str(error)
@@ -216,13 +222,6 @@ class Logic(BatchLogic):
 
         job.onFinished(addToScene)
         return job
-
-    def _bestModelName(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> str:
-        best = self.bestModel(volumeNode)
-        if best is None:
-            dimension = mrml.imageDimension(volumeNode)[0]
-            raise SceneError(_("No {n}D model is available; download one in Input.").format(n=dimension))
-        return best.name
 
     # Variants
 
@@ -250,7 +249,7 @@ class Logic(BatchLogic):
         Usage example:
         >>> record = logic.figures(transform)[0]
         >>> record["level"], record["seed"], record["model"]
-        (48, 1, 'hippocampus-mr-3d')
+        (48, 1, 'general-3d')
         >>> sorted(record["metrics"])[:4]
         ['certified_invertible', 'folded_fraction', 'max_mm', 'max_percent']
         """

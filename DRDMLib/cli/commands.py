@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import output
-from ..deformation import Deformation, chosen_model_message, make_deformations, model_for, prepare
+from ..deformation import Deformation, make_deformations, model_and_choice, prepare
 from ..errors import SettingError
 from ..invertibility.metrics import measure_ddf
 from ..io.files import file_name, shown
@@ -28,15 +28,16 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     choose_device(options.device)
     image = read_image(options.image)
     label = read_label(options.label, image, geometry=options.label_geometry) if options.label else None
-    model = model_for(image, options.model, options.device)
+    model, choice = model_and_choice(image, options.model, options.device, plane=settings.plane)
     settings.schedule(model.timesteps)
     prepare(image, model, settings.plane)
     stem = file_name(image_stem(options.image))
     if stem != unicodedata.normalize("NFC", image_stem(options.image)):
         reporter.message(f"The results are called '{shown(stem)}', a name that is valid on every system.")
     with locked_folder(Path(options.output)) as folder:
-        if options.model is None:
-            reporter.message(chosen_model_message(model))
+        reporter.message(choice.message())
+        if choice.warning():
+            reporter.warning(choice.warning())
         items: list[dict[str, Any]] = []
         for number in range(options.count):
 
@@ -58,7 +59,8 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
                 files["label"] = output.write_image(path, result.warp_label(label))
             items.append(output.report_entry(result, files, folder))
             # After each version, so that an interrupted run leaves a valid result.
-            output.write_report(folder, model.metadata.name, items, source=Path(options.image).name)
+            source = Path(options.image).name
+            output.write_report(folder, model.metadata.name, items, source=source, fit=choice.fit.to_dict())
             reporter.item(**items[-1])
     reporter.message(f"{len(items)} version(s) of '{options.image}' are in '{folder}'.")
     return result

@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(command)
     _add_evaluate(command)
     _add_models(command)
+    _add_fit(command)
     return parser
 
 
@@ -254,6 +255,22 @@ def _add_models(command: AddCommand) -> None:
     parser.set_defaults(func=_run_models)
 
 
+def _add_fit(command: AddCommand) -> None:
+    parser = command("fit", "say how well the models fit scans, and which one is chosen", "drdm fit scan.nii.gz")
+    parser.add_argument("scans", nargs="+", metavar="SCAN", help="2D or 3D image file, or a folder with a DICOM series")
+    parser.add_argument(
+        "--model", nargs="+", metavar="M", help="only these models: names, or paths of model files (default: all)"
+    )
+    parser.add_argument(
+        "--plane",
+        choices=["auto", "axial", "coronal", "sagittal"],
+        default="auto",
+        help="plane of the slices for 2D models on a volume (default: auto, the acquisition plane)",
+    )
+    parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
+    parser.set_defaults(func=_run_fit)
+
+
 def _run_demo(options: argparse.Namespace, reporter: Reporter) -> None:
     from .commands import demo
 
@@ -306,3 +323,9 @@ def _run_models(options: argparse.Namespace, reporter: Reporter) -> None:
     from .commands import models
 
     models(options, reporter)
+
+
+def _run_fit(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .fit import fit
+
+    fit(options, reporter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,14 +17,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import __version__
-from ..deformation import make_deformations, model_for
-from ..errors import DRDMError, ImageError, ModelError, OutputError, SettingError
+from ..deformation import make_deformations
+from ..errors import DRDMError, FallbackWarning, ImageError, ModelError, OutputError, SettingError
 from ..io import datasets
 from ..io.files import file_name, write_bytes
 from ..io.geometry import other_affines
 from ..io.images import image_stem
 from ..io.left_out import LeftOut
-from ..models.catalogue import digest_of, load_model, resolve
+from ..models.catalogue import digest_of, find, load_model, resolve
+from ..models.choice import choose_model, named_choice
 from ..models.model import Model
 from ..production.plan import seed_of
 from ..production.run_folder import clean_up, run_lock, share_of_folder
@@ -189,11 +191,14 @@ def make_bank(
     Args:
         dataset: as :func:`DRDMLib.io.datasets.find_cases` accepts it.
         folder: new folder, empty folder, or a bank with the same settings.
-        model: name or path; by default the best one for each image.
+        model: name or path; by default the one that fits each image best.
         levels, copies, seed: see :class:`BankSettings`.
         steps, pose, plane, border: see :class:`DRDMLib.DeformationSettings`.
         process: this process among several that share the cases.
         on_case: called with (done, total) after each case.
+
+    Warns:
+        FallbackWarning: a model does not fit an image well.
 
     Raises:
         DRDMError: no image, or not the model, can be used.
@@ -207,7 +212,7 @@ def make_bank(
     settings = BankSettings(tuple(levels), copies, seed, deformation)
     folder, process = Path(folder), process or ProcessInfo()
     cases = datasets.find_cases(dataset)
-    loaded = None if model is None else load_model(model, process.device(device))
+    loaded = {} if model is None else {model: load_model(model, process.device(device))}
     own = cases[process.rank :: process.world]
     bad = LeftOut(len(cases))
     with contextlib.ExitStack() as kept:
@@ -215,8 +220,11 @@ def make_bank(
         for number, case in enumerate(own, start=1):
             try:
                 source = read_source(case, need_label=False)
-                used = loaded or model_for(source.image, None, process.device(device))
-                _make_file(folder, source, used, settings, model, lock)
+                path = folder / f"{case.name}{SUFFIX}"
+                name = model or _model_in(path) or choose_model(source.image, plane=plane).name
+                if name not in loaded:
+                    loaded[name] = load_model(name, process.device(device))
+                _make_file(path, source, name, loaded[name], settings, lock)
                 bad.used()
             except (ImageError, ModelError) as error:
                 bad.add(case, error)
@@ -256,13 +264,11 @@ def _remove_locks(folder: Path) -> None:
             clean_up(folder)
 
 
-def _make_file(
-    folder: Path, source: Source, used: Model, settings: BankSettings, model: str | None, lock: _BankLock
-) -> None:
+def _make_file(path: Path, source: Source, name: str, used: Model, settings: BankSettings, lock: _BankLock) -> None:
     """Make and write the fields of a case, unless they are there.
 
     Args:
-        used, model: the model, and the name or path that was given for it.
+        name, used: name or path of the model, and the model.
     """
     metadata: dict[str, Any] = {
         "levels": list(settings.levels),
@@ -273,23 +279,49 @@ def _make_file(
         "plane": settings.deformation.plane,
         "border": settings.deformation.border,
         "model": used.metadata.name,
-        "model_digest": digest_of(resolve(model or used.metadata.name)[0], "sha256"),
+        "model_digest": digest_of(resolve(name)[0], "sha256"),
         "image_digest": source.digests["image"],
         "drdm": __version__,
     }
-    path = folder / f"{source.case.name}{SUFFIX}"
     if _exists(path, metadata):
         return
     lock.acquire()
     # Another process may have made it before this one got the lock.
     if _exists(path, metadata):
         return
+    choice = named_choice(source.image, name, used, plane=settings.deformation.plane)
+    if choice.warning():
+        warnings.warn(f"{source.case.name}: {choice.warning()}", FallbackWarning, stacklevel=2)
+    metadata["fit"] = choice.fit.to_dict()
     with one_thread_each(used.device):
         fields = _make_fields(source, used, settings)
         entries, data = _packed(fields, source)
     metadata |= {"geometry": _geometry(source).to_dict(), "fields": entries}
     # A single entry: safetensors does not keep the order of several, and equal fields must give equal bytes.
     write_bytes(path, save({"fields": data}, {METADATA_KEY: json.dumps(metadata)}))
+
+
+def _model_in(path: Path) -> str | None:
+    """Return the model of an earlier call's file, so that models added since then do not change the choice."""
+    written = _written(path)
+    name = "" if written is None else str(written.get("model", ""))
+    return name if name and find(name) is not None else None
+
+
+def _written(path: Path) -> dict[str, Any] | None:
+    """Return what a file says about its fields; ``None`` if there is no file.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as stream:
+            written: dict[str, Any] = json.loads(stream.metadata()[METADATA_KEY])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path) from error
+    return written
 
 
 def _exists(path: Path, metadata: dict[str, Any]) -> bool:
@@ -299,13 +331,9 @@ def _exists(path: Path, metadata: dict[str, Any]) -> bool:
         SettingError: it was made with other settings.
         OutputError: it is damaged.
     """
-    if not path.exists():
+    written = _written(path)
+    if written is None:
         return False
-    try:
-        with safe_open(path, "pt") as stream:
-            written = json.loads(stream.metadata()[METADATA_KEY])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path) from error
     for key, value in metadata.items():
         if written.get(key) != value:
             raise SettingError(f"The fields in '{path}' were made with other {key}; choose a new folder.")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from ..deformation import make_deformations, model_for
+from ..deformation import make_deformations
+from ..errors import FallbackWarning
 from ..io.geometry import distance_in_voxels
+from ..models.catalogue import load_model
+from ..models.choice import choose_model
 from ..models.model import Model
 from ..settings import DeformationSettings
 from .world import WorldField, image_of, ras_affine, world_field
@@ -26,7 +31,8 @@ class FieldGenerator:
         >>> source = FieldGenerator("brain-t1-3d", levels=(20, 40, 60))
 
     Args:
-        model: a loaded model, its name or its path; by default chosen for the first image and kept for all others.
+        model: a loaded model, its name or its path; by default the one that fits each image best. Choosing takes
+            a fraction of a second for each image that this process has not seen yet.
         levels: strengths of the deformations, 0 to T-1; the seed selects one of them.
         steps, pose, plane, border: see :class:`DRDMLib.DeformationSettings`.
         device: where the network runs; use ``"cpu"`` in worker processes of a DataLoader, which cannot share a GPU.
@@ -44,6 +50,8 @@ class FieldGenerator:
         border: str = "closed",
     ) -> None:
         self.model, self.levels, self.device = model, tuple(levels), device
+        # Models by their names, where none is given.
+        self._chosen: dict[str, Model] = {}
         self.settings = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border)
 
     def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
@@ -59,13 +67,25 @@ class FieldGenerator:
             ImageError, ModelError, SettingError: as :func:`DRDMLib.deform`.
         """
         volume = image_of(image[0], affine)
-        if not isinstance(self.model, Model):
-            self.model = model_for(volume, self.model, self.device)
+        model = self._model_for(volume)
         level = self.levels[seed % len(self.levels)]
         settings = replace(self.settings, level=level)
-        made = next(make_deformations(volume, self.model, settings, (seed,)))
+        made = next(make_deformations(volume, model, settings, (seed,)))
         field = world_field(made.field, volume)
         own = ras_affine(volume)
         # Only an image whose axes are not quite at right angles has another affine now.
         same = distance_in_voxels(own, np.asarray(affine, np.float64), volume.GetSize()) < 1e-3
         return field if same else field.moved(affine @ np.linalg.inv(own))
+
+    def _model_for(self, volume: sitk.Image) -> Model:
+        """Return the model that was given, or the one that fits an image best. It depends on nothing but the image."""
+        if self.model is None:
+            choice = choose_model(volume, plane=self.settings.plane)
+            if choice.warning():
+                warnings.warn(choice.warning(), FallbackWarning, stacklevel=3)
+            if choice.name not in self._chosen:
+                self._chosen[choice.name] = load_model(choice.name, self.device)
+            return self._chosen[choice.name]
+        if not isinstance(self.model, Model):
+            self.model = load_model(self.model, self.device)
+        return self.model

@@ -44,6 +44,7 @@ class Entry:
         extent_mm: smallest and largest length of the longest side of the images it is meant for, in millimeters;
             ``None`` if this is not known or not limited.
         automatic: whether the model may be chosen for an image that it fits when the user names none.
+        whole: whether it is meant only for images of a whole object, with background around it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Entry:
     own: Path | None = None
     extent_mm: tuple[float, float] | None = None
     automatic: bool = True
+    whole: bool = False
 
     @property
     def path(self) -> Path:
@@ -77,7 +79,7 @@ class Entry:
 
 # Shipped models in the order of preference when the user chooses none.
 CATALOGUE = (
-    Entry("brain-t1-3d", 3, "whole head or bare brain, T1 MR", extent_mm=(150.0, 290.0)),
+    Entry("brain-t1-3d", 3, "whole head or bare brain, T1 MR", extent_mm=(150.0, 290.0), whole=True),
     Entry("hippocampus-mr-3d", 3, "hippocampus crop, T1 MR", extent_mm=(25.0, 90.0)),
     Entry("general-3d", 3, "any anatomy, MR and CT"),
     Entry("general-2d", 2, "slices and 2D images of any anatomy, MR and CT"),

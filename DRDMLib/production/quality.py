@@ -16,6 +16,7 @@ from ..deformation import Deformation
 from ..drawing import SlicePicture, fullest_plane
 from ..errors import OutputError
 from ..io.files import write_text
+from ..models.fit import Fit
 from ..spatial.coordinates import direction_matrix
 from ..spatial.jacobian import jacobian_determinant
 from ..spatial.model_grid import image_extent
@@ -68,6 +69,7 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
                 "levels": record["levels"],
                 "seed": record["seed"],
                 "redrawn": len(record["redrawn"]),
+                **({"fit": str(Fit.from_dict(record["fit"]))} if "fit" in record else {}),
                 "score": score,
                 **{key: float(f"{value:.4g}") for key, value in row.items()},
                 **record.get("histograms", {}),
@@ -82,7 +84,7 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
     data = {
         "title": folder.name,
         "command": plan.settings.command,
-        "model": made[0]["model"]["name"] if made else "",
+        "model": ", ".join(dict.fromkeys(record["model"]["name"] for record in made)),
         "samples": samples,
         "lost": [
             {"name": r["name"], "subject": r["subject"], "reason": r["reason"]}

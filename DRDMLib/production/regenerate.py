@@ -88,6 +88,7 @@ def regenerate(
     )
     source = _source(record, case)
     context = {key: record[key] for key in ("model", "configuration", "device", "software", "label_values")}
+    context |= {"fit": record["fit"]} if "fit" in record else {}
     maker = SampleMaker(make_plan(settings, [case]), context)
     # The names of all files follow from this one; a record must not write outside of the folder.
     task = Task(0, 0, file_name(record["name"]), tuple(record["levels"]), record["copy"])

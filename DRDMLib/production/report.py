@@ -28,6 +28,8 @@ def report_entry(run: Run, record: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": record["name"],
         "source": record["case"],
+        "model": record["model"]["name"],
+        **({"fit": record["fit"]} if "fit" in record else {}),
         **({"levels": item["levels"]} if "levels" in item else {}),
         "image": files.pop("image"),
         "label": files.pop("label", None),
@@ -38,6 +40,12 @@ def report_entry(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         "metrics": item["metrics"],
         "repair": item["repair"],
     }
+
+
+def model_names(run: Run, done: list[dict[str, Any]]) -> str:
+    """Return the names of all models of a run."""
+    made = [record["model"]["name"] for record in done if record["status"] == records.DONE]
+    return ", ".join(dict.fromkeys(made)) or run.model.metadata.name
 
 
 def log_times(run: Run, product: Product) -> None:
@@ -71,7 +79,7 @@ def write_report(run: Run) -> None:
     draws = [draw["reason"] for record in done for draw in record.get("redrawn", [])]
     output.write_report(
         run.folder,
-        run.model.metadata.name,
+        model_names(run, done),
         [report_entry(run, r) for r in done if r["status"] == records.DONE and r["levels"]],
         settings=run.plan.settings.to_dict() | {"cases": [case.name for case in run.plan.cases]},
         failures=run.failures(),
@@ -153,7 +161,11 @@ def _describe_training_set(run: Run, done: list[dict[str, Any]]) -> None:
 
 
 def _describe_pairs(run: Run, done: list[dict[str, Any]]) -> None:
-    _write_json(run, "dataset.json", learn2reg_dataset(run.plan, done, run.parts, run.folder.name, run.model))
+    described = learn2reg_dataset(run.plan, done, run.parts, run.folder.name, run.model)
+    if "dimension" in run.description:
+        # A 2D model can have made pairs of volumes, slice by slice.
+        described["tensorImageSize"] = f"{run.description['dimension']}D"
+    _write_json(run, "dataset.json", described)
     _write_json(run, "splits.json", subject_splits(run.plan, done, run.parts))
 
 

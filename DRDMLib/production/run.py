@@ -5,23 +5,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .. import __version__, output
-from ..deformation import chosen_model_message, model_for, prepare
+from ..deformation import prepare
 from ..errors import DRDMError, ImageError, ModelError
 from ..io import datasets
 from ..io.datasets import Case
 from ..io.images import read_image, read_label
 from ..io.nnunet import IGNORE, declared_labels
-from ..models.catalogue import digest_of, find, load_model, resolve
 from ..models.model import Model
 from ..runtime.device import choose_device
 from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
+from ..spatial.model_grid import effective_dimension
 from . import records, run_folder
+from .case_models import CaseModel, CaseModels, fit_sentences
 from .layouts import consecutive, ignore_value, split_subjects, undeclared
 from .limits import label_values
 from .plan import AUGMENT, Plan, RunSettings, make_plan
@@ -41,7 +42,7 @@ class RunRequest:
     Attributes:
         dataset: as :func:`DRDMLib.io.datasets.find_cases` accepts it.
         folder: new or empty folder, or that of an interrupted run with the same settings.
-        model: name or path; by default the best one for the first image.
+        model: name or path; by default the one that fits each image best.
         device: see :func:`DRDMLib.runtime.device.choose_device`.
         process: this process among several.
         resume: continue the run in the folder. Several processes that share one run do not need it.
@@ -93,7 +94,17 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
         reporter.message(f"Left out: {text}")
     if run.clock.samples:
         reporter.message(run.clock.sentence(run.gpu_busy))
+    if complete:
+        _report_fits(run)
     return run
+
+
+def _report_fits(run: Run) -> None:
+    models, warning = fit_sentences([run.done[number] for number in sorted(run.done)])
+    if models:
+        run.reporter.message(models)
+    if warning:
+        run.reporter.warning(warning)
 
 
 def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
@@ -107,17 +118,18 @@ def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
     sources: dict[int, Source] = {}
     if earlier is not None:
         run_folder.require_same(earlier, plan, choose_device(device).type, __version__, request.folder)
-        model = _same_model(earlier["model"], request.model, device, request.folder)
+        plane = plan.settings.deformation.plane
+        models = CaseModels.of_earlier_run(earlier, request.model, device, plane, request.folder)
+        model = models.load(request.model or earlier["model"]["name"])
         description = earlier
     else:
-        description, model, sources = _describe(request, plan, device, reporter)
+        description, models, model, sources = _describe(request, plan, device, reporter)
         output.make_output_folder(request.folder, besides=run_folder.BEGINNINGS)
         # Written first, so that an interrupted run can be recognized and resumed from here on.
         run_folder.write_run(request.folder, description)
-        if request.model is None:
-            reporter.message(chosen_model_message(model))
     plan = _without_ignored_label(plan, description, request.dataset)
-    run = Run(plan, request.folder, request.process, model, description, _context(description, model), reporter)
+    context = _context(description, model)
+    run = Run(plan, request.folder, request.process, model, models, description, context, reporter)
     run.sources |= sources
     # Also when resuming: the earlier run may have been killed before it made all folders.
     run_folder.make_folders(request.folder, _folders(plan, description))
@@ -126,8 +138,8 @@ def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
 
 def _describe(
     request: RunRequest, plan: Plan, device: str, reporter: Reporter
-) -> tuple[dict[str, Any], Model, dict[int, Source]]:
-    """Return the content of ``run.json``, the model, and the case that was read to choose it."""
+) -> tuple[dict[str, Any], CaseModels, Model, dict[int, Source]]:
+    """Return the content of ``run.json``, the models, that of the first case, and the case as it was read."""
     described = datasets.nnunet_description(request.dataset)
     augments = plan.settings.command == AUGMENT
     values = _all_label_values(plan, reporter) if augments else set()
@@ -138,17 +150,19 @@ def _describe(
             f"The labels have values that dataset.json does not declare: {', '.join(unknown[:10])}"
             f"{', ...' if len(unknown) > 10 else ''}; in the new dataset they are classes such as 'label_{unknown[0]}'."
         )
-    number, source, model = _first_usable(plan, request.model, device, label_mapping)
+    models = CaseModels.for_new_run(request.model, device, plan.settings.deformation.plane)
+    number, source, first = _first_usable(plan, models, label_mapping)
+    model = first.model
     for level in {level for levels in plan.settings.levels for level in levels}:
         plan.settings.at_level(level).schedule(model.timesteps)
     subjects = [case.subject for case in plan.cases]
     description = {
         "settings": plan.settings.to_dict(),
         "cases": [{"name": case.name, "subject": case.subject} for case in plan.cases],
-        "model": {
-            "name": model.metadata.name,
-            "digest": digest_of(resolve(request.model or model.metadata.name)[0], "sha256"),
-        },
+        "model": first.entries()["model"],
+        # Without a named model, each case has its own, one of these.
+        **({} if request.model is not None else {"candidates": [asdict(one) for one in models.candidates]}),
+        "dimension": effective_dimension(source.image),
         "device": records.device_described(model.device),
         "software": records.software(),
         "label_values": {str(old): new for old, new in label_mapping.items()},
@@ -156,7 +170,7 @@ def _describe(
         "source_description": described if augments else {},
         "parts": split_subjects(subjects, plan.settings.split, plan.settings.seed),
     }
-    return description, model, {number: source}
+    return description, models, model, {number: source}
 
 
 def _without_ignored_label(plan: Plan, description: dict[str, Any], dataset: Path) -> Plan:
@@ -196,20 +210,6 @@ def _context(description: dict[str, Any], model: Model) -> dict[str, Any]:
     }
 
 
-def _same_model(written: dict[str, str], name: str | None, device: str, folder: Path) -> Model:
-    """Load the model of an earlier run."""
-    if name is None and find(written["name"]) is None:
-        raise ModelError(f"The run in '{folder}' uses the model '{written['name']}'; give its file with --model.")
-    name = name or written["name"]
-    path, resolved = resolve(name)
-    if resolved != written["name"] or digest_of(path, "sha256") != written["digest"]:
-        raise ModelError(
-            f"The run in '{folder}' uses the model '{written['name']}' ({written['digest'][:19]}...); "
-            "give that one with --model."
-        )
-    return load_model(name, device)
-
-
 def _all_label_values(plan: Plan, reporter: Reporter) -> set[int]:
     """Read the values of all labels; nnU-Net's numbering needs them before the first file is written."""
 
@@ -234,17 +234,16 @@ def _union(values: Callable[[Case], set[int]], cases: list[Case], reporter: Repo
     return found
 
 
-def _first_usable(
-    plan: Plan, name: str | None, device: str, label_mapping: dict[int, int]
-) -> tuple[int, Source, Model]:
-    """Find the first case that can be read and that fits the model; without a name, choose the model for it."""
-    model = None if name is None else load_model(name, device)
+def _first_usable(plan: Plan, models: CaseModels, label_mapping: dict[int, int]) -> tuple[int, Source, CaseModel]:
+    """Find the first case that can be read and used with its model."""
+    if models.named is not None:
+        models.load(models.named)
     first: DRDMError | None = None
     for number in range(len(plan.cases)):
         try:
             source = read_case(plan, number, label_mapping)
-            chosen = model or model_for(source.image, None, device)
-            prepare(source.image, chosen, plan.settings.deformation.plane)
+            chosen = models.of(source)
+            prepare(source.image, chosen.model, plan.settings.deformation.plane)
             return number, source, chosen
         except (ImageError, ModelError) as error:
             if len(plan.cases) == 1:

@@ -18,6 +18,7 @@ from ..models.model import Model
 from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
 from . import records
+from .case_models import CaseModels
 from .plan import AUGMENT, Plan
 from .sources import Source
 
@@ -134,7 +135,8 @@ class Run:
         plan: all tasks of the run, also those of other processes.
         folder: the output folder.
         process: this process among those that share the run.
-        model: the model in use.
+        model: the model that was named, or that of the first case.
+        models: finds the model of each case.
         description: content of ``run.json``.
         context: values that every record repeats.
         reporter: receives progress and messages.
@@ -151,6 +153,7 @@ class Run:
     folder: Path
     process: ProcessInfo
     model: Model
+    models: CaseModels
     description: dict[str, Any]
     context: dict[str, Any]
     reporter: Reporter

@@ -10,7 +10,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ import torch
 from ..errors import Cancelled, DRDMError, ImageError, OutputError
 from ..runtime.threads import at_once, one_thread_each, share_threads
 from . import records
+from .case_models import CaseModel
 from .plan import Task
 from .report import ReportKeeper, log_times, report_entry
 from .run_state import GpuWatch, Run
@@ -54,6 +55,7 @@ class Work:
         self._finished = 0
         # Number of an unfinished task -> fraction done.
         self._begun: dict[int, float] = {}
+        self._models: dict[int, CaseModel] = {}
         self._stopped = threading.Event()
 
     def do(self) -> None:
@@ -110,6 +112,8 @@ class Work:
         try:
             source = self.run.sources.pop(number, None) or read_case(self.run.plan, number, self.run.label_mapping)
             self._require_unchanged(number, source)
+            recorded = self.run.models.recorded(self.run.plan, self.run.folder, number)
+            self._models[number] = recorded or self.run.models.of(source)
         except DRDMError as error:
             return error
         return source
@@ -140,10 +144,12 @@ class Work:
             if isinstance(source, DRDMError):
                 raise source
             source = source.apart()
+            chosen = self._models[task.case]
+            maker = replace(self._maker, context=self._maker.context | chosen.entries())
             if task.original:
-                return self._maker.original(task, source)
+                return maker.original(task, source)
             part = run.parts.get(run.plan.cases[task.case].subject, "train")
-            return self._maker.make(task, source, run.model, part=part, on_step=on_step)
+            return maker.make(task, source, chosen.model, part=part, on_step=on_step)
         except OutputError:
             raise
         except DRDMError as error:

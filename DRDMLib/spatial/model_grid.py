@@ -92,6 +92,11 @@ def image_extent(image: sitk.Image) -> np.ndarray:
     return result
 
 
+def effective_dimension(image: sitk.Image) -> int:
+    """Return 2 for a 2D image or a volume with a single slice, else 3."""
+    return 2 if image.GetDimension() == 2 or 1 in image.GetSize() else 3
+
+
 def _center(image: sitk.Image) -> np.ndarray:
     index = [(n - 1) / 2.0 for n in image.GetSize()]
     return np.asarray(image.TransformContinuousIndexToPhysicalPoint(index))

@@ -8,13 +8,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..deformation import effective_dimension
 from ..errors import ImageError, ModelError
 from ..io.datasets import Case
 from ..io.images import read_image
 from ..io.left_out import LeftOut
 from ..models.metadata import ModelMetadata
-from ..spatial.model_grid import model_grid, sample_image
+from ..spatial.model_grid import effective_dimension, model_grid, sample_image
 
 # Slices with less mean intensity than this fraction of the volume's brightest slice show no anatomy.
 _EMPTY_SLICE = 0.1

@@ -110,7 +110,7 @@ from DRDMLib.io.resources import resource
 scan = DRDMLib.read_image(resource("Sample", "sample.nii.gz"))
 print(DRDMLib.deform(scan, level=8, steps=1, device="cpu").model)
 """
-    assert run(code, installed).strip() == "hippocampus-mr-3d"
+    assert run(code, installed).strip() == "general-3d"
 
 
 def test_the_module_loads_from_the_installed_folder(installed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import qt
@@ -13,7 +14,7 @@ from .. import mrml
 from ..job import Job, JobState, Progress
 from ..parameter import Display
 from .input import InputSection
-from .section import JobSection, PanelContext, showProgress
+from .section import PLAIN_STYLE, WARNING_STYLE, JobSection, PanelContext, showProgress
 from .setup import SetupSection
 
 
@@ -27,6 +28,21 @@ def levelDescription(level: int) -> str:
         (80, _("very strong")),
     ]
     return next(word for below, word in words if level < below)
+
+
+def fitText(fit: Mapping[str, Any]) -> str:
+    """Say how well a model fits the scan, given the ``fit`` of a variant's record; empty if the record has none."""
+    if not fit:
+        return ""
+    if fit.get("undone") is None:
+        return _("{model}: how well it fits this scan is not known.").format(model=fit.get("model", ""))
+    words = {"good": _("good"), "fair": _("fair"), "poor": _("poor")}
+    text = _("{model}; undoes {percent} % on this scan: {word}").format(
+        model=fit["model"], percent=round(100 * fit["undone"]), word=words.get(fit["word"], fit["word"])
+    )
+    if fit["word"] != "poor":
+        return text
+    return text + _(". The variants may not look like real anatomy; choose another model, or train one on such scans.")
 
 
 class DeformSection(JobSection):
@@ -104,12 +120,12 @@ class DeformSection(JobSection):
         p, volume = self.parameter, self.parameter.inputVolume
         with self.runAction(self.ui.statusLabel):
             self.setup.requireTorch()
-            model = self.input.requireModel()
+            self.input.requireModel()
             if not p.keepSeed and p.seed == self._lastSeed():
                 self.onNewSeed()
             job = self.logic.startDeform(
                 volume,
-                model.name,
+                p.model or None,
                 p.level,
                 p.seed,
                 p.variants,
@@ -150,7 +166,8 @@ class DeformSection(JobSection):
             text = _("The new variants of '{name}' are ready; choose it in Input to see them.")
             self.showMessage(self.ui.statusLabel, text.format(name=volume.GetName()))
             return
-        self.showMessage(self.ui.statusLabel, "")
+        fit = self.logic.figures(made[0])[0].get("fit", {})
+        self.showMessage(self.ui.statusLabel, fitText(fit), WARNING_STYLE if fit.get("word") == "poor" else PLAIN_STYLE)
         self.parameter.preview = True
         self.show(made[0])
         if mrml.isSequence(made[0]):

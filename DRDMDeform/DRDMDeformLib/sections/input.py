@@ -68,7 +68,9 @@ class InputSection(Section):
 
     def _about(self, model: ModelInfo) -> str:
         # The list itself only says "best".
-        name = "" if self.parameter.model else f"{model.label}, "
+        name = (
+            "" if self.parameter.model else _("{name} (or another one that fits it better), ").format(name=model.label)
+        )
         kind = _("{name}{n}D: {about}.").format(name=name, n=model.ndim, about=model.about)
         trained = _("Trained on {data}.").format(data=model.trainedOn) if model.trainedOn else ""
         return f"{kind} {trained}".strip()

@@ -133,6 +133,11 @@ class DeformTestCase(ModuleTestCase):
         self.assertEqual(table.rowCount, 1)
         self.assertEqual(table.item(0, 1).text(), "48")
         self.assertGreater(float(table.item(0, 4).text()), float(table.item(0, 3).text()))
+        # How well the model fits the scan.
+        (record,) = self.logic.figures(transform)
+        self.assertEqual(record["fit"]["model"], record["model"])
+        percent = round(100 * record["fit"]["undone"])
+        self.assertIn(f"{record['model']}; undoes {percent} % on this scan", self.ui.statusLabel.text)
         # The preview check box.
         self.ui.previewCheckBox.checked = False
         self.assertIsNone(volume.GetParentTransformNode())
