@@ -26,6 +26,8 @@ _BLUR = (0.25, 0.5, 0.25)
 # many more per unit of balance.
 _BALANCED = 0.3
 _MORE_VOTES = 4.0
+# A flat sheet one voxel thick has half of its neighborhood. With these votes its image is one voxel thick, too.
+_SHEET = 5 / 3
 # Votes of a voxel are stored as multiples of 1/32. An inner voxel has one, and a voxel at a border a bit more.
 _VOTE = 32
 # Blocks of the result, which are computed on their own; fixed, so that no result depends on the memory at hand.
@@ -59,7 +61,8 @@ def warp_by_vote(source: np.ndarray, label: sitk.Image, reference: sitk.Image, t
             nearest += np.rint(position).clip(0, side - 1).astype(np.int64)
         block[:] = labels[nearest]
         border = np.flatnonzero(votes[nearest] > _VOTE)
-        for part in np.split(border, range(_CHUNK, len(border), _CHUNK)):
+        for chunk in range(0, len(border), _CHUNK):
+            part = border[chunk : chunk + _CHUNK]
             block[part] = _winners(labels, votes, source.shape, [p[part] for p in positions], block[part])
     return warped
 
@@ -70,6 +73,7 @@ def count_votes(source: np.ndarray) -> np.ndarray:
     whole = 4**source.ndim
     balance = 2 * np.arange(whole + 1) / whole - 1
     votes = _VOTE * (1 + _MORE_VOTES * np.maximum(0, _BALANCED - balance))
+    votes[whole // 2] = _VOTE * _SHEET
     table = np.rint(votes).clip(_VOTE + 1, 255).astype(np.uint8)
     table[whole] = _VOTE
     step = max(1, 4 * _BLOCK // max(1, source[0].size))

@@ -74,8 +74,8 @@ def torus(center: np.ndarray, generator: np.random.Generator) -> Shape:
 
 
 def sheet(center: np.ndarray, generator: np.random.Generator) -> Shape:
-    """Make a round, wavy sheet, 1.5 to 3.5 thick."""
-    frame, half, radius = _frame(generator), generator.uniform(0.75, 1.75), generator.uniform(6, 10)
+    """Make a round, wavy sheet, 1 to 3.5 thick."""
+    frame, half, radius = _frame(generator), generator.uniform(0.5, 1.75), generator.uniform(6, 10)
     periods, phases, height = generator.uniform(8, 16, 2), generator.uniform(0, 6, 2), generator.uniform(0.5, 2)
 
     def inside(points: np.ndarray) -> np.ndarray:
