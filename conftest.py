@@ -69,6 +69,10 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_command_writes_the_inverse",
         "test_the_inverse_transform_is_defined_everywhere",
     ),
+    "test_label_vote": (
+        "test_tubes_stay_in_one_piece_in_50_fields",
+        "test_warped_labels_are_nearer_to_the_truth_than_the_nearest_voxel",
+    ),
     "test_loaders": (
         "test_a_bank_has_the_fields_of_deform",
         "test_a_bank_is_resumed_and_never_mixed",

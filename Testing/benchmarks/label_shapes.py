@@ -6,7 +6,7 @@ organs are that show in several of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from benchmarks.label_methods import mapped_layer, points_within
 from DRDMLib.invertibility.inverse import inverse_points
 from DRDMLib.spatial.coordinates import to_index, to_points
 
@@ -43,8 +44,9 @@ class Shape:
 
     def inside(self, points: np.ndarray) -> np.ndarray:
         """Return whether points (K, 3) lie in the shape, (K,)."""
-        result = (np.abs(points - self.center) < _REACH).all(axis=1)
-        result[result] = self.formula(points[result])
+        result = np.zeros(len(points), bool)
+        near = points_within(points, self.center - _REACH, self.center + _REACH)
+        result[near] = self.formula(points[near])
         return result
 
 
@@ -153,23 +155,6 @@ def _mark_line(array: np.ndarray, line: np.ndarray, value: int | bool) -> None:
     array[tuple(index.T)] = value
 
 
-def mapped_voxels(reference: sitk.Image, transform: sitk.Transform, label: sitk.Image) -> Iterator[np.ndarray]:
-    """Yield for each layer of ``reference`` the positions of its voxels in ``label``: indices (K, 3), not rounded."""
-    size = reference.GetSize()
-    for z in range(size[2]):
-        layer = sitk.TransformToDisplacementField(
-            transform,
-            sitk.sitkVectorFloat64,
-            [size[0], size[1], 1],
-            reference.TransformIndexToPhysicalPoint([0, 0, z]),
-            reference.GetSpacing(),
-            reference.GetDirection(),
-        )
-        index = np.stack(np.meshgrid(np.arange(size[0]), np.arange(size[1]), z, indexing="xy"), -1).reshape(-1, 3)
-        points = to_points(index, reference) + sitk.GetArrayViewFromImage(layer).reshape(-1, 3)
-        yield to_index(points, label)
-
-
 def true_label(scene: Scene, reference: sitk.Image, field_image: sitk.Image) -> np.ndarray:
     """Compute the label map that a displacement field makes of the shapes, array order.
 
@@ -177,7 +162,8 @@ def true_label(scene: Scene, reference: sitk.Image, field_image: sitk.Image) -> 
     """
     transform = sitk.DisplacementFieldTransform(sitk.Image(field_image))
     result = np.zeros(reference.GetSize()[::-1], np.uint8)
-    for layer, points in zip(result, mapped_voxels(reference, transform, scene.label), strict=True):
+    for z, layer in enumerate(result):
+        points = mapped_layer(reference, z, transform, scene.label)
         for number, shape in enumerate(scene.shapes, start=1):
             layer.reshape(-1)[shape.inside(points)] = number
     for number, shape in enumerate(scene.shapes, start=1):
