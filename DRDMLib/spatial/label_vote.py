@@ -148,7 +148,7 @@ def _winners(
         share = (share[:, None] * weights).reshape(-1, len(nearest))
     around = labels.take(index)
     share *= votes.take(index)
-    winner = nearest.copy()
+    winner: np.ndarray = nearest.copy()
     best = _share_of(share, around, nearest)
     left = share.sum(axis=0) - best
     open_points = np.flatnonzero(left > best)
