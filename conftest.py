@@ -79,6 +79,10 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_command_writes_the_inverse",
         "test_the_inverse_transform_is_defined_everywhere",
     ),
+    "test_label_vote": (
+        "test_tubes_stay_in_one_piece_in_50_fields",
+        "test_warped_labels_are_nearer_to_the_truth_than_the_nearest_voxel",
+    ),
     "test_left_out": (
         "test_a_run_with_such_a_case",
         "test_changed_voxels_of_a_detached_header_are_noticed",

@@ -8,6 +8,21 @@ import SimpleITK as sitk
 from .coordinates import to_index, to_points
 
 
+def reflected(index: np.ndarray, side: float | np.ndarray) -> np.ndarray:
+    """Reflect positions along an axis at its faces, as often as needed.
+
+    Args:
+        index: positions in voxels, not rounded.
+        side: number of voxels along the axis; the faces are at -0.5 and ``side - 0.5``.
+
+    Returns:
+        Positions from 0 to ``side - 1``.
+    """
+    turned = np.mod(index + 0.5, 2 * side)
+    result: np.ndarray = np.clip(np.minimum(turned, 2 * side - turned) - 0.5, 0, side - 1)
+    return result
+
+
 def mirrored_transform(
     transform: sitk.Transform, image: sitk.Image, grid: sitk.ResampleImageFilter, outside: np.ndarray
 ) -> sitk.DisplacementFieldTransform:
@@ -33,10 +48,7 @@ def mirrored_transform(
     vectors = sitk.GetArrayFromImage(field)
     nodes = to_points(np.argwhere(outside)[:, ::-1].astype(float), field)
     index = to_index(nodes + vectors[outside], image)
-    sides = np.asarray(image.GetSize(), float)
-    turned = np.mod(index + 0.5, 2 * sides)
-    turned = np.minimum(turned, 2 * sides - turned) - 0.5
-    vectors[outside] = to_points(np.clip(turned, 0, sides - 1), image) - nodes
+    vectors[outside] = to_points(reflected(index, np.asarray(image.GetSize(), float)), image) - nodes
     mirrored = sitk.GetImageFromArray(vectors, isVector=True)
     mirrored.CopyInformation(field)
     return sitk.DisplacementFieldTransform(mirrored)

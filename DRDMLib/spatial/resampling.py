@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .coordinates import to_index, to_points
+from .label_vote import warp_by_vote
 from .mirror import mirrored_transform
 from .thin_structures import restore_thin
 
@@ -103,10 +104,11 @@ def warp_image(image: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
 
 
 def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> sitk.Image:
-    """Warp a label map onto the grid of ``reference``, with nearest-neighbor interpolation.
+    """Warp a label map onto the grid of ``reference``, by partial volumes; no new label values appear.
 
-    No new label values appear. Where space is compressed, structures that are only one or two voxels thick could fall
-    between the sampled positions, or come apart. :mod:`DRDMLib.spatial.thin_structures` keeps them in one piece.
+    Near borders, the label with the largest share of the voxels around wins, see :mod:`DRDMLib.spatial.label_vote`.
+    Where space is compressed, structures that are only one or two voxels thick could fall between the sampled
+    positions, or come apart. :mod:`DRDMLib.spatial.thin_structures` keeps them in one piece.
 
     Args:
         transform: maps points of the result to points of ``label`` (LPS, millimeters).
@@ -116,15 +118,9 @@ def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
     label = sitk.Image(label)
     if _changes_nothing(label, reference, transform):
         return _with_geometry(sitk.GetArrayFromImage(label), reference)
-    parts = []
-    for start, stop in slabs(reference.GetSize()):
-        resampler = slab_resampler(reference, start, stop)
-        resampler.SetTransform(transform)
-        resampler.SetInterpolator(sitk.sitkNearestNeighbor)
-        resampler.SetUseNearestNeighborExtrapolator(True)
-        parts.append(sitk.GetArrayFromImage(resampler.Execute(label)))
-    warped = np.concatenate(parts)
-    restore_thin(sitk.GetArrayViewFromImage(label), label, warped, reference, transform)
+    source = sitk.GetArrayViewFromImage(label)
+    warped = warp_by_vote(source, label, reference, transform)
+    restore_thin(source, label, warped, reference, transform)
     return _with_geometry(warped, reference)
 
 

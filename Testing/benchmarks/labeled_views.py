@@ -5,6 +5,7 @@ Of a whole head with its MUSE regions only the structures deep in the brain are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -81,11 +82,11 @@ def is_head(image: sitk.Image) -> bool:
     return image.GetDimension() == 3 and min(image.GetSize()) >= HEAD_SIDE
 
 
-def deep_structures(label: sitk.Image) -> sitk.Image:
-    """Merge MUSE regions into the labels 1 to 5, in the order of ``DEEP_REGIONS``."""
+def deep_structures(label: sitk.Image, structures: Sequence[tuple[int, ...]] = DEEP_REGIONS) -> sitk.Image:
+    """Merge the MUSE regions of each structure into one label; the first is 1, all other regions are background."""
     array = sitk.GetArrayViewFromImage(label)
     merged = np.zeros(array.shape, np.uint8)
-    for number, regions in enumerate(DEEP_REGIONS, start=1):
+    for number, regions in enumerate(structures, start=1):
         merged[np.isin(array, regions)] = number
     result = sitk.GetImageFromArray(merged)
     result.CopyInformation(label)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from support import smooth_image
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
@@ -230,3 +231,23 @@ def test_a_view_crops_and_repeats_the_border():
     assert crop_to_view(tensor, View((1, 2))).tolist() == [[[5.0, 6.0]]]
     assert crop_to_view(tensor, View((1, 2), (2, 3))).tolist() == [[[10.0, 11.0]]]
     assert crop_to_view(tensor, View((5, 4)))[0, :, 0].tolist() == [0.0, 0.0, 4.0, 8.0, 8.0]
+
+
+def test_shapes_that_do_not_move_have_their_voxels():
+    from benchmarks.label_methods import METHODS
+    from benchmarks.label_shapes import draw_scene, true_label
+    from benchmarks.labels import Sample, measure, pieces, summary
+
+    grid = smooth_image((40, 42, 38), (1.0, 1.0, 2.0))
+    scene = draw_scene(grid, 6, seed=0)
+    assert [shape.kind for shape in scene.shapes][:4] == ["balls", "tori", "sheets", "tubes, 1 thick"]
+    field = sitk.Image(grid.GetSize(), sitk.sitkVectorFloat64, 3)
+    field.CopyInformation(grid)
+    array = sitk.GetArrayFromImage(scene.label)
+    truth = true_label(scene, grid, field)
+    assert np.array_equal(truth, array) and pieces(array == 4) == 1
+    field[0, 0, 0] = (0.1, 0.0, 0.0)
+    sample = Sample("scan", 48, grid, scene.label, scene, truth, field)
+    rows = {name: summary(name, measure(METHODS[name], sample)) for name in ("nearest voxel (TorchIO, MONAI)", "ours")}
+    assert rows["nearest voxel (TorchIO, MONAI)"]["wrong, %"] == 0
+    assert rows["ours"]["wrong, %"] < 5 and rows["ours"]["tubes whole, %"] == 100

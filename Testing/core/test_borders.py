@@ -14,7 +14,7 @@ from DRDMLib.diffusion.slip import SlipPlanes
 from DRDMLib.invertibility.certificate import certify_on_grid
 from DRDMLib.settings import DeformationSettings
 from DRDMLib.spatial.borders import closed_faces, invented_fraction
-from DRDMLib.spatial.resampling import warp_image
+from DRDMLib.spatial.resampling import warp_image, warp_label
 
 OBLIQUE = rotation(0.3, -0.2, 0.5)
 
@@ -123,6 +123,18 @@ def test_a_mirror_image_lies_beyond_the_faces(pixel):
     found = sitk.GetArrayFromImage(warp_image(image, image, shift)).astype(float)
     rounding = 0.51 if pixel != sitk.sitkFloat32 else 1e-3
     assert np.abs(found - sitk.GetArrayFromImage(expected)).max() < rounding
+
+
+def test_labels_are_mirrored_like_images():
+    image = smooth_image((24, 20, 16), (1.0, 1.5, 2.0), OBLIQUE)
+    label = sitk.Cast(image > 150, sitk.sitkUInt8)
+    shift = sitk.TranslationTransform(3, (OBLIQUE @ np.array([8.0, -9.0, 10.0])).tolist())
+    by_image = sitk.GetArrayFromImage(warp_image(image, image, shift)) > 150
+    by_label = sitk.GetArrayFromImage(warp_label(label, label, shift)) > 0
+    # A whole number of voxels: the borders of labels are smoothed, nothing else changes.
+    assert (by_image == by_label).mean() > 0.98
+    repeated = sitk.Resample(label, label, shift, sitk.sitkNearestNeighbor, 0.0, sitk.sitkUInt8, True)
+    assert (by_image == (sitk.GetArrayFromImage(repeated) > 0)).mean() < 0.95
 
 
 def test_what_a_pose_brings_in_is_counted(tiny_model):

@@ -43,6 +43,13 @@ def reads_inside(voxels):
     return inside.all(dim=0)[None]
 
 
+def away_from_borders(label: torch.Tensor) -> torch.Tensor:
+    """Where the nearest voxel and its neighbors have one label, any interpolation gives this label."""
+    volume = label[None].float()
+    largest, least = (sign * torch.nn.functional.max_pool3d(sign * volume, 3, 1, 1) for sign in (1, -1))
+    return (largest == least)[0]
+
+
 # Fields in world coordinates.
 
 
@@ -59,7 +66,9 @@ def test_a_world_field_warps_like_its_deformation(tiny_model):
     assert float((tensor_of(image) - expected).abs().max()) > 0.1 * float(expected.max() - expected.min())
     names = warped(tensor_of(label), displacement, label=True)
     assert names.dtype == torch.uint8
-    assert float((names == tensor_of(made.warp_label(label))).float().mean()) > 0.999
+    equal = names == tensor_of(made.warp_label(label))
+    assert float(equal[away_from_borders(names)].float().mean()) > 0.9999
+    assert float(equal.float().mean()) > 0.98
 
 
 def test_a_world_field_applies_to_any_grid(tiny_model):
@@ -137,7 +146,9 @@ def test_pairs_come_with_the_field_between_them(pairs, unit):
     assert float((item["moving"] - item["fixed"]).abs().max()) > 0.1
     assert item["fixed_label"].dtype == torch.int64 and set(item["fixed_label"].unique().tolist()) == {0, 1, 3}
     moved = warp(item["moving_label"][None].float(), (voxels / sides)[None], mode="nearest")[0]
-    assert float((moved == item["fixed_label"]).float().mean()) > 0.995
+    equal = moved == item["fixed_label"]
+    assert float(equal[away_from_borders(moved)].float().mean()) > 0.9999
+    assert float(equal.float().mean()) > 0.98
 
 
 def test_parts_have_different_subjects_and_batches_can_be_made(pairs):
