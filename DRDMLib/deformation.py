@@ -26,10 +26,11 @@ from .invertibility.repair import NOT_REPAIRED, Repair, repair
 from .io.images import fit_label, require_scalar_image
 from .models.catalogue import load_model
 from .models.model import Model
+from .regions import Target, fields_in_regions, find_target
 from .runtime.device import full_precision
 from .runtime.fallback import with_fallback
 from .runtime.threads import one_thread
-from .settings import DEFAULT_LEVEL, DeformationSettings
+from .settings import DEFAULT_LEVEL, DeformationSettings, RegionSettings
 from .spatial.model_grid import (
     ModelGrid,
     field_image,
@@ -63,12 +64,16 @@ class Deformation:
         reference: the original image; everything that is produced lies on its grid.
         field: displacement field on a coarse grid: vector image, millimeters, LPS. A vector at a point of the new image
             points to the position in the original whose value the new image shows there. The grid extends past the
-            image, and the field falls to zero there.
+            image, and the field falls to zero there; that of a region covers only the region and its margin. Outside
+            the grid nothing moves.
         seed, level, steps, pose, model: the seed and settings it was made with, and the name of the model.
         seconds, device: how long the computation took, and on what kind of device.
         repaired: what was changed to make the field invertible.
         certified: whether the field is proven to be invertible; ``None`` if it has not been tested yet, see
             ``metrics``.
+        target: the regions that were deformed, or ``None`` for the whole image.
+        margin_mm, scale: distance from the regions at which the field is zero, and the number by which the displacement
+            was multiplied to fit into a given margin.
     """
 
     reference: sitk.Image
@@ -82,6 +87,9 @@ class Deformation:
     device: str = ""
     repaired: Repair = NOT_REPAIRED
     certified: bool | None = None
+    target: Target | None = dataclasses.field(default=None, repr=False)
+    margin_mm: float = 0.0
+    scale: float = 1.0
     _random: Callable[[], sitk.Image] | None = dataclasses.field(default=None, repr=False)
 
     @cached_property
@@ -294,6 +302,8 @@ def deform(
     pose: float = 0.0,
     plane: str = "auto",
     start: str = "level",
+    region: RegionSettings | None = None,
+    label: sitk.Image | None = None,
     on_step: Progress | None = None,
 ) -> Deformation:
     """Make a new, anatomically plausible version of an image, with a field that is proven to be invertible.
@@ -301,7 +311,8 @@ def deform(
     Args:
         image: single-channel image, 2D or 3D, with any spacing and direction.
         model: a loaded model, a catalog name, a path, or ``None`` for the best available model for the image.
-        level, steps, pose, plane, start: see :class:`DRDMLib.DeformationSettings`.
+        level, steps, pose, plane, start, region: see :class:`DRDMLib.DeformationSettings`.
+        label: label map of the image, for a region around labels or with structures to keep.
         seed: the same seed gives the same result; on the same device it is identical to the bit.
         device: where to compute, if ``model`` is not loaded yet.
         on_step: called with (done, total); may raise to cancel.
@@ -309,11 +320,11 @@ def deform(
     Raises:
         ImageError: the image cannot be used.
         ModelError: the model cannot be used, or has the wrong dimension for the image.
-        SettingError: level, steps, pose, plane, start or device is not valid.
+        SettingError: level, steps, pose, plane, start, region or device is not valid.
         DRDMError: the deformation cannot be made invertible.
     """
-    settings = DeformationSettings(level, steps, pose, plane, start)
-    return next(make_deformations(image, model, settings, (seed,), device=device, on_step=on_step))
+    settings = DeformationSettings(level, steps, pose, plane, start, region=region)
+    return next(make_deformations(image, model, settings, (seed,), label=label, device=device, on_step=on_step))
 
 
 def deform_all(
@@ -327,6 +338,8 @@ def deform_all(
     pose: float = 0.0,
     plane: str = "auto",
     start: str = "level",
+    region: RegionSettings | None = None,
+    label: sitk.Image | None = None,
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
     """Make one new version of an image for each seed; a GPU computes all of them together.
@@ -343,8 +356,8 @@ def deform_all(
 
     The other arguments and the exceptions are those of :func:`deform`.
     """
-    settings = DeformationSettings(level, steps, pose, plane, start)
-    return make_deformations(image, model, settings, seeds, device=device, on_step=on_step)
+    settings = DeformationSettings(level, steps, pose, plane, start, region=region)
+    return make_deformations(image, model, settings, seeds, label=label, device=device, on_step=on_step)
 
 
 def make_deformations(
@@ -353,15 +366,20 @@ def make_deformations(
     settings: DeformationSettings,
     seeds: Sequence[int],
     *,
+    label: sitk.Image | None = None,
     device: str | torch.device = "auto",
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
     """Do the work of :func:`deform` and :func:`deform_all` with the settings as one object."""
     started = time.perf_counter()
     image = require_scalar_image(image)
+    target = None if settings.region is None else find_target(image, settings.region, label)
     if not isinstance(model, Model):
-        model = model_for(image, model, device)
+        model = model_for(image if target is None else target.largest, model, device)
     schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
+    if target is not None:
+        yield from _in_regions(target, model, settings, seeds, len(schedule), on_step)
+        return
     with one_thread():
         grid, tensor = prepare(image, model, settings.plane)
     how: Any = {"refine": needs_refinement(image, grid), "posed": settings.pose > 0}
@@ -389,6 +407,39 @@ def make_deformations(
                 device=recovered.device.type,
             )
             started = time.perf_counter()
+
+
+def _in_regions(
+    target: Target,
+    model: Model,
+    settings: DeformationSettings,
+    seeds: Sequence[int],
+    steps: int,
+    on_step: Progress | None,
+) -> Iterator[Deformation]:
+    """Deform the regions of an image, once for each seed."""
+    for seed in seeds:
+        started = time.perf_counter()
+        made, random = fields_in_regions(target, model, settings, seed, generate, on_step)
+        with one_thread():
+            repaired = repair(made.field, target.image)
+        yield Deformation(
+            reference=target.image,
+            field=made.field.image(),
+            repaired=repaired,
+            certified=True,
+            target=target,
+            margin_mm=made.margin_mm,
+            scale=made.scale,
+            _random=lambda random=random: random().field.image(),  # type: ignore[misc]
+            seed=seed,
+            level=settings.level,
+            steps=steps,
+            pose=settings.pose,
+            seconds=time.perf_counter() - started,
+            model=model.metadata.name,
+            device=made.device,
+        )
 
 
 def chosen_model_message(model: Model) -> str:
@@ -423,7 +474,7 @@ def augment(
     Raises:
         ImageError, ModelError, SettingError, DRDMError: as :func:`deform`.
     """
-    deformation = next(make_deformations(image, model, settings, (seed,), on_step=on_step))
+    deformation = next(make_deformations(image, model, settings, (seed,), label=label, on_step=on_step))
     warped = None if label is None else deformation.warp_label(label)
     return Augmented(deformation.warp(image), warped, deformation)
 

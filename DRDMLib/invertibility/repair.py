@@ -52,14 +52,14 @@ def repair(field: FieldGrid, reference: sitk.Image) -> Repair:
 
     Args:
         field: its ``vectors`` are changed.
-        reference: the image; its extent lies within the field.
+        reference: the image; outside the field nothing moves.
 
     Raises:
         DRDMError: ``ROUNDS`` rounds were not enough, or the field has NaN or infinite values.
     """
     vectors = field.vectors
     inside = positions(field, reference)
-    assert inside is not None, "the field covers the image it was made for"
+    assert inside is not None, "the field was made for this image"
     shape = vectors.shape[:-1]
     original: np.ndarray | None = None
     touched = np.zeros(shape, bool)

@@ -66,14 +66,18 @@ def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Trans
         return
     dtype = numpy_type(image.GetPixelID())
     pixel_type = sitk.sitkFloat64 if _needs_64_bits(image, dtype) else sitk.sitkFloat32
+    moved = _moved_box(image, reference, transform)
     for start, stop in slabs(reference.GetSize()):
         resampler = slab_resampler(reference, start, stop)
         resampler.SetTransform(transform)
         resampler.SetInterpolator(sitk.sitkLinear)
         resampler.SetUseNearestNeighborExtrapolator(True)
         resampler.SetOutputPixelType(pixel_type)
-        values = sitk.GetArrayFromImage(resampler.Execute(image))
-        yield np.rint(values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype)
+        if moved is None:
+            values = sitk.GetArrayFromImage(resampler.Execute(image))
+            yield np.rint(values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype)
+        else:
+            yield _partly_resampled(image, resampler, moved, start, stop)
 
 
 def _needs_64_bits(image: sitk.Image, dtype: np.dtype) -> bool:
@@ -111,15 +115,71 @@ def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
     if _changes_nothing(label, reference, transform):
         return _with_geometry(sitk.GetArrayFromImage(label), reference)
     parts = []
+    moved = _moved_box(label, reference, transform)
     for start, stop in slabs(reference.GetSize()):
         resampler = slab_resampler(reference, start, stop)
         resampler.SetTransform(transform)
         resampler.SetInterpolator(sitk.sitkNearestNeighbor)
         resampler.SetUseNearestNeighborExtrapolator(True)
-        parts.append(sitk.GetArrayFromImage(resampler.Execute(label)))
+        if moved is None:
+            parts.append(sitk.GetArrayFromImage(resampler.Execute(label)))
+        else:
+            parts.append(_partly_resampled(label, resampler, moved, start, stop))
     warped = np.concatenate(parts)
     restore_thin(sitk.GetArrayViewFromImage(label), label, warped, reference, transform)
     return _with_geometry(warped, reference)
+
+
+def _moved_box(
+    image: sitk.Image, reference: sitk.Image, transform: sitk.Transform
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Find the voxels that a displacement field can move: the first one, and the one after the last, (d,) each.
+
+    Returns:
+        ``None`` if all can move, or if the image does not lie on the grid of ``reference``. Voxels outside the box are
+        copied, because resampling could change them by rounding.
+    """
+    field = transform.Downcast()
+    if not isinstance(field, sitk.DisplacementFieldTransform) or image.GetSize() != reference.GetSize():
+        return None
+    points = np.concatenate([np.zeros((1, image.GetDimension())), np.diag(image.GetSize()).astype(float)])
+    if np.abs(to_index(to_points(points, image), reference) - points).max() >= _SAME:
+        return None
+    grid = field.GetDisplacementField()
+    ends = [(0, n - 1) for n in grid.GetSize()]
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, len(ends)).astype(float)
+    index = to_index(to_points(corners, grid), reference)
+    size = np.asarray(reference.GetSize())
+    start = np.clip(np.ceil(index.min(axis=0) - _SAME).astype(int), 0, size)
+    stop = np.clip(np.floor(index.max(axis=0) + _SAME).astype(int) + 1, start, size)
+    return None if (start == 0).all() and (stop == size).all() else (start, stop)
+
+
+def _partly_resampled(
+    image: sitk.Image,
+    resampler: sitk.ResampleImageFilter,
+    moved: tuple[np.ndarray, np.ndarray],
+    start: int,
+    stop: int,
+) -> np.ndarray:
+    """Resample the voxels of a slab that lie in a box, and copy the others; see :func:`_moved_box`.
+
+    Args:
+        resampler: for the layers ``start`` to ``stop`` (exclusive).
+    """
+    first = [0] * (image.GetDimension() - 1) + [start]
+    values = sitk.GetArrayFromImage(sitk.RegionOfInterest(image, [*image.GetSize()[:-1], stop - start], first))
+    low, high = moved[0].copy(), moved[1].copy()
+    low[-1], high[-1] = max(low[-1], start), min(high[-1], stop)
+    if (low >= high).any():
+        return values
+    resampler.SetSize((high - low).tolist())
+    resampler.SetOutputOrigin(image.TransformIndexToPhysicalPoint(low.tolist()))
+    inner = sitk.GetArrayFromImage(resampler.Execute(image))
+    low[-1], high[-1] = low[-1] - start, high[-1] - start
+    where = tuple(slice(a, b) for a, b in zip(low[::-1].tolist(), high[::-1].tolist(), strict=True))
+    values[where] = np.rint(inner) if values.dtype.kind in "iu" else inner
+    return values
 
 
 def _changes_nothing(image: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> bool:
