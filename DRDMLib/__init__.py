@@ -18,6 +18,8 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 _MODULES = {
     "Deformation": "deformation",
     "DeformationSettings": "settings",
+    "Region": "spatial.region",
+    "RegionSettings": "settings",
     "deform": "deformation",
     "deform_all": "deformation",
     "load_model": "models.catalogue",
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from .models.model import Model as Model
     from .models.model import save_model as save_model
     from .settings import DeformationSettings as DeformationSettings
+    from .settings import RegionSettings as RegionSettings
+    from .spatial.region import Region as Region
 
 
 def __getattr__(name: str) -> Any:

@@ -367,13 +367,19 @@ def make_deformations(
     seeds: Sequence[int],
     *,
     label: sitk.Image | None = None,
+    target: Target | None = None,
     device: str | torch.device = "auto",
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
-    """Do the work of :func:`deform` and :func:`deform_all` with the settings as one object."""
+    """Do the work of :func:`deform` and :func:`deform_all` with the settings as one object.
+
+    Args:
+        target: the regions of ``settings``, if they were found in this image before.
+    """
     started = time.perf_counter()
     image = require_scalar_image(image)
-    target = None if settings.region is None else find_target(image, settings.region, label)
+    if target is None and settings.region is not None:
+        target = find_target(image, settings.region, label)
     if not isinstance(model, Model):
         model = model_for(image if target is None else target.largest, model, device)
     schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
@@ -462,6 +468,7 @@ def augment(
     settings: DeformationSettings,
     seed: int,
     *,
+    target: Target | None = None,
     on_step: Progress | None = None,
 ) -> Augmented:
     """Deform an image and its label together (Algorithm 3 of the paper).
@@ -470,11 +477,12 @@ def augment(
 
     Args:
         label: a label map of the image, or ``None``.
+        target: the regions of ``settings``, if they were found in this image before.
 
     Raises:
         ImageError, ModelError, SettingError, DRDMError: as :func:`deform`.
     """
-    deformation = next(make_deformations(image, model, settings, (seed,), label=label, on_step=on_step))
+    deformation = next(make_deformations(image, model, settings, (seed,), label=label, target=target, on_step=on_step))
     warped = None if label is None else deformation.warp_label(label)
     return Augmented(deformation.warp(image), warped, deformation)
 
@@ -526,7 +534,13 @@ def synthesize(
         return None if on_step is None else lambda done, total: on_step(number * total + done, 2 * total)
 
     first = augment(image, label, model, settings[0], seed, on_step=part(0))
-    second = augment(first.image, first.label, model, settings[1], seed + 2**31, on_step=part(1))
+    target = None
+    if settings[1].region is not None:
+        # What is kept lies where the first deformation, with its pose, has put it.
+        before = first.deformation.target
+        kept = None if before is None or before.mask is None else first.deformation.warp_label(before.mask)
+        target = find_target(first.image, settings[1].region, first.label, kept)
+    second = augment(first.image, first.label, model, settings[1], seed + 2**31, target=target, on_step=part(1))
     return Pair(first.image, second.image, first.label, second.label, first.deformation, second.deformation)
 
 

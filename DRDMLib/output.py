@@ -186,6 +186,7 @@ def report_entry(deformation: Deformation, files: dict[str, Path | None], folder
         "seconds": round(deformation.seconds, 3),
         "metrics": deformation.metrics.to_dict(),
         "repair": {"mean_mm": deformation.repaired.mean_mm, "max_mm": deformation.repaired.max_mm},
+        **({} if deformation.target is None else {"region": deformation.target.described(deformation)}),
     }
 
 

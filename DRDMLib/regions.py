@@ -97,6 +97,19 @@ class Target:
         voxels = voxels[:: max(1, len(voxels) // _TRACKED)]
         return to_points(voxels[:, ::-1].astype(float), self.mask)
 
+    def described(self, deformation: Any) -> dict[str, Any]:
+        """Describe the regions, the margin and what moved, for a report.
+
+        Args:
+            deformation: a :class:`DRDMLib.Deformation` of these regions.
+        """
+        return {
+            "boxes": [[round(number, 3) for number in region.numbers] for region in self.regions],
+            "margin_mm": round(deformation.margin_mm, 3),
+            "scale": round(deformation.scale, 4),
+            **self.movement(deformation.field),
+        }
+
     def movement(self, field: sitk.Image) -> dict[str, Any]:
         """Measure how far kept structures and, in CT, bone inside and outside the regions are moved by a field.
 
@@ -130,11 +143,17 @@ def _lengths(field: FieldGrid, points: np.ndarray) -> dict[str, float] | None:
     return {"mean_mm": round(float(length.mean()), 4), "max_mm": round(float(length.max()), 4)}
 
 
-def find_target(image: sitk.Image, settings: RegionSettings, label: sitk.Image | None = None) -> Target:
+def find_target(
+    image: sitk.Image,
+    settings: RegionSettings,
+    label: sitk.Image | None = None,
+    mask: sitk.Image | None = None,
+) -> Target:
     """Find the regions of an image.
 
     Args:
         label: label map of the image, which ``around`` and ``keep`` need.
+        mask: not 0 where nothing may move, on the grid of the image; by default as the settings say.
 
     Raises:
         SettingError: a region has another dimension than the image.
@@ -156,7 +175,7 @@ def find_target(image: sitk.Image, settings: RegionSettings, label: sitk.Image |
         boxes = ((np.zeros(image.GetDimension(), int), np.asarray(image.GetSize())),)
     if label is not None:
         _warn_of_labels_outside(label, boxes, settings.keep)
-    return Target(image, boxes, settings.margin, _kept_mask(image, settings, label))
+    return Target(image, boxes, settings.margin, _kept_mask(image, settings, label) if mask is None else mask)
 
 
 def _kept_mask(image: sitk.Image, settings: RegionSettings, label: sitk.Image | None) -> sitk.Image | None:

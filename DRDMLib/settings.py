@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .diffusion.affine import MAX_POSE
 from .diffusion.recovery import STARTS, require_level, start_level, step_schedule
-from .errors import SettingError
+from .errors import ImageError, SettingError
 from .spatial.model_grid import require_plane
 from .spatial.region import Region
 
@@ -44,6 +44,28 @@ class RegionSettings:
             raise SettingError(f"A margin of {self.margin:g} mm is out of range; use more than 0.")
         if self.margin is not None and not self.regions and self.around is None:
             raise SettingError("A margin needs a region; give one with --region or --around.")
+
+    def renumbered(self, mapping: dict[int, int]) -> RegionSettings:
+        """Return the settings for label maps with new values.
+
+        Args:
+            mapping: new number of each value that the label maps have.
+
+        Raises:
+            ImageError: none of the labels to deform around, or none of those to keep, exists.
+        """
+        changed = {}
+        for name, option in (("around", "--around"), ("keep", "--keep")):
+            values: tuple[int, ...] = getattr(self, name) or ()
+            found = tuple(mapping[value] for value in values if value in mapping)
+            if values and not found:
+                present = ", ".join(str(value) for value in sorted(mapping) if value) or "none"
+                raise ImageError(
+                    f"No label has the value {', '.join(map(str, values))} of {option}; the labels have {present}."
+                )
+            if values:
+                changed[name] = found
+        return replace(self, **changed)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for records and reports."""
@@ -114,6 +136,10 @@ class DeformationSettings:
         if self.start not in STARTS:
             raise SettingError(f"start='{self.start}' is not known; use 'level' or 'full'.")
         require_plane(self.plane)
+
+    def region_entry(self) -> dict[str, Any]:
+        """Return the entry ``region`` of a record; nothing for the whole image."""
+        return {} if self.region is None else {"region": self.region.to_dict()}
 
     def schedule(self, timesteps: int) -> list[tuple[int, int]]:
         """List the levels that recovery visits, see :func:`DRDMLib.diffusion.recovery.step_schedule`.

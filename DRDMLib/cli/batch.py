@@ -14,6 +14,7 @@ from ..production.run import RunRequest, produce
 from ..runtime.distributed import current_process
 from ..runtime.reporter import Reporter
 from ..settings import DeformationSettings
+from .region import region_settings
 
 
 def augment(options: argparse.Namespace, reporter: Reporter) -> None:
@@ -37,7 +38,9 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         inside=options.labels_inside,
         max_attempts=options.draws,
     )
-    deformation = DeformationSettings(steps=options.steps, pose=options.pose, plane=options.plane)
+    deformation = DeformationSettings(
+        steps=options.steps, pose=options.pose, plane=options.plane, region=region_settings(options)
+    )
     return {
         "copies": options.copies,
         "seed": options.seed,

@@ -25,9 +25,10 @@ from ..models.catalogue import digest_of, load_model, resolve
 from ..models.model import Model
 from ..production.plan import seed_of
 from ..production.sources import Source, read_source
+from ..regions import find_target
 from ..runtime.distributed import ProcessInfo
 from ..runtime.threads import one_thread_each
-from ..settings import DeformationSettings
+from ..settings import DeformationSettings, RegionSettings
 from .packing import pack, unpack
 from .placement import FileGeometry
 from .world import FieldSource, WorldField, ras_affine, world_field
@@ -175,6 +176,7 @@ def make_bank(
     pose: float = 0.0,
     device: str = "auto",
     plane: str = "auto",
+    region: RegionSettings | None = None,
     process: ProcessInfo | None = None,
     on_case: Callable[[int, int], None] | None = None,
 ) -> FieldBank:
@@ -185,7 +187,7 @@ def make_bank(
         folder: new folder, empty folder, or a bank with the same settings.
         model: name or path; by default the best one for each image.
         levels, copies, seed: see :class:`BankSettings`.
-        steps, pose, plane: see :class:`DRDMLib.DeformationSettings`.
+        steps, pose, plane, region: see :class:`DRDMLib.DeformationSettings`.
         process: this process among several that share the cases.
         on_case: called with (done, total) after each case.
 
@@ -194,7 +196,7 @@ def make_bank(
         SettingError: the bank was made with other settings.
         OutputError: the folder cannot be written to.
     """
-    deformation = DeformationSettings(steps=steps, pose=pose, plane=plane)
+    deformation = DeformationSettings(steps=steps, pose=pose, plane=plane, region=region)
     settings = BankSettings(tuple(levels), copies, seed, deformation)
     folder, process = Path(folder), process or ProcessInfo()
     cases = datasets.find_cases(dataset)
@@ -206,7 +208,8 @@ def make_bank(
     own = cases[process.rank :: process.world]
     for number, case in enumerate(own, start=1):
         source = read_source(case, need_label=False)
-        used = loaded or model_for(source.image, None, process.device(device))
+        place = source.image if region is None else find_target(source.image, region, source.label).largest
+        used = loaded or model_for(place, None, process.device(device))
         metadata: dict[str, Any] = {
             "levels": list(settings.levels),
             "copies": settings.copies,
@@ -214,6 +217,7 @@ def make_bank(
             "steps": settings.deformation.steps,
             "pose": settings.deformation.pose,
             "plane": settings.deformation.plane,
+            **settings.deformation.region_entry(),
             "model": used.metadata.name,
             "model_digest": digest_of(resolve(model or used.metadata.name)[0], "sha256"),
             "image_digest": source.digests["image"],
@@ -246,8 +250,8 @@ def _exists(path: Path, metadata: dict[str, Any]) -> bool:
             written = json.loads(stream.metadata()[METADATA_KEY])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path) from error
-    for key, value in metadata.items():
-        if written.get(key) != value:
+    for key in (*metadata, "region"):
+        if written.get(key) != metadata.get(key):
             raise SettingError(f"The fields in '{path}' were made with other {key}; choose a new folder.")
     return True
 
@@ -263,7 +267,7 @@ def _make_fields(source: Source, model: Model, settings: BankSettings) -> list[W
         seeds = [seed_of(settings.seed, source.case.name, (level,), copy, 0) for copy in range(settings.copies)]
         # One at a time, so that all types of devices make the same fields.
         for seed in seeds:
-            made = next(make_deformations(source.image, model, deformation, (seed,)))
+            made = next(make_deformations(source.image, model, deformation, (seed,), label=source.label))
             fields.append(world_field(made.field, source.image))
     return fields
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ..deformation import make_deformations, model_for
+from ..errors import SettingError
 from ..io.geometry import distance_in_voxels
 from ..models.model import Model
-from ..settings import DeformationSettings
+from ..regions import find_target
+from ..settings import DeformationSettings, RegionSettings
 from .world import WorldField, image_of, ras_affine, world_field
 
 
@@ -28,7 +30,8 @@ class FieldGenerator:
     Args:
         model: a loaded model, its name or its path; by default chosen for the first image and kept for all others.
         levels: strengths of the deformations, 0 to T-1; the seed selects one of them.
-        steps, pose, plane: see :class:`DRDMLib.DeformationSettings`.
+        steps, pose, plane, region: see :class:`DRDMLib.DeformationSettings`. A region is one or several boxes; for a
+            region around labels make a bank, which reads the labels.
         device: where the network runs; use ``"cpu"`` in worker processes of a DataLoader, which cannot share a GPU.
     """
 
@@ -41,9 +44,12 @@ class FieldGenerator:
         pose: float = 0.0,
         device: str | torch.device = "auto",
         plane: str = "auto",
+        region: RegionSettings | None = None,
     ) -> None:
+        if region is not None and (region.around is not None or region.keep):
+            raise SettingError("Fields around labels need the labels; make a bank of them with make_bank.")
         self.model, self.levels, self.device = model, tuple(levels), device
-        self.settings = DeformationSettings(steps=steps, pose=pose, plane=plane)
+        self.settings = DeformationSettings(steps=steps, pose=pose, plane=plane, region=region)
 
     def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
         """Generate a field for an image.
@@ -59,7 +65,9 @@ class FieldGenerator:
         """
         volume = image_of(image[0], affine)
         if not isinstance(self.model, Model):
-            self.model = model_for(volume, self.model, self.device)
+            region = self.settings.region
+            place = volume if region is None else find_target(volume, region).largest
+            self.model = model_for(place, self.model, self.device)
         level = self.levels[seed % len(self.levels)]
         settings = replace(self.settings, level=level)
         made = next(make_deformations(volume, self.model, settings, (seed,)))

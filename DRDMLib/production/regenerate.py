@@ -12,7 +12,7 @@ from ..io.datasets import Case
 from ..io.files import file_name, output_error
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..runtime.threads import one_thread_each
-from ..settings import DeformationSettings
+from ..settings import DeformationSettings, RegionSettings
 from . import records
 from .plan import RunSettings, Task, make_plan
 from .run_folder import locked_folder
@@ -77,7 +77,12 @@ def regenerate(
         copies=record["copy"] + 1,
         seed=record["run_seed"],
         # Old records, from before poses, have no pose.
-        deformation=DeformationSettings(steps=record["steps"], pose=record.get("pose", 0.0), plane=record["plane"]),
+        deformation=DeformationSettings(
+            steps=record["steps"],
+            pose=record.get("pose", 0.0),
+            plane=record["plane"],
+            region=RegionSettings.of(record.get("region")),
+        ),
         voxel_fields="voxel_ddf" in record["files"],
         quality="thumbnail" in record["files"],
     )

@@ -17,6 +17,7 @@ from ..io.datasets import Case
 from ..io.images import read_image, read_label
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..models.model import Model
+from ..regions import find_target
 from ..runtime.device import choose_device
 from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
@@ -223,8 +224,11 @@ def _first_usable(
     for number in range(len(plan.cases)):
         try:
             source = read_case(plan, number, label_mapping)
-            chosen = model or model_for(source.image, None, device)
-            prepare(source.image, chosen, plan.settings.deformation.plane)
+            deformation = plan.settings.for_labels(label_mapping).deformation
+            region = deformation.region
+            place = source.image if region is None else find_target(source.image, region, source.label).largest
+            chosen = model or model_for(place, None, device)
+            prepare(place, chosen, deformation.plane)
             return number, source, chosen
         except (ImageError, ModelError) as error:
             if len(plan.cases) == 1:

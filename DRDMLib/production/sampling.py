@@ -204,13 +204,14 @@ class SampleMaker:
             "steps": settings.deformation.steps,
             "pose": settings.deformation.pose,
             "plane": settings.deformation.plane,
+            **settings.deformation.region_entry(),
             **self.context,
             "files": {},
             "digests": {},
         }
 
     def _generate(self, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Attempt:
-        settings = self.plan.settings
+        settings = self.plan.settings.for_labels({int(k): v for k, v in self.context["label_values"].items()})
         if settings.command == AUGMENT:
             deformation = settings.at_level(task.levels[0])
             made = augment(source.image, source.label, model, deformation, seed, on_step=on_step)
