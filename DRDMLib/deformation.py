@@ -74,6 +74,7 @@ class Deformation:
         target: the regions that were deformed, or ``None`` for the whole image.
         margin_mm, scale: distance from the regions at which the field is zero, and the number by which the displacement
             was multiplied to fit into a given margin.
+        before_pose: the field of the regions without the pose, if there is one.
     """
 
     reference: sitk.Image
@@ -90,6 +91,7 @@ class Deformation:
     target: Target | None = dataclasses.field(default=None, repr=False)
     margin_mm: float = 0.0
     scale: float = 1.0
+    before_pose: sitk.Image | None = dataclasses.field(default=None, repr=False)
     _random: Callable[[], sitk.Image] | None = dataclasses.field(default=None, repr=False)
 
     @cached_property
@@ -437,6 +439,7 @@ def _in_regions(
             target=target,
             margin_mm=made.margin_mm,
             scale=made.scale,
+            before_pose=None if made.before_pose is None else made.before_pose.image(),
             _random=lambda random=random: random().field.image(),  # type: ignore[misc]
             seed=seed,
             level=settings.level,

@@ -107,14 +107,14 @@ class Target:
             "boxes": [[round(number, 3) for number in region.numbers] for region in self.regions],
             "margin_mm": round(deformation.margin_mm, 3),
             "scale": round(deformation.scale, 4),
-            **self.movement(deformation.field),
+            **self.movement(deformation.before_pose or deformation.field),
         }
 
     def movement(self, field: sitk.Image) -> dict[str, Any]:
         """Measure how far kept structures and, in CT, bone inside and outside the regions are moved by a field.
 
         Args:
-            field: vector image, LPS millimeters.
+            field: vector image, LPS millimeters; without a pose, which moves everything.
         """
         grid = FieldGrid.of(field)
         found: dict[str, Any] = {}
@@ -220,12 +220,14 @@ class RegionField(NamedTuple):
         margin_mm: distance from the boxes at which it is zero, without a pose.
         scale: number by which the displacement was multiplied to fit into the margin.
         device: type of the device that computed it.
+        before_pose: the field without the pose, if there is one.
     """
 
     field: FieldGrid
     margin_mm: float
     scale: float
     device: str
+    before_pose: FieldGrid | None = None
 
 
 # Function that makes a random and a recovered field on the model grid, see :func:`DRDMLib.deformation.generate`.
@@ -289,10 +291,10 @@ def _assembled(
         field = united([one.field for one in faded], stack=stack)
         if target.mask is not None:
             hold_still(field, target.mask, stack=stack)
-        if pose is not None:
-            field = posed(field, pose, stack=stack)
+        whole = field if pose is None else posed(field, pose, stack=stack)
     scale = min(one.scale for one in faded)
-    return RegionField(field, max(one.margin_mm for one in faded), scale, ddfs[0].device.type)
+    before = None if pose is None else field
+    return RegionField(whole, max(one.margin_mm for one in faded), scale, ddfs[0].device.type, before)
 
 
 def _pose_field(image: sitk.Image, model: Model, settings: DeformationSettings, seed: int) -> FieldGrid:
