@@ -219,10 +219,10 @@ def faded_field(
         SettingError: the margin is smaller than about two steps of the grid.
     """
     vectors = to_millimeters(ddf, grid)
-    first, last = _nodes_inside(grid, image)
+    first, last, inset = _nodes_inside(grid, image)
     side = max(n * s for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True))
     inside = vectors[tuple(slice(a, b + 1) for a, b in zip(first[::-1], last[::-1], strict=True))]
-    margins, scale = [], 1.0
+    margins, reaches, scale = [], [], 1.0
     for axis in range(grid.ndim):
         faces = inside.take((0, -1), axis=grid.ndim - 1 - axis) @ grid.direction[:, axis]
         needed = MARGIN_PER_DISPLACEMENT * float(np.abs(faces).max())
@@ -232,18 +232,18 @@ def faded_field(
         if slices:
             nodes = min(nodes, _MOST_SLICES)
         if margin is not None:
-            # The last node inside is up to a step away from the face of the box.
-            most = math.floor(margin / grid.spacing[axis] + 0.5 + 1e-6)
+            most = math.floor((margin + inset[axis]) / grid.spacing[axis] + 1e-6)
             if most < 2 and not slices:
                 raise SettingError(
                     f"A margin of {margin:g} mm is too small for this model and region; "
-                    f"use at least {1.5 * grid.spacing[axis]:.1f} mm."
+                    f"use at least {2 * grid.spacing[axis]:.1f} mm."
                 )
             if most < nodes:
                 nodes = max(most, 1)
                 if not slices:
                     scale = min(scale, nodes * grid.spacing[axis] / needed if needed > 0 else 1.0)
         margins.append(nodes)
+        reaches.append(nodes * grid.spacing[axis] - inset[axis])
     finer = [2 if refine and not (grid.stack and axis == 2) else 1 for axis in range(grid.ndim)]
     values = vectors * scale if scale < 1 else vectors
     for axis in range(grid.ndim):
@@ -253,22 +253,26 @@ def faded_field(
     start = np.asarray(first) - np.asarray(margins)
     origin = np.asarray(grid.origin) + grid.direction @ (np.asarray(grid.spacing) * start)
     field = FieldGrid(np.ascontiguousarray(values), tuple(spacing[::-1]), grid.direction, origin, STORED)
-    reaches = [(n - 0.5) * s for n, s in zip(margins, grid.spacing, strict=True)]
     return FadedField(field, max(reaches), scale)
 
 
-def _nodes_inside(grid: ModelGrid, image: sitk.Image) -> tuple[list[int], list[int]]:
-    """Find the first and last node of a model grid along each axis that lie within an image."""
+def _nodes_inside(grid: ModelGrid, image: sitk.Image) -> tuple[list[int], list[int], list[float]]:
+    """Find the first and last node of a model grid along each axis that lie within an image.
+
+    Returns:
+        First and last node, and the smaller distance of both from the faces of the image, millimeters.
+    """
     faces = to_points(np.stack([np.full(image.GetDimension(), -0.5), np.asarray(image.GetSize()) - 0.5]), image)
     places = ((faces - np.asarray(grid.origin)) @ grid.direction) / np.asarray(grid.spacing)
-    first, last = [], []
-    for low, high, nodes in zip(places.min(axis=0), places.max(axis=0), grid.size, strict=True):
+    first, last, inset = [], [], []
+    for low, high, nodes, step in zip(places.min(axis=0), places.max(axis=0), grid.size, grid.spacing, strict=True):
         a, b = max(math.ceil(low - 1e-6), 0), min(math.floor(high + 1e-6), nodes - 1)
         # A box that is thinner than the grid's step has its field from the nearest node.
         middle = min(max(round((low + high) / 2), 0), nodes - 1)
         first.append(a if a <= b else middle)
         last.append(b if a <= b else middle)
-    return first, last
+        inset.append(step * float(min(first[-1] - low, high - last[-1])))
+    return first, last, inset
 
 
 def _fading_matrix(size: int, first: int, last: int, margin: int, finer: int) -> np.ndarray:
