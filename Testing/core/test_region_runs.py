@@ -1,0 +1,151 @@
+"""Regions on the command line, in runs over datasets, in records and in banks."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from command_helpers import array_of, boxes, scene, write
+from production_helpers import LEVELS, make, records_of, report_of, result, write_cases
+
+from DRDMLib.errors import ImageError, SettingError
+from DRDMLib.io.images import read_image
+from DRDMLib.loaders import FieldGenerator, make_bank
+from DRDMLib.production.plan import AUGMENT, SYNTHESIZE
+from DRDMLib.production.regenerate import regenerate
+from DRDMLib.settings import DeformationSettings, RegionSettings
+from DRDMLib.spatial.region import Region
+
+SIZE = (60, 50, 26)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    image = scene(SIZE)
+    return write(image, tmp_path / "scan.nii.gz"), write(boxes(image), tmp_path / "label.nii.gz")
+
+
+def settings(around=(1,), pose=0.0, **more):
+    return DeformationSettings(steps=1, pose=pose, region=RegionSettings(around=around, **more))
+
+
+def test_deform_around_a_label(drdm, scan, tiny_models, tmp_path):
+    image, label = scan
+    out = tmp_path / "out"
+    arguments = ["--model", tiny_models[3], "--steps", 1, "--around", 1, "--device", "cpu", "--keep", 3]
+    done = drdm("deform", image, "-o", out, "--label", label, *arguments)
+    assert done.status == 0, done.err
+    report = report_of(out)
+    assert report["region"]["around"] == [1]
+    assert report["items"][0]["region"]["kept"]["max_mm"] == 0
+    assert report["items"][0]["metrics"]["certified_invertible"]
+    assert "beyond the region" in done.err
+    before, after = array_of(image), array_of(out / "scan_000_image.nii.gz")
+    assert np.array_equal(before[0], after[0])
+    assert not np.array_equal(before[13], after[13])
+
+
+def test_deform_in_six_numbers_on_a_coarse_field(drdm, scan, tiny_models, tmp_path):
+    image, _ = scan
+    out = tmp_path / "out"
+    numbers = ["--region", 20, 20, 20, 40, 40, 34]
+    done = drdm("deform", image, "-o", out, "--model", tiny_models[3], "--steps", 1, *numbers, "--only-field")
+    assert done.status == 0, done.err
+    field = sitk.ReadImage(str(out / "scan_000_field.nii.gz"))
+    assert field.TransformPhysicalPointToContinuousIndex((30.0, 30.0, 27.0))[0] > 0
+    assert drdm("evaluate", out / "scan_000_field.nii.gz").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--region", 1, 2, 3, 4, 5, 6, 7], "six numbers, two opposite corners in LPS millimeters"),
+        (["--region", 900, 900, 900, 990, 990, 990], "outside the scan"),
+        (["--region", 1, 1, 1, 9, 9, 9, "--around", 1], "not allowed with"),
+        (["--around", 0], "is not a label"),
+        (["--around", 1], "no label to deform around"),
+        (["--around", 9, "--label", "LABEL"], "no voxel of 9; its values are 1, 3"),
+        (["--margin", 5], "margin needs a region"),
+        (["--around", 1, "--margin", -5, "--label", "LABEL"], "out of range"),
+        (["--around", 1, "--margin", 0.01, "--label", "LABEL"], "too small"),
+        (["--keep", "nowhere.nii.gz"], "nowhere.nii.gz"),
+        (["--keep", 1, "a.nii"], "one mask file"),
+        (["--keep", 8, "--label", "LABEL"], "no voxel of 8"),
+    ],
+)
+def test_mistakes_have_one_sentence(arguments, message, drdm, scan, tiny_models, tmp_path):
+    image, label = scan
+    arguments = [label if a == "LABEL" else a for a in arguments]
+    done = drdm("deform", image, "-o", tmp_path / "out", "--model", tiny_models[3], "--steps", 1, *arguments)
+    assert done.status == 2
+    assert message in done.err.strip().splitlines()[-1]
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("kind", [AUGMENT, SYNTHESIZE])
+def test_a_run_is_resumed_and_regenerated_in_the_same_region(kind, tiny_model_path, tmp_path):
+    dataset = write_cases(tmp_path / "in", size=(40, 36, 20))
+    how = {"deformation": settings(pose=0.5), "levels": LEVELS[kind][:1]}
+    run, _ = make(dataset, tmp_path / "whole", tiny_model_path, kind, **how)
+    assert run.failures() == []
+    written = records_of(tmp_path / "whole")
+    made = {name: record for name, record in written.items() if record["levels"]}
+    assert all(record["region"]["around"] == [1] for record in made.values())
+    assert all(len(record["item"]["region"]["boxes"]) == 1 for record in made.values())
+    assert all("region" in item for item in report_of(tmp_path / "whole")["items"])
+    # A second run that is interrupted after one sample.
+    make(dataset, tmp_path / "parts", tiny_model_path, kind, **how)
+    gone = sorted(made)[-1]
+    (tmp_path / "parts" / "records" / f"{gone}.json").unlink()
+    make(dataset, tmp_path / "parts", tiny_model_path, kind, resume=True, **how)
+    assert result(tmp_path / "parts") == result(tmp_path / "whole")
+    with pytest.raises(SettingError):
+        make(dataset, tmp_path / "parts", tiny_model_path, kind, resume=True, levels=LEVELS[kind][:1])
+    again = regenerate(tmp_path / "whole" / "records" / f"{gone}.json", tmp_path / "again", model=str(tiny_model_path))
+    assert again.differences == []
+
+
+def test_labels_keep_their_original_values_in_options(tiny_model_path, tmp_path):
+    dataset = write_cases(tmp_path / "in", names=("a",), size=(40, 36, 20))
+    # The label 3 becomes 2 in an nnU-Net dataset.
+    run, _ = make(dataset, tmp_path / "out", tiny_model_path, deformation=settings(around=(3,)), levels=((40,),))
+    assert run.failures() == []
+    (item,) = report_of(tmp_path / "out")["items"]
+    low = np.min(np.reshape(item["region"]["boxes"][0], (2, 3)), axis=0)
+    assert (low < 2).all()
+    with pytest.raises(ImageError, match="No label has the value 7"):
+        make(dataset, tmp_path / "none", tiny_model_path, deformation=settings(around=(7,)), levels=((40,),))
+
+
+def test_runs_without_a_region_are_written_as_before(tiny_model_path, tmp_path):
+    make(write_cases(tmp_path / "in", names=("a",)), tmp_path / "out", tiny_model_path, levels=((40,),))
+    assert "region" not in json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["settings"]
+    assert all("region" not in record for record in records_of(tmp_path / "out").values())
+
+
+def test_banks_hold_fields_of_regions(tiny_model_path, tmp_path):
+    dataset = write_cases(tmp_path / "in", names=("a",), size=(40, 36, 20))
+    how = {"model": str(tiny_model_path), "levels": (40,), "copies": 1, "steps": 1, "device": "cpu"}
+    region = RegionSettings(around=(1,))
+    field = make_bank(dataset, tmp_path / "bank", region=region, **how).field("a", 0)
+    assert np.abs(field.vectors.numpy()).max() > 0.1
+    for axis in range(1, 4):
+        if field.vectors.shape[axis] * np.linalg.norm(field.affine[:3, axis - 1]) < 36:
+            assert not field.vectors.numpy().take((0, -1), axis).any()
+    make_bank(dataset, tmp_path / "bank", region=region, **how)
+    with pytest.raises(SettingError, match="other region"):
+        make_bank(dataset, tmp_path / "bank", **how)
+
+
+def test_a_generator_takes_boxes_but_no_labels(tiny_model_path, tmp_path):
+    with pytest.raises(SettingError, match="make_bank"):
+        FieldGenerator(str(tiny_model_path), region=RegionSettings(around=()))
+    image = read_image(write(scene(SIZE), tmp_path / "a.nii.gz"))
+    region = RegionSettings((Region((20.0, 20.0, 14.0), (40.0, 40.0, 34.0)),))
+    source = FieldGenerator(str(tiny_model_path), levels=(40,), steps=1, device="cpu", region=region)
+    import torch
+
+    affine = np.diag([-1.0, -1.2, 2.0, 1.0])
+    tensor = torch.from_numpy(sitk.GetArrayFromImage(image).T[None].astype(np.float32))
+    field = source.draw("a", tensor, affine, 0)
+    assert np.abs(field.vectors.numpy()).max() > 0.1
