@@ -167,7 +167,7 @@ def find_target(
     if settings.around is not None:
         if label is None:
             raise ImageError("There is no label to deform around; give a label map, or a region instead of --around.")
-        regions = regions_around(label, settings.around)
+        regions = regions_around(label, _values_around(label, settings))
         boxes = tuple(box_of(region, image) for region in regions)
     elif settings.regions:
         boxes = tuple(box_of(region, image) for region in settings.regions)
@@ -176,6 +176,17 @@ def find_target(
     if label is not None:
         _warn_of_labels_outside(label, boxes, settings.keep)
     return Target(image, boxes, settings.margin, _kept_mask(image, settings, label) if mask is None else mask)
+
+
+def _values_around(label: sitk.Image, settings: RegionSettings) -> tuple[int, ...]:
+    """Return the labels to deform around: all means all except those that are kept."""
+    if settings.around or not settings.keep:
+        return settings.around or ()
+    present = np.unique(sitk.GetArrayViewFromImage(label))
+    values = tuple(int(value) for value in present if value and int(value) not in settings.keep)
+    if not values:
+        raise ImageError("All labels are to be kept still, so there is nothing to deform around; choose fewer.")
+    return values
 
 
 def _kept_mask(image: sitk.Image, settings: RegionSettings, label: sitk.Image | None) -> sitk.Image | None:

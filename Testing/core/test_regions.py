@@ -178,7 +178,7 @@ def test_a_mask_file_can_be_kept(models, tmp_path):
 
 
 def test_a_pose_moves_the_whole_scan_after_the_field(models):
-    image = smooth_image(size=(60, 56, 52))
+    image = smooth_image(size=(40, 38, 36))
     bare, posed = (
         deform(image, models[3], level=50, seed=4, steps=1, pose=p, region=middle(image)) for p in (0.0, 1.0)
     )
@@ -187,7 +187,7 @@ def test_a_pose_moves_the_whole_scan_after_the_field(models):
     corner = image.TransformIndexToPhysicalPoint([2, 2, 2])
     assert np.linalg.norm(np.subtract(posed.transform.TransformPoint(corner), corner)) > 0.5
     # The pose reads the image that the field has made.
-    for index in ([30, 28, 26], [26, 30, 24], [33, 25, 27]):
+    for index in ([20, 19, 18], [17, 20, 17], [22, 17, 19]):
         point = image.TransformIndexToPhysicalPoint(index)
         expected = bare.transform.TransformPoint(pose.transform.TransformPoint(point))
         assert np.allclose(posed.transform.TransformPoint(point), expected, atol=0.35)
