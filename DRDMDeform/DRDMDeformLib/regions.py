@@ -49,7 +49,8 @@ def sceneRegion(
     around = around and roi is None and segmentation is not None
     if roi is None and not around and not keep:
         return None
-    label, values = None, {}
+    label: sitk.Image | None = None
+    values: dict[str, int] = {}
     if segmentation is not None and (around or keep):
         label, values = _labelOf(segmentation, volumeNode)
     unknown = [name for name in keep if name not in values]

@@ -13,10 +13,11 @@ import SimpleITK as sitk
 import torch
 
 from .. import output
-from ..deformation import Deformation, Progress, augment, synthesize
+from ..deformation import Deformation, Progress
 from ..errors import DRDMError, OutputError
 from ..io.files import atomic_write
 from ..models.model import Model
+from ..samples import augment, synthesize
 from . import records
 from .limits import Limits
 from .plan import AUGMENT, Plan, Task

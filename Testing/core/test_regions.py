@@ -6,12 +6,13 @@ import SimpleITK as sitk
 import torch
 from support import rotation, smooth_image
 
-from DRDMLib.deformation import deform, deform_all, synthesize
+from DRDMLib.deformation import deform, deform_all
 from DRDMLib.errors import FallbackWarning, ImageError, SettingError
 from DRDMLib.invertibility.certificate import certify_on_grid, certify_saved
 from DRDMLib.invertibility.metrics import measure_ddf
 from DRDMLib.output import write_ddf, write_warped
 from DRDMLib.regions import find_target
+from DRDMLib.samples import synthesize
 from DRDMLib.settings import DeformationSettings, RegionSettings
 from DRDMLib.spatial.bones import bone_points, is_ct
 from DRDMLib.spatial.coordinates import to_index, to_points
