@@ -16,7 +16,7 @@ from DRDMLib.loaders.world import ras_affine
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE
 from DRDMLib.production.regenerate import regenerate
 from DRDMLib.settings import DeformationSettings, RegionSettings
-from DRDMLib.spatial.region import Region
+from DRDMLib.spatial.region import Region, box_of
 
 SIZE = (60, 50, 26)
 
@@ -92,22 +92,24 @@ def test_mistakes_have_one_sentence(arguments, message, drdm, scan, tiny_models,
 def test_a_run_is_resumed_and_regenerated_in_the_same_region(kind, tiny_model_path, tmp_path):
     dataset = write_cases(tmp_path / "in", size=(40, 36, 20))
     how = {"deformation": settings(pose=0.5), "levels": LEVELS[kind][:1]}
-    run, _ = make(dataset, tmp_path / "whole", tiny_model_path, kind, **how)
+    run, _ = make(dataset, tmp_path / "1" / "run", tiny_model_path, kind, **how)
     assert run.failures() == []
-    written = records_of(tmp_path / "whole")
+    written = records_of(tmp_path / "1" / "run")
     made = {name: record for name, record in written.items() if record["levels"]}
     assert all(record["region"]["around"] == "all" for record in made.values())
     assert all(len(record["item"]["region"]["boxes"]) == 1 for record in made.values())
-    assert all("region" in item for item in report_of(tmp_path / "whole")["items"])
+    assert all("region" in item for item in report_of(tmp_path / "1" / "run")["items"])
     # A second run that is interrupted after one sample.
-    make(dataset, tmp_path / "parts", tiny_model_path, kind, **how)
+    make(dataset, tmp_path / "2" / "run", tiny_model_path, kind, **how)
     gone = sorted(made)[-1]
-    (tmp_path / "parts" / "records" / f"{gone}.json").unlink()
-    make(dataset, tmp_path / "parts", tiny_model_path, kind, resume=True, **how)
-    assert result(tmp_path / "parts") == result(tmp_path / "whole")
+    (tmp_path / "2" / "run" / "records" / f"{gone}.json").unlink()
+    make(dataset, tmp_path / "2" / "run", tiny_model_path, kind, resume=True, **how)
+    assert result(tmp_path / "2" / "run") == result(tmp_path / "1" / "run")
     with pytest.raises(SettingError):
-        make(dataset, tmp_path / "parts", tiny_model_path, kind, resume=True, levels=LEVELS[kind][:1])
-    again = regenerate(tmp_path / "whole" / "records" / f"{gone}.json", tmp_path / "again", model=str(tiny_model_path))
+        make(dataset, tmp_path / "2" / "run", tiny_model_path, kind, resume=True, levels=LEVELS[kind][:1])
+    again = regenerate(
+        tmp_path / "1" / "run" / "records" / f"{gone}.json", tmp_path / "again", model=str(tiny_model_path)
+    )
     assert again.differences == []
 
 
@@ -118,8 +120,8 @@ def test_labels_keep_their_original_values_in_options(tiny_model_path, tmp_path)
     run, _ = make(dataset, tmp_path / "out", tiny_model_path, deformation=settings(around=(3,)), levels=((40,),))
     assert run.failures() == []
     (item,) = report_of(tmp_path / "out")["items"]
-    low = np.min(np.reshape(item["region"]["boxes"][0], (2, 3)), axis=0)
-    assert (low < 2).all()
+    start, _ = box_of(Region.of(item["region"]["boxes"][0]), read_image(dataset / "images" / "a.nii.gz"))
+    assert not start.any()
     with pytest.raises(ImageError, match="No label has the value 7"):
         make(dataset, tmp_path / "none", tiny_model_path, deformation=settings(around=(7,)), levels=((40,),))
 
