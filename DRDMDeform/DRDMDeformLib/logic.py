@@ -48,7 +48,7 @@ class Logic(BatchLogic):
 
         Usage example:
         >>> [model.name for model in logic.availableModels() if model.here and model.ndim == 2]
-        ['general-2d', 'cardiac-mr-2d', 'heart-region-2d']
+        ['general-2d', 'cardiac-mr-2d']
         """
         return listModels()
 
