@@ -107,6 +107,17 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_published": ("test_full_recovery", "test_one_prediction", "test_recovery_starts_at_the_chosen_level"),
     "test_recovery": ("test_a_batch_of_seeds_equals_single_seeds",),
     "test_reference": ("test_the_pages_are_built",),
+    "test_region_runs": (
+        "test_a_run_is_resumed_and_regenerated_in_the_same_region",
+        "test_runs_without_a_region_are_written_as_before",
+    ),
+    "test_regions": (
+        "test_a_margin_is_a_limit_and_scales_the_field",
+        "test_a_pose_moves_the_whole_scan_after_the_field",
+        "test_fields_of_overlapping_margins_are_proven",
+        "test_paired_structures_get_a_box_each_and_near_ones_share_it",
+        "test_the_field_of_a_region_is_proven",
+    ),
     "test_resampling": ("test_threads_may_share_an_image",),
     "test_shipped": (
         "test_a_second_demo_does_not_change_the_first",

@@ -18,6 +18,8 @@ os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 _MODULES = {
     "Deformation": "deformation",
     "DeformationSettings": "settings",
+    "Region": "spatial.region",
+    "RegionSettings": "settings",
     "deform": "deformation",
     "deform_all": "deformation",
     "load_model": "models.catalogue",
@@ -29,8 +31,8 @@ _MODULES = {
     "save_model": "models.model",
     "random_ddf": "diffusion.forward",
     "recover": "diffusion.recovery",
-    "augment": "deformation",
-    "synthesize": "deformation",
+    "augment": "samples",
+    "synthesize": "samples",
     "read_image": "io.images",
     "read_label": "io.images",
     "DRDMError": "errors",
@@ -40,10 +42,8 @@ __all__ = ["__version__", *sorted(_MODULES)]
 
 if TYPE_CHECKING:
     from .deformation import Deformation as Deformation
-    from .deformation import augment as augment
     from .deformation import deform as deform
     from .deformation import deform_all as deform_all
-    from .deformation import synthesize as synthesize
     from .diffusion.forward import random_ddf as random_ddf
     from .diffusion.recovery import recover as recover
     from .errors import DRDMError as DRDMError
@@ -56,7 +56,11 @@ if TYPE_CHECKING:
     from .models.metadata import ModelMetadata as ModelMetadata
     from .models.model import Model as Model
     from .models.model import save_model as save_model
+    from .samples import augment as augment
+    from .samples import synthesize as synthesize
     from .settings import DeformationSettings as DeformationSettings
+    from .settings import RegionSettings as RegionSettings
+    from .spatial.region import Region as Region
 
 
 def __getattr__(name: str) -> Any:

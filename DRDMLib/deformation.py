@@ -1,4 +1,4 @@
-"""Deform images in physical space: Algorithms 2, 3 and 4 of the paper, with fields in millimeters."""
+"""Deform images in physical space: Algorithm 2 of the paper, with fields in millimeters."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ from .io.images import fit_label, require_scalar_image
 from .models.catalogue import load_model
 from .models.choice import Choice, choose_model, named_choice
 from .models.model import Model
+from .regions import Target, faces_held, fields_in_regions, find_target
 from .runtime.device import full_precision
 from .runtime.fallback import with_fallback
 from .runtime.threads import one_thread
-from .settings import DEFAULT_LEVEL, DeformationSettings
+from .settings import DEFAULT_LEVEL, DeformationSettings, RegionSettings
 from .spatial.borders import closed_faces, hold_faces, invented_fraction, planes_on_grid
 from .spatial.model_grid import (
     ModelGrid,
@@ -67,12 +68,17 @@ class Deformation:
         reference: the original image; everything that is produced lies on its grid.
         field: displacement field on a coarse grid: vector image, millimeters, LPS. A vector at a point of the new image
             points to the position in the original whose value the new image shows there. The grid extends past the
-            image, and the field falls to zero there.
+            image, and the field falls to zero there; that of a region covers only the region and its margin. Outside
+            the grid nothing moves.
         seed, level, steps, pose, model: the seed and settings it was made with, and the name of the model.
         seconds, device: how long the computation took, and on what kind of device.
         repaired: what was changed to make the field invertible.
         certified: whether the field is proven to be invertible; ``None`` if it has not been tested yet, see
             ``metrics``.
+        target: the regions that were deformed, or ``None`` for the whole image.
+        margin_mm, scale: distance from the regions at which the field is zero, and the number by which the displacement
+            was multiplied to fit into a given margin.
+        before_pose: the field of the regions without the pose, if there is one.
     """
 
     reference: sitk.Image
@@ -86,6 +92,10 @@ class Deformation:
     device: str = ""
     repaired: Repair = NOT_REPAIRED
     certified: bool | None = None
+    target: Target | None = dataclasses.field(default=None, repr=False)
+    margin_mm: float = 0.0
+    scale: float = 1.0
+    before_pose: sitk.Image | None = dataclasses.field(default=None, repr=False)
     _random: Callable[[], sitk.Image] | None = dataclasses.field(default=None, repr=False)
 
     @cached_property
@@ -312,6 +322,8 @@ def deform(
     plane: str = "auto",
     start: str = "level",
     border: str = "closed",
+    region: RegionSettings | None = None,
+    label: sitk.Image | None = None,
     on_step: Progress | None = None,
 ) -> Deformation:
     """Make a new, anatomically plausible version of an image, with a field that is proven to be invertible.
@@ -320,7 +332,8 @@ def deform(
         image: single-channel image, 2D or 3D, with any spacing and direction.
         model: a loaded model, a catalog name, a path, or ``None`` for the one that fits the image best,
             see :func:`DRDMLib.models.choice.choose_model`.
-        level, steps, pose, plane, start, border: see :class:`DRDMLib.DeformationSettings`.
+        level, steps, pose, plane, start, border, region: see :class:`DRDMLib.DeformationSettings`.
+        label: label map of the image, for a region around labels or with structures to keep.
         seed: the same seed gives the same result; on the same device it is identical to the bit.
         device: where to compute, if ``model`` is not loaded yet.
         on_step: called with (done, total); may raise to cancel.
@@ -328,11 +341,11 @@ def deform(
     Raises:
         ImageError: the image cannot be used.
         ModelError: the model cannot be used, or has the wrong dimension for the image.
-        SettingError: level, steps, pose, plane, start, border or device is not valid.
+        SettingError: level, steps, pose, plane, start, border, region or device is not valid.
         DRDMError: the deformation cannot be made invertible.
     """
-    settings = DeformationSettings(level, steps, pose, plane, start, border)
-    return next(make_deformations(image, model, settings, (seed,), device=device, on_step=on_step))
+    settings = DeformationSettings(level, steps, pose, plane, start, border, region)
+    return next(make_deformations(image, model, settings, (seed,), label=label, device=device, on_step=on_step))
 
 
 def deform_all(
@@ -347,6 +360,8 @@ def deform_all(
     plane: str = "auto",
     start: str = "level",
     border: str = "closed",
+    region: RegionSettings | None = None,
+    label: sitk.Image | None = None,
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
     """Make one new version of an image for each seed; a GPU computes all of them together.
@@ -363,8 +378,8 @@ def deform_all(
 
     The other arguments and the exceptions are those of :func:`deform`.
     """
-    settings = DeformationSettings(level, steps, pose, plane, start, border)
-    return make_deformations(image, model, settings, seeds, device=device, on_step=on_step)
+    settings = DeformationSettings(level, steps, pose, plane, start, border, region)
+    return make_deformations(image, model, settings, seeds, label=label, device=device, on_step=on_step)
 
 
 def make_deformations(
@@ -373,18 +388,29 @@ def make_deformations(
     settings: DeformationSettings,
     seeds: Sequence[int],
     *,
+    label: sitk.Image | None = None,
+    target: Target | None = None,
     device: str | torch.device = "auto",
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
-    """Do the work of :func:`deform` and :func:`deform_all` with the settings as one object."""
+    """Do the work of :func:`deform` and :func:`deform_all` with the settings as one object.
+
+    Args:
+        target: the regions of ``settings``, if they were found in this image before.
+    """
     started = time.perf_counter()
     image = require_scalar_image(image)
+    if target is None and settings.region is not None:
+        target = find_target(image, settings.region, label)
     if not isinstance(model, Model):
-        model = model_for(image, model, device, plane=settings.plane)
+        model = model_for(image if target is None else target.largest, model, device, plane=settings.plane)
     schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
+    if target is not None:
+        yield from _in_regions(target, model, settings, seeds, len(schedule), on_step)
+        return
     with one_thread():
         grid, tensor = prepare(image, model, settings.plane)
-    faces = closed_faces(image) if settings.border == "closed" else ()
+    faces = faces_held(image, settings)
     planes = SlipPlanes(planes_on_grid(faces, grid), model.size)
     # A pose moves the whole scan, so that its faces do not stay where they are.
     held = () if settings.pose else faces
@@ -416,87 +442,38 @@ def make_deformations(
             started = time.perf_counter()
 
 
-class Augmented(NamedTuple):
-    """A new version of an image, its label deformed in the same way, and the deformation."""
-
-    image: sitk.Image
-    label: sitk.Image | None
-    deformation: Deformation
-
-
-def augment(
-    image: sitk.Image,
-    label: sitk.Image | None,
+def _in_regions(
+    target: Target,
     model: Model,
     settings: DeformationSettings,
-    seed: int,
-    *,
-    on_step: Progress | None = None,
-) -> Augmented:
-    """Deform an image and its label together (Algorithm 3 of the paper).
-
-    The field is recovered from the image alone, and applied to both.
-
-    Args:
-        label: a label map of the image, or ``None``.
-
-    Raises:
-        ImageError, ModelError, SettingError, DRDMError: as :func:`deform`.
-    """
-    deformation = next(make_deformations(image, model, settings, (seed,), on_step=on_step))
-    warped = None if label is None else deformation.warp_label(label)
-    return Augmented(deformation.warp(image), warped, deformation)
-
-
-@dataclass
-class Pair:
-    """A moving and a fixed image with the exact field between them: ``fixed(x) = moving(x + field(x))``.
-
-    Resampling ``moving`` with the field gives ``fixed`` in every voxel. For this, ``fixed`` has been interpolated once
-    more than ``moving``.
-
-    Attributes:
-        moving, fixed: two versions of one image.
-        moving_label, fixed_label: the label deformed with each of them, if there is a label.
-        first: the deformation from the original to the moving image.
-        second: the deformation from the moving to the fixed image; its field, on the fixed image's grid, is the ground
-            truth.
-    """
-
-    moving: sitk.Image
-    fixed: sitk.Image
-    moving_label: sitk.Image | None
-    fixed_label: sitk.Image | None
-    first: Deformation
-    second: Deformation
-
-
-def synthesize(
-    image: sitk.Image,
-    label: sitk.Image | None,
-    model: Model,
-    settings: tuple[DeformationSettings, DeformationSettings],
-    seed: int,
-    *,
-    on_step: Progress | None = None,
-) -> Pair:
-    """Make a moving image, and a fixed image from the moving one (Algorithm 4 of the paper).
-
-    Args:
-        label: a label map of the image, or ``None``.
-        settings: of the first deformation (original to moving) and of the second (moving to fixed).
-        seed: of the first deformation; the second uses a seed derived from it.
-
-    Raises:
-        ImageError, ModelError, SettingError, DRDMError: as :func:`deform`.
-    """
-
-    def part(number: int) -> Progress | None:
-        return None if on_step is None else lambda done, total: on_step(number * total + done, 2 * total)
-
-    first = augment(image, label, model, settings[0], seed, on_step=part(0))
-    second = augment(first.image, first.label, model, settings[1], seed + 2**31, on_step=part(1))
-    return Pair(first.image, second.image, first.label, second.label, first.deformation, second.deformation)
+    seeds: Sequence[int],
+    steps: int,
+    on_step: Progress | None,
+) -> Iterator[Deformation]:
+    """Deform the regions of an image, once for each seed."""
+    for seed in seeds:
+        started = time.perf_counter()
+        made, random = fields_in_regions(target, model, settings, seed, generate, on_step)
+        with one_thread():
+            repaired = repair(made.field, target.image, () if settings.pose else faces_held(target.image, settings))
+        yield Deformation(
+            reference=target.image,
+            field=made.field.image(),
+            repaired=repaired,
+            certified=True,
+            target=target,
+            margin_mm=made.margin_mm,
+            scale=made.scale,
+            before_pose=None if made.before_pose is None else made.before_pose.image(),
+            _random=lambda random=random: random().field.image(),  # type: ignore[misc]
+            seed=seed,
+            level=settings.level,
+            steps=steps,
+            pose=settings.pose,
+            seconds=time.perf_counter() - started,
+            model=model.metadata.name,
+            device=made.device,
+        )
 
 
 def model_for(

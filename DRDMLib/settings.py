@@ -2,15 +2,103 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from .diffusion.affine import MAX_POSE
 from .diffusion.recovery import STARTS, require_level, start_level, step_schedule
-from .errors import SettingError
+from .errors import ImageError, SettingError
 from .spatial.model_grid import require_plane
+from .spatial.region import Region
 
 DEFAULT_LEVEL = 48
 BORDERS = ("closed", "open")
+
+
+@dataclass(frozen=True)
+class RegionSettings:
+    """Where an image is deformed; everything else stays as it is.
+
+    Attributes:
+        regions: boxes. If there are none and ``around`` is ``None``, the whole image is deformed, except for ``keep``.
+        around: values of labels; each image is deformed in boxes around these labels of its own label map. An empty
+            tuple means all labels.
+        margin: largest distance from a box at which anything moves, millimeters. By default it follows from the
+            displacement. Where it is too small for the displacement, the displacement is made smaller.
+        keep: values of labels that do not move, such as bones.
+        keep_mask: path of a mask that does not move; it is used for every image.
+
+    Raises:
+        SettingError: there are both regions and ``around``, or the margin is not above 0.
+    """
+
+    regions: tuple[Region, ...] = ()
+    around: tuple[int, ...] | None = None
+    margin: float | None = None
+    keep: tuple[int, ...] = ()
+    keep_mask: str = ""
+
+    def __post_init__(self) -> None:
+        if self.regions and self.around is not None:
+            raise SettingError("Give either a region or labels to deform around, not both.")
+        if self.margin is not None and not 0 < self.margin < float("inf"):
+            raise SettingError(f"A margin of {self.margin:g} mm is out of range; use more than 0.")
+        if self.margin is not None and not self.regions and self.around is None:
+            raise SettingError("A margin needs a region; give one with --region or --around.")
+
+    def renumbered(self, mapping: dict[int, int]) -> RegionSettings:
+        """Return the settings for label maps with new values.
+
+        Args:
+            mapping: new number of each value that the label maps have.
+
+        Raises:
+            ImageError: none of the labels to deform around, or none of those to keep, exists.
+        """
+        changed = {}
+        for name, option in (("around", "--around"), ("keep", "--keep")):
+            values: tuple[int, ...] = getattr(self, name) or ()
+            found = tuple(mapping[value] for value in values if value in mapping)
+            if values and not found:
+                present = ", ".join(str(value) for value in sorted(mapping) if value) or "none"
+                raise ImageError(
+                    f"No label has the value {', '.join(map(str, values))} of {option}; the labels have {present}."
+                )
+            if values:
+                changed[name] = found
+        return replace(self, **changed)  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for records and reports."""
+        around: Any = None if self.around is None else list(self.around) or "all"
+        return {
+            "boxes": [list(region.numbers) for region in self.regions],
+            "around": around,
+            "margin": self.margin,
+            "keep": list(self.keep),
+            "keep_mask": self.keep_mask,
+        }
+
+    @staticmethod
+    def of(values: dict[str, Any] | None) -> RegionSettings | None:
+        """Read the values that :meth:`to_dict` returned; ``None`` for none.
+
+        Raises:
+            SettingError: they are not valid.
+        """
+        if values is None:
+            return None
+        try:
+            around = values["around"]
+            return RegionSettings(
+                tuple(Region.of(numbers) for numbers in values["boxes"]),
+                None if around is None else () if around == "all" else tuple(map(int, around)),
+                values["margin"],
+                tuple(map(int, values["keep"])),
+                str(values["keep_mask"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise SettingError("The record has no valid 'region'; choose the unchanged file of a run.") from error
 
 
 @dataclass(frozen=True)
@@ -31,6 +119,7 @@ class DeformationSettings:
         border: what happens where tissue touches a face of the scan. ``"closed"``: tissue there moves along the face
             only, so that nothing moves in from outside, except by a pose. ``"open"``: it moves freely, and a mirror
             image of the scan moves in.
+        region: where the image is deformed; ``None`` for the whole image. A pose moves the whole image in any case.
 
     Raises:
         SettingError: a setting is out of range.
@@ -42,6 +131,7 @@ class DeformationSettings:
     plane: str = "auto"
     start: str = "level"
     border: str = "closed"
+    region: RegionSettings | None = None
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
@@ -53,6 +143,10 @@ class DeformationSettings:
         if self.border not in BORDERS:
             raise SettingError(f"border='{self.border}' is not known; use 'closed' or 'open'.")
         require_plane(self.plane)
+
+    def region_entry(self) -> dict[str, Any]:
+        """Return the entry ``region`` of a record; nothing for the whole image."""
+        return {} if self.region is None else {"region": self.region.to_dict()}
 
     def schedule(self, timesteps: int) -> list[tuple[int, int]]:
         """List the levels that recovery visits, see :func:`DRDMLib.diffusion.recovery.step_schedule`.

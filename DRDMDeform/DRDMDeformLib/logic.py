@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +18,7 @@ from .batches import BatchLogic, RunSettings, writeTemporary
 from .job import Job, JobState
 from .models import ModelInfo, bestModel, listModels, modelInfo
 from .mrml import SceneError, links
+from .regions import SceneRegion, sceneRegion
 
 # What a deformation is in the scene: a transform node, or a sequence browser node of several variants.
 Deformations: TypeAlias = Any
@@ -153,6 +154,7 @@ class Logic(BatchLogic):
         device: str = "auto",
         plane: str = "auto",
         pose: float = 0.0,
+        region: SceneRegion | None = None,
         onMade: Callable[[list[Deformations]], None] | None = None,
     ) -> Job:
         """Return a job that makes variants of a volume in a separate process.
@@ -170,6 +172,8 @@ class Logic(BatchLogic):
             device: as in :meth:`deform`.
             plane: as in :meth:`deform`.
             pose: as in :meth:`deform`.
+            region: where to deform, from :meth:`regionOf`; ``None``: the whole volume. Without a model the best one for
+                the region is used.
             onMade: called with the transform nodes, or with one sequence browser, in a list.
 
         Raises:
@@ -187,11 +191,14 @@ class Logic(BatchLogic):
         folder = Path(tempfile.mkdtemp(prefix="drdm-"))
         try:
             writeTemporary(image, folder / "scan.nrrd")
+            if region is not None and region.label is not None:
+                writeTemporary(region.label, folder / "label.nrrd")
         except SceneError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         arguments = ["deform", folder / "scan.nrrd", "-o", folder / "out", "--only-field"]
         arguments += ["--level", level, "--count", count, *settings.arguments()]
+        arguments += [] if region is None else region.arguments(folder / "label.nrrd")
         job = Job(arguments)
         volumeID = volumeNode.GetID()
         scene = self.mrmlScene()
@@ -208,9 +215,9 @@ class Logic(BatchLogic):
                     return
                 report = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
                 fields = [sitk.ReadImage(str(folder / "out" / item["field"])) for item in report["items"]]
-                kept = ("seed", "level", "steps", "pose", "seconds", "metrics")
+                kept = ("seed", "level", "steps", "pose", "seconds", "metrics", "region")
                 shared = {key: report[key] for key in ("model", "fit") if key in report}
-                records = [{**{k: item[k] for k in kept}, **shared} for item in report["items"]]
+                records = [{**{k: item[k] for k in kept if k in item}, **shared} for item in report["items"]]
                 made = mrml.addVariants(scene, volumeNode, fields, records, asSequence=asSequence and count > 1)
             except (OSError, ValueError, KeyError, RuntimeError) as error:
                 job.state, job.text = JobState.FAILED, str(error)
@@ -222,6 +229,36 @@ class Logic(BatchLogic):
 
         job.onFinished(addToScene)
         return job
+
+    def regionOf(
+        self,
+        volumeNode: slicer.vtkMRMLScalarVolumeNode,
+        roi: slicer.vtkMRMLMarkupsROINode | None = None,
+        segmentation: Any = None,
+        around: bool = True,
+        margin: float | None = None,
+        keep: Sequence[str] = (),
+    ) -> SceneRegion | None:
+        """A region of a volume, for :meth:`startDeform`; ``None`` for the whole volume.
+
+        Args:
+            volumeNode: the volume.
+            roi: an ROI; a turned one, or one under a transform, stands for its bounding box along the axes of the
+                volume.
+            segmentation: segmentation or label map of the volume.
+            around: without an ROI, deform around the segmentation.
+            margin: largest distance from the region at which anything moves, mm; ``None``: as needed.
+            keep: names of segments (for a label map, values) that do not move.
+
+        Raises:
+            SceneError: a node cannot be used, or there is no such segment.
+
+        Usage example:
+        >>> region = logic.regionOf(volume, segmentation=segmentation)
+        >>> region.arguments("label.nrrd")
+        ['--label', 'label.nrrd', '--around', 'all']
+        """
+        return sceneRegion(volumeNode, roi, segmentation, around, margin, keep)
 
     # Variants
 

@@ -126,6 +126,9 @@ class DRDMDeformParameterNode:
     model - catalog name, or path of a model file; empty: the best one for the scan.
     device, steps, plane - how to compute; 0 steps: the default of the model.
     pose, level, seed, variants, asSequence - how to deform: pose 0 to 2, level 1 to 79 (strength), number of variants.
+    aroundSegmentation, region - deform only around the segmentation, or in this ROI; the ROI comes first.
+    margin, keep - largest distance from the region at which anything moves, mm (0: as needed); names of the segments
+    that do not move, separated by commas.
     keepSeed - whether Deform keeps the seed; otherwise it draws a new one once the seed has been used.
     deformations - the shown transform or sequence browser.
     preview - whether the scan and the other nodes are shown deformed, that is under the transform.
@@ -145,6 +148,10 @@ class DRDMDeformParameterNode:
     steps: Annotated[int, WithinRange(0, 80), Default(0)]
     pose: Annotated[float, WithinRange(0.0, 2.0), Default(0.0)]
     plane: Annotated[Plane, Default(Plane.AUTO)]
+    aroundSegmentation: Annotated[bool, Default(True)]
+    region: Optional[slicer.vtkMRMLMarkupsROINode]  # noqa: UP045
+    margin: Annotated[float, WithinRange(0.0, 1000.0), Default(0.0)]
+    keep: str
 
     level: Annotated[int, WithinRange(1, 79), Default(48)]
     seed: Annotated[int, WithinRange(0, 2**31 - 1), Default(0)]

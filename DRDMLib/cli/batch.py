@@ -14,6 +14,7 @@ from ..production.run import RunRequest, produce
 from ..runtime.distributed import current_process
 from ..runtime.reporter import Reporter
 from ..settings import DeformationSettings
+from .region import region_settings
 
 
 def augment(options: argparse.Namespace, reporter: Reporter) -> None:
@@ -38,7 +39,11 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         max_attempts=options.draws,
     )
     deformation = DeformationSettings(
-        steps=options.steps, pose=options.pose, plane=options.plane, border=options.border
+        steps=options.steps,
+        pose=options.pose,
+        plane=options.plane,
+        border=options.border,
+        region=region_settings(options),
     )
     return {
         "copies": options.copies,

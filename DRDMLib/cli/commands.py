@@ -17,20 +17,27 @@ from ..io.files import file_name, shown
 from ..io.images import image_stem, read_field, read_image, read_label
 from ..models.catalogue import available_models, fetch, model_metadata
 from ..production.run_folder import locked_folder
+from ..regions import find_target
 from ..runtime.device import choose_device
 from ..runtime.reporter import Reporter
 from ..settings import DeformationSettings
+from .region import region_settings
 
 
 def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     """Run ``drdm deform`` and return the last version."""
-    settings = DeformationSettings(options.level, options.steps, options.pose, options.plane, border=options.border)
+    region = region_settings(options)
+    settings = DeformationSettings(
+        options.level, options.steps, options.pose, options.plane, border=options.border, region=region
+    )
     choose_device(options.device)
     image = read_image(options.image)
     label = read_label(options.label, image, geometry=options.label_geometry) if options.label else None
-    model, choice = model_and_choice(image, options.model, options.device, plane=settings.plane)
+    target = None if region is None else find_target(image, region, label)
+    place = image if target is None else target.largest
+    model, choice = model_and_choice(place, options.model, options.device, plane=settings.plane)
     settings.schedule(model.timesteps)
-    prepare(image, model, settings.plane)
+    prepare(place, model, settings.plane)
     stem = file_name(image_stem(options.image))
     if stem != unicodedata.normalize("NFC", image_stem(options.image)):
         reporter.message(f"The results are called '{shown(stem)}', a name that is valid on every system.")
@@ -44,7 +51,8 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
             def on_step(done: int, total: int, number: int = number) -> None:
                 reporter.progress("deform", number * total + done, options.count * total)
 
-            result = next(make_deformations(image, model, settings, (options.seed + number,), on_step=on_step))
+            seeds = (options.seed + number,)
+            result = next(make_deformations(image, model, settings, seeds, target=target, on_step=on_step))
             base = folder / f"{stem}_{number:03d}"
             files: dict[str, Path | None] = {"image": None, "label": None, "ddf": None}
             if options.only_field:
@@ -59,11 +67,35 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
                 files["label"] = output.write_image(path, result.warp_label(label))
             items.append(output.report_entry(result, files, folder))
             # After each version, so that an interrupted run leaves a valid result.
-            source = Path(options.image).name
-            output.write_report(folder, model.metadata.name, items, source=source, fit=choice.fit.to_dict())
+            written = {"source": Path(options.image).name, "fit": choice.fit.to_dict()}
+            written |= {} if region is None else {"region": region.to_dict()}
+            output.write_report(folder, model.metadata.name, items, **written)
             reporter.item(**items[-1])
+    if region is not None:
+        reporter.message(movement_message(items))
     reporter.message(f"{len(items)} version(s) of '{options.image}' are in '{folder}'.")
     return result
+
+
+def movement_message(items: list[dict[str, Any]]) -> str:
+    """Say how far what should hardly move has moved, at most over all versions."""
+    regions = [item["region"] for item in items]
+    parts = [f"The field reaches up to {max(r['margin_mm'] for r in regions):.0f} mm beyond the region"]
+
+    def most(*keys: str) -> float | None:
+        found = []
+        for entry in regions:
+            for key in keys:
+                entry = (entry or {}).get(key)
+            found.append(entry)
+        return max((one["max_mm"] for one in found if one), default=None)
+
+    for text, keys in (("kept structures", ("kept",)), ("bone inside", ("bone", "inside"))):
+        if (far := most(*keys)) is not None:
+            parts.append(f"{text} moved by at most {far:.1f} mm")
+    if (far := most("bone", "outside")) is not None:
+        parts.append(f"bone outside by at most {far:.1f} mm")
+    return "; ".join(parts) + "."
 
 
 def demo(options: argparse.Namespace, reporter: Reporter) -> None:
@@ -78,6 +110,8 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
     image_path, label_path = resource("Sample", "sample.nii.gz"), resource("Sample", "sample_label.nii.gz")
     options.image, options.label, options.count = str(image_path), str(label_path), 1
     options.only_field = options.inverse = False
+    options.region = options.around = options.margin = None
+    options.keep = []
     options.label_geometry = "file"
     result = deform(options, reporter)
     picture = Path(options.output) / "demo.png"

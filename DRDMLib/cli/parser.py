@@ -20,6 +20,7 @@ from .arguments import (
     level_pair,
     whole_number,
 )
+from .region import add_region
 
 
 class Parser(argparse.ArgumentParser):
@@ -107,6 +108,7 @@ def _add_deform(command: AddCommand) -> None:
         help="write only the field, on a coarse grid larger than the image (for transforms in 3D Slicer)",
     )
     add_generation(parser)
+    add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_run_deform)
 
@@ -138,6 +140,7 @@ def _add_augment(command: AddCommand) -> None:
     )
     add_run(parser)
     add_generation(parser)
+    add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_run_augment)
 
@@ -182,6 +185,7 @@ def _add_synthesize(command: AddCommand) -> None:
     )
     add_run(parser)
     add_generation(parser)
+    add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_run_synthesize)
 

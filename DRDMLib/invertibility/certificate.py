@@ -300,7 +300,7 @@ def certify_on_grid(field: sitk.Image, reference: sitk.Image) -> Certificate:
 
     Args:
         field: vector image, millimeters, LPS.
-        reference: the image; its extent lies within the field.
+        reference: the image; outside the field nothing moves.
     """
     coarse = FieldGrid.of(field, STORED)
     if not coarse.border_is_zero():

@@ -189,7 +189,7 @@ def inverse_layers(field: sitk.Image, reference: sitk.Image, ranges: Iterator[tu
 
     Args:
         field: a certified displacement field: vector image, millimeters, LPS.
-        reference: the image; its extent lies within the field.
+        reference: the image; its extent lies within the field, or the field is zero on its border.
         ranges: (start, stop) of the layers along the slowest axis, see :func:`DRDMLib.spatial.resampling.slabs`.
 
     Yields:
@@ -197,7 +197,7 @@ def inverse_layers(field: sitk.Image, reference: sitk.Image, ranges: Iterator[tu
     """
     grid = FieldGrid.of(field)
     inside = positions(grid, reference)
-    assert inside is not None, "the field covers the image it was made for"
+    assert inside is not None, "the field was made for this image"
     mapping = Mapping(extended(grid, inside, 1 if reference.GetNumberOfPixels() < _MOST_NODES else 4))
     d = reference.GetDimension()
     for start, stop in ranges:
@@ -217,7 +217,7 @@ def inverse_field(field: sitk.Image, reference: sitk.Image) -> sitk.Image:
 
     Args:
         field: a certified displacement field: vector image, millimeters, LPS.
-        reference: the image; its extent lies within the field.
+        reference: the image; its extent lies within the field, or the field is zero on its border.
 
     Returns:
         Vector image, 64-bit, millimeters, LPS.
@@ -225,9 +225,10 @@ def inverse_field(field: sitk.Image, reference: sitk.Image) -> sitk.Image:
     grid = FieldGrid.of(field)
     mapping = Mapping(grid)
     inside = positions(grid, reference)
-    assert inside is not None, "the field covers the image it was made for"
+    assert inside is not None, "the field was made for this image"
     generator = np.random.default_rng(0)
-    probes = [generator.uniform(a[0], a[-1], 2**16) * s for a, s in zip(inside, grid.spacing, strict=True)]
+    within = [np.clip(a[[0, -1]], 0, n - 1) for a, n in zip(inside, mapping.shape, strict=True)]
+    probes = [generator.uniform(ends[0], ends[1], 2**16) * s for ends, s in zip(within, grid.spacing, strict=True)]
     points = torch.from_numpy(np.stack(probes, axis=1))
     rough = _sampled_inverse(mapping, grid, 1, None)
     fine = rough

@@ -53,7 +53,7 @@ def repair(field: FieldGrid, reference: sitk.Image, faces: Sequence[Face] = ()) 
 
     Args:
         field: its ``vectors`` are changed.
-        reference: the image; its extent lies within the field.
+        reference: the image; outside the field nothing moves.
         faces: closed faces of the scan; displacements along their normals stay zero there.
 
     Raises:
@@ -61,7 +61,7 @@ def repair(field: FieldGrid, reference: sitk.Image, faces: Sequence[Face] = ()) 
     """
     vectors = field.vectors
     inside = positions(field, reference)
-    assert inside is not None, "the field covers the image it was made for"
+    assert inside is not None, "the field was made for this image"
     shape = vectors.shape[:-1]
     original: np.ndarray | None = None
     touched = np.zeros(shape, bool)

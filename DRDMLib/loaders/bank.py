@@ -32,7 +32,7 @@ from ..production.run_folder import clean_up, run_lock, share_of_folder
 from ..production.sources import Source, read_source
 from ..runtime.distributed import ProcessInfo
 from ..runtime.threads import one_thread_each
-from ..settings import DeformationSettings
+from ..settings import DeformationSettings, RegionSettings
 from .packing import pack, unpack
 from .placement import FileGeometry
 from .world import FieldSource, WorldField, ras_affine, world_field
@@ -181,6 +181,7 @@ def make_bank(
     device: str = "auto",
     plane: str = "auto",
     border: str = "closed",
+    region: RegionSettings | None = None,
     process: ProcessInfo | None = None,
     on_case: Callable[[int, int], None] | None = None,
 ) -> FieldBank:
@@ -193,7 +194,7 @@ def make_bank(
         folder: new folder, empty folder, or a bank with the same settings.
         model: name or path; by default the one that fits each image best.
         levels, copies, seed: see :class:`BankSettings`.
-        steps, pose, plane, border: see :class:`DRDMLib.DeformationSettings`.
+        steps, pose, plane, border, region: see :class:`DRDMLib.DeformationSettings`.
         process: this process among several that share the cases.
         on_case: called with (done, total) after each case.
 
@@ -208,7 +209,7 @@ def make_bank(
     Warns:
         FallbackWarning: an image cannot be used and is left out.
     """
-    deformation = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border)
+    deformation = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border, region=region)
     settings = BankSettings(tuple(levels), copies, seed, deformation)
     folder, process = Path(folder), process or ProcessInfo()
     cases = datasets.find_cases(dataset)
@@ -221,7 +222,7 @@ def make_bank(
             try:
                 source = read_source(case, need_label=False)
                 path = folder / f"{case.name}{SUFFIX}"
-                name = model or _model_in(path) or choose_model(source.image, plane=plane).name
+                name = model or _model_in(path) or choose_model(source.place(region), plane=plane).name
                 if name not in loaded:
                     loaded[name] = load_model(name, process.device(device))
                 _make_file(path, source, name, loaded[name], settings, lock)
@@ -278,6 +279,7 @@ def _make_file(path: Path, source: Source, name: str, used: Model, settings: Ban
         "pose": settings.deformation.pose,
         "plane": settings.deformation.plane,
         "border": settings.deformation.border,
+        **settings.deformation.region_entry(),
         "model": used.metadata.name,
         "model_digest": digest_of(resolve(name)[0], "sha256"),
         "image_digest": source.digests["image"],
@@ -289,7 +291,7 @@ def _make_file(path: Path, source: Source, name: str, used: Model, settings: Ban
     # Another process may have made it before this one got the lock.
     if _exists(path, metadata):
         return
-    choice = named_choice(source.image, name, used, plane=settings.deformation.plane)
+    choice = named_choice(source.place(settings.deformation.region), name, used, plane=settings.deformation.plane)
     if choice.warning():
         warnings.warn(f"{source.case.name}: {choice.warning()}", FallbackWarning, stacklevel=2)
     metadata["fit"] = choice.fit.to_dict()
@@ -334,8 +336,8 @@ def _exists(path: Path, metadata: dict[str, Any]) -> bool:
     written = _written(path)
     if written is None:
         return False
-    for key, value in metadata.items():
-        if written.get(key) != value:
+    for key in (*metadata, "region"):
+        if written.get(key) != metadata.get(key):
             raise SettingError(f"The fields in '{path}' were made with other {key}; choose a new folder.")
     return True
 
@@ -351,7 +353,7 @@ def _make_fields(source: Source, model: Model, settings: BankSettings) -> list[W
         seeds = [seed_of(settings.seed, source.case.name, (level,), copy, 0) for copy in range(settings.copies)]
         # One at a time, so that all types of devices make the same fields.
         for seed in seeds:
-            made = next(make_deformations(source.image, model, deformation, (seed,)))
+            made = next(make_deformations(source.image, model, deformation, (seed,), label=source.label))
             fields.append(world_field(made.field, source.image))
     return fields
 

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ..deformation import make_deformations
-from ..errors import FallbackWarning
+from ..errors import FallbackWarning, SettingError
 from ..io.geometry import distance_in_voxels
 from ..models.catalogue import load_model
 from ..models.choice import choose_model
 from ..models.model import Model
-from ..settings import DeformationSettings
+from ..regions import find_target
+from ..settings import DeformationSettings, RegionSettings
 from .world import WorldField, image_of, ras_affine, world_field
 
 
@@ -34,7 +35,8 @@ class FieldGenerator:
         model: a loaded model, its name or its path; by default the one that fits each image best. Choosing takes
             a fraction of a second for each image that this process has not seen yet.
         levels: strengths of the deformations, 0 to T-1; the seed selects one of them.
-        steps, pose, plane, border: see :class:`DRDMLib.DeformationSettings`.
+        steps, pose, plane, border, region: see :class:`DRDMLib.DeformationSettings`. A region is one or several
+            boxes; for a region around labels make a bank, which reads the labels.
         device: where the network runs; use ``"cpu"`` in worker processes of a DataLoader, which cannot share a GPU.
     """
 
@@ -48,11 +50,14 @@ class FieldGenerator:
         device: str | torch.device = "auto",
         plane: str = "auto",
         border: str = "closed",
+        region: RegionSettings | None = None,
     ) -> None:
+        if region is not None and (region.around is not None or region.keep):
+            raise SettingError("Fields around labels need the labels; make a bank of them with make_bank.")
         self.model, self.levels, self.device = model, tuple(levels), device
         # Models by their names, where none is given.
         self._chosen: dict[str, Model] = {}
-        self.settings = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border)
+        self.settings = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border, region=region)
 
     def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
         """Generate a field for an image.
@@ -80,7 +85,9 @@ class FieldGenerator:
     def _model_for(self, volume: sitk.Image) -> Model:
         """Return the model that was given, or the one that fits an image best. It depends on nothing but the image."""
         if self.model is None:
-            choice = choose_model(volume, plane=self.settings.plane)
+            region = self.settings.region
+            place = volume if region is None else find_target(volume, region).largest
+            choice = choose_model(place, plane=self.settings.plane)
             if choice.warning():
                 warnings.warn(choice.warning(), FallbackWarning, stacklevel=3)
             if choice.name not in self._chosen:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import SimpleITK as sitk
+
 from ..errors import ModelError
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..models.choice import Candidate, choose_model, frozen_candidates, named_choice
@@ -15,7 +17,6 @@ from ..models.fit import Fit
 from ..models.model import Model
 from . import records
 from .plan import Plan
-from .sources import Source
 
 # Cases that a sentence names.
 _NAMED = 5
@@ -93,16 +94,19 @@ class CaseModels:
             )
         return CaseModels(named, [], device, plane)
 
-    def of(self, source: Source) -> CaseModel:
-        """Return the model of a case that has been read.
+    def of(self, image: sitk.Image) -> CaseModel:
+        """Return the model of a case.
+
+        Args:
+            image: the image of the case, or its largest region, see :meth:`Source.place`.
 
         Raises:
             ImageError, ModelError: no model can be used with the image.
         """
         if self.named is not None:
             model = self.load(self.named)
-            return self._case_model(self.named, named_choice(source.image, self.named, model, plane=self.plane).fit)
-        choice = choose_model(source.image, plane=self.plane, among=self._entries)
+            return self._case_model(self.named, named_choice(image, self.named, model, plane=self.plane).fit)
+        choice = choose_model(image, plane=self.plane, among=self._entries)
         return self._case_model(choice.name, choice.fit)
 
     def recorded(self, plan: Plan, folder: Path, number: int) -> CaseModel | None:

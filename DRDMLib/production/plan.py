@@ -53,6 +53,20 @@ class RunSettings:
         """Return the settings of a deformation of this level."""
         return replace(self.deformation, level=level)
 
+    def for_labels(self, mapping: dict[int, int]) -> RunSettings:
+        """Return the settings with the values of labels as they are in the new dataset, where they may be renumbered.
+
+        Args:
+            mapping: new number of each label value; empty if they are not renumbered.
+
+        Raises:
+            ImageError: no label of the dataset has a value that the region needs.
+        """
+        region = self.deformation.region
+        if region is None or not mapping:
+            return self
+        return replace(self, deformation=replace(self.deformation, region=region.renumbered(mapping)))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, which are written to ``run.json`` and compared."""
         return {
@@ -68,7 +82,8 @@ class RunSettings:
             "voxel_fields": self.voxel_fields,
             "split": list(self.split),
             "quality": self.quality,
-            # Left out by default, so that runs from before this setting can be continued.
+            # Left out by default, so that runs from before these settings can be continued.
+            **self.deformation.region_entry(),
             **({} if self.label_geometry == "file" else {"label_geometry": self.label_geometry}),
         }
 

@@ -12,7 +12,7 @@ from ..io.datasets import Case
 from ..io.files import file_name, output_error
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..runtime.threads import one_thread_each
-from ..settings import DeformationSettings
+from ..settings import DeformationSettings, RegionSettings
 from . import records
 from .plan import RunSettings, Task, make_plan
 from .run_folder import locked_folder
@@ -76,12 +76,13 @@ def regenerate(
         levels=(tuple(record["levels"]),) if record["levels"] else (),
         copies=record["copy"] + 1,
         seed=record["run_seed"],
-        # Old records have no pose or no border.
+        # Old records have no pose, no border or no region.
         deformation=DeformationSettings(
             steps=record["steps"],
             pose=record.get("pose", 0.0),
             plane=record["plane"],
             border=record.get("border", "open"),
+            region=RegionSettings.of(record.get("region")),
         ),
         voxel_fields="voxel_ddf" in record["files"],
         quality="thumbnail" in record["files"],

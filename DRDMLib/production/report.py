@@ -39,6 +39,7 @@ def report_entry(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         "seconds": run.seconds.get(record["name"]),
         "metrics": item["metrics"],
         "repair": item["repair"],
+        **({"region": item["region"]} if "region" in item else {}),
     }
 
 

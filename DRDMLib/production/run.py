@@ -242,8 +242,10 @@ def _first_usable(plan: Plan, models: CaseModels, label_mapping: dict[int, int])
     for number in range(len(plan.cases)):
         try:
             source = read_case(plan, number, label_mapping)
-            chosen = models.of(source)
-            prepare(source.image, chosen.model, plan.settings.deformation.plane)
+            deformation = plan.settings.for_labels(label_mapping).deformation
+            place = source.place(deformation.region)
+            chosen = models.of(place)
+            prepare(place, chosen.model, deformation.plane)
             return number, source, chosen
         except (ImageError, ModelError) as error:
             if len(plan.cases) == 1:

@@ -13,10 +13,11 @@ import SimpleITK as sitk
 import torch
 
 from .. import output
-from ..deformation import Deformation, Progress, augment, synthesize
+from ..deformation import Deformation, Progress
 from ..errors import DRDMError, OutputError
 from ..io.files import atomic_write
 from ..models.model import Model
+from ..samples import augment, synthesize
 from . import records
 from .limits import Limits
 from .plan import AUGMENT, Plan, Task
@@ -205,13 +206,14 @@ class SampleMaker:
             "pose": settings.deformation.pose,
             "plane": settings.deformation.plane,
             "border": settings.deformation.border,
+            **settings.deformation.region_entry(),
             **self.context,
             "files": {},
             "digests": {},
         }
 
     def _generate(self, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Attempt:
-        settings = self.plan.settings
+        settings = self.plan.settings.for_labels({int(k): v for k, v in self.context["label_values"].items()})
         if settings.command == AUGMENT:
             deformation = settings.at_level(task.levels[0])
             made = augment(source.image, source.label, model, deformation, seed, on_step=on_step)

@@ -11,6 +11,8 @@ import SimpleITK as sitk
 from ..errors import ImageError
 from ..io.datasets import Case
 from ..io.images import image_files, read_image, read_label
+from ..regions import find_target
+from ..settings import RegionSettings
 from ..spatial.model_grid import same_grid
 from .limits import label_values
 from .plan import AUGMENT, Plan
@@ -37,6 +39,14 @@ class Source:
     digests: dict[str, str]
     files: dict[str, str]
     label_geometry: str = "file"
+
+    def place(self, region: RegionSettings | None) -> sitk.Image:
+        """Return the part of the image for which a model is chosen: its largest region, or all of it.
+
+        Raises:
+            ImageError, SettingError: as :func:`DRDMLib.regions.find_target`.
+        """
+        return self.image if region is None else find_target(self.image, region, self.label).largest
 
     def apart(self) -> Source:
         """Return a copy for use in another thread; its voxels are copied at the first access.

@@ -113,7 +113,8 @@ class Work:
             source = self.run.sources.pop(number, None) or read_case(self.run.plan, number, self.run.label_mapping)
             self._require_unchanged(number, source)
             recorded = self.run.models.recorded(self.run.plan, self.run.folder, number)
-            self._models[number] = recorded or self.run.models.of(source)
+            region = self.run.plan.settings.for_labels(self.run.label_mapping).deformation.region
+            self._models[number] = recorded or self.run.models.of(source.place(region))
         except DRDMError as error:
             return error
         return source

@@ -118,7 +118,8 @@ class SampledGrid:
 
     Attributes:
         field: the field that is resampled.
-        at: positions of the new nodes along each axis, in nodes of ``field``; increasing, within its extent.
+        at: positions of the new nodes along each axis, in nodes of ``field``; increasing. Only a field that is zero on
+            its border has nodes outside its extent, where it is zero.
         rounding: see :class:`DisplacementGrid`.
     """
 
@@ -133,14 +134,17 @@ class SampledGrid:
     def _source(self, where: Block) -> Block:
         """Return the nodes of ``field`` from which a block is interpolated."""
         ends = [(math.floor(a[w.start]), math.ceil(a[w.stop - 1])) for a, w in zip(self.at, where, strict=True)]
-        sizes = self.field.vectors.shape
-        return tuple(slice(min(a, n - 2), max(b, a + 1) + 1) for (a, b), n in zip(ends, sizes, strict=False))
+        source = []
+        for (a, b), n in zip(ends, self.field.vectors.shape, strict=False):
+            first = min(max(a, 0), n - 2)
+            source.append(slice(first, min(max(b, first + 1), n - 1) + 1))
+        return tuple(source)
 
     def block(self, where: Block) -> np.ndarray:
         source = self._source(where)
         values = self.field.block(source)
         for axis, (a, w, s) in enumerate(zip(self.at, where, source, strict=True)):
-            position = a[w] - s.start
+            position = np.clip(a[w] - s.start, 0, values.shape[1 + axis] - 1)
             before = np.minimum(position.astype(np.int64), values.shape[1 + axis] - 2)
             fraction = (position - before).reshape([-1 if axis == b else 1 for b in range(len(where))])
             low, values = values.take(before, axis=1 + axis), values.take(before + 1, axis=1 + axis)
@@ -161,16 +165,20 @@ class SampledGrid:
         found = []
         for fraction in np.stack(np.meshgrid(*[[1e-6, 0.5, 1 - 1e-6]] * d, indexing="ij"), -1).reshape(-1, d):
             points = [a[c] + s * (a[c + 1] - a[c]) for a, c, s in zip(self.at, cells.T, fraction, strict=True)]
-            found.append(np.floor(np.stack(points, axis=1)).astype(np.int64))
+            last = np.asarray(self.field.vectors.shape[:d]) - 2
+            found.append(np.clip(np.floor(np.stack(points, axis=1)).astype(np.int64), 0, last))
         return np.unique(np.concatenate(found), axis=0)
 
 
 def positions(field: FieldGrid, reference: sitk.Image) -> tuple[np.ndarray, ...] | None:
     """Compute the positions of an image's voxels along the axes of a field.
 
+    An image may extend past a field that is zero on its border, such as that of a region. The field is zero there, so
+    of the voxels outside only the nearest ones are listed.
+
     Returns:
         For each axis of the field, positions in nodes of the field, increasing; ``None`` if the axes of the image are
-        not parallel to those of the field, or if the image extends past the field.
+        not parallel to those of the field, or if the image extends past a field that is not zero on its border.
     """
     rotation = field.along @ direction_matrix(reference)
     offset = field.along @ (np.asarray(reference.GetOrigin()) - field.origin)
@@ -181,8 +189,14 @@ def positions(field: FieldGrid, reference: sitk.Image) -> tuple[np.ndarray, ...]
             return None
         step = rotation[a, axis] * reference.GetSpacing()[axis]
         at = np.sort((offset[a] + step * np.arange(reference.GetSize()[axis])) / field.spacing[a])
-        if at[0] < 0 or at[-1] > field.vectors.shape[a] - 1:
-            return None
+        last = field.vectors.shape[a] - 1
+        if at[0] < 0 or at[-1] > last:
+            if not field.border_is_zero():
+                return None
+            inside = np.flatnonzero((at >= 0) & (at <= last))
+            if not len(inside):
+                inside = np.searchsorted(at, [0]) - 1
+            at = at[max(inside[0] - 1, 0) : inside[-1] + 2]
         out.append(at)
     return tuple(out)
 

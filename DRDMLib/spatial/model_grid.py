@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 # Width of the margin around the model grid in which the field falls to zero: least, most, and most with a pose, as
 # fractions of the grid's side.
-_MARGIN_LEAST, _MARGIN_MOST, _MARGIN_OF_POSES = 0.125, 0.5, 1.0
+MARGIN_LEAST, MARGIN_MOST, MARGIN_OF_POSES = 0.125, 0.5, 1.0
 # Largest number of nodes along a side of a 3D grid for which the wide margin of poses needs little memory.
 _FEW_NODES = 64
 # The margin is this many times the largest displacement of its face along its axis, within the limits above. Where the
 # field fades out along an axis, only displacement along that axis compresses space, so the fading itself never folds.
-_MARGIN_PER_DISPLACEMENT = 2.5
+MARGIN_PER_DISPLACEMENT = 2.5
 
 PLANES = ("axial", "coronal", "sagittal", "auto")
 
@@ -257,15 +257,15 @@ def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed:
             interpolation between coarse nodes would show visible kinks.
         posed: the field contains a pose, so its border moves farther and needs a wider margin to fall to zero.
     """
-    vectors = _to_millimeters(ddf, grid)
+    vectors = to_millimeters(ddf, grid)
     side = max(grid.size[:2]) * max(grid.spacing[:2])
     wide = posed and (grid.ndim == 2 or (not grid.stack and max(grid.size) <= _FEW_NODES))
-    most = _MARGIN_OF_POSES if wide else _MARGIN_MOST
+    most = MARGIN_OF_POSES if wide else MARGIN_MOST
     margins = []
     for axis in range(grid.ndim):
         faces = vectors.take((0, -1), axis=grid.ndim - 1 - axis) @ grid.direction[:, axis]
-        needed = _MARGIN_PER_DISPLACEMENT * float(np.abs(faces).max())
-        reach = min(max(needed, _MARGIN_LEAST * side), most * side)
+        needed = MARGIN_PER_DISPLACEMENT * float(np.abs(faces).max())
+        reach = min(max(needed, MARGIN_LEAST * side), most * side)
         margins.append(max(2, math.ceil(reach / grid.spacing[axis])))
     if grid.stack:
         margins[2] = min(margins[2], 8)
@@ -288,13 +288,13 @@ def _extension_matrix(size: int, margin: int, finer: int) -> np.ndarray:
     It interpolates between the nodes with cubic B-splines (``finer=2``), and continues the values at both ends, falling
     smoothly to zero over ``margin`` nodes.
     """
-    inner = np.eye(size) if finer == 1 else _doubled(np.eye(size), 0)
+    inner = np.eye(size) if finer == 1 else doubled(np.eye(size), 0)
     border = margin * finer
     ramp = (0.5 - 0.5 * np.cos(np.pi * np.arange(border) / border))[:, None]
     return np.concatenate([ramp * inner[0], inner, ramp[::-1] * inner[-1]])
 
 
-def _to_millimeters(ddf: Tensor, grid: ModelGrid) -> np.ndarray:
+def to_millimeters(ddf: Tensor, grid: ModelGrid) -> np.ndarray:
     """Convert a field (N, d, *S), fraction of the side, to an array (*size reversed, D), LPS millimeters."""
     u = grid._reorder(ddf.detach()).cpu().numpy().astype(np.float64)
     d = u.shape[1]
@@ -308,7 +308,7 @@ def _to_millimeters(ddf: Tensor, grid: ModelGrid) -> np.ndarray:
     return result
 
 
-def _doubled(values: np.ndarray, axis: int) -> np.ndarray:
+def doubled(values: np.ndarray, axis: int) -> np.ndarray:
     """Interpolate at the nodes and halfway between them along one axis, with cubic B-splines."""
     coefficients = ndimage.spline_filter1d(values, order=3, axis=axis, mode="mirror")
     c = np.moveaxis(coefficients, axis, 0)

@@ -68,19 +68,33 @@ def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Trans
         return
     dtype = numpy_type(image.GetPixelID())
     pixel_type = sitk.sitkFloat64 if _needs_64_bits(image, dtype) else sitk.sitkFloat32
+    moved = _moved_box(image, reference, transform)
     for start, stop in slabs(reference.GetSize()):
         resampler = slab_resampler(reference, start, stop)
         resampler.SetTransform(transform)
         resampler.SetInterpolator(sitk.sitkLinear)
         resampler.SetDefaultPixelValue(float("inf"))
         resampler.SetOutputPixelType(pixel_type)
-        values = sitk.GetArrayFromImage(resampler.Execute(image))
-        outside = np.isinf(values)
-        if outside.any():
-            resampler.SetTransform(mirrored_transform(transform, image, resampler, outside))
-            resampler.SetUseNearestNeighborExtrapolator(True)
-            values[outside] = sitk.GetArrayFromImage(resampler.Execute(image))[outside]
-        yield np.rint(values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype)
+        if moved is None:
+            values = _mirrored_outside(image, resampler)
+            yield np.rint(values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype)
+        else:
+            yield _partly_resampled(image, resampler, moved, start, stop)
+
+
+def _mirrored_outside(image: sitk.Image, resampler: sitk.ResampleImageFilter) -> np.ndarray:
+    """Resample an image to floating-point numbers; outside of the image, its mirror image is read.
+
+    Args:
+        resampler: its default value is infinite, which marks voxels that lie outside.
+    """
+    values = sitk.GetArrayFromImage(resampler.Execute(image))
+    outside = np.isinf(values)
+    if outside.any():
+        resampler.SetTransform(mirrored_transform(resampler.GetTransform(), image, resampler, outside))
+        resampler.SetUseNearestNeighborExtrapolator(True)
+        values[outside] = sitk.GetArrayFromImage(resampler.Execute(image))[outside]
+    return values
 
 
 def _needs_64_bits(image: sitk.Image, dtype: np.dtype) -> bool:
@@ -119,9 +133,70 @@ def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
     if _changes_nothing(label, reference, transform):
         return _with_geometry(sitk.GetArrayFromImage(label), reference)
     source = sitk.GetArrayViewFromImage(label)
-    warped = warp_by_vote(source, label, reference, transform)
+    moved = _moved_box(label, reference, transform)
+    if moved is None:
+        warped = warp_by_vote(source, label, reference, transform)
+    else:
+        # What lies outside the box is copied; it could change at the borders of labels otherwise.
+        warped = sitk.GetArrayFromImage(label)
+        if (moved[0] < moved[1]).all():
+            part = sitk.RegionOfInterest(reference, (moved[1] - moved[0]).tolist(), moved[0].tolist())
+            where = tuple(slice(a, b) for a, b in zip(moved[0][::-1].tolist(), moved[1][::-1].tolist(), strict=True))
+            warped[where] = warp_by_vote(source, label, part, transform)
     restore_thin(source, label, warped, reference, transform)
     return _with_geometry(warped, reference)
+
+
+def _moved_box(
+    image: sitk.Image, reference: sitk.Image, transform: sitk.Transform
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Find the voxels that a displacement field can move: the first one, and the one after the last, (d,) each.
+
+    Returns:
+        ``None`` if all can move, or if the image does not lie on the grid of ``reference``. Voxels outside the box are
+        copied, because resampling could change them by rounding.
+    """
+    field = transform.Downcast()
+    if not isinstance(field, sitk.DisplacementFieldTransform) or image.GetSize() != reference.GetSize():
+        return None
+    points = np.concatenate([np.zeros((1, image.GetDimension())), np.diag(image.GetSize()).astype(float)])
+    if np.abs(to_index(to_points(points, image), reference) - points).max() >= _SAME:
+        return None
+    grid = field.GetDisplacementField()
+    ends = [(0, n - 1) for n in grid.GetSize()]
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, len(ends)).astype(float)
+    index = to_index(to_points(corners, grid), reference)
+    size = np.asarray(reference.GetSize())
+    start = np.clip(np.ceil(index.min(axis=0) - _SAME).astype(int), 0, size)
+    stop = np.clip(np.floor(index.max(axis=0) + _SAME).astype(int) + 1, start, size)
+    return None if (start == 0).all() and (stop == size).all() else (start, stop)
+
+
+def _partly_resampled(
+    image: sitk.Image,
+    resampler: sitk.ResampleImageFilter,
+    moved: tuple[np.ndarray, np.ndarray],
+    start: int,
+    stop: int,
+) -> np.ndarray:
+    """Resample the voxels of a slab that lie in a box, and copy the others; see :func:`_moved_box`.
+
+    Args:
+        resampler: for the layers ``start`` to ``stop`` (exclusive).
+    """
+    first = [0] * (image.GetDimension() - 1) + [start]
+    values = sitk.GetArrayFromImage(sitk.RegionOfInterest(image, [*image.GetSize()[:-1], stop - start], first))
+    low, high = moved[0].copy(), moved[1].copy()
+    low[-1], high[-1] = max(low[-1], start), min(high[-1], stop)
+    if (low >= high).any():
+        return values
+    resampler.SetSize((high - low).tolist())
+    resampler.SetOutputOrigin(image.TransformIndexToPhysicalPoint(low.tolist()))
+    inner = _mirrored_outside(image, resampler)
+    low[-1], high[-1] = low[-1] - start, high[-1] - start
+    where = tuple(slice(a, b) for a, b in zip(low[::-1].tolist(), high[::-1].tolist(), strict=True))
+    values[where] = np.rint(inner) if values.dtype.kind in "iu" else inner
+    return values
 
 
 def _changes_nothing(image: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> bool:

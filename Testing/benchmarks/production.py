@@ -28,11 +28,11 @@ import SimpleITK as sitk
 import torch
 
 from benchmarks.resumption import contents
-from DRDMLib.deformation import augment, synthesize
 from DRDMLib.io.datasets import find_cases
 from DRDMLib.io.images import read_image, read_label
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.production.plan import RunSettings, make_plan
+from DRDMLib.samples import augment, synthesize
 from DRDMLib.settings import DeformationSettings
 
 KINDS = ("bare", "one core", "one", "two")

@@ -9,6 +9,7 @@ from .errors import SceneError
 from .hardening import apply, applyVariants
 from .hierarchy import folderOf, isDeformation, parentWithoutPreview, removeNode, volumeOf
 from .plots import LossCurve
+from .regions import boxFromROI
 from .segmentations import SegmentLabel, labelFromSegmentation
 from .transforms import createTransform, disablePreview, enablePreview, fieldFromTransform
 from .variants import (
@@ -31,6 +32,7 @@ __all__ = [
     "addVariants",
     "apply",
     "applyVariants",
+    "boxFromROI",
     "browserOf",
     "createTransform",
     "disablePreview",

@@ -100,6 +100,7 @@ class DeformSection(JobSection):
         self.ui.progressBar.visible = running
         self.fillTable()
         shown = self.parameter.deformations is not None
+        self.ui.aroundCheckBox.enabled = self.parameter.inputSegmentation is not None and self.parameter.region is None
         widgets = (self.ui.previewCheckBox, self.ui.removeButton, self.ui.displayComboBox, self.ui.jacobianButton)
         for widget in widgets:
             widget.enabled = shown
@@ -123,6 +124,14 @@ class DeformSection(JobSection):
             self.input.requireModel()
             if not p.keepSeed and p.seed == self._lastSeed():
                 self.onNewSeed()
+            region = self.logic.regionOf(
+                volume,
+                roi=p.region,
+                segmentation=p.inputSegmentation if p.aroundSegmentation or p.keep.strip() else None,
+                around=p.aroundSegmentation,
+                margin=p.margin or None,
+                keep=[name.strip() for name in p.keep.split(",") if name.strip()],
+            )
             job = self.logic.startDeform(
                 volume,
                 p.model or None,
@@ -134,6 +143,7 @@ class DeformSection(JobSection):
                 pose=p.pose,
                 device=p.device.value,
                 plane=p.plane.value,
+                region=region,
                 onMade=lambda made: self.onMade(volume, made),
             )
             job.onFinished(self.onEnd)

@@ -5,6 +5,7 @@ from unittest import mock
 
 import numpy as np
 import slicer
+import vtk
 from DRDMDeformLib.setup.environment import EnvironmentState
 from modulesupport import ModuleTestCase, arrayOf, displacements, processEvents, sceneContent, waitFor
 
@@ -174,6 +175,7 @@ class DeformTestCase(ModuleTestCase):
 
     def testPanelAndConsoleAgree(self):
         volume, _segmentation = self.choosePhantom(steps=3)
+        self.ui.aroundCheckBox.checked = False
         self.ui.seedSpinBox.value = 3
         self.ui.poseSpinBox.value = 0.5
         self.deform()
@@ -183,6 +185,40 @@ class DeformTestCase(ModuleTestCase):
         self.assertLess(np.abs(displacements(made) - displacements(other)).max(), 0.01)
         upright = self.logic.deform(volume, level=48, seed=3, steps=3, device="cpu")
         self.assertGreater(np.abs(displacements(made) - displacements(upright)).max(), 1.0)
+
+    def testRegion(self):
+        volume, segmentation = self.choosePhantom()
+        self.assertTrue(self.ui.aroundCheckBox.checked)
+        self.assertTrue(self.ui.aroundCheckBox.enabled)
+        self.ui.keepEdit.text = "no such segment"
+        self.ui.deformButton.click()
+        self.assertIn("no such segment", self.ui.statusLabel.text)
+        self.ui.keepEdit.text = segmentation.GetSegmentation().GetNthSegment(0).GetName()
+        self.deform()
+        around = self.logic.figures(volume.GetParentTransformNode())[0]["region"]
+        self.assertLess(around["kept"]["max_mm"], 1e-3)
+        self.ui.keepEdit.text = ""
+        # An ROI comes before the segmentation; nothing moves outside its margin.
+        roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+        bounds = [0.0] * 6
+        volume.GetRASBounds(bounds)
+        center = [(bounds[2 * a] + bounds[2 * a + 1]) / 2 for a in range(3)]
+        roi.SetCenter(*center)
+        roi.SetSize(14.0, 14.0, 14.0)
+        self.ui.regionSelector.setCurrentNode(roi)
+        self.assertFalse(self.ui.aroundCheckBox.enabled)
+        self.ui.marginSpinBox.value = 8.0
+        self.deform()
+        transform = volume.GetParentTransformNode()
+        record = self.logic.figures(transform)[0]
+        self.assertEqual(len(record["region"]["boxes"]), 1)
+        self.assertLessEqual(record["region"]["margin_mm"], 8.0)
+        self.assertTrue(record["metrics"]["certified_invertible"])
+        general = vtk.vtkGeneralTransform()
+        transform.GetTransformFromWorld(general)
+        for offset in (17.0, -17.0, 60.0):
+            point = [center[0] + offset, center[1], center[2]]
+            np.testing.assert_allclose(general.TransformPoint(point), point, atol=1e-6)
 
     def testVariantsAsSequence(self):
         volume, _segmentation = self.choosePhantom()
