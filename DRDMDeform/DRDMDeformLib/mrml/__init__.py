@@ -10,7 +10,7 @@ from .hardening import apply, applyVariants
 from .hierarchy import folderOf, isDeformation, parentWithoutPreview, removeNode, volumeOf
 from .plots import LossCurve
 from .segmentations import SegmentLabel, labelFromSegmentation
-from .transforms import createTransform, disablePreview, enablePreview, fieldFromTransform
+from .transforms import createTransform, disablePreview, enablePreview, fieldFromTransform, followVolume
 from .variants import (
     addVariants,
     browserOf,
@@ -38,6 +38,7 @@ __all__ = [
     "fieldFromTransform",
     "fitWarnings",
     "folderOf",
+    "followVolume",
     "imageDimension",
     "imageFromVolume",
     "isDeformation",

@@ -50,6 +50,7 @@ class DeformSection(JobSection):
         ui.jacobianButton.connect("clicked()", self.onJacobian)
         ui.removeButton.connect("clicked()", self.onRemove)
         ui.variantsTable.connect("itemSelectionChanged()", self.onVariantChosen)
+        ui.variantsTable.connect("cellClicked(int,int)", self.onVariantClicked)
         self.columns = {
             _("Variant"): _("Number of the variant; applied copies have it in their names."),
             _("Level"): _("Strength of the deformation, T'."),
@@ -226,6 +227,11 @@ class DeformSection(JobSection):
             if mrml.isSequence(node):
                 self.logic.showVariant(node, index)
             self.show(node)
+
+    def onVariantClicked(self) -> None:
+        """Show the nodes deformed when a row is clicked, also the selected one."""
+        if self.parameter.deformations is not None:
+            self.parameter.preview = True
 
     def onRemove(self) -> None:
         """Remove the variant of the selected row, and show the next one."""

@@ -36,6 +36,7 @@ class PanelContext:
         environment: the state of PyTorch in Slicer's Python.
         updatePanel: updates all sections.
         parameter: the wrapped parameter node; ``None`` while a scene is closed or loaded.
+        applying: whether nodes are being taken out of the deformation for a moment, to apply it.
     """
 
     ui: Any
@@ -44,6 +45,7 @@ class PanelContext:
     environment: Environment
     updatePanel: Callable[[], None]
     parameter: Any = None
+    applying: bool = False
 
 
 class Section:
