@@ -1,15 +1,20 @@
-"""The models of the list in the panel; read without PyTorch."""
+"""The models of the list in the panel, read without PyTorch; training of the user's own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError, ModelError
-from DRDMLib.models.catalogue import Entry, available_models, default_entry, find, model_metadata
+from DRDMLib.models.catalogue import Entry, add_user_model, available_models, default_entry, find, model_metadata
+
+from . import mrml
+from .job import Job, JobState, Progress, runToEnd
 
 
 @dataclass(frozen=True)
@@ -93,3 +98,94 @@ def _info(entry: Entry) -> ModelInfo:
     return ModelInfo(
         entry.name, entry.ndim, entry.about, entry.available, entry.megabytes, trainedOn, licence, entry.extent_mm
     )
+
+
+class ModelLogic:
+    """The part of the logic that lists, downloads, removes and trains models; see ``DRDMDeformLib.logic.Logic``."""
+
+    def availableModels(self) -> list[ModelInfo]:
+        """List every model that is installed or can be downloaded; shipped models come first.
+
+        Usage example:
+        >>> [model.name for model in logic.availableModels() if model.here and model.ndim == 2]
+        ['general-2d', 'cardiac-mr-2d']
+        """
+        return listModels()
+
+    def bestModel(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> ModelInfo | None:
+        """The model that is used for a volume when none is given.
+
+        Usage example:
+        >>> logic.bestModel(volume).name
+        'hippocampus-mr-3d'
+        """
+        dimension, extent = mrml.imageDimension(volumeNode)
+        return bestModel(dimension, max(extent))
+
+    def fitWarnings(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, model: str) -> list[str]:
+        """Warn if a model does not fit a volume, in one sentence for each reason.
+
+        Usage example:
+        >>> warning = logic.fitWarnings(volume, "brain-t1-3d")[0]
+        >>> warning[:74]
+        "'Phantom' is 52 mm long, but brain-t1-3d is meant for images 150 to 290 mm"
+        """
+        return mrml.fitWarnings(volumeNode, modelInfo(model).mapping())
+
+    def downloadModel(self, name: str) -> Job:
+        """Return a job that downloads a model of the list."""
+        return Job(["models", "fetch", name])
+
+    def train(
+        self,
+        folder: str | Path,
+        outputFolder: str | Path,
+        name: str = "my-model",
+        dimension: int = 3,
+        size: int = 48,
+        minutes: float = 60,
+        *,
+        device: str = "auto",
+        resume: bool = False,
+        wait: bool = True,
+        onProgress: Callable[[Progress], None] | None = None,
+    ) -> Job:
+        """Train a model on the images of a folder, without labels, and add it to ``availableModels()``.
+
+        Args:
+            folder: the images.
+            outputFolder: a new folder for checkpoints and the model, or that of an earlier run with ``resume=True``.
+            name: of the model.
+            dimension: 3 for volumes, 2 for slices.
+            size: voxels per side of the model's grid, a multiple of 8.
+            minutes: time budget.
+            device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+            resume: continue the run in ``outputFolder``.
+            wait: return when the job has ended; otherwise return a job to start.
+            onProgress: called with the progress of the job.
+
+        Raises:
+            DRDMError: the job failed.
+
+        Usage example:
+        >>> job = logic.train(scans, out, "my-scans", size=16, minutes=0.05)
+        >>> "my-scans" in [model.name for model in logic.availableModels()]
+        True
+        """
+        arguments: list[object] = ["train", folder, "-o", outputFolder, "--name", name]
+        arguments += ["--ndim", dimension, "--size", size]
+        arguments += ["--minutes", minutes, "--device", device, "--checkpoint-minutes", min(5.0, minutes / 4)]
+        arguments += ["--resume"] if resume else []
+        job = Job(arguments)
+        if onProgress is not None:
+            job.onProgress = onProgress
+
+        def addToList(job: Job) -> None:
+            if job.state is JobState.DONE:
+                try:
+                    job.items.append({"model": add_user_model(Path(outputFolder) / "model.safetensors", name).name})
+                except DRDMError as error:
+                    job.state, job.text = JobState.FAILED, str(error)
+
+        job.onFinished(addToList)
+        return runToEnd(job) if wait else job

@@ -78,7 +78,8 @@ class Panel(slicer.util.VTKObservationMixin):
         node = self.logic.getParameterNode()
         self._context.parameter = DRDMDeformParameterNode(node)  # type: ignore[call-arg]
         self._guiTag = self.parameter.connectGui(self.widget)
-        self.input.restore()
+        for section in self.sections:
+            section.restore()
         self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.onModified)
         self.enter()
 

@@ -10,12 +10,10 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import SimpleITK as sitk
 import slicer
 import vtk
 
-from DRDMLib.spatial.resampling import warp_image, warp_label
-
+from ..deferred import sitk
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
 from .grids import arrayOf, concatenate
@@ -93,6 +91,8 @@ def _clone(node: Any, scene: Any) -> Any:
 
 def _hardenInOwnGrid(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> Any:
     """Harden a copy of the node in ``scene``, in the node's own voxel grid."""
+    from DRDMLib.spatial.resampling import warp_image, warp_label
+
     clone = _clone(node, scene)
     if node.IsA("vtkMRMLVolumeNode"):
         grid = localGrid(node)

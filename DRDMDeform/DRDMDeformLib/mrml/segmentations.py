@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 
-from DRDMLib.spatial.resampling import warp_label
-
+from ..deferred import sitk
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
 from .grids import Grid, arrayOf, concatenate, imageData, numpyMatrix, transformPoints, vtkMatrix
@@ -330,6 +328,8 @@ def _warpedLayer(
     labelmap: Any, reference: list[int] | None, transform: sitk.Transform, largest: float, name: str
 ) -> Any:
     """Deform a label map over the extent of the reference; without one, over all that it may have moved to."""
+    from DRDMLib.spatial.resampling import warp_label
+
     own = list(labelmap.GetExtent())
     spacing = _gridOf(labelmap, name).spacing
     if reference is None:

@@ -65,6 +65,9 @@ class Section:
     def connect(self) -> None:
         """Connect the widgets; called once."""
 
+    def restore(self) -> None:
+        """Take over a parameter node that has just been connected."""
+
     def update(self) -> None:
         """Show the current state; called after every change."""
 

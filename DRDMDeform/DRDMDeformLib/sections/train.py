@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 from .. import mrml
 from ..job import Job, JobState, Progress
 from ..mrml import SceneError
+from .folders import FolderField
 from .input import InputSection
 from .section import JobSection, PanelContext, isSet, requireScansFolder, showProgress
 from .setup import SetupSection
@@ -32,10 +33,21 @@ class TrainSection(JobSection):
         self.ui.trainStopButton.connect("clicked()", self.onStop)
         self.ui.trainProgressBar.visible = False
         self.showMessage(self.ui.trainLabel, "")
+        self._folders = [
+            FolderField(self.context, self.ui.trainFolderPath, "trainFolder"),
+            FolderField(self.context, self.ui.trainOutputPath, "trainOutput"),
+        ]
+
+    def restore(self) -> None:
+        """Use the last folders if none are chosen."""
+        for field in self._folders:
+            field.restore()
 
     def update(self) -> None:
         """Enable the widgets that can be used now."""
         p, ui, running = self.parameter, self.ui, self.running
+        for field in self._folders:
+            field.show()
         settings = (ui.trainNameLineEdit, ui.trainDimensionComboBox, ui.trainSizeSpinBox, ui.trainMinutesSpinBox)
         for widget in (*settings, ui.trainFolderPath, ui.trainOutputPath):
             widget.enabled = not running
@@ -69,6 +81,8 @@ class TrainSection(JobSection):
             )
             job.onFinished(self.onEnd)
             self.job, self._name = job, p.trainName
+            for field in self._folders:
+                field.remember()
             self._curve = None
             showProgress(self.ui.trainProgressBar, Progress("train", 0.0))
             self.showMessage(self.ui.trainLabel, _("Starting ..."))
