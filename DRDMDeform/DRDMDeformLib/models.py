@@ -11,7 +11,15 @@ import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError, ModelError
-from DRDMLib.models.catalogue import Entry, add_user_model, available_models, default_entry, find, model_metadata
+from DRDMLib.models.catalogue import (
+    Entry,
+    add_user_model,
+    available_models,
+    default_entry,
+    find,
+    model_metadata,
+    remove,
+)
 
 from . import mrml
 from .job import Job, JobState, Progress, runToEnd
@@ -22,7 +30,7 @@ class ModelInfo:
     """One model of the list.
 
     Attributes:
-        name: for ``deform(model=...)``: a catalogue name, or the path of a file.
+        name: for ``deform(model=...)``: a catalog name, or the path of a file.
         ndim: 2 for slices, 3 for volumes.
         about: anatomy and modality in a few words.
         here: whether the model is installed; otherwise it has to be downloaded first.
@@ -30,6 +38,7 @@ class ModelInfo:
         trainedOn: the training images.
         licence: license of the model.
         extent: smallest and largest length of the longest side of suitable images, millimeters; ``None``: any.
+        removable: whether it was downloaded or trained by the user, and not shipped.
     """
 
     name: str
@@ -40,6 +49,7 @@ class ModelInfo:
     trainedOn: str = ""
     licence: str = ""
     extent: tuple[float, float] | None = None
+    removable: bool = False
 
     @property
     def label(self) -> str:
@@ -96,7 +106,15 @@ def _info(entry: Entry) -> ModelInfo:
         except DRDMError:
             pass
     return ModelInfo(
-        entry.name, entry.ndim, entry.about, entry.available, entry.megabytes, trainedOn, licence, entry.extent_mm
+        entry.name,
+        entry.ndim,
+        entry.about,
+        entry.available,
+        entry.megabytes,
+        trainedOn,
+        licence,
+        entry.extent_mm,
+        entry.removable,
     )
 
 
@@ -135,6 +153,21 @@ class ModelLogic:
     def downloadModel(self, name: str) -> Job:
         """Return a job that downloads a model of the list."""
         return Job(["models", "fetch", name])
+
+    def removeModel(self, name: str) -> Path:
+        """Remove the file of a model that was downloaded or trained by the user, and return its path.
+
+        Raises:
+            DRDMError: there is no such model, it is shipped, or its file cannot be removed.
+
+        Usage example:
+        >>> job = logic.train(scans, out, "not-good", size=16, minutes=0.05)
+        >>> logic.removeModel("not-good").name
+        'not-good.safetensors'
+        >>> "not-good" in [model.name for model in logic.availableModels()]
+        False
+        """
+        return remove(name)
 
     def train(
         self,

@@ -22,7 +22,7 @@ from .sections import (
     SetupSection,
     TrainSection,
 )
-from .sections.section import ERROR_STYLE
+from .sections.section import Severity
 from .setup import Environment
 
 
@@ -223,7 +223,7 @@ class Panel(slicer.util.VTKObservationMixin):
         if p.inputVolume not in previewed:
             p.preview = False
         if errors:
-            self.deform.showMessage(self.ui.statusLabel, " ".join(errors), ERROR_STYLE)
+            self.deform.showMessage(self.ui.statusLabel, " ".join(errors), Severity.ERROR)
 
     def _endPreview(self, transform: Any, nodes: list[Any]) -> None:
         """Restore the parent of the nodes that are no longer previewed, or previewed with another deformation."""

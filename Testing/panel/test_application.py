@@ -209,8 +209,11 @@ def test_nothing_is_installed():
     from packaging.requirements import Requirement
     from slicer import packaging
 
+    missing = Requirement("surely-not-installed-package>=1")
     with pytest.raises(RuntimeError, match="installs nothing"):
-        packaging.pip_ensure([Requirement("numpy"), Requirement("surely-not-installed-package>=1")])
+        packaging.pip_ensure([Requirement("numpy"), missing], skip_in_testing=False)
+    assert slicer.app.testingEnabled()
+    packaging.pip_ensure([missing])
 
 
 def test_screenshot_is_as_wide_as_asked_and_shows_something(tmp_path):

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import unittest
 from pathlib import Path
@@ -12,7 +11,7 @@ from unittest import mock
 import slicer
 from DRDMDeformLib import job as jobs
 from DRDMDeformLib.job import DrdmProcess, Job
-from modulesupport import ModuleTestCase, processesOf, processEvents, waitFor
+from modulesupport import ModuleTestCase, cleanEnvironment, processesOf, processEvents, realPython, waitFor
 
 import DRDMLib
 
@@ -108,8 +107,11 @@ class ProcessesTestCase(ModuleTestCase):
         """
         scans = self.writeScans(count=1)
         arguments = ["augment", str(scans), "-o", str(self.folder / "out"), "--copies", "5000", "--levels", "8"]
-        command = [sys.executable, "-c", textwrap.dedent(code), str(MODULE), *arguments, "--steps", "1"]
-        environment = os.environ | {"PYTHONPATH": str(Path(DRDMLib.__file__).parents[1])}
+        python = realPython()
+        if not python:
+            self.skipTest("this Python cannot run as a program of its own, which stands for the application")
+        command = [python, "-c", textwrap.dedent(code), str(MODULE), *arguments, "--steps", "1"]
+        environment = cleanEnvironment() | {"PYTHONPATH": str(Path(DRDMLib.__file__).parents[1])}
         application = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
         self.assertIn(b"started", application.stdout.readline())
         self.assertGreater(len(processesOf(self.folder)), 1)

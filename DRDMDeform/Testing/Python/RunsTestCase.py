@@ -299,10 +299,15 @@ class TrainTestCase(ModuleTestCase):
         self.ui.trainNameLineEdit.text = "tiny"
 
     def testStopAndResume(self):
+        layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        conventional = slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
+        layout.SetViewArrangement(conventional)
         self.ui.trainMinutesSpinBox.value = 60
         self.ui.trainStartButton.click()
         job = self.panel.train.job
         waitFor(lambda: "Step" in self.ui.trainLabel.text)
+        # The curve is shown until the end of the training.
+        self.assertNotEqual(layout.GetViewArrangement(), conventional)
         chart = slicer.util.getNodesByClass("vtkMRMLPlotChartNode")[-1]
         table = slicer.util.getNode("Training of tiny loss table")
         self.assertIn("tiny", chart.GetName())
@@ -310,6 +315,7 @@ class TrainTestCase(ModuleTestCase):
         self.ui.trainStopButton.click()
         waitFor(lambda: not job.running)
         self.assertIn("Stopped", self.ui.trainLabel.text)
+        self.assertEqual(layout.GetViewArrangement(), conventional)
         self.assertTrue((self.folder / "run" / "checkpoint.pt").is_file())
         self.assertEqual(self.ui.trainStartButton.text, "Resume")
         self.assertEqual(self.panel.parameter.model, "")
