@@ -1,5 +1,6 @@
 """The panel, operated through its widgets."""
 
+import os
 import time
 from unittest import mock
 
@@ -9,6 +10,9 @@ import slicer
 from DRDMDeformLib.sections.section import Severity, contrast, messageColor, rgb
 from DRDMDeformLib.setup.environment import EnvironmentState
 from modulesupport import ModuleTestCase, arrayOf, displacements, processEvents, sceneContent, waitFor
+
+from DRDMLib.io.resources import resource
+from DRDMLib.models.catalogue import add_user_model
 
 
 class InputTestCase(ModuleTestCase):
@@ -46,6 +50,31 @@ class InputTestCase(ModuleTestCase):
         self.assertIn("press Download", self.ui.statusLabel.text)
         self.assertIsNone(self.panel.deform.job)
         self.assertEqual(sceneContent(), before)
+
+    def testRemoveAModel(self):
+        change = mock.patch.dict(os.environ, {"DRDM_HOME": str(self.folder / "home")})
+        change.start()
+        self.addCleanup(change.stop)
+        own = add_user_model(resource("Models", "general-2d.safetensors"), "mine")
+        self.panel.enter()
+        self.choosePhantom()
+
+        def choose(name):
+            texts = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
+            self.ui.modelComboBox.currentIndex = texts.index(name)
+
+        choose("hippocampus-mr-3d")
+        self.assertFalse(self.ui.removeModelButton.visible)
+        choose("mine")
+        self.assertTrue(self.ui.removeModelButton.visible)
+        for answer in (False, True):
+            with mock.patch.object(slicer.util, "confirmOkCancelDisplay", return_value=answer) as asked:
+                self.ui.removeModelButton.click()
+            self.assertIn("'mine'", asked.call_args.args[0])
+            self.assertEqual(own.path.exists(), not answer)
+        self.assertEqual(self.panel.parameter.model, "")
+        self.assertFalse(self.ui.removeModelButton.visible)
+        self.assertRaises(ValueError, choose, "mine")
 
     def testModelOfAnotherDimension(self):
         self.choosePhantom()
