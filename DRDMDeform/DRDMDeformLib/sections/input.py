@@ -214,8 +214,6 @@ class InputSection(Section):
         if model is None or not model.removable:
             return
         with self.runAction(self.ui.fitLabel):
-            if self.context.jobRunner.running:
-                raise SceneError(_("A job is running; wait until it ends or cancel it, then press the button again."))
             again = _("It can be downloaded again.") if model.megabytes else _("This cannot be undone.")
             question = _("Remove the model '{name}' from this computer? {again}").format(name=model.name, again=again)
             if slicer.util.confirmOkCancelDisplay(question, _("DRDM Deform")):
