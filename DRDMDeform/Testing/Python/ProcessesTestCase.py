@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import textwrap
 import unittest
 from pathlib import Path
@@ -52,6 +53,23 @@ class ProcessesTestCase(ModuleTestCase):
         made = len(list((self.folder / "out").rglob("*.nii.gz")))
         processEvents(0.5)
         self.assertEqual(len(list((self.folder / "out").rglob("*.nii.gz"))), made)
+
+    def testTheLauncherAloneIsNotTheRun(self):
+        """The tests above would notice if only the launcher ended."""
+        if jobs.pythonExecutable() == sys.executable:
+            self.skipTest("there is no launcher on the PATH")
+        job = self.startBatch()
+        launcher = job.process._group.process
+        self.assertGreater(len(processesOf(self.folder)), 1)
+        os.kill(launcher.pid, signal.SIGKILL)
+        launcher.wait()
+        count = len(job.items)
+        waitFor(lambda: len(job.items) > count + 1 or not job.running)
+        self.assertTrue(job.running)
+        self.assertTrue(processesOf(self.folder))
+        # Nor does it protect the run from Cancel.
+        job.cancel()
+        self.assertNothingRuns()
 
     def testStop(self):
         job = self.startBatch()
