@@ -100,6 +100,7 @@ def test_mistakes_in_a_module_are_found(tmp_path):
 
 
 def test_error_is_shown_once_and_told_apart_from_the_unexpected(tmp_path):
+    standin.set_testing_mode(False)
     standin.load_module(write_module(tmp_path, "TinyShown"))
     slicer.util.selectModule("TinyShown")
     slicer.util.getModuleWidget("TinyShown").button.click()
@@ -110,6 +111,9 @@ def test_error_is_shown_once_and_told_apart_from_the_unexpected(tmp_path):
 
 
 def test_messages_are_recorded_and_answered():
+    assert slicer.util.confirmYesNoDisplay("sure?") is False, "not shown in testing mode"
+    assert standin.messages == []
+    standin.set_testing_mode(False)
     slicer.util.warningDisplay("hm")
     slicer.util.infoDisplay("well")
     assert slicer.util.confirmYesNoDisplay("sure?") is True
