@@ -214,7 +214,13 @@ class BatchLogic:
         }
 
     def seedOf(self, outputFolder: str | Path) -> int | None:
-        """The seed of the run in a folder, with which it must be resumed; ``None`` without a run."""
+        """The seed of the run in a folder, with which it must be resumed; ``None`` without a run.
+
+        Usage example:
+        >>> job = logic.augment(scans, out, levels=[20], copies=1, seed=5)
+        >>> logic.seedOf(out)
+        5
+        """
         try:
             run = json.loads((Path(outputFolder) / "run.json").read_text(encoding="utf-8"))
             return int(run["settings"]["seed"])
