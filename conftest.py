@@ -54,6 +54,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_training_can_be_stopped_and_resumed",
     ),
     "test_docs": ("test_snippets_for_slicer_run", "test_what_is_written_can_be_done"),
+    "test_extension": ("test_the_module_says_the_same_as_the_extension",),
     "test_fallback": ("test_training_accumulates_gradients_when_memory_is_short",),
     "test_fields": ("test_squaring_agrees_with_the_loop", "test_coarse_noise_gives_smoother_fields_of_similar_size"),
     "test_fit": (
@@ -118,6 +119,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_paired_structures_get_a_box_each_and_near_ones_share_it",
         "test_the_field_of_a_region_is_proven",
     ),
+    "test_reload": ("test_reload_and_test_can_be_pressed_again", "test_an_installed_extension_runs_a_smoke_test"),
     "test_resampling": ("test_threads_may_share_an_image",),
     "test_shipped": (
         "test_a_second_demo_does_not_change_the_first",
@@ -128,6 +130,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_hippocampus_model_recovers_held_out_subjects",
         "test_hippocampus_model_undoes_most_of_a_deformation_in_one_prediction",
     ),
+    "test_start_of_slicer": ("test_no_large_package_is_imported_before_it_is_used",),
     "test_training": (
         "test_a_short_training_makes_fields_smoother",
         "test_the_default_model_has_coarse_fields_and_deforms_crops",

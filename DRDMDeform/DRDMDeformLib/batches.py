@@ -1,27 +1,24 @@
-"""Training data from many scans, and training, as jobs that run ``drdm``."""
+"""Training data from many scans, as jobs that run ``drdm``."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import SimpleITK as sitk
 import slicer
 from slicer.i18n import tr as _
 
-from DRDMLib.errors import DRDMError
 from DRDMLib.io.files import file_name, file_names
 from DRDMLib.io.images import image_stem
-from DRDMLib.models.catalogue import add_user_model
 
 from . import mrml
-from .job import Job, JobState, Progress
+from .deferred import sitk
+from .job import Job, runToEnd
 from .mrml import SceneError, links
 
 Source: TypeAlias = str | Path | Sequence[Any]
@@ -114,7 +111,7 @@ class BatchLogic:
         folder, temporary = self._scansFolder(source, batch, needLabels=True)
         options = ["--levels", *levels, "--copies", copies]
         job = self._batchJob(["augment", folder, "-o", outputFolder, *options], batch, temporary)
-        return self._runToEnd(job) if wait else job
+        return runToEnd(job) if wait else job
 
     def generateRegistrationPairs(
         self,
@@ -149,7 +146,7 @@ class BatchLogic:
         folder, temporary = self._scansFolder(source, batch, needLabels=False)
         options = ["--levels", *(f"{first}:{second}" for first, second in levels), "--copies", copies]
         job = self._batchJob(["synthesize", folder, "-o", outputFolder, *options], batch, temporary)
-        return self._runToEnd(job) if wait else job
+        return runToEnd(job) if wait else job
 
     def _batchJob(self, command: list[object], settings: BatchSettings, temporary: Path | None) -> Job:
         """A job that runs a command; the temporary folder is removed at its end."""
@@ -173,7 +170,7 @@ class BatchLogic:
         """Write the volumes and their labels into a temporary folder, as a dataset."""
         if not volumeNodes:
             raise SceneError(_("No volume is chosen; check the volumes to use."))
-        folder = Path(tempfile.mkdtemp(prefix="drdm-"))
+        folder = Path(slicer.util.tempDirectory("drdm-"))
         try:
             (folder / "images").mkdir()
             (folder / "labels").mkdir()
@@ -219,7 +216,13 @@ class BatchLogic:
         }
 
     def seedOf(self, outputFolder: str | Path) -> int | None:
-        """The seed of the run in a folder, with which it must be resumed; ``None`` without a run."""
+        """The seed of the run in a folder, with which it must be resumed; ``None`` without a run.
+
+        Usage example:
+        >>> job = logic.augment(scans, out, levels=[20], copies=1, seed=5)
+        >>> logic.seedOf(out)
+        5
+        """
         try:
             run = json.loads((Path(outputFolder) / "run.json").read_text(encoding="utf-8"))
             return int(run["settings"]["seed"])
@@ -287,71 +290,6 @@ class BatchLogic:
                 return links.segmentationOf(scene, node)
         return None
 
-    # Training
-
-    def train(
-        self,
-        folder: str | Path,
-        outputFolder: str | Path,
-        name: str = "my-model",
-        dimension: int = 3,
-        size: int = 48,
-        minutes: float = 60,
-        *,
-        device: str = "auto",
-        resume: bool = False,
-        wait: bool = True,
-        onProgress: Callable[[Progress], None] | None = None,
-    ) -> Job:
-        """Train a model on the images of a folder, without labels, and add it to ``availableModels()``.
-
-        Args:
-            folder: the images.
-            outputFolder: a new folder for checkpoints and the model, or that of an earlier run with ``resume=True``.
-            name: of the model.
-            dimension: 3 for volumes, 2 for slices.
-            size: voxels per side of the model's grid, a multiple of 8.
-            minutes: time budget.
-            device: as in :class:`RunSettings`.
-            resume: continue the run in ``outputFolder``.
-            wait: return when the job has ended; otherwise return a job to start.
-            onProgress: called with the progress of the job.
-
-        Raises:
-            DRDMError: the job failed.
-
-        Usage example:
-        >>> job = logic.train(scans, out, "my-scans", size=16, minutes=0.05)
-        >>> "my-scans" in [model.name for model in logic.availableModels()]
-        True
-        """
-        arguments: list[object] = ["train", folder, "-o", outputFolder, "--name", name]
-        arguments += ["--ndim", dimension, "--size", size]
-        arguments += ["--minutes", minutes, "--device", device, "--checkpoint-minutes", min(5.0, minutes / 4)]
-        arguments += ["--resume"] if resume else []
-        job = Job(arguments)
-        if onProgress is not None:
-            job.onProgress = onProgress
-
-        def addToList(job: Job) -> None:
-            if job.state is JobState.DONE:
-                try:
-                    job.items.append({"model": add_user_model(Path(outputFolder) / "model.safetensors", name).name})
-                except DRDMError as error:
-                    job.state, job.text = JobState.FAILED, str(error)
-
-        job.onFinished(addToList)
-        return self._runToEnd(job) if wait else job
-
-    def _runToEnd(self, job: Job) -> Job:
-        """Run a job, process the application's events meanwhile, and raise DRDMError if it fails."""
-        job.start()
-        app = getattr(slicer, "app", None)
-        job.wait(app.processEvents if app is not None else None)
-        if job.state is JobState.FAILED:
-            raise DRDMError(job.text)
-        return job
-
 
 def writeTemporary(image: sitk.Image, path: Path) -> None:
     """Write an image into a temporary folder.
@@ -364,7 +302,7 @@ def writeTemporary(image: sitk.Image, path: Path) -> None:
     except RuntimeError as error:
         raise SceneError(
             _("There is not enough disk space in '{folder}' for a temporary copy of the volume.").format(
-                folder=tempfile.gettempdir()
+                folder=path.parent
             )
         ) from error
 
@@ -386,9 +324,9 @@ def _stem(path: str) -> str:
     return Path(path).name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _readImage(path: Path, pixel: int = sitk.sitkUnknown) -> sitk.Image:
+def _readImage(path: Path, pixel: int | None = None) -> sitk.Image:
     try:
-        return sitk.ReadImage(str(path), pixel)
+        return sitk.ReadImage(str(path)) if pixel is None else sitk.ReadImage(str(path), pixel)
     except RuntimeError as error:
         raise SceneError(
             _("'{file}' cannot be read; check whether it has been moved or changed.").format(file=path)

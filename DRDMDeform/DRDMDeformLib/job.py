@@ -26,8 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import slicer
 from slicer.i18n import tr as _
 
+from DRDMLib.errors import DRDMError
 from DRDMLib.runtime.waiting import wait_passively
 
 from .process_group import ProcessGroup
@@ -221,6 +223,20 @@ class Job:
         self.state, self.text = state, text
         for call in self._finishedCallbacks:
             call(self)
+
+
+def runToEnd(job: Job) -> Job:
+    """Run a job and process the application's events meanwhile.
+
+    Raises:
+        DRDMError: it failed.
+    """
+    job.start()
+    app = getattr(slicer, "app", None)
+    job.wait(app.processEvents if app is not None else None)
+    if job.state is JobState.FAILED:
+        raise DRDMError(job.text)
+    return job
 
 
 class ProcessProtocol(Protocol):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import SimpleITK as sitk
 import slicer
 from slicer.i18n import tr as _
 
 from . import mrml
 from .batches import BatchLogic, RunSettings, writeTemporary
+from .deferred import sitk
 from .job import Job, JobState
-from .models import ModelInfo, bestModel, listModels, modelInfo
+from .models import ModelLogic
 from .mrml import SceneError, links
 from .regions import SceneRegion, sceneRegion
 
@@ -26,7 +25,7 @@ Deformations: TypeAlias = Any
 DEFAULT_LEVEL = 48
 
 
-class Logic(BatchLogic):
+class Logic(ModelLogic, BatchLogic):
     """Deforms volumes of a scene, applies the result, makes training data and trains models.
 
     In the examples below ``volume`` and ``segmentation`` are nodes of the scene, ``transform`` is a result of
@@ -40,44 +39,6 @@ class Logic(BatchLogic):
     >>> logic.figures(transform)[0]["metrics"]["certified_invertible"]
     True
     """
-
-    # Models
-
-    def availableModels(self) -> list[ModelInfo]:
-        """List every model that is installed or can be downloaded; shipped models come first.
-
-        Usage example:
-        >>> [model.name for model in logic.availableModels() if model.here and model.ndim == 2]
-        ['general-2d', 'cardiac-mr-2d']
-        """
-        return listModels()
-
-    def bestModel(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> ModelInfo | None:
-        """The model that suits the dimension and the size of a volume.
-
-        When no model is given, a deformation chooses among the models that may suit by how well they fit the voxels,
-        so it may use another one; ``figures`` says which, and how well it fits.
-
-        Usage example:
-        >>> logic.bestModel(volume).name
-        'hippocampus-mr-3d'
-        """
-        dimension, extent = mrml.imageDimension(volumeNode)
-        return bestModel(dimension, max(extent))
-
-    def fitWarnings(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, model: str) -> list[str]:
-        """Warn if a model does not fit a volume, in one sentence for each reason.
-
-        Usage example:
-        >>> warning = logic.fitWarnings(volume, "brain-t1-3d")[0]
-        >>> warning[:74]
-        "'Phantom' is 52 mm long, but brain-t1-3d is meant for images 150 to 290 mm"
-        """
-        return mrml.fitWarnings(volumeNode, modelInfo(model).mapping())
-
-    def downloadModel(self, name: str) -> Job:
-        """Return a job that downloads a model of the list."""
-        return Job(["models", "fetch", name])
 
     # Deforming
 
@@ -188,7 +149,7 @@ class Logic(BatchLogic):
         """
         image = mrml.imageFromVolume(volumeNode)
         settings = RunSettings(model, seed, steps, pose, device, plane)
-        folder = Path(tempfile.mkdtemp(prefix="drdm-"))
+        folder = Path(slicer.util.tempDirectory("drdm-"))
         try:
             writeTemporary(image, folder / "scan.nrrd")
             if region is not None and region.label is not None:

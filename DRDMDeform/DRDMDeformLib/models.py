@@ -1,15 +1,28 @@
-"""The models of the list in the panel; read without PyTorch."""
+"""The models of the list in the panel, read without PyTorch; training of the user's own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError, ModelError
-from DRDMLib.models.catalogue import Entry, available_models, default_entry, find, model_metadata
+from DRDMLib.models.catalogue import (
+    Entry,
+    add_user_model,
+    available_models,
+    default_entry,
+    find,
+    model_metadata,
+    remove,
+)
+
+from . import mrml
+from .job import Job, JobState, Progress, runToEnd
 
 
 @dataclass(frozen=True)
@@ -17,7 +30,7 @@ class ModelInfo:
     """One model of the list.
 
     Attributes:
-        name: for ``deform(model=...)``: a catalogue name, or the path of a file.
+        name: for ``deform(model=...)``: a catalog name, or the path of a file.
         ndim: 2 for slices, 3 for volumes.
         about: anatomy and modality in a few words.
         here: whether the model is installed; otherwise it has to be downloaded first.
@@ -25,6 +38,7 @@ class ModelInfo:
         trainedOn: the training images.
         licence: license of the model.
         extent: smallest and largest length of the longest side of suitable images, millimeters; ``None``: any.
+        removable: whether it was downloaded or trained by the user, and not shipped.
     """
 
     name: str
@@ -35,6 +49,7 @@ class ModelInfo:
     trainedOn: str = ""
     licence: str = ""
     extent: tuple[float, float] | None = None
+    removable: bool = False
 
     @property
     def label(self) -> str:
@@ -91,5 +106,122 @@ def _info(entry: Entry) -> ModelInfo:
         except DRDMError:
             pass
     return ModelInfo(
-        entry.name, entry.ndim, entry.about, entry.available, entry.megabytes, trainedOn, licence, entry.extent_mm
+        entry.name,
+        entry.ndim,
+        entry.about,
+        entry.available,
+        entry.megabytes,
+        trainedOn,
+        licence,
+        entry.extent_mm,
+        entry.removable,
     )
+
+
+class ModelLogic:
+    """The part of the logic that lists, downloads, removes and trains models; see ``DRDMDeformLib.logic.Logic``."""
+
+    def availableModels(self) -> list[ModelInfo]:
+        """List every model that is installed or can be downloaded; shipped models come first.
+
+        Usage example:
+        >>> [model.name for model in logic.availableModels() if model.here and model.ndim == 2]
+        ['general-2d', 'cardiac-mr-2d']
+        """
+        return listModels()
+
+    def bestModel(self, volumeNode: slicer.vtkMRMLScalarVolumeNode) -> ModelInfo | None:
+        """The model that suits the dimension and the size of a volume.
+
+        When no model is given, a deformation chooses among the models that may suit by how well they fit the voxels,
+        so it may use another one; ``figures`` says which, and how well it fits.
+
+        Usage example:
+        >>> logic.bestModel(volume).name
+        'hippocampus-mr-3d'
+        """
+        dimension, extent = mrml.imageDimension(volumeNode)
+        return bestModel(dimension, max(extent))
+
+    def fitWarnings(self, volumeNode: slicer.vtkMRMLScalarVolumeNode, model: str) -> list[str]:
+        """Warn if a model does not fit a volume, in one sentence for each reason.
+
+        Usage example:
+        >>> warning = logic.fitWarnings(volume, "brain-t1-3d")[0]
+        >>> warning[:74]
+        "'Phantom' is 52 mm long, but brain-t1-3d is meant for images 150 to 290 mm"
+        """
+        return mrml.fitWarnings(volumeNode, modelInfo(model).mapping())
+
+    def downloadModel(self, name: str) -> Job:
+        """Return a job that downloads a model of the list."""
+        return Job(["models", "fetch", name])
+
+    def removeModel(self, name: str) -> Path:
+        """Remove the file of a model that was downloaded or trained by the user, and return its path.
+
+        Raises:
+            DRDMError: there is no such model, it is shipped, or its file cannot be removed.
+
+        Usage example:
+        >>> job = logic.train(scans, out, "not-good", size=16, minutes=0.05)
+        >>> logic.removeModel("not-good").name
+        'not-good.safetensors'
+        >>> "not-good" in [model.name for model in logic.availableModels()]
+        False
+        """
+        return remove(name)
+
+    def train(
+        self,
+        folder: str | Path,
+        outputFolder: str | Path,
+        name: str = "my-model",
+        dimension: int = 3,
+        size: int = 48,
+        minutes: float = 60,
+        *,
+        device: str = "auto",
+        resume: bool = False,
+        wait: bool = True,
+        onProgress: Callable[[Progress], None] | None = None,
+    ) -> Job:
+        """Train a model on the images of a folder, without labels, and add it to ``availableModels()``.
+
+        Args:
+            folder: the images.
+            outputFolder: a new folder for checkpoints and the model, or that of an earlier run with ``resume=True``.
+            name: of the model.
+            dimension: 3 for volumes, 2 for slices.
+            size: voxels per side of the model's grid, a multiple of 8.
+            minutes: time budget.
+            device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+            resume: continue the run in ``outputFolder``.
+            wait: return when the job has ended; otherwise return a job to start.
+            onProgress: called with the progress of the job.
+
+        Raises:
+            DRDMError: the job failed.
+
+        Usage example:
+        >>> job = logic.train(scans, out, "my-scans", size=16, minutes=0.05)
+        >>> "my-scans" in [model.name for model in logic.availableModels()]
+        True
+        """
+        arguments: list[object] = ["train", folder, "-o", outputFolder, "--name", name]
+        arguments += ["--ndim", dimension, "--size", size]
+        arguments += ["--minutes", minutes, "--device", device, "--checkpoint-minutes", min(5.0, minutes / 4)]
+        arguments += ["--resume"] if resume else []
+        job = Job(arguments)
+        if onProgress is not None:
+            job.onProgress = onProgress
+
+        def addToList(job: Job) -> None:
+            if job.state is JobState.DONE:
+                try:
+                    job.items.append({"model": add_user_model(Path(outputFolder) / "model.safetensors", name).name})
+                except DRDMError as error:
+                    job.state, job.text = JobState.FAILED, str(error)
+
+        job.onFinished(addToList)
+        return runToEnd(job) if wait else job

@@ -22,7 +22,7 @@ from .sections import (
     SetupSection,
     TrainSection,
 )
-from .sections.section import ERROR_STYLE
+from .sections.section import Severity
 from .setup import Environment
 
 
@@ -47,7 +47,8 @@ class Panel(slicer.util.VTKObservationMixin):
         # The transform, the nodes under it, and the parent transform of the transform itself.
         self._preview: tuple[Any, list[Any], Any] | None = None
         self._previewIDs: tuple[Any, ...] = ()
-        self._browser: Any = None
+        # The shown sequence and the volume, which are observed, by role.
+        self._observed: dict[str, Any] = {}
         self.setup = SetupSection(self._context)
         self.input = InputSection(self._context)
         self.deform = DeformSection(self._context, self.setup, self.input)
@@ -77,7 +78,8 @@ class Panel(slicer.util.VTKObservationMixin):
         node = self.logic.getParameterNode()
         self._context.parameter = DRDMDeformParameterNode(node)  # type: ignore[call-arg]
         self._guiTag = self.parameter.connectGui(self.widget)
-        self.input.restore()
+        for section in self.sections:
+            section.restore()
         self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self.onModified)
         self.enter()
 
@@ -96,7 +98,8 @@ class Panel(slicer.util.VTKObservationMixin):
             return
         self.parameter.disconnectGui(self._guiTag)
         self.removeObserver(self.parameter.parameterNode, vtk.vtkCommand.ModifiedEvent, self.onModified)
-        self._observeBrowser(None)
+        self._observe("browser", None)
+        self._observe("volume", None)
         self._context.parameter = None
         self._preview, self._previewIDs = None, ()
 
@@ -128,6 +131,26 @@ class Panel(slicer.util.VTKObservationMixin):
         """Update when a setting has changed."""
         self.update()
 
+    def onTransformModified(self, caller: Any, event: Any) -> None:
+        """Follow the scene when the volume may have another parent transform, once all nodes of a branch have it."""
+        if not self._updating:
+            qt.QTimer.singleShot(0, self.followScene)
+
+    def followScene(self) -> None:
+        """Show on the panel where the volume was put elsewhere, for example in the module Data."""
+        p = self.parameter
+        if p is None or p.inputVolume is None or self._updating or self._context.applying:
+            return
+        volume, shown = p.inputVolume, p.deformations
+        parent = volume.GetParentTransformNode()
+        if mrml.isDeformation(parent) and mrml.volumeOf(parent) is volume:
+            if shown is None or self.logic.transformOf(shown) is not parent:
+                p.deformations = mrml.browserOf(parent) or parent
+            p.preview = True
+        elif p.preview and self._preview is not None and volume in self._preview[1]:
+            # It shows the original now, so that the other nodes do as well.
+            p.preview = False
+
     # Updating
 
     def update(self) -> None:
@@ -139,7 +162,7 @@ class Panel(slicer.util.VTKObservationMixin):
             self.input.chooseSegmentation()
             if not self._belongsToVolume(self.parameter.deformations):
                 self.parameter.deformations = None
-            self._observeBrowser(self.parameter.deformations)
+            self._observeShown()
             self._updatePreview()
             for section in self.sections:
                 section.update()
@@ -151,16 +174,27 @@ class Panel(slicer.util.VTKObservationMixin):
         """Whether the shown deformation is one of the chosen volume."""
         return deformations is None or self.logic.volumeOf(deformations) is self.parameter.inputVolume
 
-    def _observeBrowser(self, deformations: Any) -> None:
-        """Observe the shown sequence, which can also be browsed with Slicer's own tool bar."""
+    def _observeShown(self) -> None:
+        """Observe the shown sequence, which can also be browsed with Slicer's own tool bar, and the volume."""
+        deformations = self.parameter.deformations
         browser = deformations if deformations is not None and mrml.isSequence(deformations) else None
-        if browser is self._browser:
+        self._observe("browser", browser)
+        self._observe("volume", self.parameter.inputVolume)
+
+    def _observe(self, role: str, node: Any) -> None:
+        """Observe ``node`` instead of the node that had this role before; ``None`` ends it."""
+        event, call = {
+            "browser": (vtk.vtkCommand.ModifiedEvent, self.onModified),
+            "volume": (slicer.vtkMRMLTransformableNode.TransformModifiedEvent, self.onTransformModified),
+        }[role]
+        previous = self._observed.get(role)
+        if node is previous:
             return
-        if self._browser is not None:
-            self.removeObserver(self._browser, vtk.vtkCommand.ModifiedEvent, self.onModified)
-        self._browser = browser
-        if browser is not None:
-            self.addObserver(browser, vtk.vtkCommand.ModifiedEvent, self.onModified)
+        if previous is not None:
+            self.removeObserver(previous, event, call)
+        self._observed[role] = node
+        if node is not None:
+            self.addObserver(node, event, call)
 
     def _updatePreview(self) -> None:
         """Put the chosen nodes, and only these, under the shown deformation."""
@@ -175,7 +209,10 @@ class Panel(slicer.util.VTKObservationMixin):
             self._endPreview(transform, nodes)
         if not nodes:
             return
-        previewed, errors = [], []
+        previewed: list[Any] = []
+        errors: list[str] = []
+        if p.inputVolume.GetParentTransformNode() is not transform:
+            mrml.followVolume(transform, p.inputVolume)
         for node in nodes:
             try:
                 self.logic.preview(transform, [node])
@@ -183,8 +220,10 @@ class Panel(slicer.util.VTKObservationMixin):
             except SceneError as error:
                 errors.append(str(error))
         self._preview = (transform, previewed, transform.GetParentTransformNode())
+        if p.inputVolume not in previewed:
+            p.preview = False
         if errors:
-            self.deform.showMessage(self.ui.statusLabel, " ".join(errors), ERROR_STYLE)
+            self.deform.showMessage(self.ui.statusLabel, " ".join(errors), Severity.ERROR)
 
     def _endPreview(self, transform: Any, nodes: list[Any]) -> None:
         """Restore the parent of the nodes that are no longer previewed, or previewed with another deformation."""
@@ -207,7 +246,7 @@ class Panel(slicer.util.VTKObservationMixin):
             section.cleanup()
         self.jobRunner.cleanup()
         self.removeObservers()
-        self._browser = None
+        self._observed = {}
         if self.parameter is not None:
             self.parameter.disconnectGui(self._guiTag)
             self._context.parameter = None

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from slicer.i18n import tr as _
 
 from . import mrml
+from .deferred import sitk
 from .mrml import SceneError
 
 

@@ -15,7 +15,7 @@ from ..errors import SettingError
 from ..invertibility.metrics import measure_ddf
 from ..io.files import file_name, shown
 from ..io.images import image_stem, read_field, read_image, read_label
-from ..models.catalogue import available_models, fetch, model_metadata
+from ..models.catalogue import available_models, fetch, model_metadata, remove
 from ..production.run_folder import locked_folder
 from ..regions import find_target
 from ..runtime.device import choose_device
@@ -137,6 +137,8 @@ def models(options: argparse.Namespace, reporter: Reporter) -> None:
     if options.action == "fetch":
         path = fetch(options.name, on_bytes=lambda got, total: reporter.progress("download", got, max(got, total)))
         reporter.message(f"The model '{options.name}' is in '{path}'.")
+    elif options.action == "remove":
+        reporter.message(f"Removed '{remove(options.name)}'.")
     else:
         metadata = model_metadata(options.name)
         print(json.dumps({k: v for k, v in vars(metadata).items() if v not in ("", {}, None)}, indent=2))

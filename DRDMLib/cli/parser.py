@@ -252,8 +252,8 @@ def _add_evaluate(command: AddCommand) -> None:
 
 
 def _add_models(command: AddCommand) -> None:
-    parser = command("models", "list, describe and download models", "drdm models fetch published-cardiac-2d")
-    parser.add_argument("action", nargs="?", choices=["list", "fetch", "info"], default="list")
+    parser = command("models", "list, describe, download and remove models", "drdm models fetch published-cardiac-2d")
+    parser.add_argument("action", nargs="?", choices=["list", "fetch", "info", "remove"], default="list")
     parser.add_argument("name", nargs="?", metavar="NAME", help="model name, or path for info")
     parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
     parser.set_defaults(func=_run_models)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError, SettingError
-from ..io.files import atomic_write, file_name
+from ..io.files import atomic_write, file_name, output_error
 from ..io.resources import cache_folder, resource
 from .metadata import ModelMetadata, read_header
 
@@ -75,6 +75,11 @@ class Entry:
         except SettingError:
             # There is no cache folder, so nothing has been downloaded.
             return False
+
+    @property
+    def removable(self) -> bool:
+        """Whether the model's file exists and was downloaded or trained by the user, not shipped with DRDM."""
+        return self.available and (self.own is not None or bool(self.url))
 
 
 # Shipped models in the order of preference when the user chooses none.
@@ -299,6 +304,31 @@ def fetch(name: str, *, on_bytes: Callable[[int, int], None] | None = None) -> P
         _download(entry, partial, on_bytes)
         if digest_of(partial, entry.digest.split(":")[0]) != entry.digest:
             raise ModelError(f"The download of '{name}' has a wrong checksum and was deleted; try again.")
+    return path
+
+
+def remove(name: str) -> Path:
+    """Remove the file of a model that was downloaded or trained by the user; a download can be repeated.
+
+    Returns:
+        The file that was removed.
+
+    Raises:
+        ModelError: the name is unknown, or the model is shipped with DRDM or not downloaded.
+        OutputError: the file cannot be removed.
+    """
+    entry = find(name)
+    if entry is None:
+        raise ModelError(f"There is no model '{name}' in the catalog; run 'drdm models' to list the names.")
+    if not entry.own and not entry.url:
+        raise ModelError(f"The model '{name}' is shipped with DRDM; only downloaded and own models can be removed.")
+    if not entry.available:
+        raise ModelError(f"The model '{name}' is not downloaded, so there is nothing to remove.")
+    path = entry.path
+    try:
+        path.unlink()
+    except OSError as error:
+        raise output_error(path, error) from error
     return path
 
 

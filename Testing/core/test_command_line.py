@@ -499,6 +499,25 @@ def test_fetch_downloads_once(succeed, tmp_path, weights_server):
     succeed("models", "fetch", "published-cardiac-2d")
 
 
+def test_downloaded_and_own_models_are_removed_and_shipped_ones_are_not(drdm, succeed, tmp_path, tiny_models):
+    home = tmp_path / "drdm-home"
+    home.mkdir()
+    (home / "published-cardiac-2d.pth").write_bytes(b"weights")
+    own = catalogue.add_user_model(tiny_models[3], "mine")
+    succeed("models", "remove", "published-cardiac-2d")
+    assert "mine" in succeed("models") and own.removable
+    succeed("models", "remove", "mine")
+    assert not own.path.exists() and names_in(home / "models") == []
+    for name, reason in (
+        ("hippocampus-mr-3d", "is shipped with DRDM"),
+        ("published-cardiac-2d", "nothing to remove"),
+        ("mine", "no model 'mine'"),
+    ):
+        outcome = drdm("models", "remove", name)
+        assert outcome.status == 2 and reason in outcome.err and len(outcome.err.splitlines()) == 1
+    assert catalogue.find("hippocampus-mr-3d").available and not catalogue.find("hippocampus-mr-3d").removable
+
+
 @pytest.mark.parametrize("digest", ["sha256:" + "0" * 64, "git:" + "0" * 40])
 def test_fetch_refuses_a_wrong_file(drdm, tmp_path, weights_server, digest):
     weights_server(digest=digest)

@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,8 +71,39 @@ def test_the_licence_is_there_and_named():
 
 def test_the_policy_that_removes_findpythoninterp_stays_off():
     """CTK's macro for scripts looks for Python in the way that CMake 3.27 removes (policy CMP0148)."""
-    newest = re.search(r"cmake_minimum_required\(VERSION [\d.]+\.\.\.([\d.]+)", CMAKE).group(1)
-    assert tuple(map(int, newest.split("."))) < (3, 27)
+    required = CMAKE.index("cmake_minimum_required(VERSION 3.20.6...3.28.0 FATAL_ERROR)")
+    assert required < CMAKE.index("cmake_policy(SET CMP0148 OLD)") < CMAKE.index("find_package(")
+
+
+def test_the_module_says_the_same_as_the_extension():
+    pytest.importorskip("slicer")
+    code = """
+import json, standin
+standin.install()
+module = standin.load_module("DRDMDeform/DRDMDeform.py")
+print(json.dumps([module.categories, module.contributors, module.helpText]))
+"""
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "Testing")]))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, done.stderr
+    categories, contributors, help_text = json.loads(done.stdout)
+    assert categories == [meta("CATEGORY")] == [ENTRY["category"]]
+    assert ", ".join(contributors) == contributors_of_the_extension()
+    assert f'<a href="{meta("HOMEPAGE")}">' in help_text
+
+
+def contributors_of_the_extension():
+    found = re.search(r'set\(EXTENSION_CONTRIBUTORS "([^"]*)"\)', CMAKE).group(1)
+    assert re.fullmatch(r"[^()]+ \([^()]+\)(, [^()]+ \([^()]+\))*", found), "Firstname Lastname (Organization), ..."
+    return found
+
+
+def test_the_sample_has_a_thumbnail_of_the_usual_size():
+    """As those of Slicer's own samples, 288 x 261."""
+    header = (ROOT / "DRDMDeform" / "Resources" / "Icons" / "DRDMPhantom.png").read_bytes()[16:24]
+    assert (int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")) == (288, 261)
 
 
 def test_what_is_shipped_is_small_enough():

@@ -143,11 +143,37 @@ def test_segments_keep_ids_names_colors_terminology_and_their_shared_label_map(s
     segmentation.GetContainedRepresentationNames(names)
     assert sorted(names) == ["Binary labelmap", "Closed surface"]
 
-    # The surface is created from the deformed voxels.
     def surface(node):
         return node.GetSegmentation().GetSegment("id_2").GetRepresentation("Closed surface").GetBounds()
 
     assert np.abs(np.subtract(surface(copy), surface(patient.segmentation))).max() > 0.5
+
+
+@pytest.mark.parametrize("kind", ["none", "rigid", "grid"])
+@pytest.mark.parametrize("original_grid", [True, False])
+def test_a_closed_surface_is_deformed_and_not_made_anew_from_the_voxels(scene, kind, original_grid):
+    patient = Patient(scene, kind=kind)
+    patient.segmentation.GetSegmentation().CreateRepresentation("Closed surface")
+    copy = apply(patient.transform, [patient.segmentation], originalGrid=original_grid)[0]
+
+    def points(node, name="id_2"):
+        surface = node.GetSegmentation().GetSegment(name).GetRepresentation("Closed surface")
+        return vtk.util.numpy_support.vtk_to_numpy(surface.GetPoints().GetData())
+
+    # To the world, through the deformation and its parents.
+    transform, moved = vtk.vtkGeneralTransform(), points(copy).astype(float)
+    patient.transform.GetTransformToWorld(transform)
+    wanted = np.array([transform.TransformPoint(point) for point in points(patient.segmentation)])
+    if original_grid and copy.GetParentTransformNode() is not None:
+        copy.GetParentTransformNode().GetTransformToWorld(transform)
+        moved = np.array([transform.TransformPoint(point) for point in moved])
+    assert np.abs(moved - wanted).max() < 1e-2
+    # The voxels have moved with it.
+    label = sitk.GetArrayFromImage(labelFromSegmentation(copy, patient.volume).image) == 2
+    copy.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    copy.GetSegmentation().RemoveRepresentation("Binary labelmap")
+    from_surface = sitk.GetArrayFromImage(labelFromSegmentation(copy, patient.volume).image) == 2
+    assert dice(label, from_surface) > 0.85
 
 
 def test_a_segmentation_of_surfaces_keeps_its_representation(scene):
@@ -248,7 +274,7 @@ def test_an_error_while_hardening_leaves_the_scene_unchanged(scene, copies, monk
             raise MemoryError("no more memory")
         return warp_image(*arguments)
 
-    monkeypatch.setattr("DRDMDeformLib.mrml.hardening.warp_image", fails_later)
+    monkeypatch.setattr("DRDMLib.spatial.resampling.warp_image", fails_later)
     with pytest.raises(MemoryError):
         apply(patient.transform, [patient.volume, second], copies)
     assert len(calls) == 2

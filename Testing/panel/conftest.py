@@ -23,3 +23,4 @@ def empty_scene() -> None:
     slicer.mrmlScene.Clear(0)
     standin.process_events()
     standin.records.clear()
+    standin.set_testing_mode(True)

@@ -100,6 +100,7 @@ def test_mistakes_in_a_module_are_found(tmp_path):
 
 
 def test_error_is_shown_once_and_told_apart_from_the_unexpected(tmp_path):
+    standin.set_testing_mode(False)
     standin.load_module(write_module(tmp_path, "TinyShown"))
     slicer.util.selectModule("TinyShown")
     slicer.util.getModuleWidget("TinyShown").button.click()
@@ -110,6 +111,9 @@ def test_error_is_shown_once_and_told_apart_from_the_unexpected(tmp_path):
 
 
 def test_messages_are_recorded_and_answered():
+    assert slicer.util.confirmYesNoDisplay("sure?") is False, "not shown in testing mode"
+    assert standin.messages == []
+    standin.set_testing_mode(False)
     slicer.util.warningDisplay("hm")
     slicer.util.infoDisplay("well")
     assert slicer.util.confirmYesNoDisplay("sure?") is True
@@ -209,8 +213,11 @@ def test_nothing_is_installed():
     from packaging.requirements import Requirement
     from slicer import packaging
 
+    missing = Requirement("surely-not-installed-package>=1")
     with pytest.raises(RuntimeError, match="installs nothing"):
-        packaging.pip_ensure([Requirement("numpy"), Requirement("surely-not-installed-package>=1")])
+        packaging.pip_ensure([Requirement("numpy"), missing], skip_in_testing=False)
+    assert slicer.app.testingEnabled()
+    packaging.pip_ensure([missing])
 
 
 def test_screenshot_is_as_wide_as_asked_and_shows_something(tmp_path):

@@ -217,3 +217,10 @@ def test_connections_end_with_the_widget():
     standin.process_events()
     gc.collect()
     assert reference() is None
+
+
+def test_a_signal_that_is_called_is_emitted():
+    table, calls = qt.QTableWidget(2, 2), Calls()
+    table.connect("cellClicked(int,int)", calls)
+    table.cellClicked(1, 0)
+    assert calls == [(1, 0)]

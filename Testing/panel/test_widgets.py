@@ -66,6 +66,22 @@ def test_path_line_edit(tmp_path):
     assert calls == [(str(tmp_path),)], "CTK does not tell of an empty path"
 
 
+def test_path_line_edit_remembers_its_last_paths():
+    field = ctk.ctkPathLineEdit()
+    field.settingKey = "Test/LastPaths"
+    assert field.currentPath == ""
+    for path in ("/a", "/b", "/c", "/a"):
+        field.currentPath = path
+        field.addCurrentPathToHistory()
+    box = field.comboBox()
+    assert [box.itemText(n) for n in range(box.count)] == ["/a", "/c", "/b"]
+    assert field.currentPath == "/a"
+    # The next one begins with the latest path, as in CTK.
+    other = ctk.ctkPathLineEdit()
+    other.settingKey = "Test/LastPaths"
+    assert other.currentPath == "/a"
+
+
 def test_classes_that_are_only_names_can_not_be_made():
     with pytest.raises(NotImplementedError):
         ctk.ctkRangeWidget()

@@ -3,7 +3,7 @@
 See README.md beside this file.
 """
 
-from .driving import finish_startup, load_module, process_events, screenshot
+from .driving import finish_startup, load_module, process_events, screenshot, set_testing_mode
 from .install import install
 from .records import records
 
@@ -25,6 +25,7 @@ __all__ = [
     "process_events",
     "records",
     "screenshot",
+    "set_testing_mode",
     "slot_errors",
     "unexpected_errors",
 ]

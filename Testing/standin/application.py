@@ -27,6 +27,8 @@ class qSlicerApplication(QtWidgets.QApplication):
         super().__init__(["Slicer"])
         self._home = home
         self.main_window: qSlicerMainWindow | None = None
+        # As under CTest; slicer.util shows no messages then, and answers questions with no.
+        self.testing = True
 
     def attach(self, parts: SceneParts) -> None:
         """Take the scene and what works on it."""
@@ -40,7 +42,7 @@ class qSlicerApplication(QtWidgets.QApplication):
 
     @invokable()
     def testingEnabled(self) -> bool:
-        return False
+        return self.testing
 
     @invokable()
     def applicationLogic(self) -> Any:

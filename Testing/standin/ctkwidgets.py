@@ -227,10 +227,13 @@ class ctkSliderWidget(QtWidgets.QWidget):
 
 
 class ctkPathLineEdit(QtWidgets.QWidget):
-    """A field for a path (ctkPathLineEdit.cpp); here its button opens no dialog, and no history is kept.
+    """A field for a path (ctkPathLineEdit.cpp); here its button opens no dialog.
 
-    As in CTK `currentPathChanged` is not emitted for an empty path.
+    As in CTK `currentPathChanged` is not emitted for an empty path. The last paths are kept in the settings; the
+    latest of them is shown when the widget is made. `start_folder` is where the dialog of an empty field would open.
     """
+
+    start_folder = ""
 
     class Filter(enum.IntFlag):
         Dirs = 0x001
@@ -262,14 +265,52 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         layout.addWidget(self.combobox)
         layout.addWidget(button)
         self.setSizePolicy(policy.Expanding, policy.Fixed)
-        self.combobox.editTextChanged.connect(lambda path: path and self.currentPathChanged.emit(path))
+        self.combobox.lineEdit().textChanged.connect(self._text_changed)
 
     currentPath = Property(
         str, lambda self: self.combobox.currentText(), lambda self, path: self.combobox.setEditText(path)
     )
     _DEFAULT = Filter.Dirs | Filter.Files | Filter.Drives | Filter.Readable | Filter.Executable | Filter.NoDotAndDotDot
     filters = stored(int, int(_DEFAULT))
-    settingKey = stored(str, "")
+
+    def _text_changed(self, path: str) -> None:
+        ctkPathLineEdit.start_folder = path
+        if path:
+            self.currentPathChanged.emit(path)
+
+    def _history(self) -> list[str]:
+        found = QtCore.QSettings().value(self.settingKey)
+        return [found] if isinstance(found, str) else list(found or [])
+
+    @invokable()
+    def comboBox(self) -> QtWidgets.QComboBox:
+        return self.combobox
+
+    @invokable()
+    def retrieveHistory(self) -> None:
+        path = self.combobox.currentText()
+        self.combobox.clear()
+        self.combobox.addItems(self._history()[: self._LONGEST_HISTORY])
+        if path:
+            self.combobox.setEditText(path)
+        else:
+            self.combobox.setCurrentIndex(0)
+
+    @invokable()
+    def addCurrentPathToHistory(self) -> None:
+        path = self.combobox.currentText()
+        if path:
+            history = [path, *(other for other in self._history() if other != path)]
+            QtCore.QSettings().setValue(self.settingKey, history)
+            index = self.combobox.findText(path)
+            if index >= 0:
+                self.combobox.removeItem(index)
+            self.combobox.insertItem(0, path)
+            self.combobox.setMaxCount(self._LONGEST_HISTORY)
+            self.combobox.setCurrentIndex(0)
+
+    _LONGEST_HISTORY = 5
+    settingKey = stored(str, "", retrieveHistory)
 
 
 # PythonQt shows the values in the scope of the class.

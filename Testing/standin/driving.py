@@ -22,6 +22,11 @@ def process_events(seconds: float = 0.0) -> None:
         time.sleep(0.005)
 
 
+def set_testing_mode(on: bool) -> None:
+    """Switch the testing mode, which is on at first; without it messages and questions are shown, and recorded."""
+    application().testing = on
+
+
 def load_module(path: str | Path) -> Any:
     """Load a scripted module as Slicer does at its start; its panel is made when it is first asked for.
 

@@ -100,7 +100,9 @@ def _add_python_part(slicer: Any, name: str) -> None:
     else:
         ours = {"ScriptedLoadableModule": "scripted", "parameterNodeWrapper": "parameter_node"}.get(name, name)
         module = sys.modules[f"slicer.{name}"] = importlib.import_module(f".{ours}", __package__)
-        setattr(slicer, name, module)
+        # Slicer imports its packaging on demand only, so it is no attribute at first.
+        if name != "packaging":
+            setattr(slicer, name, module)
 
 
 def _watch_exceptions() -> None:

@@ -313,6 +313,10 @@ class BoundSignal:
     def disconnect(self, target: Any) -> bool:
         return self._owner.disconnect(signatures(self._owner._alive(), self._name)[0], target)
 
+    def __call__(self, *args: Any) -> None:
+        """Emit the signal: `table.cellClicked(0, 1)`."""
+        getattr(self._owner._alive(), self._name).emit(*map(unwrap, args))
+
 
 class PythonQtQObject(PythonQtObject):
     """A QObject, with what PythonQtStdDecorators adds."""

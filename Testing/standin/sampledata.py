@@ -21,11 +21,11 @@ class SampleDataSource:
     fileNames: list[str]
     nodeNames: list[str]
     checksums: list[str]
-    loadFileType: list[str]
+    loadFileTypes: list[str]
     thumbnailFileName: str
 
     def __post_init__(self) -> None:
-        lists = (self.fileNames, self.nodeNames, self.checksums, self.loadFileType)
+        lists = (self.fileNames, self.nodeNames, self.checksums, self.loadFileTypes)
         if any(len(entries) != len(self.uris) for entries in lists):
             raise ValueError("All fields of sample data source must have the same length")
 
@@ -43,7 +43,7 @@ class SampleDataLogic:
         source = next(source for source in sources if source.sampleName == sampleName)
         folder = Path(slicer.mrmlScene.GetCacheManager().GetRemoteCacheDirectory())
         nodes = []
-        rows = zip(source.uris, source.fileNames, source.nodeNames, source.checksums, source.loadFileType, strict=True)
+        rows = zip(source.uris, source.fileNames, source.nodeNames, source.checksums, source.loadFileTypes, strict=True)
         for uri, name, node, checksum, kind in rows:
             path = folder / name
             if not path.is_file():

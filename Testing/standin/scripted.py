@@ -1,11 +1,12 @@
 """`slicer.ScriptedLoadableModule`: the four base classes of a scripted module.
 
-Imitates Base/Python/slicer/ScriptedLoadableModule.py; the developer section ("Reload & Test") is left out, `onReload`
-is there.
+Imitates Base/Python/slicer/ScriptedLoadableModule.py; the buttons of the developer section ("Reload & Test") are left
+out, what they call is there.
 """
 
 from __future__ import annotations
 
+import sys
 import unittest
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ class ScriptedLoadableModule:
 
     def __init__(self, parent: Any) -> None:
         self.parent, self.moduleName = parent, type(self).__name__
+        vars(slicer).setdefault("selfTests", {})[self.moduleName] = self.runTest
+
+    def runTest(self, msec: int = 100, **kwargs: Any) -> None:
+        test = getattr(sys.modules[type(self).__module__], f"{self.moduleName}Test")()
+        test.messageDelay = msec
+        test.runTest(**kwargs)
 
 
 class ScriptedLoadableModuleWidget:
@@ -35,6 +42,17 @@ class ScriptedLoadableModuleWidget:
 
     def onReload(self) -> None:
         slicer.util.reloadScriptedModule(self.moduleName)
+
+    def onTest(self) -> None:
+        """What the menu entry "Test" does."""
+        with slicer.util.tryWithErrorDisplay("Test failed."):
+            slicer.selfTests[self.moduleName](msec=0)
+
+    def onReloadAndTest(self) -> None:
+        """What the button "Reload and Test" does."""
+        with slicer.util.tryWithErrorDisplay("Reload and Test failed."):
+            self.onReload()
+            slicer.selfTests[self.moduleName](msec=0)
 
 
 class ScriptedLoadableModuleLogic:
@@ -59,3 +77,9 @@ class ScriptedLoadableModuleLogic:
 
 class ScriptedLoadableModuleTest(unittest.TestCase):
     """The module's own tests."""
+
+    messageDelay = 1000
+
+    def delayDisplay(self, message: str, msec: int | None = None) -> None:
+        """Print the message; Slicer shows it in a window for a while."""
+        print(message)

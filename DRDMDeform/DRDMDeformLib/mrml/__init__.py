@@ -11,7 +11,7 @@ from .hierarchy import folderOf, isDeformation, parentWithoutPreview, removeNode
 from .plots import LossCurve
 from .regions import boxFromROI
 from .segmentations import SegmentLabel, labelFromSegmentation
-from .transforms import createTransform, disablePreview, enablePreview, fieldFromTransform
+from .transforms import createTransform, disablePreview, enablePreview, fieldFromTransform, followVolume
 from .variants import (
     addVariants,
     browserOf,
@@ -40,6 +40,7 @@ __all__ = [
     "fieldFromTransform",
     "fitWarnings",
     "folderOf",
+    "followVolume",
     "imageDimension",
     "imageFromVolume",
     "isDeformation",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 
 from DRDMLib.spatial.jacobian import jacobian_determinant
 
+from ..deferred import sitk
 from .errors import SceneError, requireInScene
 from .errors import tr as _
 from .grids import FLIP, Grid

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from ..deferred import sitk
 
 # Converts RAS to LPS and back.
 FLIP = np.array([-1.0, -1.0, 1.0])

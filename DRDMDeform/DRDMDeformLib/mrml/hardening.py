@@ -10,12 +10,10 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import SimpleITK as sitk
 import slicer
 import vtk
 
-from DRDMLib.spatial.resampling import warp_image, warp_label
-
+from ..deferred import sitk
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
 from .grids import arrayOf, concatenate
@@ -30,7 +28,13 @@ from .hierarchy import (
     removeNode,
     setParent,
 )
-from .segmentations import binaryLabelmapName, referenceVolumeRole, resliceSegmentation, warpSegmentation
+from .segmentations import (
+    binaryLabelmapName,
+    moveSurfaces,
+    referenceVolumeRole,
+    resliceSegmentation,
+    warpSegmentation,
+)
 from .transforms import (
     disablePreview,
     enablePreview,
@@ -93,6 +97,8 @@ def _clone(node: Any, scene: Any) -> Any:
 
 def _hardenInOwnGrid(transformNode: Any, field: sitk.Image, node: Any, scene: Any) -> Any:
     """Harden a copy of the node in ``scene``, in the node's own voxel grid."""
+    from DRDMLib.spatial.resampling import warp_image, warp_label
+
     clone = _clone(node, scene)
     if node.IsA("vtkMRMLVolumeNode"):
         grid = localGrid(node)
@@ -105,6 +111,7 @@ def _hardenInOwnGrid(transformNode: Any, field: sitk.Image, node: Any, scene: An
         clone.SetIJKToRASMatrix(matrix)
     elif _hasVoxelSegments(node):
         warpSegmentation(clone.GetSegmentation(), field, nameOf(node))
+        moveSurfaces(node.GetSegmentation(), clone.GetSegmentation(), concatenate(transformNode.GetTransformToParent()))
     else:
         # ApplyTransform of a segmentation accepts a general transform, but not a grid transform.
         clone.ApplyTransform(concatenate(transformNode.GetTransformToParent()))
@@ -119,22 +126,28 @@ def _hardenAsSlicer(transformNode: Any, field: sitk.Image, node: Any, scene: Any
     """
     toWorld = transformToWorld(transformNode)
     clone = _clone(node, scene)
-    if _hasVoxelSegments(node):
-        above = transformNode.GetParentTransformNode()
-        if above is not None and not above.IsTransformToWorldLinear():
-            resliceSegmentation(clone.GetSegmentation(), toWorld.GetInverse(), nameOf(node))
-            return clone
+    if not _hasVoxelSegments(node):
+        _harden(clone, toWorld)
+        return clone
+    above = transformNode.GetParentTransformNode()
+    if above is not None and not above.IsTransformToWorldLinear():
+        resliceSegmentation(clone.GetSegmentation(), toWorld.GetInverse(), nameOf(node))
+    else:
         warpSegmentation(clone.GetSegmentation(), field, nameOf(node), keepExtent=False)
-        if above is None:
-            return clone
-        toWorld = transformToWorld(above)
-    parent = slicer.vtkMRMLTransformNode()
+        if above is not None:
+            _harden(clone, transformToWorld(above))
+    moveSurfaces(node.GetSegmentation(), clone.GetSegmentation(), toWorld)
+    return clone
+
+
+def _harden(node: Any, toWorld: Any) -> None:
+    """Harden a transform to the world on a node, as Slicer does."""
+    parent, scene = slicer.vtkMRMLTransformNode(), node.GetScene()
     parent.SetAndObserveTransformToParent(toWorld)
     scene.AddNode(parent)
-    clone.SetAndObserveTransformNodeID(parent.GetID())
-    clone.HardenTransform()
+    node.SetAndObserveTransformNodeID(parent.GetID())
+    node.HardenTransform()
     scene.RemoveNode(parent)
-    return clone
 
 
 def _hasVoxelSegments(node: Any) -> bool:

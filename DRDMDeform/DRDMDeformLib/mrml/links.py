@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 
+from ..deferred import sitk
 from .errors import SceneError, nameOf
 from .errors import tr as _
 from .segmentations import labelFromSegmentation, referenceVolumeRole

@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 
-from DRDMLib.spatial.resampling import warp_label
-
+from ..deferred import sitk
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
 from .grids import Grid, arrayOf, concatenate, imageData, numpyMatrix, transformPoints, vtkMatrix
@@ -211,8 +209,8 @@ def _matrixOf(labelmap: Any) -> np.ndarray:
 def warpSegmentation(segmentation: Any, field: sitk.Image, name: str, keepExtent: bool = True) -> None:
     """Deform the binary label maps of a vtkSegmentation in place, in their own voxel grid.
 
-    IDs, names and values of the segments are kept. Segments that share a label map still share it afterward. Other
-    representations are created again.
+    IDs, names and values of the segments are kept. Segments that share a label map still share it afterward. Closed
+    surfaces are removed, see :func:`moveSurfaces`; other representations are created again.
 
     Args:
         segmentation: its source representation is the binary label map.
@@ -272,14 +270,40 @@ def resliceSegmentation(segmentation: Any, fromWorld: Any, name: str) -> None:
 
 
 def _replaceLayers(segmentation: Any, change: Callable[[Any], Any]) -> None:
-    """Replace every label map by ``change(label map)`` and create the other representations again."""
-    others = [n for n in _representations(segmentation) if n != binaryLabelmapName()]
+    """Replace every label map by ``change(label map)``; remove closed surfaces, create other representations again."""
+    others = [n for n in _representations(segmentation) if n not in (binaryLabelmapName(), closedSurfaceName())]
+    segmentation.RemoveRepresentation(closedSurfaceName())
     for labelmap in _layers(segmentation):
         # In place, so that the segments that share a label map still do, and observers stay connected.
         labelmap.DeepCopy(change(labelmap))
     for other in others:
         segmentation.RemoveRepresentation(other)
         segmentation.CreateRepresentation(other)
+
+
+def moveSurfaces(source: Any, target: Any, transform: Any) -> None:
+    """Give a segmentation the closed surfaces of another one, with each point moved by a transform.
+
+    A surface that is created from deformed voxels shows their stair steps; the surface itself stays smooth. Does
+    nothing if ``source`` has no closed surfaces.
+
+    Args:
+        source: vtkSegmentation.
+        target: vtkSegmentation with segments of the same IDs; its closed surfaces are replaced.
+        transform: vtkAbstractTransform from the space of ``source`` to that of ``target``.
+    """
+    if closedSurfaceName() not in _representations(source):
+        return
+    target.RemoveRepresentation(closedSurfaceName())
+    for segmentId in segmentIdsOf(target):
+        surface = source.GetSegment(segmentId).GetRepresentation(closedSurfaceName())
+        if surface is None:
+            continue
+        moved = vtk.vtkTransformPolyDataFilter()
+        moved.SetInputData(surface)
+        moved.SetTransform(transform)
+        moved.Update()
+        target.GetSegment(segmentId).AddRepresentation(closedSurfaceName(), moved.GetOutput())
 
 
 def _representations(segmentation: Any) -> list[str]:
@@ -330,6 +354,8 @@ def _warpedLayer(
     labelmap: Any, reference: list[int] | None, transform: sitk.Transform, largest: float, name: str
 ) -> Any:
     """Deform a label map over the extent of the reference; without one, over all that it may have moved to."""
+    from DRDMLib.spatial.resampling import warp_label
+
     own = list(labelmap.GetExtent())
     spacing = _gridOf(labelmap, name).spacing
     if reference is None:

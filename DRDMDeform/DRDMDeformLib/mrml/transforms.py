@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 
+from ..deferred import sitk
 from .errors import SceneError, nameOf, notADeformation, requireInScene
 from .errors import tr as _
 from .grids import FLIP, Grid, arrayOf, concatenate, imageData, numpyMatrix, transformPoints, vtkMatrix
-from .hierarchy import isDeformation, setParent
+from .hierarchy import isDeformation, parentWithoutPreview, setParent
 from .volumes import fittedGrid, parentMatrix, transformFromWorld, transformToWorld
 
 # Largest error of a sampled map between its grid points (99.9th percentile), millimeters.
@@ -243,6 +243,21 @@ def disablePreview(transformNode: Any, nodes: Sequence[Any]) -> None:
         requireDeformable(transformNode, node)
     for node in nodes:
         setParent(node, transformNode.GetParentTransformNode())
+
+
+def followVolume(transformNode: Any, volumeNode: Any) -> None:
+    """Put a deformation under the parent transform that its volume has now, which may have been changed elsewhere.
+
+    Does nothing if that parent is itself under the deformation.
+    """
+    parent = parentWithoutPreview(volumeNode)
+    above = parent
+    while above is not None:
+        if above is transformNode:
+            return
+        above = above.GetParentTransformNode()
+    if transformNode.GetParentTransformNode() is not parent:
+        setParent(transformNode, parent)
 
 
 def releaseNodes(transformNode: Any) -> None:

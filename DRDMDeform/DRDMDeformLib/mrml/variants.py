@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import SimpleITK as sitk
 import slicer
 
+from ..deferred import sitk
 from .errors import SceneError, nameOf, notADeformation, requireInScene
 from .errors import tr as _
 from .hierarchy import RECORD_ATTRIBUTE, VOLUME_REFERENCE, isDeformation, parentWithoutPreview, placeBeside, removeNode

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import vtk
 
+from ..deferred import sitk
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
 from .grids import Grid, arrayOf, concatenate, imageData, numpyMatrix, transformPoints, vtkMatrix

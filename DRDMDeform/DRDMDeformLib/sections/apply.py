@@ -48,7 +48,11 @@ class ApplySection(Section):
         with self.runAction(self.ui.applyLabel, waitCursor=True):
             nodes = self.input.nodesToDeform()
             every = p.onCopies and p.versions is VariantChoice.ALL
-            text = self._applyAll(nodes) if every else self._applyShown(nodes)
+            self.context.applying = True
+            try:
+                text = self._applyAll(nodes) if every else self._applyShown(nodes)
+            finally:
+                self.context.applying = False
             self.context.updatePanel()
             self.showMessage(self.ui.applyLabel, text)
 

@@ -13,6 +13,7 @@ from ..batches import Source
 from ..job import Job, JobState, Progress
 from ..mrml import SceneError
 from ..parameter import BatchKind, BatchSource
+from .folders import FolderField
 from .input import InputSection
 from .section import JobSection, PanelContext, isSet, requireScansFolder, showProgress
 from .setup import SetupSection
@@ -44,11 +45,22 @@ class BatchSection(JobSection):
         ui.batchVolumesSelector.connect("checkedNodesChanged()", self.onVolumes)
         ui.batchProgressBar.visible = False
         self.showMessage(ui.batchLabel, "")
+        self._folders = [
+            FolderField(self.context, self.ui.batchFolderPath, "batchFolder"),
+            FolderField(self.context, self.ui.batchOutputPath, "batchOutput"),
+        ]
+
+    def restore(self) -> None:
+        """Use the last folders if none are chosen."""
+        for field in self._folders:
+            field.restore()
 
     def update(self) -> None:
         """Show the widgets that the choices need."""
         p, ui = self.parameter, self.ui
         running = self.running
+        for field in self._folders:
+            field.show()
         if p.batchLevels in LEVELS.values():
             # Replace the default levels of the other kind.
             p.batchLevels = LEVELS[p.batchKind]
@@ -145,6 +157,8 @@ class BatchSection(JobSection):
             # The first results can be loaded while the others are made.
             job.onItem = lambda item: self.context.updatePanel()
             self.job, self._output = job, p.batchOutput
+            for field in self._folders:
+                field.remember()
             showProgress(self.ui.batchProgressBar, Progress("batch", 0.0))
             self.showMessage(self.ui.batchLabel, _("Starting ..."))
             self.context.jobRunner.run(job)

@@ -14,7 +14,7 @@ from .. import mrml
 from ..job import Job, JobState, Progress
 from ..parameter import Display
 from .input import InputSection
-from .section import PLAIN_STYLE, WARNING_STYLE, JobSection, PanelContext, showProgress
+from .section import JobSection, PanelContext, Severity, showProgress
 from .setup import SetupSection
 
 
@@ -66,6 +66,7 @@ class DeformSection(JobSection):
         ui.jacobianButton.connect("clicked()", self.onJacobian)
         ui.removeButton.connect("clicked()", self.onRemove)
         ui.variantsTable.connect("itemSelectionChanged()", self.onVariantChosen)
+        ui.variantsTable.connect("cellClicked(int,int)", self.onVariantClicked)
         self.columns = {
             _("Variant"): _("Number of the variant; applied copies have it in their names."),
             _("Level"): _("Strength of the deformation, T'."),
@@ -177,7 +178,9 @@ class DeformSection(JobSection):
             self.showMessage(self.ui.statusLabel, text.format(name=volume.GetName()))
             return
         fit = self.logic.figures(made[0])[0].get("fit", {})
-        self.showMessage(self.ui.statusLabel, fitText(fit), WARNING_STYLE if fit.get("word") == "poor" else PLAIN_STYLE)
+        self.showMessage(
+            self.ui.statusLabel, fitText(fit), Severity.WARNING if fit.get("word") == "poor" else Severity.PLAIN
+        )
         self.parameter.preview = True
         self.show(made[0])
         if mrml.isSequence(made[0]):
@@ -253,6 +256,11 @@ class DeformSection(JobSection):
             if mrml.isSequence(node):
                 self.logic.showVariant(node, index)
             self.show(node)
+
+    def onVariantClicked(self) -> None:
+        """Show the nodes deformed when a row is clicked, also the selected one."""
+        if self.parameter.deformations is not None:
+            self.parameter.preview = True
 
     def onRemove(self) -> None:
         """Remove the variant of the selected row, and show the next one."""

@@ -16,7 +16,7 @@ from DRDMLib.errors import DRDMError
 from ..job import Job, JobState
 from ..models import ModelInfo, modelInfo
 from ..mrml import SceneError, links
-from .section import ERROR_STYLE, WARNING_STYLE, Section
+from .section import Section, Severity
 
 # Role of the node references from the parameter node to the models and markups that are deformed with the volume.
 OTHER_NODES = "also"
@@ -34,6 +34,7 @@ class InputSection(Section):
         self.ui.otherNodesSelector.connect("checkedNodesChanged()", self.onOtherNodesChanged)
         self.ui.modelComboBox.connect("currentIndexChanged(int)", self.onModelChosen)
         self.ui.downloadButton.connect("clicked()", self.onDownload)
+        self.ui.removeModelButton.connect("clicked()", self.onRemoveModel)
         self._download: Job | None = None
 
     def update(self) -> None:
@@ -49,6 +50,7 @@ class InputSection(Section):
         model = self.model()
         self.ui.downloadButton.visible = model is not None and not model.here
         self.ui.downloadButton.enabled = not downloading
+        self.ui.removeModelButton.visible = bool(p.model) and model is not None and model.removable
         if volume is None and not p.model:
             self.showMessage(self.ui.modelInfoLabel, "")
         elif model is None:
@@ -60,7 +62,7 @@ class InputSection(Section):
         with self.showErrors(self.ui.fitLabel):
             if volume is not None and model is not None:
                 warnings = self.logic.fitWarnings(volume, model.name)
-                self.showMessage(self.ui.fitLabel, " ".join(warnings), WARNING_STYLE)
+                self.showMessage(self.ui.fitLabel, " ".join(warnings), Severity.WARNING)
 
     def invalidate(self) -> None:
         """Read the list of models again at the next update: models may have been added or removed."""
@@ -192,7 +194,7 @@ class InputSection(Section):
         self.invalidate()
         self.update()
         if message:
-            self.showMessage(self.ui.fitLabel, message, ERROR_STYLE)
+            self.showMessage(self.ui.fitLabel, message, Severity.ERROR)
 
     def onDownload(self) -> None:
         """Download the chosen model in the background."""
@@ -207,6 +209,20 @@ class InputSection(Section):
         self._download = job
         self.context.jobRunner.run(job)
         self.update()
+
+    def onRemoveModel(self) -> None:
+        """Remove the file of the chosen model, after asking; the best model is chosen instead."""
+        model = self.model()
+        if model is None or not model.removable:
+            return
+        with self.runAction(self.ui.fitLabel):
+            again = _("It can be downloaded again.") if model.megabytes else _("This cannot be undone.")
+            question = _("Remove the model '{name}' from this computer? {again}").format(name=model.name, again=again)
+            if slicer.util.confirmOkCancelDisplay(question, _("DRDM Deform")):
+                self.logic.removeModel(model.name)
+                self.parameter.model = ""
+                self.invalidate()
+                self.context.updatePanel()
 
     def onDownloaded(self, job: Job) -> None:
         """Show the result of the download."""

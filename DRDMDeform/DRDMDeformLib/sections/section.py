@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +21,16 @@ from ..job_runner import JobRunner
 from ..mrml import SceneError
 from ..setup import Environment
 
-ERROR_STYLE = "color: #b03a2e;"
-WARNING_STYLE = "color: #9c640c;"
-PLAIN_STYLE = ""
+# Contrast that texts need at least (Web Content Accessibility Guidelines 2, level AA).
+CONTRAST = 4.5
+
+
+class Severity(enum.Enum):
+    """Kind of a message: its hue as red, green and blue from 0 to 1, if it has one."""
+
+    PLAIN = None
+    WARNING = (0.75, 0.45, 0.0)
+    ERROR = (0.8, 0.2, 0.15)
 
 
 @dataclass
@@ -36,6 +44,7 @@ class PanelContext:
         environment: the state of PyTorch in Slicer's Python.
         updatePanel: updates all sections.
         parameter: the wrapped parameter node; ``None`` while a scene is closed or loaded.
+        applying: whether nodes are being taken out of the deformation for a moment, to apply it.
     """
 
     ui: Any
@@ -44,6 +53,7 @@ class PanelContext:
     environment: Environment
     updatePanel: Callable[[], None]
     parameter: Any = None
+    applying: bool = False
 
 
 class Section:
@@ -63,6 +73,9 @@ class Section:
     def connect(self) -> None:
         """Connect the widgets; called once."""
 
+    def restore(self) -> None:
+        """Take over a parameter node that has just been connected."""
+
     def update(self) -> None:
         """Show the current state; called after every change."""
 
@@ -72,10 +85,12 @@ class Section:
     def cleanup(self) -> None:
         """Stop running jobs; called before the panel is removed."""
 
-    def showMessage(self, label: Any, text: str, style: str = PLAIN_STYLE) -> None:
+    def showMessage(self, label: Any, text: str, severity: Severity = Severity.PLAIN) -> None:
         """Show a line of text; the label is hidden if the text is empty."""
         label.text = text
-        label.styleSheet = style
+        # The style sheet of the label changes its own palette.
+        color = messageColor(label.parentWidget().palette, severity)
+        label.styleSheet = "" if severity is Severity.PLAIN else f"color: {color};"
         label.visible = bool(text)
 
     def showFailure(self, label: Any, job: Job, more: str = "") -> None:
@@ -85,7 +100,7 @@ class Section:
             link = html.escape(qt.QUrl.fromLocalFile(str(job.log)).toString())
             text += f' <a href="{link}">{html.escape(_("Open the log file"))}</a> ({html.escape(str(job.log))})'
             label.openExternalLinks = True
-        self.showMessage(label, text if job.log is not None else f"{job.text} {more}".strip(), ERROR_STYLE)
+        self.showMessage(label, text if job.log is not None else f"{job.text} {more}".strip(), Severity.ERROR)
 
     @contextmanager
     def showErrors(self, label: Any) -> Iterator[None]:
@@ -94,7 +109,7 @@ class Section:
         try:
             yield
         except (SceneError, DRDMError) as error:
-            self.showMessage(label, str(error), ERROR_STYLE)
+            self.showMessage(label, str(error), Severity.ERROR)
 
     @contextmanager
     def runAction(self, label: Any, waitCursor: bool = False) -> Iterator[None]:
@@ -127,6 +142,33 @@ class JobSection(Section):
         if self.job is not None:
             self.job.cancel()
             self.job = None
+
+
+def messageColor(palette: Any, severity: Severity) -> str:
+    """The color of a message as #rrggbb: its hue, mixed with the color of texts until it can be read."""
+    background, text = (rgb(palette.color(role)) for role in (qt.QPalette.Window, qt.QPalette.WindowText))
+    hue = severity.value or text
+    for step in range(11):
+        color = tuple(h + (t - h) * step / 10 for h, t in zip(hue, text, strict=True))
+        if contrast(color, background) >= CONTRAST:
+            break
+    return "#" + "".join(f"{round(255 * value):02x}" for value in color)
+
+
+def contrast(first: tuple[float, ...], second: tuple[float, ...]) -> float:
+    """The contrast of two colors, 1 to 21, as the Web Content Accessibility Guidelines define it."""
+    darker, lighter = sorted(map(_luminance, (first, second)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(color: tuple[float, ...]) -> float:
+    linear = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in color)
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def rgb(color: Any) -> tuple[float, float, float]:
+    """Red, green and blue of a QColor, 0 to 1."""
+    return color.redF(), color.greenF(), color.blueF()
 
 
 def isSet(path: Path) -> bool:

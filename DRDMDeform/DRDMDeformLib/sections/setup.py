@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError
 
 from ..job import Job
 from ..mrml import SceneError
-from .section import ERROR_STYLE, PLAIN_STYLE, WARNING_STYLE, Section
+from .section import Section, Severity
+
+# Longer lines of pip are cut.
+LONGEST_LINE = 160
 
 
 class SetupSection(Section):
@@ -17,6 +21,8 @@ class SetupSection(Section):
     def connect(self) -> None:
         """Connect the button."""
         self.ui.setupButton.connect("clicked()", self.onFix)
+        self.ui.setupProgressBar.visible = False
+        self._installing = False
         self._lastAttention = ""
         self._checkJob: Job | None = None
         self.context.jobRunner.onWarning = self.warn
@@ -29,18 +35,20 @@ class SetupSection(Section):
 
     def show(self) -> None:
         """Show the state; collapse or expand the section when the state changes."""
+        if self._installing:
+            return
         state = self.context.environment.state()
         if state.problem:
-            text, style = state.problem, ERROR_STYLE
+            text, severity = state.problem, Severity.ERROR
         elif not state.device:
-            text, style = _("PyTorch {version}; looking for a GPU ...").format(version=state.torch), PLAIN_STYLE
+            text, severity = _("PyTorch {version}; looking for a GPU ...").format(version=state.torch), Severity.PLAIN
         else:
             gpu = state.gpu or _("no GPU found")
             text = _("Ready: PyTorch {version}, computing on {device} ({gpu}).").format(
                 version=state.torch, device=state.device, gpu=gpu
             )
-            style = WARNING_STYLE if state.advice and not state.gpu else PLAIN_STYLE
-        self.showMessage(self.ui.setupStatusLabel, f"{text} {state.advice}".strip(), style)
+            severity = Severity.WARNING if state.advice and not state.gpu else Severity.PLAIN
+        self.showMessage(self.ui.setupStatusLabel, f"{text} {state.advice}".strip(), severity)
         self.ui.setupButton.visible = bool(state.remedy)
         self.ui.setupButton.text = state.remedy or _("Install PyTorch")
         attention = state.problem or (state.advice if state.remedy else "")
@@ -50,11 +58,13 @@ class SetupSection(Section):
 
     def warn(self, text: str) -> None:
         """Show a warning of a job, for example that the CPU is used instead of the GPU."""
-        self.showMessage(self.ui.setupStatusLabel, text, WARNING_STYLE)
+        self.showMessage(self.ui.setupStatusLabel, text, Severity.WARNING)
         self.ui.setupSection.collapsed = False
 
     def requireTorch(self) -> None:
         """Raise SceneError and open this section if PyTorch cannot be used."""
+        if self._installing:
+            raise SceneError(_("Packages are being installed; wait until that has ended."))
         state = self.context.environment.state()
         if state.problem:
             self.ui.setupSection.collapsed = False
@@ -64,10 +74,30 @@ class SetupSection(Section):
 
     def onFix(self) -> None:
         """Install or repair, after asking."""
+        if self._installing:
+            # Slicer processes events while pip prints.
+            return
         with self.showErrors(self.ui.setupStatusLabel):
             if self.context.jobRunner.isBusy(excluding=self._checkJob):
                 # The job's process uses the files that would be replaced.
                 raise DRDMError(_("A job is running; wait until it ends or cancel it, then press the button again."))
-            self.context.environment.fix()
+            self._setInstalling(True)
+            try:
+                self.context.environment.fix(self.onOutput)
+            finally:
+                self._setInstalling(False)
             self._lastAttention = ""
             self.check()
+
+    def _setInstalling(self, installing: bool) -> None:
+        self._installing = installing
+        self.ui.setupButton.enabled = not installing
+        if not installing:
+            self.ui.setupProgressBar.visible = False
+
+    def onOutput(self, line: str) -> None:
+        """Show a line of pip; called with an empty line when it starts."""
+        self.ui.setupProgressBar.visible = True
+        text = _("Installing; this takes some minutes ...")
+        self.showMessage(self.ui.setupStatusLabel, f"{text}\n{line[:LONGEST_LINE]}".strip())
+        slicer.app.processEvents()

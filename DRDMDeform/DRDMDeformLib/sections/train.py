@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 from .. import mrml
 from ..job import Job, JobState, Progress
 from ..mrml import SceneError
+from .folders import FolderField
 from .input import InputSection
 from .section import JobSection, PanelContext, isSet, requireScansFolder, showProgress
 from .setup import SetupSection
@@ -26,16 +27,29 @@ class TrainSection(JobSection):
     def connect(self) -> None:
         """Connect the buttons."""
         self._curve: Any = None
+        # The arrangement of the views before the curve was shown, and the one with the curve.
+        self._layouts: tuple[int, int] | None = None
         # Name of the model of the running or last job; the parameter node may be closed with its scene meanwhile.
         self._name = ""
         self.ui.trainStartButton.connect("clicked()", self.onStart)
         self.ui.trainStopButton.connect("clicked()", self.onStop)
         self.ui.trainProgressBar.visible = False
         self.showMessage(self.ui.trainLabel, "")
+        self._folders = [
+            FolderField(self.context, self.ui.trainFolderPath, "trainFolder"),
+            FolderField(self.context, self.ui.trainOutputPath, "trainOutput"),
+        ]
+
+    def restore(self) -> None:
+        """Use the last folders if none are chosen."""
+        for field in self._folders:
+            field.restore()
 
     def update(self) -> None:
         """Enable the widgets that can be used now."""
         p, ui, running = self.parameter, self.ui, self.running
+        for field in self._folders:
+            field.show()
         settings = (ui.trainNameLineEdit, ui.trainDimensionComboBox, ui.trainSizeSpinBox, ui.trainMinutesSpinBox)
         for widget in (*settings, ui.trainFolderPath, ui.trainOutputPath):
             widget.enabled = not running
@@ -69,6 +83,8 @@ class TrainSection(JobSection):
             )
             job.onFinished(self.onEnd)
             self.job, self._name = job, p.trainName
+            for field in self._folders:
+                field.remember()
             self._curve = None
             showProgress(self.ui.trainProgressBar, Progress("train", 0.0))
             self.showMessage(self.ui.trainLabel, _("Starting ..."))
@@ -90,8 +106,28 @@ class TrainSection(JobSection):
             if self._curve is None:
                 title = _("Training of {name}").format(name=self._name)
                 self._curve = mrml.LossCurve(slicer.mrmlScene, title)
-                slicer.modules.plots.logic().ShowChartInLayout(self._curve.chartNode)
+                self._showCurve()
             self._curve.append(step, loss)
+
+    def _showCurve(self) -> None:
+        """Show the loss curve in the views; the arrangement of the views is restored at the end of the training."""
+        layout = _layoutNode()
+        before = layout.GetViewArrangement()
+        slicer.modules.plots.logic().ShowChartInLayout(self._curve.chartNode)
+        if self._layouts is None and layout.GetViewArrangement() != before:
+            self._layouts = before, layout.GetViewArrangement()
+
+    def _restoreLayout(self) -> None:
+        """Restore the arrangement of the views, unless the user has chosen another one meanwhile."""
+        layout = _layoutNode()
+        if self._layouts is not None and layout.GetViewArrangement() == self._layouts[1]:
+            layout.SetViewArrangement(self._layouts[0])
+        self._layouts = None
+
+    def cleanup(self) -> None:
+        """Cancel the training."""
+        super().cleanup()
+        self._restoreLayout()
 
     def onSceneClosed(self) -> None:
         """Forget the loss curve, which was removed with the scene; the next step starts a new one."""
@@ -107,6 +143,7 @@ class TrainSection(JobSection):
     def onEnd(self, job: Job) -> None:
         """Show the result and choose the new model."""
         showProgress(self.ui.trainProgressBar, None)
+        self._restoreLayout()
         self.input.invalidate()
         self.context.updatePanel()
         if job.state is JobState.FAILED:
@@ -119,3 +156,7 @@ class TrainSection(JobSection):
             self.showMessage(
                 self.ui.trainLabel, _("Finished: the model '{name}' is chosen in Input.").format(name=name)
             )
+
+
+def _layoutNode() -> Any:
+    return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")

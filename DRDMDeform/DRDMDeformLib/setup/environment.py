@@ -90,13 +90,16 @@ class Environment:
         job.onFinished(readFacts)
         return job
 
-    def fix(self) -> None:
+    def fix(self, onOutput: Callable[[str], None] = lambda line: None) -> None:
         """Install, repair or restart, after asking.
+
+        Args:
+            onOutput: called with each line that pip prints, and with "" when an installation begins.
 
         Raises:
             DRDMError: it failed, or the user declined.
         """
-        if slicer.app.testingEnabled():
+        if isTesting():
             raise DRDMError(_("Nothing is installed in testing mode."))
         if self._installation.restartNeeded:
             slicer.util.restart()
@@ -107,8 +110,14 @@ class Environment:
             return
         if found.condition in (Condition.READY, Condition.UNKNOWN):
             return
+        self._installation.onOutput = onOutput
         try:
             self._installation.run(found, [name for name, _wish in self._facts.get("wishes") or []])
         finally:
             importlib.invalidate_caches()
             self._facts = {}
+
+
+def isTesting() -> bool:
+    """Whether Slicer runs tests; nothing is installed then."""
+    return bool(slicer.app.testingEnabled())

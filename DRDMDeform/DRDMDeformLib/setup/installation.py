@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,14 @@ class Installation:
 
     Attributes:
         restartNeeded: whether packages that are in use were replaced since Slicer was started.
+        onOutput: called with each line that pip prints, and once before the first; Slicer processes events then.
     """
 
     def __init__(self, folders: Sequence[Path] | None = None, requirements: Path = REQUIREMENTS) -> None:
         self._folders = list(folders) if folders is not None else site_folders()
         self._requirements = requirements
         self.restartNeeded = False
+        self.onOutput: Callable[[str], None] = lambda line: None
 
     def run(self, found: Diagnosis, pinned: Iterable[str] = ()) -> None:
         """Ask, install, and offer a restart if packages that are in use were replaced.
@@ -154,9 +156,10 @@ class Installation:
 
     @contextlib.contextmanager
     def _explainErrors(self, found: Diagnosis, pinned: Iterable[str]) -> Iterator[None]:
-        output = _Tee(sys.stdout)
+        output = _Tee(sys.stdout, self.onOutput)
         try:
-            with contextlib.redirect_stdout(output):
+            self.onOutput("")
+            with slicer.util.WaitCursor(), contextlib.redirect_stdout(output):
                 yield
         except DRDMError:
             raise
@@ -192,14 +195,19 @@ class Installation:
 
 
 class _Tee(io.StringIO):
-    """Prints text and keeps a copy."""
+    """Prints text, keeps a copy, and reports each line."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, onLine: Callable[[str], None]) -> None:
         super().__init__()
-        self._stream = stream
+        self._stream, self._onLine = stream, onLine
+        self._line = ""
 
     def write(self, text: str) -> int:
         self._stream.write(text)
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self._onLine(line.strip())
         return super().write(text)
 
     def flush(self) -> None:

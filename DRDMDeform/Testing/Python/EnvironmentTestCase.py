@@ -1,25 +1,17 @@
 """Diagnosis and installation of PyTorch: each faulty state in its own Python environment."""
 
-import contextlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
-import tempfile
-import textwrap
 import unittest
-import venv
 import zipfile
 from pathlib import Path
 from unittest import mock
 
 import slicer
-from DRDMDeformLib.job import Job
-from DRDMDeformLib.setup import installation
 from DRDMDeformLib.setup.diagnosis import (
     Condition,
     Diagnosis,
@@ -29,105 +21,13 @@ from DRDMDeformLib.setup.diagnosis import (
     explainFailure,
     torchRequirement,
 )
-from DRDMDeformLib.setup.environment import Environment
 from DRDMDeformLib.setup.installation import Installation
-from modulesupport import HAS_TORCH, ModuleTestCase, waitFor
+from modulesupport import HAS_TORCH, ModuleTestCase, cleanEnvironment, realPython, waitFor
+from sandboxes import LIBRARY, SandboxTestCase, writeTorch
 
-import DRDMLib
-from DRDMLib.errors import DRDMError
 from DRDMLib.runtime.probe import site_folders
 
-LIBRARY = str(Path(DRDMLib.__file__).resolve().parents[1])
-HAS_PIP = importlib.util.find_spec("pip") is not None
-
-# A minimal imitation of PyTorch; {cuda}, {available} and {kernel} make different builds.
-TORCH = """
-    import torchgen
-    __version__ = "{version}"
-    class version: cuda = {cuda!r}
-    class cuda:
-        @staticmethod
-        def is_available():
-            {available}
-        @staticmethod
-        def get_device_name(n): return "NVIDIA RTX 5090"
-    class backends:
-        class mps:
-            @staticmethod
-            def is_available(): return {mps}
-    class device:
-        def __init__(self, type): self.type = type
-    class Tensor:
-        def numpy(self): return []
-    def zeros(*shape): return Tensor()
-    def ones(*shape, device=None):
-        raise RuntimeError({kernel!r})
-"""
-FUNCTIONAL = "def conv3d(*a): ...\ndef grid_sample(*a): ...\n"
-
-
-def writeTorch(folder, version="2.9.0", cuda=None, available="return False", kernel="", mps=False, parts=None):
-    """Write a package that imitates a build of PyTorch; a real one has gigabytes."""
-    code = textwrap.dedent(TORCH).format(version=version, cuda=cuda, available=available, kernel=kernel, mps=mps)
-    files = {
-        "torch/__init__.py": code,
-        "torch/nn/__init__.py": "",
-        "torch/nn/functional.py": FUNCTIONAL,
-        "torchgen/__init__.py": "",
-        f"torch-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n",
-        f"torch-{version}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    files[f"torch-{version}.dist-info/RECORD"] = "".join(f"{name},,\n" for name in files)
-    for name, text in files.items():
-        if parts is None or name.split("/")[0] in parts:
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-
-
-class Sandbox:
-    """A separate Python environment, in a folder with a space and a non-ASCII letter in its name."""
-
-    def __init__(self, folder):
-        self.folder = folder / "umgebung ä"
-        venv.EnvBuilder(with_pip=False, symlinks=os.name != "nt").create(self.folder)
-        windows = os.name == "nt"
-        self.python = self.folder / ("Scripts/python.exe" if windows else "bin/python")
-        self.site = next(self.folder.rglob("site-packages"))
-        self.tools = folder / "tools"
-        self.tools.mkdir()
-        for package in ("safetensors", "platformdirs"):
-            (self.site / package).mkdir()
-            (self.site / package / "__init__.py").touch()
-
-    def addCard(self, name="NVIDIA RTX 5090", driver="570.86", capability="12.0"):
-        """Add an imitation of ``nvidia-smi``."""
-        script = self.tools / "nvidia-smi"
-        script.write_text(f"#!/bin/sh\necho '{name}, {driver}, {capability}'\n", encoding="utf-8")
-        script.chmod(script.stat().st_mode | stat.S_IXUSR)
-
-    def probe(self):
-        """The facts that ``DRDMLib.probe`` reports in this environment."""
-        environment = dict(os.environ, PYTHONPATH=LIBRARY, PATH=os.pathsep.join([str(self.tools), os.environ["PATH"]]))
-        run = [str(self.python), "-m", "DRDMLib.probe"]
-        done = subprocess.run(run, env=environment, capture_output=True, encoding="utf-8", timeout=600)
-        return json.loads(done.stdout.splitlines()[-1])
-
-    def pip(self, *arguments):
-        """Run pip of the tests' Python on this environment; return its exit status and output."""
-        run = [sys.executable, "-m", "pip", "--python", str(self.python), *arguments]
-        clean = {k: v for k, v in os.environ.items() if not k.upper().startswith("PIP_")} | {
-            "PIP_CONFIG_FILE": os.devnull
-        }
-        done = subprocess.run(run, env=clean, capture_output=True, encoding="utf-8", timeout=600)
-        return done.returncode, done.stdout + done.stderr
-
-
-class SandboxTestCase(unittest.TestCase):
-    def setUp(self):
-        temporary = tempfile.TemporaryDirectory()
-        self.addCleanup(temporary.cleanup)
-        self.sandbox = Sandbox(Path(temporary.name))
+HAS_PIP = bool(realPython(withPip=True))
 
 
 class StatesTestCase(SandboxTestCase):
@@ -437,275 +337,9 @@ class WithoutTorchTestCase(SandboxTestCase):
         code = WITHOUT_TORCH.format(testing=str(Path(LIBRARY) / "Testing"), module=str(Path(LIBRARY) / "DRDMDeform"))
         done = subprocess.run(
             [str(self.sandbox.python), "-c", code],
-            env=dict(os.environ, PYTHONPATH=""),
+            env=dict(cleanEnvironment(), PYTHONPATH=""),
             capture_output=True,
             encoding="utf-8",
             timeout=600,
         )
         self.assertIn("RUN 1 0 True", done.stdout, done.stdout + done.stderr)
-
-
-class OtherPackagesTestCase(unittest.TestCase):
-    """Packages other than PyTorch: only missing ones are installed, with the tool of the Slicer version."""
-
-    def setUp(self):
-        temporary = tempfile.TemporaryDirectory()
-        self.addCleanup(temporary.cleanup)
-        self.requirements = Path(temporary.name) / "requirements.txt"
-        self.requirements.write_text("# a remark\nnumpy>=1\ndrdm-is-not-there>=3\n", encoding="utf-8")
-
-    def testWithSlicerPackaging(self):
-        asked = []
-        with mock.patch.object(slicer.packaging, "pip_ensure", lambda wanted, **how: asked.append((wanted, how))):
-            installation._installRequirements(self.requirements)
-        ((wanted, how),) = asked
-        self.assertEqual([str(one) for one in wanted], ["numpy>=1", "drdm-is-not-there>=3"])
-        # The module has already asked the user, and offers a restart itself.
-        self.assertEqual((how["prompt_install"], how["prompt_restart"]), (False, False))
-
-    def testInSlicer510(self):
-        installed = []
-        with (
-            mock.patch.dict(sys.modules, {"slicer.packaging": None}),
-            mock.patch.object(slicer.util, "pip_install", installed.append),
-        ):
-            installation._installRequirements(self.requirements)
-        self.assertEqual(installed, [["drdm-is-not-there>=3"]])
-
-
-class FakeUtilities:
-    """The interface of the PyTorch extension's logic, without downloads."""
-
-    def __init__(self, then=lambda: None):
-        self.calls = []
-        self.then = then
-
-    def installTorch(
-        self,
-        askConfirmation=False,
-        forceComputationBackend=None,
-        torchVersionRequirement=None,
-        torchvisionVersionRequirement=None,
-    ):
-        self.calls.append((askConfirmation, forceComputationBackend, torchVersionRequirement))
-        self.then()
-
-
-class InstallationTestCase(unittest.TestCase):
-    """Nothing is installed without consent; there is one question and one restart."""
-
-    def setUp(self):
-        temporary = tempfile.TemporaryDirectory()
-        self.addCleanup(temporary.cleanup)
-        self.folder = Path(temporary.name)
-        requirements = self.folder / "requirements.txt"
-        requirements.write_text("numpy>=1\n", encoding="utf-8")
-        self.installation = Installation([self.folder], requirements)
-        self.utilities = FakeUtilities()
-        self.questions, self.answers, self.restarts = [], [], 0
-        module = type(sys)("PyTorchUtils")
-        module.PyTorchUtilsLogic = lambda: self.utilities
-        self.patch(mock.patch.dict(sys.modules, {"PyTorchUtils": module}))
-        self.patch(mock.patch.object(slicer.util, "confirmOkCancelDisplay", self.answer))
-        self.patch(mock.patch.object(slicer.util, "confirmYesNoDisplay", self.answer))
-        self.patch(mock.patch.object(slicer.util, "restart", self.restart))
-        self.patch(mock.patch.object(slicer.util, "pip_uninstall", lambda names: None))
-        self.patch(mock.patch.object(importlib.util, "find_spec", lambda name: name))
-        self.found = Diagnosis(Condition.MISSING, "Missing.", "", Remedy.INSTALL, "", ">=2.4", "cu128", 0.0)
-
-    def patch(self, change):
-        change.start()
-        self.addCleanup(change.stop)
-
-    def answer(self, text, *args, **kwargs):
-        self.questions.append(text)
-        return self.answers.pop(0)
-
-    def restart(self):
-        self.restarts += 1
-
-    @contextlib.contextmanager
-    def torchLoaded(self, loaded):
-        kept = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "torch"}
-        for name in kept:
-            del sys.modules[name]
-        if loaded:
-            sys.modules["torch"] = type(sys)("torch")
-        try:
-            yield
-        finally:
-            sys.modules.pop("torch", None)
-            sys.modules.update(kept)
-
-    def testConsent(self):
-        self.answers = [True]
-        self.installation.run(self.found)
-        self.assertEqual(len(self.questions), 1)
-        self.assertEqual(self.utilities.calls, [(False, "cu128", ">=2.4")])
-        self.assertFalse(self.installation.restartNeeded)
-
-    def testRefusal(self):
-        self.answers = [False]
-        with self.assertRaisesRegex(DRDMError, "Nothing was installed"):
-            self.installation.run(self.found)
-        self.assertEqual(self.utilities.calls, [])
-
-    def testLoadedTorchIsNotReplaced(self):
-        (self.folder / "torch").mkdir()
-        replace = Diagnosis(Condition.BROKEN, "Broken.", "", Remedy.REPLACE, "", ">=2.4")
-        self.answers = [True]
-        with self.torchLoaded(True), self.assertRaisesRegex(DRDMError, "Restart Slicer"):
-            self.installation.run(replace)
-        self.assertEqual((self.utilities.calls, self.restarts), ([], 1))
-        self.assertTrue((self.folder / "torch").is_dir())
-        with self.torchLoaded(True), self.assertRaises(DRDMError):
-            self.installation.run(replace)
-        self.assertEqual((len(self.questions), self.restarts), (1, 1))
-
-    def testAllFilesOfTorchAreRemovedFirst(self):
-        for name in ("torch", "torchgen", "functorch", "~orch", "torch-2.9.0.dist-info", "torchio", "numpy"):
-            (self.folder / name).mkdir()
-        seen = []
-        self.utilities.then = lambda: seen.append(
-            (sorted(p.name for p in self.folder.iterdir()), os.environ.get("PIP_NO_CACHE_DIR"))
-        )
-        self.answers = [True]
-        with self.torchLoaded(False):
-            self.installation.run(Diagnosis(Condition.BROKEN, "Broken.", "", Remedy.REPLACE, "", ">=2.4"))
-        self.assertEqual(seen, [(["numpy", "requirements.txt", "torchio"], "1")])
-        self.assertNotIn("PIP_NO_CACHE_DIR", os.environ)
-
-    def testReasonOfAFailureIsReported(self):
-        def fail():
-            print("OSError: [Errno 28] No space left on device")
-            raise subprocess.CalledProcessError(1, ["pip"])
-
-        self.utilities.then = fail
-        self.answers = [True]
-        with self.assertRaisesRegex(DRDMError, "disk is full"):
-            self.installation.run(self.found)
-
-    def testFailureWithoutAnErrorIsReported(self):
-        """The installer prints the reason but reports no error."""
-        output = "Retrying after connection broken by 'NewConnectionError(... Name or service not known)'"
-        self.utilities.then = lambda: print(output)
-        self.answers = [True]
-        with (
-            mock.patch.object(importlib.util, "find_spec", lambda name: None),
-            self.assertRaisesRegex(DRDMError, "cannot be reached"),
-        ):
-            self.installation.run(self.found)
-
-    def testDiskSpaceIsCheckedFirst(self):
-        large = Diagnosis(Condition.MISSING, "Missing.", "", Remedy.INSTALL, gigabytes=1e9)
-        with self.assertRaisesRegex(DRDMError, "free space"):
-            self.installation.run(large)
-        self.assertEqual(self.questions, [])
-
-    def testRestartIsOfferedIfLoadedPackagesWereReplaced(self):
-        after = dict(installation._versions(), numpy="99")
-        self.answers = [True, False]
-        with mock.patch.object(installation, "_versions", side_effect=[installation._versions(), after]):
-            self.installation.run(self.found)
-        self.assertIn("numpy", self.questions[-1])
-        self.assertTrue(self.installation.restartNeeded)
-        environment = Environment(self.installation)
-        self.assertEqual(environment.state().remedy, "Restart Slicer")
-        environment.fix()
-        self.assertEqual(self.restarts, 1)
-
-    def testNoRestartForPackagesThatAreNotUsed(self):
-        """The PyTorch extension replaces pip, which Slicer has imported."""
-        before = dict(installation._versions(), pip="26.1.1")
-        self.answers = [True]
-        modules = importlib.metadata.packages_distributions() | {"pip": ["pip"]}
-        with (
-            mock.patch.dict(sys.modules, {"pip": type(sys)("pip")}),
-            mock.patch.object(importlib.metadata, "packages_distributions", lambda: modules),
-            mock.patch.object(installation, "_versions", side_effect=[before, dict(before, pip="26.0.1")]),
-        ):
-            self.installation.run(self.found)
-        self.assertFalse(self.installation.restartNeeded)
-        self.assertEqual(len(self.questions), 1)
-
-    def testPyTorchExtensionMissingOrTooOld(self):
-        class Old:
-            def installTorch(self, askConfirmation=False):
-                raise AssertionError
-
-        class Manager:
-            interactive = True
-
-            def installExtensionFromServer(manager, name, restart, update):
-                self.assertFalse(manager.interactive)
-                asked.append((name, restart, update))
-                return True
-
-        for module, update in ((None, False), (type(sys)("PyTorchUtils"), True)):
-            asked = []
-            if module is not None:
-                module.PyTorchUtilsLogic = Old
-            fresh = Installation([self.folder], self.installation._requirements)
-            self.answers = [True, True]
-            with (
-                mock.patch.dict(sys.modules, {"PyTorchUtils": module}),
-                mock.patch.object(slicer, "app", mock.Mock(wraps=slicer.app, extensionsManagerModel=Manager)),
-                self.assertRaisesRegex(DRDMError, "Restart Slicer"),
-            ):
-                fresh.run(self.found)
-            self.assertEqual(asked, [("PyTorch", False, update)])
-        self.assertEqual(self.restarts, 2)
-
-
-class SetupTestCase(ModuleTestCase):
-    def testWarningsOfJobsAreShown(self):
-        class Process:
-            errors = ""
-
-            def start(self, arguments):
-                pass
-
-            def poll(self):
-                text = "The memory of the GPU (cuda) is full; the CPU is used instead."
-                return [json.dumps({"event": "warning", "text": text})], 0
-
-        self.panel.jobRunner.run(Job([], Process()))
-        waitFor(lambda: "CPU is used" in self.ui.setupStatusLabel.text)
-        self.assertFalse(self.ui.setupSection.collapsed)
-
-    def testNothingIsInstalledInTestingMode(self):
-        with (
-            mock.patch.object(slicer, "app", mock.Mock(wraps=slicer.app, testingEnabled=lambda: True)),
-            self.assertRaisesRegex(DRDMError, "testing mode"),
-        ):
-            Environment().fix()
-
-    def testAdviceIsShownWithItsButton(self):
-        environment = self.panel.environment
-        self.panel.setup.check()
-        waitFor(lambda: "Ready" in self.ui.setupStatusLabel.text)
-        facts = dict(
-            environment._facts, cards=[{"name": "RTX 4000", "driver": "570.0", "capability": "8.9"}], cuda_build=""
-        )
-        with mock.patch.object(environment, "_facts", facts):
-            self.panel.setup.show()
-            self.assertIn("RTX 4000", self.ui.setupStatusLabel.text)
-            self.assertEqual(self.ui.setupButton.text, "Install PyTorch for the GPU")
-            self.assertFalse(self.ui.setupSection.collapsed)
-            # This is only advice; PyTorch can still be used.
-            self.panel.setup.requireTorch()
-        self.panel.setup.show()
-        self.assertTrue(self.ui.setupSection.collapsed)
-
-    def testBrokenTorchIsShownInThePanel(self):
-        with tempfile.TemporaryDirectory() as folder:
-            writeTorch(Path(folder), parts=["torch"])
-            # The packages of this Python, such as torchgen, are available as well.
-            (Path(folder) / "torch" / "__init__.py").write_text("import torch._C_missing", encoding="utf-8")
-            with mock.patch.dict(os.environ, {"PYTHONPATH": folder}):
-                self.panel.setup.check()
-                waitFor(lambda: "cannot be imported" in self.ui.setupStatusLabel.text)
-        self.assertIn("_C_missing", self.ui.setupStatusLabel.text)
-        self.assertEqual(self.ui.setupButton.text, "Repair PyTorch")
-        self.panel.setup.check()
-        waitFor(lambda: "Ready" in self.ui.setupStatusLabel.text)

@@ -7,13 +7,16 @@ from unittest import mock
 import slicer
 from DRDMDeformLib.batches import BatchLogic
 from DRDMDeformLib.logic import Logic
+from DRDMDeformLib.models import ModelLogic
 from modulesupport import ModuleTestCase
+
+OWNERS = (Logic, ModelLogic, BatchLogic)
 
 
 def examples():
     """The example of every method that has one, by name."""
     finder = doctest.DocTestFinder(exclude_empty=True, recurse=True)
-    found = [test for owner in (Logic, BatchLogic) for test in finder.find(owner, owner.__name__, globs={})]
+    found = [test for owner in OWNERS for test in finder.find(owner, owner.__name__, globs={})]
     return {test.name: test for test in found if test.examples}
 
 
@@ -34,7 +37,7 @@ class ExamplesTestCase(ModuleTestCase):
         return {"slicer": slicer, "logic": self.logic, **nodes, "scans": scans, "out": self.folder / "out"}
 
     def testMostOfTheInterfaceHasAnExample(self):
-        methods = {name for owner in (Logic, BatchLogic) for name in vars(owner) if not name.startswith("_")}
+        methods = {name for owner in OWNERS for name in vars(owner) if not name.startswith("_")}
         documented = {name.split(".")[-1] for name in examples()}
         plain = {"scene", "mrmlScene", "downloadModel", "shownVariant", "transformOf", "summary", "canResume"}
         self.assertEqual(methods - documented - plain, set())

@@ -1,13 +1,19 @@
 """The panel, operated through its widgets."""
 
+import os
 import time
 from unittest import mock
 
 import numpy as np
+import qt
 import slicer
 import vtk
+from DRDMDeformLib.sections.section import Severity, contrast, messageColor, rgb
 from DRDMDeformLib.setup.environment import EnvironmentState
 from modulesupport import ModuleTestCase, arrayOf, displacements, processEvents, sceneContent, waitFor
+
+from DRDMLib.io.resources import resource
+from DRDMLib.models.catalogue import add_user_model
 
 
 class InputTestCase(ModuleTestCase):
@@ -45,6 +51,31 @@ class InputTestCase(ModuleTestCase):
         self.assertIn("press Download", self.ui.statusLabel.text)
         self.assertIsNone(self.panel.deform.job)
         self.assertEqual(sceneContent(), before)
+
+    def testRemoveAModel(self):
+        change = mock.patch.dict(os.environ, {"DRDM_HOME": str(self.folder / "home")})
+        change.start()
+        self.addCleanup(change.stop)
+        own = add_user_model(resource("Models", "general-2d.safetensors"), "mine")
+        self.panel.enter()
+        self.choosePhantom()
+
+        def choose(name):
+            texts = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
+            self.ui.modelComboBox.currentIndex = texts.index(name)
+
+        choose("hippocampus-mr-3d")
+        self.assertFalse(self.ui.removeModelButton.visible)
+        choose("mine")
+        self.assertTrue(self.ui.removeModelButton.visible)
+        for answer in (False, True):
+            with mock.patch.object(slicer.util, "confirmOkCancelDisplay", return_value=answer) as asked:
+                self.ui.removeModelButton.click()
+            self.assertIn("'mine'", asked.call_args.args[0])
+            self.assertEqual(own.path.exists(), not answer)
+        self.assertEqual(self.panel.parameter.model, "")
+        self.assertFalse(self.ui.removeModelButton.visible)
+        self.assertRaises(ValueError, choose, "mine")
 
     def testModelOfAnotherDimension(self):
         self.choosePhantom()
@@ -380,6 +411,41 @@ class DeformTestCase(ModuleTestCase):
             self.panel.apply.showMessage(label, "Created: Phantom deformed.")
         slicer.mrmlScene.Clear(0)
         self.assertEqual([label.text for label in labels], ["", ""])
+
+
+class ColorsTestCase(ModuleTestCase):
+    needsTorch = False
+
+    def testMessagesCanBeReadOnEveryPalette(self):
+        """On Slicer's light and dark styles, and on a background between them."""
+        for background, text in (("#ffffff", "#000000"), ("#efefef", "#202020"), ("#353535", "#ffffff")):
+            palette = qt.QPalette(qt.QColor(background))
+            palette.setColor(qt.QPalette.Window, qt.QColor(background))
+            palette.setColor(qt.QPalette.WindowText, qt.QColor(text))
+            colors = {severity: messageColor(palette, severity) for severity in Severity}
+            self.assertEqual(len(set(colors.values())), 3)
+            for color in colors.values():
+                self.assertGreaterEqual(contrast(rgb(qt.QColor(color)), rgb(qt.QColor(background))), 4.5)
+
+    def testTheDarkStyle(self):
+        light = qt.QApplication.palette()
+        dark = qt.QPalette(qt.QColor("#353535"))
+        dark.setColor(qt.QPalette.Window, qt.QColor("#353535"))
+        dark.setColor(qt.QPalette.WindowText, qt.QColor("#ffffff"))
+        self.addCleanup(qt.QApplication.setPalette, light)
+        label, section = self.ui.statusLabel, self.panel.deform
+        section.showMessage(label, "It failed.", Severity.ERROR)
+        colors = [label.styleSheet]
+        qt.QApplication.setPalette(dark)
+        processEvents(0.1)
+        # Again, although the label has a color of its own by now.
+        for _ in range(2):
+            section.showMessage(label, "It failed.", Severity.ERROR)
+            colors.append(label.styleSheet)
+        self.assertNotEqual(colors[0], colors[1])
+        self.assertEqual(colors[1], colors[2])
+        shown = qt.QColor(colors[1].split(":")[1].strip(" ;"))
+        self.assertGreaterEqual(contrast(rgb(shown), rgb(qt.QColor("#353535"))), 4.5)
 
 
 class ApplyTestCase(ModuleTestCase):

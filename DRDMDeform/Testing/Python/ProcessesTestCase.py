@@ -12,7 +12,7 @@ from unittest import mock
 import slicer
 from DRDMDeformLib import job as jobs
 from DRDMDeformLib.job import DrdmProcess, Job
-from modulesupport import ModuleTestCase, processesOf, processEvents, waitFor
+from modulesupport import ModuleTestCase, cleanEnvironment, processesOf, processEvents, realPython, waitFor
 
 import DRDMLib
 
@@ -53,6 +53,23 @@ class ProcessesTestCase(ModuleTestCase):
         made = len(list((self.folder / "out").rglob("*.nii.gz")))
         processEvents(0.5)
         self.assertEqual(len(list((self.folder / "out").rglob("*.nii.gz"))), made)
+
+    def testTheLauncherAloneIsNotTheRun(self):
+        """The tests above would notice if only the launcher ended."""
+        if jobs.pythonExecutable() == sys.executable:
+            self.skipTest("there is no launcher on the PATH")
+        job = self.startBatch()
+        launcher = job.process._group.process
+        self.assertGreater(len(processesOf(self.folder)), 1)
+        os.kill(launcher.pid, signal.SIGKILL)
+        launcher.wait()
+        count = len(job.items)
+        waitFor(lambda: len(job.items) > count + 1 or not job.running)
+        self.assertTrue(job.running)
+        self.assertTrue(processesOf(self.folder))
+        # Nor does it protect the run from Cancel.
+        job.cancel()
+        self.assertNothingRuns()
 
     def testStop(self):
         job = self.startBatch()
@@ -108,8 +125,11 @@ class ProcessesTestCase(ModuleTestCase):
         """
         scans = self.writeScans(count=1)
         arguments = ["augment", str(scans), "-o", str(self.folder / "out"), "--copies", "5000", "--levels", "8"]
-        command = [sys.executable, "-c", textwrap.dedent(code), str(MODULE), *arguments, "--steps", "1"]
-        environment = os.environ | {"PYTHONPATH": str(Path(DRDMLib.__file__).parents[1])}
+        python = realPython()
+        if not python:
+            self.skipTest("this Python cannot run as a program of its own, which stands for the application")
+        command = [python, "-c", textwrap.dedent(code), str(MODULE), *arguments, "--steps", "1"]
+        environment = cleanEnvironment() | {"PYTHONPATH": str(Path(DRDMLib.__file__).parents[1])}
         application = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
         self.assertIn(b"started", application.stdout.readline())
         self.assertGreater(len(processesOf(self.folder)), 1)

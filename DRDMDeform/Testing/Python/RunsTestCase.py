@@ -14,6 +14,7 @@ import slicer
 import vtk
 from DRDMDeformLib import mrml
 from DRDMDeformLib.mrml import links
+from DRDMDeformLib.sections.section import isSet
 from modulesupport import ModuleTestCase, arrayOf, processEvents, waitFor
 
 from DRDMLib.io.resources import resource
@@ -298,10 +299,15 @@ class TrainTestCase(ModuleTestCase):
         self.ui.trainNameLineEdit.text = "tiny"
 
     def testStopAndResume(self):
+        layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+        conventional = slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
+        layout.SetViewArrangement(conventional)
         self.ui.trainMinutesSpinBox.value = 60
         self.ui.trainStartButton.click()
         job = self.panel.train.job
         waitFor(lambda: "Step" in self.ui.trainLabel.text)
+        # The curve is shown until the end of the training.
+        self.assertNotEqual(layout.GetViewArrangement(), conventional)
         chart = slicer.util.getNodesByClass("vtkMRMLPlotChartNode")[-1]
         table = slicer.util.getNode("Training of tiny loss table")
         self.assertIn("tiny", chart.GetName())
@@ -309,6 +315,7 @@ class TrainTestCase(ModuleTestCase):
         self.ui.trainStopButton.click()
         waitFor(lambda: not job.running)
         self.assertIn("Stopped", self.ui.trainLabel.text)
+        self.assertEqual(layout.GetViewArrangement(), conventional)
         self.assertTrue((self.folder / "run" / "checkpoint.pt").is_file())
         self.assertEqual(self.ui.trainStartButton.text, "Resume")
         self.assertEqual(self.panel.parameter.model, "")
@@ -332,3 +339,46 @@ class TrainTestCase(ModuleTestCase):
         self.ui.trainStartButton.click()
         self.assertIn("multiple of 8", self.ui.trainLabel.text)
         self.assertIsNone(self.panel.train.job)
+
+
+class FoldersTestCase(ModuleTestCase):
+    """The fields for folders."""
+
+    needsTorch = False
+
+    def setUp(self):
+        super().setUp()
+        self.field, self.box = self.ui.trainFolderPath, self.ui.trainFolderPath.comboBox()
+        # Neither use nor change the last folders of the user.
+        key = self.field.settingKey
+        self.addCleanup(setattr, self.field, "settingKey", key)
+        self.field.settingKey = f"{key}/{self.folder.name}"
+        self.field.currentPath = ""
+
+    def testEmptyAtFirst(self):
+        slicer.mrmlScene.Clear(0)
+        self.assertEqual(self.field.currentPath, "")
+        self.assertFalse(isSet(self.panel.parameter.trainFolder))
+
+    def testWhatIsEnteredIsUsed(self):
+        self.field.currentPath = str(self.folder)
+        self.assertEqual(self.panel.parameter.trainFolder, self.folder)
+        # What is being typed is not replaced.
+        self.field.currentPath = f"{self.folder}{os.sep}"
+        self.assertEqual(self.field.currentPath, f"{self.folder}{os.sep}")
+        self.field.currentPath = ""
+        self.assertFalse(isSet(self.panel.parameter.trainFolder))
+        self.panel.parameter.trainFolder = self.folder
+        self.assertEqual(self.field.currentPath, str(self.folder))
+
+    def testLastFolders(self):
+        gone, last = self.folder / "gone", self.folder / "last"
+        last.mkdir()
+        for folder in (last, gone):
+            self.field.currentPath = str(folder)
+            for field in self.panel.train._folders:
+                field.remember()
+        self.assertEqual([self.box.itemText(n) for n in range(self.box.count)], [str(gone), str(last)])
+        slicer.mrmlScene.Clear(0)
+        self.assertEqual(self.field.currentPath, str(last))
+        self.assertEqual(self.panel.parameter.trainFolder, last)

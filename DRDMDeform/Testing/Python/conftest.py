@@ -32,11 +32,17 @@ def putLauncherOnPath():
     os.environ["PATH"] = os.pathsep.join([str(folder), os.environ["PATH"]])
 
 
+def hideRealPython():
+    """Imitate Slicer, whose Python takes the application itself for its executable."""
+    sys._base_executable = str(Path(tempfile.gettempdir()) / "SlicerApp-real")
+
+
 def pytest_configure():
     """Provide the modules ``qt``, ``ctk`` and ``slicer`` before the tests are imported."""
     slicer = pytest.importorskip("slicer")
     if not hasattr(slicer, "app"):
         putLauncherOnPath()
+        hideRealPython()
         sys.path.insert(0, str(ROOT / "Testing"))
         import standin
 

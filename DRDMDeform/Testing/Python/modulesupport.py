@@ -1,7 +1,12 @@
 """Shared code of the module's tests, which run inside Slicer and on the stand-in."""
 
+import contextlib
+import functools
 import importlib.util
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -55,6 +60,33 @@ def processesOf(folder):
         if str(folder).encode() in command:
             found.append(int(path.name))
     return sorted(found)
+
+
+def cleanEnvironment():
+    """The environment without what makes a Python use the packages of this one."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+
+
+@functools.cache
+def realPython(withPip=False):
+    """The path of an interpreter of this version that is no launcher, with pip if wanted; empty if there is none.
+
+    In Slicer, ``sys.executable`` and ``sys._base_executable`` may be Slicer itself.
+    """
+    base = Path(sys.base_prefix)
+    names = ("bin/python-real", "bin/python3", "bin/python", "python-real.exe", "python.exe")
+    candidates = [sys.executable] if withPip else []
+    candidates += [getattr(sys, "_base_executable", None), *(str(base / name) for name in names), sys.executable]
+    code = "import sys; print(sys.version_info[:2])" + ("; import pip" if withPip else "")
+    for path in dict.fromkeys(candidates):
+        if not path or not Path(path).is_file() or "slicer" in Path(path).name.lower():
+            continue
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            run = [path, "-c", code]
+            done = subprocess.run(run, env=cleanEnvironment(), capture_output=True, encoding="utf-8", timeout=60)
+            if done.returncode == 0 and done.stdout.strip() == str(sys.version_info[:2]):
+                return path
+    return ""
 
 
 class ModuleTestCase(unittest.TestCase):
