@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..deformation import effective_dimension
-from ..errors import ModelError
+from ..errors import DRDMError, FallbackWarning, ImageError, ModelError
 from ..io.datasets import Case
 from ..io.images import read_image
 from ..models.metadata import ModelMetadata
@@ -60,3 +61,40 @@ def load_training_images(
     if not parts:
         return torch.empty((0, 1, *[metadata.size] * metadata.ndim), dtype=torch.uint8)
     return torch.cat(parts)
+
+
+def load_subjects(
+    cases: list[Case],
+    metadata: ModelMetadata,
+    *,
+    plane: str = "auto",
+    on_case: Callable[[int, int], None] | None = None,
+) -> list[Tensor]:
+    """Load the images of each subject onto the model's grid; arguments as for :func:`load_training_images`.
+
+    Cases that cannot be used are left out with a warning.
+
+    Returns:
+        One tensor (M, 1, *S) uint8 for each subject, in the order of their first cases.
+
+    Raises:
+        ImageError: no case can be used.
+
+    Warns:
+        FallbackWarning: a case is left out.
+    """
+    subjects: dict[str, list[Tensor]] = {}
+    problem: DRDMError | None = None
+    for number, case in enumerate(cases):
+        try:
+            images = load_training_images([case], metadata, plane=plane)
+        except (ImageError, ModelError) as error:
+            problem = problem or error
+            warnings.warn(f"{case.name} is left out: {error}", FallbackWarning, stacklevel=2)
+        else:
+            subjects.setdefault(case.subject or case.name, []).append(images)
+        if on_case is not None:
+            on_case(number + 1, len(cases))
+    if not subjects:
+        raise ImageError(f"None of the {len(cases)} scans can be used; the first problem: {problem}")
+    return [torch.cat(images) for images in subjects.values()]
