@@ -123,6 +123,15 @@ def add_label_geometry(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of runs over a dataset, except for their levels."""
     add_label_geometry(parser)
+    parser.add_argument(
+        "--adapt",
+        type=positive_number,
+        nargs="?",
+        const=5.0,
+        metavar="MINUTES",
+        help="first adapt the model to these images in about this time (default: 5), and use it if it fits images left "
+        "out of the training better",
+    )
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same settings")
     parser.add_argument(
         "--share",

@@ -25,8 +25,8 @@ from ..training.adaptation import (
     DEFAULT_MINUTES,
     STATE,
     adapt,
+    adaptation_config,
     adapted_metadata,
-    default_learning_rate,
     load_source,
     require_subjects,
 )
@@ -136,7 +136,7 @@ def adapt_model(options: argparse.Namespace, reporter: Reporter) -> None:
     options.minutes = options.minutes or DEFAULT_MINUTES
     config = config_from(options, source.model.device.type, 1)
     if options.learning_rate is None:
-        config = replace(config, learning_rate=default_learning_rate(source.model.device.type))
+        config = replace(config, learning_rate=adaptation_config(source.model.device.type).learning_rate)
     name = options.name or run.resolve().name
     with run_folder.locked_folder(run, new=not (run / STATE).is_file()):
         try:

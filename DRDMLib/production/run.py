@@ -21,6 +21,7 @@ from ..runtime.device import choose_device
 from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
 from . import records, run_folder
+from .adapted import adapt_to_cases, same_adapted_model
 from .layouts import consecutive, split_subjects, undeclared
 from .limits import label_values
 from .plan import AUGMENT, Plan, RunSettings, make_plan
@@ -109,7 +110,7 @@ def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
         description = earlier
     else:
         description, model, sources = _describe(request, plan, device, reporter)
-        output.make_output_folder(request.folder, besides=run_folder.BEGINNINGS)
+        output.make_output_folder(request.folder, besides=run_folder.beginnings(request.folder))
         # Written first, so that an interrupted run can be recognized and resumed from here on.
         run_folder.write_run(request.folder, description)
         if request.model is None:
@@ -138,14 +139,15 @@ def _describe(
     number, source, model = _first_usable(plan, request.model, device, label_mapping)
     for level in {level for levels in plan.settings.levels for level in levels}:
         plan.settings.at_level(level).schedule(model.timesteps)
+    name = request.model or model.metadata.name
+    entry: dict[str, Any] = {"name": model.metadata.name, "digest": digest_of(resolve(name)[0], "sha256")}
+    if plan.settings.adapt is not None:
+        model, entry = adapt_to_cases(request.folder, plan, name, device, reporter, resume=request.joins)
     subjects = [case.subject for case in plan.cases]
     description = {
         "settings": plan.settings.to_dict(),
         "cases": [{"name": case.name, "subject": case.subject} for case in plan.cases],
-        "model": {
-            "name": model.metadata.name,
-            "digest": digest_of(resolve(request.model or model.metadata.name)[0], "sha256"),
-        },
+        "model": entry,
         "device": records.device_described(model.device),
         "software": records.software(),
         "label_values": {str(old): new for old, new in label_mapping.items()},
@@ -176,8 +178,10 @@ def _context(description: dict[str, Any], model: Model) -> dict[str, Any]:
     }
 
 
-def _same_model(written: dict[str, str], name: str | None, device: str, folder: Path) -> Model:
+def _same_model(written: dict[str, Any], name: str | None, device: str, folder: Path) -> Model:
     """Load the model of an earlier run."""
+    if "file" in written:
+        return same_adapted_model(written, name, device, folder)
     if name is None and find(written["name"]) is None:
         raise ModelError(f"The run in '{folder}' uses the model '{written['name']}'; give its file with --model.")
     name = name or written["name"]

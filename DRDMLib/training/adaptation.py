@@ -97,9 +97,20 @@ def require_subjects(count: int) -> None:
         )
 
 
-def default_learning_rate(device: str) -> float:
-    """Return the peak learning rate for a type of device."""
-    return default_batch(device)[1]
+def adaptation_config(device: str, *, minutes: float = DEFAULT_MINUTES, seed: int = 0) -> TrainingConfig:
+    """Return the settings that were measured to work well, for a type of device (docs/adapt.md)."""
+    batch, learning_rate = default_batch(device)
+    return TrainingConfig(
+        minutes=minutes,
+        batch=batch,
+        learning_rate=learning_rate,
+        ema=0.998,
+        rotation=15.0,
+        zoom=(0.85, 1.15),
+        shift=0.06,
+        field_pool=_FIELD_POOL,
+        seed=seed,
+    )
 
 
 @dataclass(frozen=True)
@@ -243,7 +254,6 @@ class _Run:
         self.state: dict[str, Any] = {}
 
     def to_end(self, resume: bool) -> Adaptation:
-        self.folder.mkdir(parents=True, exist_ok=True)
         model = self.folder / "model.safetensors"
         if not (resume and self._continue()):
             self._begin()
@@ -259,7 +269,11 @@ class _Run:
             made = load_model_file(path, "cpu")
             network, trained = made.network, made.metadata.training
         self.state["kept"] = kept
-        described = replace(self.metadata, training=trained | {"adaptation": self._summary()})
+        metadata = self.metadata
+        if kept == "source":
+            # It was not changed, so what it is for has not changed either.
+            metadata = replace(self.source.model.metadata, name=metadata.name)
+        described = replace(metadata, training=trained | {"adaptation": self._summary()})
         save_model(model, network, described)
         self._write()
         return self._finish(model)
@@ -326,6 +340,7 @@ class _Run:
         }
 
     def _write(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / STATE, json.dumps(self.state, indent=1) + "\n")
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,12 +11,18 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 import torch
+from production_helpers import make, records_of, result, write_cases
 from support import smooth_image
 
-from DRDMLib.errors import SettingError
+from DRDMLib.cli import build_parser
+from DRDMLib.errors import ModelError, SettingError
+from DRDMLib.models.catalogue import digest_of
 from DRDMLib.models.metadata import ModelMetadata, read_header
 from DRDMLib.models.model import Model, load_model_file, save_model
 from DRDMLib.networks import build_network
+from DRDMLib.production import adapted
+from DRDMLib.production.plan import AUGMENT, SYNTHESIZE
+from DRDMLib.production.regenerate import regenerate
 from DRDMLib.training import TrainingConfig
 from DRDMLib.training.adaptation import LEVELS, STATE, Source, adapt, adapted_metadata, share_undone
 
@@ -181,6 +188,66 @@ def test_the_command_adapts_and_repeats(tmp_path):
     files = [tmp_path / name / "model.safetensors" for name in ("a", "b")]
     assert same(*map(weights, files))
     assert read_header(files[1]).training["adaptation"] == summary
+
+
+@pytest.mark.parametrize("command", [AUGMENT, SYNTHESIZE])
+def test_a_batch_adapts_first(command, tmp_path, monkeypatch):
+    """It is stopped while it adapts, resumed, and resumed again when it is complete; a record makes a sample again."""
+    model = write_model(tmp_path / "tiny.safetensors", source_of(3))
+    scans, out = write_cases(tmp_path / "data", names="abc"), tmp_path / "out"
+    config, adapting = adapted.adaptation_config, adapted.adapt
+    short = {"batch": 1, "steps": 10, "field_pool": 2, "learning_rate": 3e-3}
+    monkeypatch.setattr(adapted, "adaptation_config", lambda *a, **b: dataclasses.replace(config(*a, **b), **short))
+
+    def stop(*values):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(adapted, "adapt", lambda *a, **b: adapting(*a, **(b | {"on_step": stop})))
+        make(scans, out, model, command, adapt=0.01)
+    assert {path.name for path in out.iterdir()} == {"adapted"}
+    with pytest.raises(SettingError, match="--resume"):
+        make(scans, out, model, command, adapt=0.01)
+    run, reporter = make(scans, out, model, command, adapt=0.01, resume=True)
+    assert run.complete and any("on scans left out" in text for text in reporter.messages)
+    entry = json.loads((out / "run.json").read_text(encoding="utf-8"))["model"]
+    assert (entry["name"], entry["file"]) == ("tiny-adapted", "adapted/model.safetensors")
+    assert entry["digest"] == digest_of(out / "adapted" / "model.safetensors", "sha256")
+    assert entry["adaptation"]["source_digest"] == digest_of(model, "sha256")
+    records = records_of(out)
+    assert all(record["model"] == entry for record in records.values())
+    name = next(name for name, record in records.items() if record["levels"])
+    assert regenerate(out / "records" / f"{name}.json", tmp_path / "again").differences == []
+
+    whole = result(out)
+    (out / "records" / f"{name}.json").unlink()
+    monkeypatch.setattr(adapted, "adapt", stop)
+    make(scans, out, model, command, adapt=0.01, resume=True)
+    assert result(out) == whole
+    (out / "adapted" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="is missing"):
+        make(scans, out, model, command, adapt=0.01, resume=True)
+
+
+def test_a_batch_keeps_the_model_that_adapting_made_worse(tmp_path, monkeypatch):
+    model = write_model(tmp_path / "tiny.safetensors", source_of(3, noise=0.0))
+    config = adapted.adaptation_config
+    worse = {"batch": 1, "steps": 10, "field_pool": 2, "learning_rate": 0.5, "ema": 0.0, "clip": 0.0}
+    monkeypatch.setattr(adapted, "adaptation_config", lambda *a, **b: dataclasses.replace(config(*a, **b), **worse))
+    scans, out = write_cases(tmp_path / "data", names="abc"), tmp_path / "out"
+    _, reporter = make(scans, out, model, adapt=0.01)
+    assert any("copy of 'tiny'" in text for text in reporter.messages)
+    entry = json.loads((out / "run.json").read_text(encoding="utf-8"))["model"]
+    assert entry["digest"] == digest_of(model, "sha256") and entry["adaptation"]["kept"] == "source"
+
+
+def test_the_option_adapt():
+    parser = build_parser()
+    for command in ("augment", "synthesize"):
+        given = [command, "scans", "-o", "out"]
+        assert parser.parse_args(given).adapt is None
+        assert parser.parse_args([*given, "--adapt"]).adapt == 5
+        assert parser.parse_args([*given, "--adapt", "2.5"]).adapt == 2.5
 
 
 def test_one_sentence_for_wrong_input(drdm, tmp_path):
