@@ -228,7 +228,7 @@ class BatchLogic:
     def canResume(self, outputFolder: str | Path) -> bool:
         """Whether a folder contains an interrupted or complete run."""
         folder = Path(outputFolder)
-        return (folder / "report.json").is_file() or (folder / "checkpoint.pt").is_file()
+        return any((folder / name).is_file() for name in ("report.json", "checkpoint.pt", "adaptation.json"))
 
     def loadSample(self, outputFolder: str | Path, index: int = 0) -> list[Any]:
         """Load one result of a batch into the scene.
@@ -297,6 +297,7 @@ class BatchLogic:
         size: int = 48,
         minutes: float = 60,
         *,
+        source: str = "",
         device: str = "auto",
         resume: bool = False,
         wait: bool = True,
@@ -311,6 +312,8 @@ class BatchLogic:
             dimension: 3 for volumes, 2 for slices.
             size: voxels per side of the model's grid, a multiple of 8.
             minutes: time budget.
+            source: adapt this model, by its name or the path of its file, instead of training a new one, and keep the
+                better of the two; dimension and size are then those of the model. Five minutes are enough.
             device: as in :class:`RunSettings`.
             resume: continue the run in ``outputFolder``.
             wait: return when the job has ended; otherwise return a job to start.
@@ -325,7 +328,7 @@ class BatchLogic:
         True
         """
         arguments: list[object] = ["train", folder, "-o", outputFolder, "--name", name]
-        arguments += ["--ndim", dimension, "--size", size]
+        arguments += ["--from", source] if source else ["--ndim", dimension, "--size", size]
         arguments += ["--minutes", minutes, "--device", device, "--checkpoint-minutes", min(5.0, minutes / 4)]
         arguments += ["--resume"] if resume else []
         job = Job(arguments)
