@@ -42,6 +42,8 @@ _ENOUGH, _EVERY, _GROUPS = 20, 5, 4
 # Random fields per level, and the largest number of images of one subject, for judging.
 _FIELDS, _IMAGES = 3, 4
 _FEWEST_STEPS = 10
+# Of the learning rate for a new model; the whole rate undoes what a well-trained source has learned (docs/adapt.md).
+_RATE = 0.5
 # Fewer than for a new model: a short training would spend much of its time on them.
 _FIELD_POOL = 64
 _ALL = "all"
@@ -103,7 +105,7 @@ def adaptation_config(device: str, *, minutes: float = DEFAULT_MINUTES, seed: in
     return TrainingConfig(
         minutes=minutes,
         batch=batch,
-        learning_rate=learning_rate,
+        learning_rate=_RATE * learning_rate,
         ema=0.998,
         rotation=15.0,
         zoom=(0.85, 1.15),
@@ -218,7 +220,7 @@ def adapted_metadata(source: ModelMetadata, name: str, scans: int, **described: 
         described: ``anatomy``, ``modality``, ``training_data`` or ``licence``. By default the license is the source's,
             and anatomy and modality, which may have changed, are empty.
     """
-    texts = {
+    texts: dict[str, Any] = {
         "anatomy": "",
         "modality": "",
         "training_data": f"{source.name}, adapted on {scans} scans",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -119,6 +120,8 @@ def measure(name: str, data: Path, options: argparse.Namespace) -> dict[str, Any
         made = train(images, images[:0], described, config, folder, device="cpu", weights=network.state_dict())
         row["cpu_seconds"] = round(time.process_time() - begin, 1)
         adapted = load_model_file(made, "cpu")
+        if options.save:
+            shutil.copyfile(made, options.save)
     cpu = torch.device("cpu")
     for key, model in (("before", source.model), ("after", adapted)):
         row[key] = [round(float(v), 3) for v in share_undone(model.network, judged, metadata, cpu).mean(dim=0)]
@@ -158,6 +161,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="training steps; about one minute of one busy core")
     parser.add_argument("--subjects", type=int, default=0, help="adapt to the first N subjects only")
     parser.add_argument("--learning-rate", type=float, help="instead of the default")
+    parser.add_argument("--save", type=Path, help="write the adapted model, of the last kind, to this file")
     parser.add_argument("--guard", action="store_true", help="also run the whole of drdm train --from")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--pictures", type=Path, metavar="FOLDER")
