@@ -21,6 +21,13 @@ FILES = {
     "Testing/core/test_training_together.py": "slow",
 }
 SLOW: dict[str, tuple[str, ...]] = {
+    "test_adaptation": (
+        "test_a_batch_adapts_first",
+        "test_a_batch_keeps_the_model_that_adapting_made_worse",
+        "test_a_model_that_was_improved_is_kept",
+        "test_a_resumed_run_gives_the_same_model",
+        "test_the_command_adapts_and_repeats",
+    ),
     "test_bad_input": (
         "test_invalid_input_in_a_separate_process",
         "test_full_disk",

@@ -232,7 +232,7 @@ class BatchLogic:
     def canResume(self, outputFolder: str | Path) -> bool:
         """Whether a folder contains an interrupted or complete run."""
         folder = Path(outputFolder)
-        return (folder / "report.json").is_file() or (folder / "checkpoint.pt").is_file()
+        return any((folder / name).is_file() for name in ("report.json", "checkpoint.pt", "adaptation.json"))
 
     def loadSample(self, outputFolder: str | Path, index: int = 0) -> list[Any]:
         """Load one result of a batch into the scene.

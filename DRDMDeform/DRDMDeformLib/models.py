@@ -181,6 +181,7 @@ class ModelLogic:
         size: int = 48,
         minutes: float = 60,
         *,
+        source: str = "",
         device: str = "auto",
         resume: bool = False,
         wait: bool = True,
@@ -195,6 +196,8 @@ class ModelLogic:
             dimension: 3 for volumes, 2 for slices.
             size: voxels per side of the model's grid, a multiple of 8.
             minutes: time budget.
+            source: adapt this model, by its name or the path of its file, instead of training a new one, and keep the
+                better of the two; dimension and size are then those of the model. Five minutes are enough.
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
             resume: continue the run in ``outputFolder``.
             wait: return when the job has ended; otherwise return a job to start.
@@ -209,7 +212,7 @@ class ModelLogic:
         True
         """
         arguments: list[object] = ["train", folder, "-o", outputFolder, "--name", name]
-        arguments += ["--ndim", dimension, "--size", size]
+        arguments += ["--from", source] if source else ["--ndim", dimension, "--size", size]
         arguments += ["--minutes", minutes, "--device", device, "--checkpoint-minutes", min(5.0, minutes / 4)]
         arguments += ["--resume"] if resume else []
         job = Job(arguments)

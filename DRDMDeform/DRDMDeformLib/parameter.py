@@ -138,6 +138,7 @@ class DRDMDeformParameterNode:
     batchKind - labeled images (Algorithm 3 of the paper) or image pairs (Algorithm 4).
     batchLevels, batchCopies - levels such as "20 40 60", or "40:24" for pairs; samples of each level for each scan.
     trainFolder, trainOutput - the scans to train on, and the folder of the run.
+    trainSource - the model to adapt; empty: train a new one.
     trainName, trainDimension, trainSize, trainMinutes - the model (trainSize: voxels along each side), and the time.
     """
 
@@ -175,6 +176,7 @@ class DRDMDeformParameterNode:
 
     trainFolder: Path
     trainName: Annotated[str, Default("my-model")]
+    trainSource: str
     trainDimension: Annotated[Dimension, Default(Dimension.THREE)]
     trainSize: Annotated[int, WithinRange(16, 256), Default(48)]
     trainMinutes: Annotated[float, WithinRange(0.1, 100000.0), Default(60.0)]

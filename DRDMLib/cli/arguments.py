@@ -130,6 +130,15 @@ def add_label_geometry(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of runs over a dataset, except for their levels."""
     add_label_geometry(parser)
+    parser.add_argument(
+        "--adapt",
+        type=positive_number,
+        nargs="?",
+        const=5.0,
+        metavar="MINUTES",
+        help="first adapt the model to these images in about this time (default: 5), and use it if it fits images left "
+        "out of the training better",
+    )
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same settings")
     parser.add_argument(
         "--share",
@@ -169,19 +178,32 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, metavar="RUN", help="folder of the run, for checkpoints and model.safetensors"
     )
-    parser.add_argument("--ndim", type=int, choices=[2, 3], default=3, help="dimension of the model (default: 3)")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="M",
+        help="adapt this model (name from the list of 'drdm models', or path) to the scans, and keep the better of the "
+        "two; grid, network and random fields are those of the model",
+    )
+    parser.add_argument("--ndim", type=int, choices=[2, 3], help="dimension of the model (default: 3)")
     parser.add_argument(
         "--size",
         type=whole_number(16, 512),
-        default=48,
         metavar="S",
         help="voxels along each side of the model's grid, a multiple of 8 (default: 48)",
     )
     parser.add_argument(
-        "--minutes", type=positive_number, default=60.0, metavar="M", help="time budget over all sessions (default: 60)"
+        "--minutes",
+        type=positive_number,
+        metavar="M",
+        help="time budget over all sessions (default: 60, with --from 5)",
     )
     parser.add_argument(
-        "--iterations", type=whole_number(1), metavar="N", help="number of training steps instead of a time budget"
+        "--iterations",
+        "--steps",
+        type=whole_number(1),
+        metavar="N",
+        help="number of training steps instead of a time budget; with --from, of each of its trainings",
     )
     parser.add_argument(
         "--batch",
@@ -195,39 +217,32 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="peak learning rate (default: 0.0006, or 0.0008 on an NVIDIA GPU, or as in the run to resume)",
     )
-    parser.add_argument(
-        "--architecture", choices=["compact", "recresacnet"], default="compact", help="network (default: compact)"
-    )
+    parser.add_argument("--architecture", choices=["compact", "recresacnet"], help="network (default: compact)")
     parser.add_argument(
         "--width",
         type=whole_number(8, 256),
-        default=16,
         metavar="C",
         help="channels of the compact network (default: 16)",
     )
     parser.add_argument(
         "--depth",
         type=whole_number(1, 16),
-        default=2,
         metavar="N",
         help="blocks of the compact network on its coarsest grid (default: 2)",
     )
     parser.add_argument(
         "--target",
         choices=["whole", "step"],
-        default="whole",
         help="prediction of the compact network: the whole remaining deformation, or its last step (default: whole)",
     )
     parser.add_argument(
         "--field",
         choices=["published", "coarse"],
-        default="coarse",
         help="random deformations: coarse and strong, like differences between people, or published (default: coarse)",
     )
     parser.add_argument(
         "--outside",
         choices=["zeros", "border"],
-        default="border",
         help="values outside the image: its border voxels repeated, or zeros as published (default: border)",
     )
     parser.add_argument(
@@ -265,6 +280,12 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         choices=["auto", "axial", "coronal", "sagittal"],
         default="auto",
         help="plane of the slices that a 2D model takes from volumes (default: auto, the acquisition plane)",
+    )
+    parser.add_argument(
+        "--subject",
+        metavar="REGEX",
+        help="with --from: part of an image's name that identifies the subject, whose images are left out together "
+        "(default: from the table, the DICOM header, 'sub-...', or the whole name)",
     )
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of the run")
     parser.add_argument(

@@ -52,6 +52,7 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         "limits": limits,
         "quality": options.quality,
         "label_geometry": options.label_geometry,
+        "adapt": options.adapt,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,37 @@ from ..runtime.distributed import current_process, leave
 from ..runtime.reporter import Reporter
 from ..training import ModelDesign, TrainingConfig
 from ..training import train as run_training
+from ..training.adaptation import (
+    DEFAULT_MINUTES,
+    STATE,
+    adapt,
+    adaptation_config,
+    adapted_metadata,
+    load_source,
+    require_subjects,
+)
 from ..training.checkpoint import CHECKPOINT, config_of
 from ..training.config import FIELD_POOL, default_batch
-from ..training.data import split, together, usable_images
+from ..training.data import load_subjects, split, together, usable_images
 
 _DESCRIBED = ("anatomy", "modality", "training_data", "licence")
+# Options that describe a new model; by default they are those of ModelDesign.
+_DESIGN = ("ndim", "size", "architecture", "width", "depth", "target", "field", "outside")
+_MINUTES = 60.0
 
 
 def train(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm train``."""
+    if options.source is not None:
+        adapt_model(options, reporter)
+        return
     run, process = Path(options.output), current_process()
     # Processes that their launcher restarts after a failure continue from their last checkpoint.
     resume = options.resume or process.restarts > 0
     if process.first:
         run_folder.require_inactive(run)
+    if (run / STATE).is_file():
+        raise output.holds_a_run(run) if not resume else SettingError(f"The run in '{run}' adapts a model; add --from.")
     if process.first and not resume:
         if (run / CHECKPOINT).is_file():
             raise output.holds_a_run(run)
@@ -85,11 +103,83 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
         leave()
 
 
+def adapt_model(options: argparse.Namespace, reporter: Reporter) -> None:
+    """Run ``drdm train --from MODEL``.
+
+    Raises:
+        DRDMError: the model cannot be adapted, the scans do not fit it, or the folder cannot be used.
+    """
+    run = Path(options.output)
+    if current_process().world > 1:
+        raise SettingError("Adapting a model takes one process; start it without torchrun or srun.")
+    run_folder.require_inactive(run)
+    if not options.resume:
+        if (run / STATE).is_file() or (run / CHECKPOINT).is_file():
+            raise output.holds_a_run(run)
+        output.require_empty_folder(run, besides=run_folder.BEGINNINGS)
+    elif (run / CHECKPOINT).is_file():
+        raise SettingError(f"The run in '{run}' trains a new model; resume it without --from.")
+    require_no_links_out(run)
+    source = load_source(options.source, options.device)
+    metadata = source.model.metadata
+    given = next((key for key in _DESIGN if getattr(options, key) not in (None, getattr(metadata, key, None))), None)
+    if given or options.published:
+        raise SettingError(
+            f"--{given or 'published'} is for new models; leave it out, or choose another model to start from, because "
+            f"'{metadata.name}' has {metadata.ndim} dimensions and {metadata.size} voxels along each side."
+        )
+    described = dict(_described(options))
+    cases = datasets.find_cases(options.dataset, options.subject)
+    subjects = load_subjects(
+        cases, metadata, plane=options.plane, on_case=lambda done, total: reporter.progress("read", done, total)
+    )
+    require_subjects(len(subjects))
+    options.minutes = options.minutes or DEFAULT_MINUTES
+    config = config_from(options, source.model.device.type, 1)
+    if options.learning_rate is None:
+        config = replace(config, learning_rate=adaptation_config(source.model.device.type).learning_rate)
+    name = options.name or run.resolve().name
+    with run_folder.locked_folder(run, new=not (run / STATE).is_file()):
+        try:
+            made = adapt(
+                source,
+                subjects,
+                adapted_metadata(metadata, name, len(cases), **described),
+                config,
+                run,
+                device=source.model.device,
+                resume=options.resume,
+                on_step=lambda step, share, figures: reporter.progress(
+                    "train", round(share, 4), 1.0, step=step, **figures
+                ),
+            )
+        except OSError as error:
+            raise output_error(run, error) from error
+    reporter.message(made.sentence())
+    reporter.message(f"The model is in '{made.path}'; try it with: drdm deform IMAGE -o OUT --model {made.path}")
+
+
 def design_from(options: argparse.Namespace, run: Path) -> ModelDesign:
     """Return the model to train, as given by the options.
 
     Raises:
         SettingError: the size is not a multiple of 8, or a description is not KEY=TEXT with a known key.
+    """
+    given = {key: getattr(options, key) for key in _DESIGN if getattr(options, key) is not None}
+    return ModelDesign(
+        name=options.name or run.resolve().name,
+        published=options.published,
+        description=tuple(_described(options)),
+        **({"padding": given.pop("outside")} if "outside" in given else {}),
+        **given,
+    )
+
+
+def _described(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return the keys and texts of ``--describe``.
+
+    Raises:
+        SettingError: one is not KEY=TEXT with a known key.
     """
     described = []
     for text in options.describe:
@@ -97,19 +187,7 @@ def design_from(options: argparse.Namespace, run: Path) -> ModelDesign:
         if not separator or key not in _DESCRIBED:
             raise SettingError(f"--describe '{text}' is not valid; use KEY=TEXT with one of {', '.join(_DESCRIBED)}.")
         described.append((key, value))
-    return ModelDesign(
-        name=options.name or run.resolve().name,
-        ndim=options.ndim,
-        size=options.size,
-        architecture=options.architecture,
-        width=options.width,
-        depth=options.depth,
-        target=options.target,
-        field=options.field,
-        padding=options.outside,
-        published=options.published,
-        description=tuple(described),
-    )
+    return described
 
 
 def config_from(
@@ -128,7 +206,7 @@ def config_from(
     defaults = {"batch": batch, "learning_rate": learning_rate} | (earlier or {})
     config = TrainingConfig(
         steps=options.iterations,
-        minutes=options.minutes,
+        minutes=options.minutes or _MINUTES,
         batch=options.batch or defaults["batch"],
         micro_batches=kept,
         learning_rate=options.learning_rate or defaults["learning_rate"],

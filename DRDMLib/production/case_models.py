@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..models.choice import Candidate, choose_model, frozen_candidates, named_ch
 from ..models.fit import Fit
 from ..models.model import Model
 from . import records
+from .adapted import same_adapted_model
 from .plan import Plan
 
 # Cases that a sentence names.
@@ -30,15 +31,18 @@ class CaseModel:
         model: the model, on the device of the run.
         digest: ``sha256:...`` of its file.
         fit: how well it suits the case.
+        more: further values about the model for the records.
     """
 
     model: Model
     digest: str
     fit: Fit
+    more: dict[str, Any] = field(default_factory=dict)
 
     def entries(self) -> dict[str, Any]:
         """Return the values for the records of the case."""
-        return {"model": {"name": self.model.metadata.name, "digest": self.digest}, "fit": self.fit.to_dict()}
+        model = {"name": self.model.metadata.name, "digest": self.digest, **self.more}
+        return {"model": model, "fit": self.fit.to_dict()}
 
 
 class CaseModels:
@@ -60,6 +64,7 @@ class CaseModels:
         self._entries = [candidate.entry() for candidate in candidates]
         self._lock = threading.Lock()
         self._models: dict[str, Model] = {}
+        self._more: dict[str, Any] = {}
 
     @staticmethod
     def for_new_run(named: str | None, device: str, plane: str) -> CaseModels:
@@ -83,6 +88,11 @@ class CaseModels:
             if named is not None:
                 raise ModelError(f"The run in '{folder}' chooses a model for each image; leave out --model.")
             return CaseModels(None, [Candidate(one["name"], one["digest"]) for one in several], device, plane)
+        if "file" in written:
+            models = CaseModels(str(folder / written["file"]), [], device, plane)
+            models._models[str(models.named)] = same_adapted_model(written, named, device, folder)
+            models._more = {key: written[key] for key in ("file", "adaptation")}
+            return models
         if named is None and find(written["name"]) is None:
             raise ModelError(f"The run in '{folder}' uses the model '{written['name']}'; give its file with --model.")
         named = named or written["name"]
@@ -92,7 +102,10 @@ class CaseModels:
                 f"The run in '{folder}' uses the model '{written['name']}' ({written['digest'][:19]}...); "
                 "give that one with --model."
             )
-        return CaseModels(named, [], device, plane)
+        models = CaseModels(named, [], device, plane)
+        # Adapting the model was tried, but did not help.
+        models._more = {key: written[key] for key in ("adaptation",) if key in written}
+        return models
 
     def of(self, image: sitk.Image) -> CaseModel:
         """Return the model of a case.
@@ -131,7 +144,7 @@ class CaseModels:
     def _case_model(self, name: str, fit: Fit) -> CaseModel:
         known = {candidate.name: candidate.digest for candidate in self.candidates}
         digest = known.get(name) or digest_of(resolve(name)[0], "sha256")
-        return CaseModel(self.load(name), digest, fit)
+        return CaseModel(self.load(name), digest, fit, self._more)
 
 
 def fit_sentences(written: list[dict[str, Any]]) -> tuple[str, str]:

@@ -36,6 +36,7 @@ class RunSettings:
         split: shares of the subjects for training, validation and test.
         quality: write thumbnails and the quality page.
         label_geometry: where labels lie, see :func:`DRDMLib.read_label`.
+        adapt: minutes for adapting the model to the images first; ``None`` takes the model as it is.
     """
 
     command: str
@@ -48,6 +49,7 @@ class RunSettings:
     split: tuple[float, ...] = (0.8, 0.1, 0.1)
     quality: bool = True
     label_geometry: str = "file"
+    adapt: float | None = None
 
     def at_level(self, level: int) -> DeformationSettings:
         """Return the settings of a deformation of this level."""
@@ -85,6 +87,7 @@ class RunSettings:
             # Left out by default, so that runs from before these settings can be continued.
             **self.deformation.region_entry(),
             **({} if self.label_geometry == "file" else {"label_geometry": self.label_geometry}),
+            **({} if self.adapt is None else {"adapt": self.adapt}),
         }
 
 

@@ -14,6 +14,7 @@ from ..models.catalogue import digest_of, find, load_model, resolve
 from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings, RegionSettings
 from . import records
+from .adapted import FILE
 from .plan import RunSettings, Task, make_plan
 from .run_folder import locked_folder
 from .sampling import Product, SampleMaker
@@ -97,7 +98,7 @@ def regenerate(
     if task.original:
         product = maker.original(task, source)
     else:
-        loaded = load_model(_model(record, model), device or record["device"]["type"])
+        loaded = load_model(_model(record, model, Path(record_file).parent.parent), device or record["device"]["type"])
         environment_differences += _differences(record["device"], records.device_described(loaded.device))
         part = "test" if record["files"]["image"].startswith("imagesTs") else "train"
         attempt = record["attempt"]
@@ -165,8 +166,11 @@ def _source(record: dict[str, Any], case: Case) -> Source:
     return source
 
 
-def _model(record: dict[str, Any], name: str | None) -> str:
+def _model(record: dict[str, Any], name: str | None, run: Path) -> str:
+    """Return the name or the file of the model; one that was adapted by the run lies in the run's folder."""
     written = record["model"]
+    if name is None and "file" in written and (run / FILE).is_file():
+        name = str(run / FILE)
     if name is None and find(written["name"]) is None:
         raise ModelError(f"The model '{written['name']}' is not in the list of models; give its file with --model.")
     name = name or written["name"]

@@ -22,6 +22,7 @@ from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
 from ..spatial.model_grid import effective_dimension
 from . import records, run_folder
+from .adapted import adapt_to_cases
 from .case_models import CaseModel, CaseModels, fit_sentences
 from .layouts import consecutive, ignore_value, split_subjects, undeclared
 from .limits import label_values
@@ -120,11 +121,11 @@ def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
         run_folder.require_same(earlier, plan, choose_device(device).type, __version__, request.folder)
         plane = plan.settings.deformation.plane
         models = CaseModels.of_earlier_run(earlier, request.model, device, plane, request.folder)
-        model = models.load(request.model or earlier["model"]["name"])
+        model = models.load(models.named or earlier["model"]["name"])
         description = earlier
     else:
         description, models, model, sources = _describe(request, plan, device, reporter)
-        output.make_output_folder(request.folder, besides=run_folder.BEGINNINGS)
+        output.make_output_folder(request.folder, besides=run_folder.beginnings(request.folder))
         # Written first, so that an interrupted run can be recognized and resumed from here on.
         run_folder.write_run(request.folder, description)
     plan = _without_ignored_label(plan, description, request.dataset)
@@ -155,13 +156,18 @@ def _describe(
     model = first.model
     for level in {level for levels in plan.settings.levels for level in levels}:
         plan.settings.at_level(level).schedule(model.timesteps)
+    entry = first.entries()["model"]
+    if plan.settings.adapt is not None:
+        name = request.model or model.metadata.name
+        model, entry = adapt_to_cases(request.folder, plan, name, device, reporter, resume=request.joins)
+        models = CaseModels.of_earlier_run({"model": entry}, request.model, device, models.plane, request.folder)
     subjects = [case.subject for case in plan.cases]
     description = {
         "settings": plan.settings.to_dict(),
         "cases": [{"name": case.name, "subject": case.subject} for case in plan.cases],
-        "model": first.entries()["model"],
+        "model": entry,
         # Without a named model, each case has its own, one of these.
-        **({} if request.model is not None else {"candidates": [asdict(one) for one in models.candidates]}),
+        **({"candidates": [asdict(one) for one in models.candidates]} if models.named is None else {}),
         "dimension": effective_dimension(source.image),
         "device": records.device_described(model.device),
         "software": records.software(),

@@ -15,9 +15,11 @@ from .. import output
 from ..errors import DRDMError, OutputError, SettingError
 from ..io.files import output_error, read_object, require_no_links_out, write_text
 from ..runtime.distributed import ProcessInfo
+from ..training.adaptation import STATE
 from .plan import Plan
 
 RUN = "run.json"
+ADAPTED = "adapted"
 _LOCK, _LOCK_OF, _LOCKS = ".drdm.lock", ".drdm-", ".drdm*.lock"
 # Prefixes of the files that a run leaves if it is killed while it starts.
 BEGINNINGS = (".drdm", f".{RUN}")
@@ -64,9 +66,16 @@ def earlier_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
             raise output.holds_a_run(folder)
         output.read_report(folder)
         raise OutputError(f"The run in '{folder}' was made by another version and has no '{RUN}'; choose a new folder.")
-    output.require_empty_folder(folder, besides=BEGINNINGS)
+    if not resume and (folder / ADAPTED / STATE).is_file():
+        raise output.holds_a_run(folder)
+    output.require_empty_folder(folder, besides=beginnings(folder))
     require_no_links_out(folder)
     return None
+
+
+def beginnings(folder: Path) -> tuple[str, ...]:
+    """Return the prefixes of files that a run leaves if it is stopped before ``run.json`` is written."""
+    return (*BEGINNINGS, ADAPTED) if (folder / ADAPTED / STATE).is_file() else BEGINNINGS
 
 
 def require_same(run: dict[str, Any], plan: Plan, device: str, version: str, folder: Path) -> None:

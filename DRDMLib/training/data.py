@@ -99,3 +99,31 @@ def _training_images(case: Case, metadata: ModelMetadata, plane: str) -> Tensor:
         brightness = tensor.flatten(1).mean(dim=1)
         tensor = tensor[brightness > _EMPTY_SLICE * brightness.max()]
     return (tensor * 255).round().to(torch.uint8)
+
+
+def load_subjects(
+    cases: list[Case],
+    metadata: ModelMetadata,
+    *,
+    plane: str = "auto",
+    on_case: Callable[[int, int], None] | None = None,
+) -> list[Tensor]:
+    """Load the images of each subject onto the model's grid.
+
+    Arguments, errors and warnings as :func:`usable_images`.
+
+    Returns:
+        One tensor (M, 1, *S) uint8 for each subject, in the order of their first cases.
+    """
+    subjects: dict[str, list[Tensor]] = {}
+    bad = LeftOut(len(cases))
+    for number, case in enumerate(cases):
+        try:
+            subjects.setdefault(case.subject or case.name, []).append(_training_images(case, metadata, plane))
+            bad.used()
+        except (ImageError, ModelError) as error:
+            bad.add(case, error)
+        if on_case is not None:
+            on_case(number + 1, len(cases))
+    bad.require_one()
+    return [torch.cat(images) for images in subjects.values() if images]

@@ -6,7 +6,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def train(
     device: str | torch.device = "auto",
     process: ProcessInfo | None = None,
     resume: bool = False,
+    weights: Mapping[str, Tensor] | None = None,
     on_step: StepReport | None = None,
     on_checkpoint: CheckpointReport | None = None,
 ) -> Path:
@@ -54,6 +55,7 @@ def train(
         run: folder for ``checkpoint.pt``, ``model.safetensors``, ``log.csv`` and TensorBoard's events.
         process: this process among several that train one model together; all of them need the same images.
         resume: continue from ``checkpoint.pt`` if the folder has one.
+        weights: state of the network to start from; by default new random weights.
         on_step: called with (step, progress 0..1, figures); may raise an exception to cancel. One process then writes a
             checkpoint before it stops; several processes keep their last common one.
         on_checkpoint: called with the folder and the current model, e.g. to draw a picture.
@@ -69,7 +71,7 @@ def train(
     run.mkdir(parents=True, exist_ok=True)
     chosen = choose_device(process.device(str(device)))
     with process_group(process, chosen):
-        trainer = Trainer(metadata, config, chosen, process)
+        trainer = Trainer(metadata, config, chosen, process, weights=weights)
         if resume and (run / CHECKPOINT).is_file():
             load_checkpoint(run, trainer)
         session = _Session(trainer, images.to(chosen), held_out, run, on_step, on_checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
@@ -56,18 +56,29 @@ class Trainer:
 
     With several processes, each one has the whole state, but only the random numbers of its own micro-batches.
 
+    Args:
+        weights: state of the network to start from; by default new random weights.
+
     Raises:
         SettingError: the batch cannot be shared equally among micro-batches or processes.
     """
 
     def __init__(
-        self, metadata: ModelMetadata, config: TrainingConfig, device: torch.device, process: ProcessInfo | None = None
+        self,
+        metadata: ModelMetadata,
+        config: TrainingConfig,
+        device: torch.device,
+        process: ProcessInfo | None = None,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.process = process or ProcessInfo()
         _require_equal_shares(config, self.process.world)
         torch.manual_seed(config.seed)
         self.metadata, self.config, self.device = metadata, config, device
         self.network = build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
+        if weights is not None:
+            self.network.load_state_dict(weights)
         self.network.to(device).train()
         self.average = build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
         self.average.to(device).eval()

@@ -33,6 +33,10 @@ class TrainSection(JobSection):
         self._name = ""
         self.ui.trainStartButton.connect("clicked()", self.onStart)
         self.ui.trainStopButton.connect("clicked()", self.onStop)
+        # Names of the models in the list; the first entry, "", is a new model.
+        self._sources: list[str] = []
+        self._filling = False
+        self.ui.trainSourceComboBox.connect("currentIndexChanged(int)", self.onSourceChosen)
         self.ui.trainProgressBar.visible = False
         self.showMessage(self.ui.trainLabel, "")
         self._folders = [
@@ -50,14 +54,44 @@ class TrainSection(JobSection):
         p, ui, running = self.parameter, self.ui, self.running
         for field in self._folders:
             field.show()
-        settings = (ui.trainNameLineEdit, ui.trainDimensionComboBox, ui.trainSizeSpinBox, ui.trainMinutesSpinBox)
+        self.fillSources()
+        settings = (ui.trainNameLineEdit, ui.trainSourceComboBox, ui.trainMinutesSpinBox)
         for widget in (*settings, ui.trainFolderPath, ui.trainOutputPath):
             widget.enabled = not running
+        for widget in (ui.trainDimensionComboBox, ui.trainSizeSpinBox):
+            widget.enabled = not running and not p.trainSource
         ui.trainStartButton.enabled = not running
         ui.trainStopButton.enabled = self.stoppable
         ui.trainProgressBar.visible = running
         resumable = isSet(p.trainOutput) and self.logic.canResume(p.trainOutput)
         ui.trainStartButton.text = _("Resume") if resumable and not running else _("Train")
+
+    def fillSources(self) -> None:
+        """Fill the list of models to start from: none, and those that are here."""
+        chosen, box = self.parameter.trainSource, self.ui.trainSourceComboBox
+        entries = [("", _("A new model")), *((m.name, m.label) for m in self.logic.availableModels() if m.here)]
+        if chosen and chosen not in [name for name, _label in entries]:
+            entries.append((chosen, chosen))
+        names = [name for name, _label in entries]
+        self._filling = True
+        if names != self._sources:
+            box.clear()
+            for _name, label in entries:
+                box.addItem(label)
+            self._sources = names
+        box.currentIndex = names.index(chosen)
+        self._filling = False
+
+    def onSourceChosen(self, index: int) -> None:
+        """Store the model to start from, and propose the time that is usual for it."""
+        if self._filling or index < 0:
+            return
+        p, source = self.parameter, self._sources[index]
+        usual = {False: 60.0, True: 5.0}
+        if p.trainMinutes == usual[bool(p.trainSource)]:
+            p.trainMinutes = usual[bool(source)]
+        p.trainSource = source
+        self.context.updatePanel()
 
     def onStart(self) -> None:
         """Start a training, or resume the run in the folder."""
@@ -67,7 +101,7 @@ class TrainSection(JobSection):
             requireScansFolder(p.trainFolder)
             if not isSet(p.trainOutput):
                 raise SceneError(_("Choose a run folder first."))
-            if p.trainSize % 8:
+            if p.trainSize % 8 and not p.trainSource:
                 raise SceneError(_("The size must be a multiple of 8, such as {n}.").format(n=p.trainSize // 8 * 8))
             job = self.logic.train(
                 p.trainFolder,
@@ -76,6 +110,7 @@ class TrainSection(JobSection):
                 p.trainDimension.value,
                 p.trainSize,
                 p.trainMinutes,
+                source=p.trainSource,
                 device=p.device.value,
                 resume=self.logic.canResume(p.trainOutput),
                 wait=False,
@@ -153,9 +188,10 @@ class TrainSection(JobSection):
         else:
             name = job.items[-1]["model"]
             self.parameter.model = name
-            self.showMessage(
-                self.ui.trainLabel, _("Finished: the model '{name}' is chosen in Input.").format(name=name)
-            )
+            texts = [_("Finished: the model '{name}' is chosen in Input.").format(name=name)]
+            # Of an adapted model, the command says whether adapting helped.
+            texts += job.messages[:1] if len(job.messages) > 1 else []
+            self.showMessage(self.ui.trainLabel, " ".join(texts))
 
 
 def _layoutNode() -> Any:

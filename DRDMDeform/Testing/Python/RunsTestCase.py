@@ -334,6 +334,24 @@ class TrainTestCase(ModuleTestCase):
         self.choosePhantom(steps=1)
         self.deform()
 
+    def testAdaptAModel(self):
+        box = self.ui.trainSourceComboBox
+        names = [box.itemText(i) for i in range(box.count)]
+        self.assertEqual(names[0], "A new model")
+        box.currentIndex = names.index("hippocampus-mr-3d")
+        self.assertEqual(self.panel.parameter.trainSource, "hippocampus-mr-3d")
+        self.assertEqual(self.ui.trainMinutesSpinBox.value, 5)
+        self.assertFalse(self.ui.trainSizeSpinBox.enabled)
+        self.ui.trainMinutesSpinBox.value = 0.1
+        self.ui.trainStartButton.click()
+        job = self.panel.train.job
+        waitFor(lambda: not job.running)
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertIn("scans left out", self.ui.trainLabel.text)
+        self.assertEqual(self.panel.parameter.model, "tiny")
+        metadata = read_metadata(self.folder / "run" / "model.safetensors")
+        self.assertEqual(metadata.training["adaptation"]["source"], "hippocampus-mr-3d")
+
     def testInvalidSize(self):
         self.ui.trainSizeSpinBox.value = 20
         self.ui.trainStartButton.click()
