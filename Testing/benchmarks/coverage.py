@@ -31,7 +31,7 @@ from benchmarks.tables import markdown
 from DRDMLib.deformation import make_deformations
 from DRDMLib.io.datasets import Case, find_cases
 from DRDMLib.models.catalogue import load_model
-from DRDMLib.settings import DeformationSettings
+from DRDMLib.settings import DeformationSettings, RegionSettings
 from DRDMLib.spatial.resampling import warp_label
 
 ELASTIC = ("none", "pose", "torchio", "monai")
@@ -45,9 +45,10 @@ Maker = Callable[[LabeledImage, int, int], sitk.Image]
 
 
 def maker(name: str, levels: Sequence[int], device: str) -> Maker:
-    """Find a method: ``none``, ``pose+AMOUNT``, those of :mod:`benchmarks.methods`, or ``MODEL[:open][+AMOUNT]``.
+    """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][+AMOUNT]``, or one of :mod:`benchmarks.methods`.
 
-    Models make copies as ``drdm augment`` does: repaired, with closed faces (with ``:open``, open ones).
+    Models make copies as ``drdm augment`` does: repaired, with closed faces (with ``:open``, open ones), of the whole
+    image (with ``:around``, of the surroundings of its labels).
     """
     plain, _, amount = name.partition("+")
     if plain == "none":
@@ -58,13 +59,16 @@ def maker(name: str, levels: Sequence[int], device: str) -> Maker:
     if plain.partition("@")[0] in ELASTIC:
         field = deformer(name)
         return lambda subject, _copy, seed: _moved(subject, field(subject.image, seed, 0))
-    path, _, border = plain.partition(":")
+    path, *words = plain.split(":")
     model = load_model(path, device)
+    border = "open" if "open" in words else "closed"
+    region = RegionSettings(around=()) if "around" in words else None
 
     def make(subject: LabeledImage, copy: int, seed: int) -> sitk.Image:
         level = levels[copy % len(levels)]
-        settings = DeformationSettings(level, pose=float(amount or 0), border=border or "closed")
-        return next(make_deformations(subject.image, model, settings, (seed,))).warp_label(subject.label)
+        settings = DeformationSettings(level, pose=float(amount or 0), border=border, region=region)
+        made = next(make_deformations(subject.image, model, settings, (seed,), label=subject.label))
+        return made.warp_label(subject.label)
 
     return make
 

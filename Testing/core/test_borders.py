@@ -9,9 +9,9 @@ import torch
 from support import rotation, smooth_image
 
 from DRDMLib import deform
-from DRDMLib.deformation import augment
 from DRDMLib.diffusion.slip import SlipPlanes
 from DRDMLib.invertibility.certificate import certify_on_grid
+from DRDMLib.samples import augment
 from DRDMLib.settings import DeformationSettings
 from DRDMLib.spatial.borders import closed_faces, invented_fraction
 from DRDMLib.spatial.resampling import warp_image, warp_label
