@@ -45,7 +45,7 @@ Maker = Callable[[LabeledImage, int, int], sitk.Image]
 
 
 def maker(name: str, levels: Sequence[int], device: str) -> Maker:
-    """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][+AMOUNT]``, or one of :mod:`benchmarks.methods`.
+    """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][+AMOUNT]``, or one of ``methods.py``.
 
     Models make copies as ``drdm augment`` does: repaired, with closed faces (with ``:open``, open ones), of the whole
     image (with ``:around``, of the surroundings of its labels).
