@@ -125,7 +125,9 @@ def test_a_broken_pytorch_is_an_error_of_the_installation(tmp_path, content, say
     assert len(ended.stderr.splitlines()) == 1
     assert says in ended.stderr and "PyTorch" in ended.stderr and "install it" in ended.stderr
     if "json" in words:
-        assert says in json.loads(ended.stdout.splitlines()[-1])["text"]
+        *_, error, end = map(json.loads, ended.stdout.splitlines())
+        assert error["event"] == "error" and says in error["text"]
+        assert end == {"event": "end", "status": 2}
 
 
 def write_text(path, text):
