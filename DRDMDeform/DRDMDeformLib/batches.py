@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 import slicer
 from slicer.i18n import tr as _
 
-from DRDMLib.io.files import file_name, file_names
-from DRDMLib.io.images import image_stem
+from DRDMLib.io.files import file_name, file_names, image_stem
 
 from . import mrml
 from .deferred import sitk

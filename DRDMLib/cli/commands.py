@@ -13,8 +13,8 @@ from .. import output
 from ..deformation import Deformation, make_deformations, model_and_choice, prepare
 from ..errors import SettingError
 from ..invertibility.metrics import measure_ddf
-from ..io.files import file_name, shown
-from ..io.images import image_stem, read_field, read_image, read_label
+from ..io.files import file_name, image_stem, shown
+from ..io.images import read_field, read_image, read_label
 from ..models.catalogue import available_models, fetch, model_metadata, remove
 from ..production.run_folder import locked_folder
 from ..regions import find_target

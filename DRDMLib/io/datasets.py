@@ -14,9 +14,8 @@ import SimpleITK as sitk
 
 from ..errors import FallbackWarning, ImageError, SettingError
 from .dicom import cut_files, is_dicom
-from .files import file_names, listed, path_problem, shown
+from .files import file_names, image_stem, listed, path_problem, shown
 from .folders import folder_called, folders_below, image_count, images_in, other_files
-from .images import image_stem
 from .nnunet import group_channels, read_description
 from .tables import TABLES, WORKBOOKS, existing, read_table, workbook_error
 

@@ -22,6 +22,23 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3]|con(in|
 _SEPARATORS = frozenset('/\\:*?"<>|')
 # Joiners, which are part of words in some scripts.
 _JOINERS = frozenset("\u200c\u200d")
+# Suffixes of the files that SimpleITK reads.
+SUFFIXES = (
+    *(".nii.gz", ".nii", ".img.gz", ".img", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"),
+    *(".png", ".tif", ".tiff", ".jpg", ".jpeg", ".jp2", ".j2k", ".bmp", ".lsm", ".gipl", ".gipl.gz", ".vtk"),
+    *(".mnc", ".mrc", ".rec", ".h5", ".hdf5", ".hdf", ".pic", ".spr"),
+)
+_DOUBLE_SUFFIXES = (".seg.nrrd", ".nii.gz", ".img.gz", ".gipl.gz")
+# Other suffixes have a letter; numbers after a dot are part of the name ("1.2.840.1").
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
+
+
+def image_stem(path: str | os.PathLike[str]) -> str:
+    """Return a file name without its image suffix (``scan.nii.gz`` -> ``scan``)."""
+    name = Path(path).name
+    suffix = next((suffix for suffix in _DOUBLE_SUFFIXES if name.lower().endswith(suffix)), "")
+    stem = name[: -len(suffix)] if suffix else _SUFFIX.sub("", name)
+    return stem or "image"
 
 
 def _is_allowed(character: str) -> bool:

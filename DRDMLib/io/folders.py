@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .detached import files_of_image
 from .dicom import is_dicom
-from .images import SUFFIXES, image_stem
+from .files import SUFFIXES, image_stem
 
 # Files beside images that are no images: descriptions, and the voxels of detached headers.
 _COMPANIONS = (".json", ".txt", ".csv", ".tsv", ".md", ".xml", ".pdf", ".bval", ".bvec", ".raw", ".raw.gz", ".zraw")

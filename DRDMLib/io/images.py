@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from pathlib import Path
 
@@ -31,24 +30,6 @@ LABEL_GEOMETRIES = ("file", "image")
 
 # Least overlap of the bounding boxes of a label and its image, as a fraction of the smaller box.
 LEAST_OVERLAP = 0.5
-
-# Suffixes of the files that SimpleITK reads.
-SUFFIXES = (
-    *(".nii.gz", ".nii", ".img.gz", ".img", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"),
-    *(".png", ".tif", ".tiff", ".jpg", ".jpeg", ".jp2", ".j2k", ".bmp", ".lsm", ".gipl", ".gipl.gz", ".vtk"),
-    *(".mnc", ".mrc", ".rec", ".h5", ".hdf5", ".hdf", ".pic", ".spr"),
-)
-_DOUBLE_SUFFIXES = (".seg.nrrd", ".nii.gz", ".img.gz", ".gipl.gz")
-# Other suffixes have a letter; numbers after a dot are part of the name ("1.2.840.1").
-_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
-
-
-def image_stem(path: str | os.PathLike[str]) -> str:
-    """Return a file name without its image suffix (``scan.nii.gz`` -> ``scan``)."""
-    name = Path(path).name
-    suffix = next((suffix for suffix in _DOUBLE_SUFFIXES if name.lower().endswith(suffix)), "")
-    stem = name[: -len(suffix)] if suffix else _SUFFIX.sub("", name)
-    return stem or "image"
 
 
 def _read(path: Path, what: str, series: str = "") -> sitk.Image:

@@ -20,9 +20,8 @@ from .. import __version__
 from ..deformation import make_deformations
 from ..errors import DRDMError, FallbackWarning, ImageError, ModelError, OutputError, SettingError
 from ..io import datasets
-from ..io.files import file_name, write_bytes
+from ..io.files import file_name, image_stem, write_bytes
 from ..io.geometry import other_affines
-from ..io.images import image_stem
 from ..io.left_out import LeftOut
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..models.choice import choose_model, named_choice

@@ -111,7 +111,8 @@ class CaseModels:
         """Return the model of a case.
 
         Args:
-            image: the image of the case, or its largest region, see :meth:`Source.place`.
+            image: the image of the case, or its largest region, see
+                :meth:`DRDMLib.production.sources.Source.place`.
 
         Raises:
             ImageError, ModelError: no model can be used with the image.

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torchio as tio
 
-from DRDMLib.io.images import image_stem
+from DRDMLib.io.files import image_stem
 from DRDMLib.loaders import FieldGenerator, RandomDRDMDeformation, make_bank
 
 

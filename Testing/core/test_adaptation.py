@@ -261,7 +261,7 @@ def test_one_sentence_for_wrong_input(drdm, tmp_path):
         ("3 dimensions", scans, "--from", model, "--ndim", 2),
         ("--width is for new models", scans, "--from", model, "--width", 8),
         ("--published is for new models", scans, "--from", model, "--published"),
-        ("None of the 3 scans can be used", slices, "--from", model),
+        ("None of the 3 cases can be used", slices, "--from", model),
         ("at least 3 subjects", scans, "--from", model, "--subject", "s"),
         ("There is no model 'nothing'", scans, "--from", "nothing"),
         ("is damaged", scans, "--from", model, "-o", started, "--resume"),

@@ -10,7 +10,8 @@ from command_helpers import boxes, scene, write
 
 from DRDMLib.errors import FallbackWarning, ImageError
 from DRDMLib.io.datasets import find_cases, read_dataset
-from DRDMLib.io.images import SUFFIXES, image_stem, read_image
+from DRDMLib.io.files import SUFFIXES, image_stem
+from DRDMLib.io.images import read_image
 from DRDMLib.production.layouts import consecutive, nnunet_dataset, undeclared
 from DRDMLib.production.plan import AUGMENT, Plan, RunSettings
 from DRDMLib.production.sources import read_source

@@ -12,7 +12,8 @@ from support import rotation, smooth_image
 from DRDMLib.cli import main
 from DRDMLib.errors import ImageError
 from DRDMLib.io.datasets import find_cases
-from DRDMLib.io.images import image_stem, read_image, read_label
+from DRDMLib.io.files import image_stem
+from DRDMLib.io.images import read_image, read_label
 
 
 def write_dicom_series(image: sitk.Image, folder) -> None:

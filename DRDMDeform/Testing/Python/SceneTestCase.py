@@ -162,6 +162,7 @@ class PlacesTestCase(ModuleTestCase):
             with self.subTest(kind):
                 slicer.mrmlScene.Clear(0)
                 volume, segmentation = self.choosePhantom(steps=1)
+                self.panel.parameter.aroundSegmentation = False
                 parent = self.parent(kind)
                 for node in (volume, segmentation):
                     node.SetAndObserveTransformNodeID(parent.GetID())
@@ -207,6 +208,8 @@ class PlacesTestCase(ModuleTestCase):
 
     def testModelIsDeformedToo(self):
         volume, _segmentation = self.choosePhantom(steps=1)
+        self.panel.parameter.aroundSegmentation = False
+        self.panel.parameter.level = 72
         sphere = vtk.vtkSphereSource()
         sphere.SetRadius(8)
         sphere.Update()
