@@ -6,7 +6,8 @@ import SimpleITK as sitk
 from command_helpers import scene
 
 from DRDMLib.errors import ImageError
-from DRDMLib.io.images import SUFFIXES, image_files, read_image
+from DRDMLib.io.files import SUFFIXES
+from DRDMLib.io.images import image_files, read_image
 
 # Written file, file that is cut, whether it is compressed, and pixel type.
 VOLUMES = [
