@@ -321,7 +321,7 @@ def deform(
     pose: float = 0.0,
     plane: str = "auto",
     start: str = "level",
-    border: str = "closed",
+    border: str = "auto",
     region: RegionSettings | None = None,
     label: sitk.Image | None = None,
     on_step: Progress | None = None,
@@ -359,7 +359,7 @@ def deform_all(
     pose: float = 0.0,
     plane: str = "auto",
     start: str = "level",
-    border: str = "closed",
+    border: str = "auto",
     region: RegionSettings | None = None,
     label: sitk.Image | None = None,
     on_step: Progress | None = None,
@@ -410,7 +410,7 @@ def make_deformations(
         return
     with one_thread():
         grid, tensor = prepare(image, model, settings.plane)
-    faces = faces_held(image, settings)
+    faces = faces_held(image, settings, model.ndim)
     planes = SlipPlanes(planes_on_grid(faces, grid), model.size)
     # A pose moves the whole scan, so that its faces do not stay where they are.
     held = () if settings.pose else faces
@@ -455,7 +455,9 @@ def _in_regions(
         started = time.perf_counter()
         made, random = fields_in_regions(target, model, settings, seed, generate, on_step)
         with one_thread():
-            repaired = repair(made.field, target.image, () if settings.pose else faces_held(target.image, settings))
+            repaired = repair(
+                made.field, target.image, () if settings.pose else faces_held(target.image, settings, model.ndim)
+            )
         yield Deformation(
             reference=target.image,
             field=made.field.image(),

@@ -263,7 +263,7 @@ def fields_in_regions(
         FallbackWarning: the displacement was made smaller to fit into the margin.
     """
     metadata = model.metadata
-    faces = faces_held(target.image, settings)
+    faces = faces_held(target.image, settings, model.ndim)
     random: list[Tensor] = []
     recovered: list[Tensor] = []
     grids: list[ModelGrid] = []
@@ -293,9 +293,9 @@ def fields_in_regions(
     return made, partial(_assembled, target, grids, random, faces, pose)
 
 
-def faces_held(image: sitk.Image, settings: DeformationSettings) -> tuple[Face, ...]:
-    """Return the faces of a scan that nothing crosses, except by a pose."""
-    return closed_faces(image) if settings.border == "closed" else ()
+def faces_held(image: sitk.Image, settings: DeformationSettings, ndim: int) -> tuple[Face, ...]:
+    """Return the faces of a scan that nothing crosses, except by a pose; ``ndim`` is the dimension of the model."""
+    return closed_faces(image) if settings.closes_faces(ndim) else ()
 
 
 def _assembled(

@@ -12,7 +12,7 @@ from .spatial.model_grid import require_plane
 from .spatial.region import Region
 
 DEFAULT_LEVEL = 48
-BORDERS = ("closed", "open")
+BORDERS = ("auto", "closed", "open")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ class DeformationSettings:
             authors' script).
         border: what happens where tissue touches a face of the scan. ``"closed"``: tissue there moves along the face
             only, so that nothing moves in from outside, except by a pose. ``"open"``: it moves freely, and a mirror
-            image of the scan moves in.
+            image of the scan moves in. ``"auto"``: closed for 3D models and open for 2D models, with which closed faces
+            would keep copies of hearts from covering the shapes of other people.
         region: where the image is deformed; ``None`` for the whole image. A pose moves the whole image in any case.
 
     Raises:
@@ -130,7 +131,7 @@ class DeformationSettings:
     pose: float = 0.0
     plane: str = "auto"
     start: str = "level"
-    border: str = "closed"
+    border: str = "auto"
     region: RegionSettings | None = None
 
     def __post_init__(self) -> None:
@@ -141,8 +142,16 @@ class DeformationSettings:
         if self.start not in STARTS:
             raise SettingError(f"start='{self.start}' is not known; use 'level' or 'full'.")
         if self.border not in BORDERS:
-            raise SettingError(f"border='{self.border}' is not known; use 'closed' or 'open'.")
+            raise SettingError(f"border='{self.border}' is not known; use 'auto', 'closed' or 'open'.")
         require_plane(self.plane)
+
+    def closes_faces(self, ndim: int) -> bool:
+        """Whether nothing crosses faces of the scan that tissue touches, except by a pose.
+
+        Args:
+            ndim: dimension of the model, 2 or 3.
+        """
+        return self.border == "closed" or (self.border == "auto" and ndim == 3)
 
     def region_entry(self) -> dict[str, Any]:
         """Return the entry ``region`` of a record; nothing for the whole image."""

@@ -110,10 +110,10 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--border",
-        choices=["closed", "open"],
-        default="closed",
+        choices=["auto", "closed", "open"],
+        default="auto",
         help="where tissue touches a face of the scan: it moves along the face only (closed), or freely, and a mirror "
-        "image moves in (open; default: closed)",
+        "image moves in (open; default: auto, closed for 3D models)",
     )
 
 

@@ -179,7 +179,7 @@ def make_bank(
     pose: float = 0.0,
     device: str = "auto",
     plane: str = "auto",
-    border: str = "closed",
+    border: str = "auto",
     region: RegionSettings | None = None,
     process: ProcessInfo | None = None,
     on_case: Callable[[int, int], None] | None = None,

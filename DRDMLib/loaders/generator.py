@@ -49,7 +49,7 @@ class FieldGenerator:
         pose: float = 0.0,
         device: str | torch.device = "auto",
         plane: str = "auto",
-        border: str = "closed",
+        border: str = "auto",
         region: RegionSettings | None = None,
     ) -> None:
         if region is not None and (region.around is not None or region.keep):

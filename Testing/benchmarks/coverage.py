@@ -47,8 +47,8 @@ Maker = Callable[[LabeledImage, int, int], sitk.Image]
 def maker(name: str, levels: Sequence[int], device: str) -> Maker:
     """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][+AMOUNT]``, or one of ``methods.py``.
 
-    Models make copies as ``drdm augment`` does: repaired, with closed faces (with ``:open``, open ones), of the whole
-    image (with ``:around``, of the surroundings of its labels).
+    Models make copies as ``drdm augment`` does: repaired (with ``:open`` or ``:closed``, with such faces), of the
+    whole image (with ``:around``, of the surroundings of its labels).
     """
     plain, _, amount = name.partition("+")
     if plain == "none":
@@ -61,7 +61,7 @@ def maker(name: str, levels: Sequence[int], device: str) -> Maker:
         return lambda subject, _copy, seed: _moved(subject, field(subject.image, seed, 0))
     path, *words = plain.split(":")
     model = load_model(path, device)
-    border = "open" if "open" in words else "closed"
+    border = next((word for word in words if word in ("open", "closed")), "auto")
     region = RegionSettings(around=()) if "around" in words else None
 
     def make(subject: LabeledImage, copy: int, seed: int) -> sitk.Image:
