@@ -126,7 +126,7 @@ class ModelLogic:
 
         Usage example:
         >>> [model.name for model in logic.availableModels() if model.here and model.ndim == 2]
-        ['general-2d', 'cardiac-mr-2d']
+        ['general-2d', 'cardiac-mr-2d', 'heart-region-2d']
         """
         return listModels()
 

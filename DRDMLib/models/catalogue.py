@@ -90,6 +90,7 @@ CATALOGUE = (
     Entry("general-2d", 2, "slices and 2D images of any anatomy, MR and CT"),
     # The size of a 2D image does not tell that it shows a heart, and on hearts, too, general-2d recovers more.
     Entry("cardiac-mr-2d", 2, "heart, short-axis cine MR", extent_mm=(100.0, 450.0), automatic=False),
+    Entry("heart-region-2d", 2, "region around a heart, short-axis cine MR", extent_mm=(90.0, 190.0), automatic=False),
     Entry(
         "published-cardiac-2d",
         2,

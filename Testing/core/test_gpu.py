@@ -26,7 +26,10 @@ from DRDMLib.training import TrainingConfig, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
-SHIPPED = {"hippocampus-mr-3d": 3, "brain-t1-3d": 3, "general-3d": 3, "general-2d": 2, "cardiac-mr-2d": 2}
+SHIPPED = {
+    **dict.fromkeys(("hippocampus-mr-3d", "brain-t1-3d", "general-3d"), 3),
+    **dict.fromkeys(("general-2d", "cardiac-mr-2d", "heart-region-2d"), 2),
+}
 
 
 def scan(ndim, size=72):

@@ -36,7 +36,7 @@ def test_the_default_model_fits_the_size_of_the_image():
 
 
 def test_these_models_are_shipped():
-    names = {"hippocampus-mr-3d", "brain-t1-3d", "general-3d", "general-2d", "cardiac-mr-2d"}
+    names = {"hippocampus-mr-3d", "brain-t1-3d", "general-3d", "general-2d", "cardiac-mr-2d", "heart-region-2d"}
     assert {entry.name for entry in SHIPPED} == names
 
 

@@ -120,6 +120,22 @@ RECIPES = {
         replace(_CONFIG, steps=20000, batch=8, rotation=30.0, zoom=(0.45, 1.05), shift=0.1),
         {"cardiac-128": 1},
     ),
+    "heart-region-2d": Recipe(
+        replace(
+            _metadata(
+                "heart-region-2d",
+                2,
+                64,
+                anatomy="heart, short-axis slices, 128 mm around it",
+                modality="cine MR",
+                training_data="Sunnybrook Cardiac Data, cine short axis of five patients, 128 mm around the heart",
+                licence="CC0-1.0, as the images",
+            ),
+            options={"width": 32, "depth": 2, "whole": True, **COARSE_NETWORK},
+        ),
+        replace(_CONFIG, **_LARGE, steps=6870, rotation=30.0, shift=0.15, scanner_effects=0.3),
+        {"heart-regions": 1},
+    ),
     "general-3d": Recipe(
         replace(
             _metadata(

@@ -31,6 +31,8 @@ HELD_OUT_CT = (0, 7, 8, 10)
 TRAINING_PROSTATES = 12
 HELD_OUT_OF_MISC = ("colin27_T1",)
 RADIOGRAPHS_PER_CT = 12
+# Side of the square around a heart, and of its grid.
+HEART_MM, HEART_SIZE = 128.0, 96
 
 # Labels for drawn heads: 1 to 4 in the brain, from dark to bright, 5 to 8 outside it.
 BRAIN_CLASSES = 4
@@ -125,6 +127,29 @@ def hearts(data: Path) -> Images:
     return _volumes(cases, FINE_3D), _volumes([], HELD_OUT_3D)
 
 
+def heart_regions(data: Path) -> Images:
+    """Load short-axis slices of five hearts in all phases, in a square of 128 mm around the box of their labels."""
+    cases = find_cases(data / "cardiac_sunnybrook")
+    made = []
+    for subject in sorted({case.name.split("_")[0] for case in cases}):
+        own = [case for case in cases if case.name.startswith(subject)]
+        boxes = [_box(_label(case) > 0, 0) for case in own if case.label is not None]
+        low = np.min([start for start, _ in boxes], axis=0)
+        high = np.max([np.add(start, size) for start, size in boxes], axis=0)
+        for case in own:
+            image = read_image(case.image)
+            side = [min(round(HEART_MM / s), n) for s, n in zip(image.GetSpacing(), image.GetSize(), strict=True)][:2]
+            start = [
+                int(np.clip(round((low[axis] + high[axis] - side[axis]) / 2), 0, image.GetSize()[axis] - side[axis]))
+                for axis in range(2)
+            ]
+            slices = _on_grid(_cropped(image, [*start, 0], [*side, image.GetSize()[2]]), HEART_SIZE, ndim=2)
+            brightness = slices.float().flatten(1).mean(dim=1)
+            # Slices that show something.
+            made.append(slices[brightness > 0.1 * brightness.max()])
+    return torch.cat(made), torch.empty(0, 1, 64, 64, dtype=torch.uint8)
+
+
 def prostates(data: Path) -> Images:
     """Load the first twelve, and two of the six held-out ones."""
     cases = find_cases(data / "prostate_mr")
@@ -170,6 +195,7 @@ SETS: dict[str, Callable[[Path], Images]] = {
     "head-labels": head_labels,
     "trunks": trunks,
     "hearts": hearts,
+    "heart-regions": heart_regions,
     "prostates": prostates,
     "slices": slices,
     "radiographs": radiographs,
@@ -194,8 +220,8 @@ def _to_bytes(tensor: Tensor) -> Tensor:
     return (tensor * 255).round().to(torch.uint8)
 
 
-def _on_grid(image: sitk.Image, size: int) -> Tensor:
-    metadata = grid_metadata(image.GetDimension(), size)
+def _on_grid(image: sitk.Image, size: int, ndim: int | None = None) -> Tensor:
+    metadata = grid_metadata(ndim or image.GetDimension(), size)
     return _to_bytes(sample_image(image, model_grid(image, metadata), metadata.intensity, metadata.image_padding))
 
 
