@@ -9,7 +9,8 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from DRDMLib import deform, load_model, read_image, read_label
+from DRDMLib import deform, read_image, read_label
+from DRDMLib.deformation import model_for
 from DRDMLib.io.resources import resource
 from DRDMLib.pictures import deformation_picture, require_matplotlib
 
@@ -22,7 +23,7 @@ def variants(path: Path) -> None:
     plt = require_matplotlib()
     sample = read_image(resource("Sample", "sample.nii.gz"))
     label = read_label(resource("Sample", "sample_label.nii.gz"), sample)
-    model = load_model("hippocampus-mr-3d", "cpu")
+    model = model_for(sample, None, "cpu")
     figure, grid = plt.subplots(
         len(LEVELS), len(SEEDS) + 1, figsize=(12.5, 5.4), layout="constrained", facecolor="#101418"
     )
@@ -42,6 +43,6 @@ def variants(path: Path) -> None:
 if __name__ == "__main__":
     original = read_image(resource("Sample", "sample.nii.gz"))
     outline = read_label(resource("Sample", "sample_label.nii.gz"), original)
-    result = deform(original, "hippocampus-mr-3d", level=64, seed=0, device="cpu")
+    result = deform(original, level=64, seed=0, device="cpu")
     deformation_picture(result, HERE / "demo.png", label=outline)
     variants(HERE / "variants.png")
