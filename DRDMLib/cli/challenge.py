@@ -1,0 +1,90 @@
+"""The commands ``drdm challenge`` and ``drdm score``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from ..challenge.cases import Scan, make_cases
+from ..challenge.changes import RECIPES
+from ..challenge.landmarks import read_points, require_inside
+from ..deformation import chosen_model_message, model_for
+from ..io.files import file_name
+from ..io.images import image_files, image_stem, read_image, read_label
+from ..models.catalogue import digest_of, resolve
+from ..production.run_folder import locked_folder
+from ..production.sources import digest_of_files
+from ..runtime.device import choose_device
+from ..runtime.reporter import Reporter
+from ..settings import DeformationSettings
+
+# Options that replace what the recipe says.
+_CHANGES = ("pose", "noise", "blur", "bias", "contrast", "resample", "crop")
+
+
+def challenge(options: argparse.Namespace, reporter: Reporter) -> None:
+    """Run ``drdm challenge``."""
+    choose_device(options.device)
+    given: dict[str, Any] = {name: getattr(options, name) for name in _CHANGES if getattr(options, name) is not None}
+    if options.levels:
+        given["levels"] = tuple(options.levels)
+    recipe = dataclasses.replace(RECIPES[options.recipe], **given)
+    settings = DeformationSettings(recipe.levels[0], options.steps, recipe.pose, options.plane, border=options.border)
+    image = read_image(options.scan)
+    label = read_label(options.label, image, geometry=options.label_geometry) if options.label else None
+    points = None
+    if options.points:
+        points = read_points(Path(options.points), image.GetDimension())
+        require_inside(points, image, options.points)
+    model = model_for(image, options.model, options.device)
+    for level in recipe.levels:
+        dataclasses.replace(settings, level=level).schedule(model.timesteps)
+    if options.model is None:
+        reporter.message(chosen_model_message(model))
+    sources = {"image": options.scan, "label": options.label, "points": options.points}
+    scan = Scan(
+        file_name(image_stem(options.scan)),
+        image,
+        label,
+        points,
+        {
+            kind: {
+                "file": Path(path).name,
+                "digest": digest_of_files([Path(path)] if kind == "points" else image_files(path)),
+            }
+            for kind, path in sources.items()
+            if path
+        },
+    )
+    digest = digest_of(resolve(options.model or model.metadata.name)[0], "sha256")
+
+    def on_case(case: dict[str, Any]) -> None:
+        share = case["not_counted"]
+        reporter.item(name=case["name"], **case["files"], not_counted=share)
+        if max(share.values()) > 0:
+            reporter.message(
+                f"{case['name']}: {share['voxels']:.1%} of the body and {share['landmarks']:.1%} of the landmarks "
+                "lie outside of one of the images and do not count."
+            )
+
+    with locked_folder(Path(options.output)) as folder:
+        cases = make_cases(
+            folder,
+            scan,
+            model,
+            digest,
+            recipe,
+            settings,
+            recipe_name=options.recipe,
+            count=options.count,
+            seed=options.seed,
+            on_case=on_case,
+            on_step=lambda done, total: reporter.progress("challenge", done, total),
+        )
+    reporter.message(
+        f"{len(cases)} case(s) are in '{options.output}'. Register 'pairs/NAME/moving.nii.gz' to "
+        "'pairs/NAME/fixed.nii.gz', then run 'drdm score TRANSFORM --truth "
+        f"{Path(options.output) / 'truth' / cases[0]['name']}'."
+    )
