@@ -1,7 +1,7 @@
 """Make the cases of a challenge: a moving and a fixed image, and the truth in a folder of its own.
 
-``CASES/pairs/NAME`` has what a registration program may see, ``CASES/truth/NAME`` the transform from points of the fixed
-to points of the moving image, landmarks and labels on both sides, and which voxels count.
+``CASES/pairs/NAME`` has what a registration program may see, ``CASES/truth/NAME`` the transform from points of the
+fixed to points of the moving image, landmarks and labels on both sides, and which voxels count.
 """
 
 from __future__ import annotations

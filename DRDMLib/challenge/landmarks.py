@@ -39,8 +39,7 @@ def read_points(path: Path, dimension: int) -> Landmarks:
     """Read points from a table or a markups file of 3D Slicer.
 
     A table (``.csv``) has the columns ``x``, ``y`` and ``z`` (LPS, millimeters) and perhaps ``name``; without a first
-    line of names, its first columns are the coordinates. ``.fcsv`` and ``.mrk.json`` say themselves whether they are RAS
-    or LPS.
+    line of names, its first columns are the coordinates. ``.fcsv`` and ``.mrk.json`` name their coordinate system.
 
     Raises:
         ImageError: the file is missing, or is no such file.

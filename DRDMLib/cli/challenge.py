@@ -10,6 +10,10 @@ from typing import Any
 from ..challenge.cases import Scan, make_cases
 from ..challenge.changes import RECIPES
 from ..challenge.landmarks import read_points, require_inside
+from ..challenge.page import report, text_table, write_score
+from ..challenge.score import score as measure_score
+from ..challenge.transforms import read_result
+from ..challenge.truth import read_truth
 from ..deformation import chosen_model_message, model_for
 from ..io.files import file_name
 from ..io.images import image_files, image_stem, read_image, read_label
@@ -88,3 +92,21 @@ def challenge(options: argparse.Namespace, reporter: Reporter) -> None:
         "'pairs/NAME/fixed.nii.gz', then run 'drdm score TRANSFORM --truth "
         f"{Path(options.output) / 'truth' / cases[0]['name']}'."
     )
+
+
+def score(options: argparse.Namespace, reporter: Reporter) -> None:
+    """Run ``drdm score``."""
+    truth = read_truth(Path(options.truth))
+    result = read_result([Path(path) for path in options.result], truth.fixed, options.convention)
+    backward = None
+    if options.backward:
+        backward = read_result([Path(path) for path in options.backward], truth.fixed, options.convention)
+    found = measure_score(result, truth, options.convention, backward)
+    if options.output:
+        with locked_folder(Path(options.output)) as folder:
+            names = [Path(path).name for path in options.result]
+            page = write_score(folder, found, truth, report(found, truth, names, options.convention))
+        reporter.message(f"Open '{page}' in a browser. Its pictures are as confidential as the scan.")
+    print(text_table(found))
+    if found.looks_like is not None:
+        reporter.warning(f"{found.looks_like.text} The score is that of the file as it was given.")
