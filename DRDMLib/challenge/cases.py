@@ -36,8 +36,11 @@ CASE = "case.json"
 FORMAT = 1
 # Tissue is brighter than this share of the range of gray values.
 _TISSUE = 0.1
-# Values of counted.nii.gz.
-COUNTS, FROM_OUTSIDE = 1, 2
+# Pieces smaller than this part of the largest one are no part of the body.
+_PIECE = 0.02
+# Values of counted.nii.gz: the body that counts, the body that is read from outside of the moving image, and what else
+# is read from there.
+COUNTS, FROM_OUTSIDE, EMPTY_OUTSIDE = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -152,12 +155,12 @@ def _make_case(
     counts = inside(landmarks.points, moving) & inside(on_fixed, grid)
     files["landmarks"] = write_text(truth / "landmarks.csv", _table(landmarks, on_fixed, counts))
     voxels = sitk.GetArrayViewFromImage(counted)
-    body = np.count_nonzero(voxels)
+    lost, body = int((voxels == FROM_OUTSIDE).sum()), int(np.isin(voxels, (COUNTS, FROM_OUTSIDE)).sum())
     record = context | {
         "dimension": scan.image.GetDimension(),
         "changes": changes.to_dict(),
         "not_counted": {
-            "voxels": float(np.count_nonzero(voxels == FROM_OUTSIDE) / max(1, body)),
+            "voxels": lost / max(1, body),
             "landmarks": float(1 - counts.mean()) if len(counts) else 0.0,
         },
         "landmarks": {"count": len(counts), "given": scan.points is not None},
@@ -179,9 +182,8 @@ def _counted(scan: sitk.Image, moving: sitk.Image, grid: sitk.Image, transform: 
     from_inside = sitk.GetArrayFromImage(resampler.Execute(whole))
     resampler.SetUseNearestNeighborExtrapolator(True)
     body = sitk.GetArrayFromImage(resampler.Execute(_body(scan)))
-    counted = sitk.GetImageFromArray(
-        np.where(body > 0, np.where(from_inside > 0, COUNTS, FROM_OUTSIDE), 0).astype("u1")
-    )
+    values = np.where(from_inside > 0, np.where(body > 0, COUNTS, 0), np.where(body > 0, FROM_OUTSIDE, EMPTY_OUTSIDE))
+    counted = sitk.GetImageFromArray(values.astype(np.uint8))
     counted.CopyInformation(grid)
     return counted
 
@@ -197,7 +199,7 @@ def _body(image: sitk.Image) -> sitk.Image:
     if count > 1:
         sizes = np.bincount(names.ravel())
         sizes[0] = 0
-        mask = (sizes >= 0.02 * sizes.max())[names]
+        mask = (sizes >= _PIECE * int(np.max(sizes)))[names]
     # Slice by slice: in a volume, holes are open at the ends of the scan.
     mask = (
         np.stack([ndimage.binary_fill_holes(part) for part in mask])

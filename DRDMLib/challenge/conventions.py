@@ -74,10 +74,9 @@ def recognize(
     mapped = apply(result, points)
     as_given = float(np.linalg.norm(mapped - target, axis=1).mean())
     before = float(np.linalg.norm(points - target, axis=1).mean())
-    errors = {
-        name: float(np.linalg.norm(there - wanted, axis=1).mean())
-        for name, there, wanted in _alternatives(result, points, mapped, target, grid, convention)
-    }
+    errors: dict[str, float] = {}
+    for name, there, wanted in _alternatives(result, points, mapped, target, grid, convention):
+        errors[name] = min(float(np.linalg.norm(there - wanted, axis=1).mean()), errors.get(name, np.inf))
     name = min(errors, key=lambda key: errors[key])
     if errors[name] > _PART * as_given or errors[name] >= before:
         return None
@@ -99,12 +98,12 @@ def _alternatives(
     yield "inverse", apply(result, target), points
     # Either the vectors alone are RAS, or the whole transform is, as with matrices.
     yield "RAS", points + flip * moved, target
-    whole = flip * apply(result, flip * points)
-    if np.linalg.norm(whole - target, axis=1).mean() < np.linalg.norm(points + flip * moved - target, axis=1).mean():
-        yield "RAS", whole, target
+    yield "RAS", flip * apply(result, flip * points), target
     if convention == "voxels":
         voxels = moved @ np.linalg.inv(to_mm).T
         yield "millimeters", points + voxels, target
+        # An array with the axes z, y, x was read with its components in this order, too.
+        yield "millimeters", points + voxels[:, ::-1], target
         yield "swapped", points + voxels[:, ::-1] @ to_mm.T, target
         if len(set(grid.GetSize())) == 1:
             turned = to_points(to_index(points, grid)[:, ::-1], grid)

@@ -133,7 +133,7 @@ def require_inside(landmarks: Landmarks, image: sitk.Image, path: str) -> None:
 def inside(points: np.ndarray, image: sitk.Image) -> np.ndarray:
     """Return which points (K, d) lie within the faces of an image: (K,) bool."""
     index = to_index(points, image)
-    result: np.ndarray = ((index >= -0.5) & (index <= np.asarray(image.GetSize()) - 0.5)).all(axis=1)
+    result: np.ndarray = np.all((index >= -0.5) & (index <= np.asarray(image.GetSize()) - 0.5), axis=1)
     return result
 
 

@@ -103,16 +103,16 @@ def write_score(folder: Path, score: Score, truth: Truth, content: dict[str, Any
     write_text(folder / "score.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "score.csv", _csv(["figure", "unit", "before", "result", "floor"], rows(score)))
     axes = "xyz"[: truth.fixed.GetDimension()]
+    order = np.argsort(-score.landmark_errors, kind="stable")
     at = [
         (name, *(round(float(v), 4) for v in point), float(before), float(error))
         for name, point, before, error in zip(
             truth.names, truth.on_fixed, score.landmark_before, score.landmark_errors, strict=True
         )
     ]
-    at.sort(key=lambda row: -row[-1])
     head = ["name", *(f"fixed_{axis}" for axis in axes), "before_mm", "error_mm"]
-    write_text(folder / "landmarks.csv", _csv(head, at))
-    write_image(folder / "errors.nii.gz", _on_grid(np.nan_to_num(score.errors, nan=0.0).astype(np.float32), score.grid))
+    write_text(folder / "landmarks.csv", _csv(head, [at[k] for k in order]))
+    write_image(folder / "errors.nii.gz", _on_grid(_filled(score.errors), score.grid))
     return write_text(folder / "score.html", page(score, truth, content))
 
 
@@ -154,7 +154,7 @@ def page(score: Score, truth: Truth, content: dict[str, Any]) -> str:
 
 def _shares(values: np.ndarray, bins: np.ndarray) -> list[float]:
     counts = np.histogram(values.clip(bins[0], bins[-1]), bins)[0]
-    return (counts / max(1, counts.sum())).round(5).tolist()
+    return [round(float(count) / max(1, len(values)), 5) for count in counts]
 
 
 def _pictures(score: Score, top: float) -> list[dict[str, str]]:
@@ -167,7 +167,7 @@ def _pictures(score: Score, top: float) -> list[dict[str, str]]:
     pictures = []
     for plane in planes:
         gray = SlicePicture(score.grid, plane, STYLE, window)
-        shown = {"fixed": gray.upright()}
+        shown: dict[str, np.ndarray] = {"fixed": gray.upright()}
         inside = SlicePicture(counts, plane, STYLE, (0, 1)).rgb[..., :1] > 127
         for name, errors in (("before", score.before_errors), ("result", score.errors)):
             values = SlicePicture(_on_grid(_filled(errors), score.grid), plane, STYLE, (0, top)).rgb[..., 0] / 255
@@ -179,11 +179,12 @@ def _pictures(score: Score, top: float) -> list[dict[str, str]]:
 
 
 def _filled(errors: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(errors, nan=0.0).astype(np.float32)
+    filled: np.ndarray = np.nan_to_num(errors, nan=0.0).astype(np.float32)
+    return filled
 
 
 def _on_grid(values: np.ndarray, grid: sitk.Image) -> sitk.Image:
-    image = sitk.GetImageFromArray(values)
+    image: sitk.Image = sitk.GetImageFromArray(values)
     image.CopyInformation(grid)
     return image
 

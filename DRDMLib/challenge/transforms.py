@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,11 +73,12 @@ def _other_dimension(path: Path, dimension: int, grid: sitk.Image) -> ImageError
 
 def _from_itk(path: Path) -> sitk.Transform:
     try:
-        return sitk.ReadTransform(str(path))
+        transform: sitk.Transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
         raise ImageError(
             f"'{path}' is not a transform that ITK knows; save the result as .tfm, .h5 or as a displacement field."
         ) from error
+    return transform
 
 
 def _from_image(path: Path, grid: sitk.Image, convention: str) -> sitk.Transform:
@@ -190,7 +192,7 @@ def _is_elastix(path: Path) -> bool:
 def _from_elastix(path: Path, grid: sitk.Image) -> sitk.Transform:
     """Read a parameter file of elastix, as its displacements at the voxels of the fixed image."""
     try:
-        import itk
+        itk: Any = importlib.import_module("itk")
     except ImportError as error:
         raise ImageError(
             f"'{path}' is a parameter file of elastix; install the package 'itk-elastix' to read it, or save the "

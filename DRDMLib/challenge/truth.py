@@ -28,7 +28,7 @@ class Truth:
         record: content of ``case.json``.
         transform: from points of the fixed to points of the moving image (LPS, millimeters).
         fixed: the fixed image.
-        counted: on its grid: 1 where the body counts, 2 where the truth reads from outside of the moving image.
+        counted: on its grid: 1 where the body counts, 2 and 3 where the truth reads from outside of the moving image.
         names, on_fixed, on_moving: the landmarks that count; the points are (K, d), LPS, millimeters.
         fixed_label, moving_label: labels, if there are any.
     """
