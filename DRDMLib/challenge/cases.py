@@ -200,15 +200,19 @@ def _body(image: sitk.Image) -> sitk.Image:
         sizes = np.bincount(names.ravel())
         sizes[0] = 0
         mask = (sizes >= _PIECE * int(np.max(sizes)))[names]
-    # Slice by slice: in a volume, holes are open at the ends of the scan.
-    mask = (
-        np.stack([ndimage.binary_fill_holes(part) for part in mask])
-        if mask.ndim == 3
-        else (ndimage.binary_fill_holes(mask))
-    )
+    mask = _filled(mask)
     body = sitk.GetImageFromArray(mask.astype("u1"))
     body.CopyInformation(image)
     return body
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """Fill holes, also those that are open at the ends of the scan: what is enclosed in a slice along any axis."""
+    filled: np.ndarray = ndimage.binary_fill_holes(mask)
+    for axis in range(3) if mask.ndim == 3 else ():
+        slices = [ndimage.binary_fill_holes(part) for part in np.moveaxis(mask, axis, 0)]
+        filled |= np.stack(slices, axis)
+    return filled
 
 
 def _table(landmarks: Landmarks, on_fixed: np.ndarray, counts: Sequence[bool] | np.ndarray) -> str:

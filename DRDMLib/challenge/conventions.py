@@ -12,6 +12,8 @@ from ..spatial.coordinates import direction_matrix, index_to_physical, to_index,
 
 # An alternative is named only where its error is at most this part of that of the result.
 _PART = 0.5
+# With an error of less than this part of that of no registration, a result is right as it is.
+_GOOD = 0.01
 
 
 class LooksLike(NamedTuple):
@@ -78,7 +80,7 @@ def recognize(
     for name, there, wanted in _alternatives(result, points, mapped, target, grid, convention):
         errors[name] = min(float(np.linalg.norm(there - wanted, axis=1).mean()), errors.get(name, np.inf))
     name = min(errors, key=lambda key: errors[key])
-    if errors[name] > _PART * as_given or errors[name] >= before:
+    if as_given <= _GOOD * before or errors[name] > _PART * as_given or errors[name] >= before:
         return None
     return LooksLike(name, _TEXTS[name], errors[name])
 

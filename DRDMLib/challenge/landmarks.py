@@ -39,7 +39,8 @@ def read_points(path: Path, dimension: int) -> Landmarks:
     """Read points from a table or a markups file of 3D Slicer.
 
     A table (``.csv``) has the columns ``x``, ``y`` and ``z`` (LPS, millimeters) and perhaps ``name``; without a first
-    line of names, its first columns are the coordinates. ``.fcsv`` and ``.mrk.json`` name their coordinate system.
+    line of names, its first columns are the coordinates. Lists of points for elastix can be read, too. ``.fcsv`` and
+    ``.mrk.json`` name their coordinate system.
 
     Raises:
         ImageError: the file is missing, or is no such file.
@@ -67,6 +68,9 @@ def read_points(path: Path, dimension: int) -> Landmarks:
 
 def _table(text: str) -> Landmarks:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if lines[0].strip() == "point":
+        # The format of elastix: this word, the number of points, and their coordinates between spaces.
+        lines = [",".join(line.split()) for line in lines[2:]]
     separator = next((s for s in ";\t" if s in lines[0]), ",")
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
     head = [cell.lower() for cell in rows[0]]

@@ -324,6 +324,7 @@ def test_two_dimensions(drdm, tmp_path, tiny_models):
     assert drdm("score", field, "--truth", made, "-o", tmp_path / "out").status == 0
     found = json.loads((tmp_path / "out" / "score.json").read_text(encoding="utf-8"))
     assert found["result"]["body"]["max"] < 1e-4 < found["before"]["body"]["mean"]
+    assert found["looks_like"] is None
 
 
 def test_points_of_the_user(drdm, tmp_path, tiny_models):
@@ -334,6 +335,7 @@ def test_points_of_the_user(drdm, tmp_path, tiny_models):
     texts = {
         "a.csv": "name,x,y,z\n" + "".join(f"p{k},{x},{y},{z}\n" for k, (x, y, z) in enumerate(lps)),
         "b.csv": "".join(f"{x};{y};{z}\n" for x, y, z in lps),
+        "elastix.txt": "point\n3\n" + "".join(f"{x} {y} {z}\n" for x, y, z in lps),
         "c.fcsv": "# Markups fiducial file version = 4.11\n# CoordinateSystem = 0\n# columns = id,x,y,z,ow,label\n"
         + "".join(f"{k},{x},{y},{z},0,p{k}\n" for k, (x, y, z) in enumerate(ras)),
         "d.fcsv": "# CoordinateSystem = LPS\n# columns = id,x,y,z\n"
