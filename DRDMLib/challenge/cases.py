@@ -153,6 +153,11 @@ def _make_case(
     landmarks = scan.points or choose_landmarks(moving, _body(moving))
     on_fixed = inverse_points(saved, landmarks.points)
     counts = inside(landmarks.points, moving) & inside(on_fixed, grid)
+    if scan.points is None:
+        # Only those of the user are kept where they do not count.
+        names = [name for name, count in zip(landmarks.names, counts, strict=True) if count]
+        landmarks, on_fixed = Landmarks(names, landmarks.points[counts]), on_fixed[counts]
+        counts = counts[counts]
     files["landmarks"] = write_text(truth / "landmarks.csv", _table(landmarks, on_fixed, counts))
     voxels = sitk.GetArrayViewFromImage(counted)
     lost, body = int((voxels == FROM_OUTSIDE).sum()), int(np.isin(voxels, (COUNTS, FROM_OUTSIDE)).sum())

@@ -17,6 +17,7 @@ from ..challenge.truth import read_truth
 from ..deformation import chosen_model_message, model_for
 from ..io.files import file_name
 from ..io.images import image_files, image_stem, read_image, read_label
+from ..io.resources import resource
 from ..models.catalogue import digest_of, resolve
 from ..production.run_folder import locked_folder
 from ..production.sources import digest_of_files
@@ -24,6 +25,8 @@ from ..runtime.device import choose_device
 from ..runtime.reporter import Reporter
 from ..settings import DeformationSettings
 
+# Name of the shipped sample, of which everybody can make the same cases.
+PHANTOM = "phantom"
 # Options that replace what the recipe says.
 _CHANGES = ("pose", "noise", "blur", "bias", "contrast", "resample", "crop")
 
@@ -36,6 +39,10 @@ def challenge(options: argparse.Namespace, reporter: Reporter) -> None:
         given["levels"] = tuple(options.levels)
     recipe = dataclasses.replace(RECIPES[options.recipe], **given)
     settings = DeformationSettings(recipe.levels[0], options.steps, recipe.pose, options.plane, border=options.border)
+    name = image_stem(options.scan)
+    if options.scan == PHANTOM and not Path(PHANTOM).exists():
+        options.scan = str(resource("Sample", "sample.nii.gz"))
+        options.label = options.label or str(resource("Sample", "sample_label.nii.gz"))
     image = read_image(options.scan)
     label = read_label(options.label, image, geometry=options.label_geometry) if options.label else None
     points = None
@@ -49,7 +56,7 @@ def challenge(options: argparse.Namespace, reporter: Reporter) -> None:
         reporter.message(chosen_model_message(model))
     sources = {"image": options.scan, "label": options.label, "points": options.points}
     scan = Scan(
-        file_name(image_stem(options.scan)),
+        file_name(name),
         image,
         label,
         points,

@@ -234,7 +234,11 @@ def _add_challenge(command: AddCommand) -> None:
         "make test cases for registration programs: pairs of images, and the true transform between them",
         "drdm challenge scan.nii.gz -o cases --label organs.nii.gz --count 10 --recipe medium",
     )
-    parser.add_argument("scan", metavar="SCAN", help="2D or 3D image file, or a folder with one DICOM series")
+    parser.add_argument(
+        "scan",
+        metavar="SCAN",
+        help="2D or 3D image file, a folder with one DICOM series, or 'phantom' for the drawn sample that is shipped",
+    )
     parser.add_argument("-o", "--output", required=True, metavar="CASES", help="new or empty folder for the cases")
     parser.add_argument("--label", metavar="LABEL", help="label map of the scan")
     add_label_geometry(parser)

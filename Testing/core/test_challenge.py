@@ -353,6 +353,14 @@ def test_points_of_the_user(drdm, tmp_path, tiny_models):
     }.items()
 
 
+def test_cases_of_the_shipped_phantom(drdm, tmp_path, tiny_models, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    how = ["--model", tiny_models[3], "--steps", 1, "--recipe", "mild", "--progress", "none"]
+    assert drdm("challenge", "phantom", "-o", "cases", *how).status == 0
+    truth = read_truth(tmp_path / "cases" / "truth" / "phantom_000")
+    assert truth.moving_label is not None and len(truth.names) > 20
+
+
 def test_landmarks_lie_apart_on_features():
     noise = np.random.default_rng(0).standard_normal((32, 36, 40)).astype(np.float32)
     image = sitk.GetImageFromArray(ndimage.gaussian_filter(noise, 1.5))
