@@ -30,7 +30,7 @@ def read_result(paths: Sequence[Path], grid: sitk.Image, convention: str = "mm")
         paths: files in the order in which they are applied to a point of the fixed image. Transforms as ITK, SimpleITK,
             3D Slicer and ANTs write them (.h5, .tfm, .txt, .mat, .xfm), parameter files of elastix (with the package
             ``itk-elastix``), displacement fields in any image format, and NumPy arrays (.npy, .npz).
-        grid: the fixed image, or an image with its grid.
+        grid: the fixed image, or an image with its grid; for a transform of the other direction the moving image.
         convention: of displacement fields and arrays. ``"mm"``: millimeters, LPS; NIfTI files with the intent code
             1006 (displacement) are RAS. ``"voxels"``: voxels along the axes of the array, as voxelmorph writes them.
 

@@ -27,7 +27,7 @@ class Truth:
     Attributes:
         record: content of ``case.json``.
         transform: from points of the fixed to points of the moving image (LPS, millimeters).
-        fixed: the fixed image.
+        fixed, moving: the images.
         counted: on its grid: 1 where the body counts, 2 and 3 where the truth reads from outside of the moving image.
         names, on_fixed, on_moving: the landmarks that count; the points are (K, d), LPS, millimeters.
         fixed_label, moving_label: labels, if there are any.
@@ -36,6 +36,7 @@ class Truth:
     record: dict[str, Any]
     transform: sitk.Transform
     fixed: sitk.Image
+    moving: sitk.Image
     counted: sitk.Image
     names: list[str]
     on_fixed: np.ndarray
@@ -82,6 +83,7 @@ def read_truth(folder: Path) -> Truth:
         record,
         displacement_transform(sitk.Cast(read_field(files["field"]), sitk.sitkVectorFloat64)),
         fixed,
+        moving,
         read_image(files["counted"], need_contrast=False),
         names,
         on_fixed.reshape(-1, fixed.GetDimension()),

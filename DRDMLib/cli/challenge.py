@@ -107,7 +107,7 @@ def score(options: argparse.Namespace, reporter: Reporter) -> None:
     result = read_result([Path(path) for path in options.result], truth.fixed, options.convention)
     backward = None
     if options.backward:
-        backward = read_result([Path(path) for path in options.backward], truth.fixed, options.convention)
+        backward = read_result([Path(path) for path in options.backward], truth.moving, options.convention)
     found = measure_score(result, truth, options.convention, backward)
     if options.output:
         with locked_folder(Path(options.output)) as folder:
