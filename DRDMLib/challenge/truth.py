@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import SimpleITK as sitk
 
 from ..deformation import displacement_transform
 from ..errors import ImageError
+from ..invertibility.inverse import inverse_points
 from ..io.files import read_object
 from ..io.images import read_field, read_image, read_label
 from ..production.sources import digest_of_files
@@ -26,7 +28,7 @@ class Truth:
 
     Attributes:
         record: content of ``case.json``.
-        transform: from points of the fixed to points of the moving image (LPS, millimeters).
+        field: displacement field, from the fixed to the moving image: vector image, LPS, millimeters.
         fixed, moving: the images.
         counted: on its grid: 1 where the body counts, 2 and 3 where the truth reads from outside of the moving image.
         names, on_fixed, on_moving: the landmarks that count; the points are (K, d), LPS, millimeters.
@@ -34,7 +36,7 @@ class Truth:
     """
 
     record: dict[str, Any]
-    transform: sitk.Transform
+    field: sitk.Image
     fixed: sitk.Image
     moving: sitk.Image
     counted: sitk.Image
@@ -43,6 +45,15 @@ class Truth:
     on_moving: np.ndarray
     fixed_label: sitk.Image | None = None
     moving_label: sitk.Image | None = None
+
+    @cached_property
+    def transform(self) -> sitk.Transform:
+        """Transform from points of the fixed to points of the moving image (LPS, millimeters)."""
+        return displacement_transform(self.field)
+
+    def inverse_points(self, points: np.ndarray) -> np.ndarray:
+        """Map points of the moving to points of the fixed image: (K, d) -> (K, d), LPS, millimeters."""
+        return inverse_points(self.field, points)
 
 
 def read_truth(folder: Path) -> Truth:
@@ -81,7 +92,7 @@ def read_truth(folder: Path) -> Truth:
     labeled = "fixed_label" in files and "moving_label" in files
     return Truth(
         record,
-        displacement_transform(sitk.Cast(read_field(files["field"]), sitk.sitkVectorFloat64)),
+        sitk.Cast(read_field(files["field"]), sitk.sitkVectorFloat64),
         fixed,
         moving,
         read_image(files["counted"], need_contrast=False),

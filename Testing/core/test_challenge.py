@@ -24,7 +24,6 @@ from DRDMLib.challenge.score import Score, score
 from DRDMLib.challenge.transforms import read_result
 from DRDMLib.challenge.truth import Truth, read_truth
 from DRDMLib.errors import ImageError
-from DRDMLib.invertibility.inverse import inverse_points
 from DRDMLib.spatial.coordinates import to_points
 
 FLIP = np.asarray([-1.0, -1.0, 1.0])
@@ -226,7 +225,7 @@ def wrong_conventions(truth: Truth, folder: Path) -> dict[str, tuple[Path, str]]
     voxels = vectors @ direction / np.asarray(grid.GetSpacing())
     index = np.stack(np.unravel_index(np.arange(vectors[..., 0].size), vectors.shape[:-1])[::-1], axis=1)
     points = to_points(index.astype(float), grid)
-    back = inverse_points(sitk.ReadImage(str(folder / "field.nii.gz")), points) - points
+    back = truth.inverse_points(points) - points
     made = {
         "inverse": back.reshape(vectors.shape),
         "RAS": vectors * FLIP,
@@ -270,6 +269,23 @@ def test_wrong_conventions_are_recognized(seed, drdm, tmp_path, tiny_models):
         3 * noise,
     ):
         assert score(sitk.DisplacementFieldTransform(field_of(sound, truth.fixed)), truth).looks_like is None
+
+
+def test_transposed_arrays_and_positions_are_recognized(drdm, tmp_path, tiny_models):
+    grid_kept = ["--resample", 0, "--crop", 0]
+    image = smooth_image((18, 18, 18), (1.5, 2.0, 2.5))
+    truth = read_truth(make(drdm, tmp_path, tiny_models[3], image, *grid_kept))
+    vectors = displacements(truth.transform, truth.fixed)
+    voxels = vectors / np.asarray(truth.fixed.GetSpacing())
+    for number, array in enumerate((voxels, voxels[..., ::-1])):
+        np.save(tmp_path / f"{number}.npy", array)
+        found = score_file(tmp_path / f"{number}.npy", truth, "voxels").looks_like
+        assert found is not None and found.name == "transposed"
+    index = np.indices(vectors.shape[:-1]).reshape(3, -1).T[:, ::-1].astype(float)
+    positions = to_points(index, truth.fixed).reshape(vectors.shape) + vectors
+    for name, values in (("positions", positions), ("positions, RAS", positions * FLIP)):
+        found = score_file(save_field(values, truth.fixed, tmp_path / "p.mha"), truth).looks_like
+        assert found is not None and found.name == name
 
 
 def test_demons_and_broken_results_are_ranked(case, truth):
