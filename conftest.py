@@ -46,6 +46,13 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_shipped_model_is_certified_and_keeps_its_strength",
         "test_deformations_are_certified",
     ),
+    "test_challenge": (
+        "test_bad_input",
+        "test_formats",
+        "test_the_pages",
+        "test_the_same_case_has_the_same_bytes",
+        "test_wrong_conventions_are_recognized",
+    ),
     "test_cmake_lists": (
         "test_a_separate_process_imports_all_of_the_library",
         "test_the_module_loads_from_the_installed_folder",

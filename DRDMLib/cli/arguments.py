@@ -79,8 +79,13 @@ def add_device_and_progress(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_generation(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of every command that deforms images."""
+def add_generation(parser: argparse.ArgumentParser, *, pose: float | None = 0.0) -> None:
+    """Add the arguments of every command that deforms images.
+
+    Args:
+        pose: the default of ``--pose``; ``None`` for that of a recipe.
+    """
+    shown = "that of the recipe" if pose is None else f"{pose:g}"
     parser.add_argument("--model", metavar="M", help="name from the list of 'drdm models', or path of a model file")
     parser.add_argument(
         "--seed",
@@ -98,9 +103,10 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pose",
         type=float,
-        default=0.0,
+        default=pose,
         metavar="P",
-        help="also rotate, scale and shift the whole image, 0 to 2; 1: up to 15 degrees, 15 %% and 6 %% (default: 0)",
+        help="also rotate, scale and shift the whole image, 0 to 2; 1: up to 15 degrees, 15 %% and 6 %% "
+        f"(default: {shown})",
     )
     parser.add_argument(
         "--plane",
@@ -115,6 +121,19 @@ def add_generation(parser: argparse.ArgumentParser) -> None:
         help="where tissue touches a face of the scan: it moves along the face only (closed), or freely, and a mirror "
         "image moves in (open; default: auto, closed for 3D models)",
     )
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``drdm challenge`` that replace what its recipe says."""
+    for name, what in (
+        ("noise", "standard deviation of the noise, as a fraction of the range of gray values"),
+        ("blur", "largest standard deviation of the blur, voxels"),
+        ("bias", "largest deviation of the bias field from 1, as a natural logarithm"),
+        ("contrast", "largest change of the exponent of gray values, as a natural logarithm"),
+        ("resample", "largest change of the spacing of each axis, as a natural logarithm"),
+        ("crop", "largest fraction of the side that is cut off at each face, 0 to 0.3"),
+    ):
+        parser.add_argument(f"--{name}", type=float, metavar="X", help=f"{what}; 0: none (default: that of the recipe)")
 
 
 def add_label_geometry(parser: argparse.ArgumentParser) -> None:

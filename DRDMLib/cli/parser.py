@@ -12,6 +12,7 @@ from typing import NoReturn, Protocol
 from .. import __version__
 from ..runtime.reporter import Reporter
 from .arguments import (
+    add_changes,
     add_device_and_progress,
     add_generation,
     add_label_geometry,
@@ -63,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_synthesize(command)
     _add_regenerate(command)
     _add_gallery(command)
+    _add_challenge(command)
+    _add_score(command)
     _add_train(command)
     _add_evaluate(command)
     _add_models(command)
@@ -230,6 +233,72 @@ def _add_gallery(command: AddCommand) -> None:
     parser.set_defaults(func=_run_gallery)
 
 
+def _add_challenge(command: AddCommand) -> None:
+    parser = command(
+        "challenge",
+        "make test cases for registration programs: pairs of images, and the true transform between them",
+        "drdm challenge scan.nii.gz -o cases --label organs.nii.gz --count 10 --recipe medium",
+    )
+    parser.add_argument(
+        "scan",
+        metavar="SCAN",
+        help="2D or 3D image file, a folder with one DICOM series, or 'phantom' for the drawn sample that is shipped",
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="CASES", help="new or empty folder for the cases")
+    parser.add_argument("--label", metavar="LABEL", help="label map of the scan")
+    add_label_geometry(parser)
+    parser.add_argument(
+        "--points", metavar="FILE", help="landmarks of the scan: .csv with x, y, z (LPS, mm), .fcsv or .mrk.json"
+    )
+    parser.add_argument(
+        "--count", type=whole_number(1, 100000), default=1, metavar="N", help="number of cases (default: 1)"
+    )
+    parser.add_argument(
+        "--recipe", choices=["mild", "medium", "hard"], default="medium", help="how hard they are (default: medium)"
+    )
+    parser.add_argument(
+        "--levels",
+        type=whole_number(0),
+        nargs="+",
+        metavar="T'",
+        help="strengths, which the cases take in turn (default: those of the recipe)",
+    )
+    add_changes(parser)
+    add_generation(parser, pose=None)
+    add_device_and_progress(parser)
+    parser.set_defaults(func=_run_challenge)
+
+
+def _add_score(command: AddCommand) -> None:
+    parser = command(
+        "score",
+        "measure the result of a registration program against the truth of a case",
+        "drdm score warp.nii.gz affine.mat --truth cases/truth/scan_000 -o score",
+    )
+    parser.add_argument(
+        "result",
+        nargs="+",
+        metavar="RESULT",
+        help="transform from points of the fixed to points of the moving image; several files in the order in which "
+        "they are applied to a point (with ANTs: the warp, then the affine)",
+    )
+    parser.add_argument("--truth", required=True, metavar="CASE", help="folder of the case in CASES/truth")
+    parser.add_argument("-o", "--output", metavar="OUT", help="new or empty folder for the page and the tables")
+    parser.add_argument(
+        "--convention",
+        choices=["mm", "voxels"],
+        default="mm",
+        help="displacements of arrays and fields: millimeters, LPS, or voxels along the array's axes (default: mm)",
+    )
+    parser.add_argument(
+        "--backward",
+        nargs="+",
+        metavar="FILE",
+        help="the transform from the moving to the fixed image, to measure inverse consistency",
+    )
+    parser.set_defaults(func=_run_score)
+
+
 def _add_train(command: AddCommand) -> None:
     parser = command(
         "train",
@@ -309,6 +378,18 @@ def _run_gallery(options: argparse.Namespace, reporter: Reporter) -> None:
     from .gallery import gallery
 
     gallery(options, reporter)
+
+
+def _run_challenge(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .challenge import challenge
+
+    challenge(options, reporter)
+
+
+def _run_score(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .challenge import score
+
+    score(options, reporter)
 
 
 def _run_train(options: argparse.Namespace, reporter: Reporter) -> None:

@@ -34,6 +34,7 @@ QUICK = {
     "deform": ["--steps", "1", "--count", "1"],
     "augment": ["--steps", "1", "--copies", "1"],
     "synthesize": ["--steps", "1", "--copies", "1"],
+    "challenge": ["--steps", "1", "--count", "1"],
     "train": ["--size", "16", "--iterations", "2", "--batch", "2", "--width", "8", "--depth", "1"],
 }
 PROGRAMS = ("drdm", "python", "python3", "pip", "torchrun", "srun", "sbatch", "cmake", "nnUNetv2_train")
