@@ -14,9 +14,9 @@ from ..challenge.page import report, text_table, write_score
 from ..challenge.score import score as measure_score
 from ..challenge.transforms import read_result
 from ..challenge.truth import read_truth
-from ..deformation import chosen_model_message, model_for
-from ..io.files import file_name
-from ..io.images import image_files, image_stem, read_image, read_label
+from ..deformation import model_and_choice
+from ..io.files import file_name, image_stem
+from ..io.images import image_files, read_image, read_label
 from ..io.resources import resource
 from ..models.catalogue import digest_of, resolve
 from ..production.run_folder import locked_folder
@@ -49,11 +49,13 @@ def challenge(options: argparse.Namespace, reporter: Reporter) -> None:
     if options.points:
         points = read_points(Path(options.points), image.GetDimension())
         require_inside(points, image, options.points)
-    model = model_for(image, options.model, options.device)
+    model, choice = model_and_choice(image, options.model, options.device, plane=options.plane)
     for level in recipe.levels:
         dataclasses.replace(settings, level=level).schedule(model.timesteps)
     if options.model is None:
-        reporter.message(chosen_model_message(model))
+        reporter.message(choice.message())
+    if choice.warning():
+        reporter.warning(choice.warning())
     sources = {"image": options.scan, "label": options.label, "points": options.points}
     scan = Scan(
         file_name(name),
