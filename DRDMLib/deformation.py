@@ -35,7 +35,7 @@ from .runtime.device import full_precision
 from .runtime.fallback import with_fallback
 from .runtime.threads import one_thread
 from .settings import DEFAULT_LEVEL, DeformationSettings, RegionSettings
-from .spatial.borders import closed_faces, hold_faces, invented_fraction, planes_on_grid
+from .spatial.borders import closed_faces, invented_fraction, planes_on_grid
 from .spatial.model_grid import (
     ModelGrid,
     field_image,
@@ -423,7 +423,6 @@ def make_deformations(
             recovered, random = fields.recovered[own], fields.random[own]
             with one_thread():
                 field = physical_field(recovered, grid, **how)
-                hold_faces(field, held)
                 repaired = repair(field, image, held)
             yield Deformation(
                 reference=image,

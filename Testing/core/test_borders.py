@@ -51,6 +51,8 @@ def tissue(size: tuple[int, ...], *geometry) -> sitk.Image:
     [
         ((26, 30, 22), (1.0, 1.0, 1.0), np.eye(3)),
         ((30, 24, 9), (0.8, 1.1, 3.0), OBLIQUE),
+        # Finer than the model's grid by so much that the field is refined.
+        ((54, 44, 40), (1.0, 1.0, 1.0), np.eye(3)),
         ((26, 20, 24), (1.0, 1.2, 0.9), OBLIQUE @ np.diag([-1.0, 1.0, -1.0])),
         ((40, 28), (0.7, 0.9), np.diag([1.0, -1.0])),
     ],

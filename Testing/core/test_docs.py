@@ -160,7 +160,7 @@ SampleData.SampleDataLogic().downloadSamples("DRDMPhantom")
 
 
 # The drawn scans of these tests have no anatomy, so no model fits them well.
-@pytest.mark.filterwarnings("ignore:The model .* does not fit this scan well:DRDMLib.errors.FallbackWarning")
+@pytest.mark.filterwarnings("ignore:.*The model .* does not fit this scan well:DRDMLib.errors.FallbackWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_written_can_be_done(name, there):
     """Run the commands and the Python of a page in their order; each continues from the one before."""
