@@ -106,6 +106,18 @@ def _repeated(pieces: Iterable[np.ndarray], reference: sitk.Image) -> Iterable[n
     return (piece for piece in pieces for _ in range(2))
 
 
+def _write_vectors(path: Path, pieces: Iterable[np.ndarray], reference: sitk.Image) -> Path:
+    """Write a field on the grid of an image; the pieces are slabs of its components, one component after the other."""
+    return write_nifti(
+        path,
+        _written_grid(reference),
+        _repeated(pieces, reference),
+        sitk.sitkVectorFloat32,
+        components=reference.GetDimension(),
+        noisy=True,
+    )
+
+
 def write_ddf(path: Path, deformation: Deformation) -> Path:
     """Write the field on the image's grid as an ITK displacement field: 32-bit, millimeters, LPS.
 
@@ -114,14 +126,7 @@ def write_ddf(path: Path, deformation: Deformation) -> Path:
     reference = deformation.reference
     d = reference.GetDimension()
     pieces = itertools.chain.from_iterable(field_component(deformation.field, k, reference) for k in range(d))
-    return write_nifti(
-        path,
-        _written_grid(reference),
-        _repeated(pieces, reference),
-        sitk.sitkVectorFloat32,
-        components=d,
-        noisy=True,
-    )
+    return _write_vectors(path, pieces, reference)
 
 
 def write_voxel_ddf(path: Path, deformation: Deformation) -> Path:
@@ -162,14 +167,7 @@ def write_inverse(path: Path, deformation: Deformation) -> Path:
     inverse = deformation.inverse_ddf
     vectors = sitk.GetArrayViewFromImage(inverse)
     pieces = (vectors[start:stop, ..., k] for k in range(d) for start, stop in slabs(reference.GetSize()))
-    return write_nifti(
-        path,
-        _written_grid(reference),
-        _repeated(pieces, reference),
-        sitk.sitkVectorFloat32,
-        components=d,
-        noisy=True,
-    )
+    return _write_vectors(path, pieces, reference)
 
 
 def report_entry(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import io
 import json
-import tempfile
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,7 @@ import SimpleITK as sitk
 from ..drawing import Plane, SlicePicture, Style, contrast_window
 from ..io.files import write_text
 from ..output import write_image
-from ..production.quality import write_png
+from ..pages import fill_page, picture_uri
 from .score import Figures, Score
 from .truth import Truth
 
@@ -146,10 +142,7 @@ def page(score: Score, truth: Truth, content: dict[str, Any]) -> str:
         "pictures": _pictures(score, top),
         "worst": score.worst,
     }
-    # Within a script element only "</" could end it early.
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    template = (resources.files(__package__) / "score_page.html").read_text(encoding="utf-8")
-    return template.replace("{{title}}", html.escape(str(data["title"]))).replace("{{data}}", text)
+    return fill_page("DRDMLib.challenge", "score_page.html", str(data["title"]), data)
 
 
 def _shares(values: np.ndarray, bins: np.ndarray) -> list[float]:
@@ -174,7 +167,7 @@ def _pictures(score: Score, top: float) -> list[dict[str, str]]:
             color = np.stack([np.interp(values, np.linspace(0, 1, len(_COLORS)), c) for c in _COLORS.T], axis=-1)
             mixed = np.where(inside, (1 - _OVERLAY) * gray.rgb + _OVERLAY * color, gray.rgb).astype(np.uint8)
             shown[name] = plane.upright(mixed, score.grid)
-        pictures.append({name: _data_uri(rgb) for name, rgb in shown.items()})
+        pictures.append({name: picture_uri(rgb) for name, rgb in shown.items()})
     return pictures
 
 
@@ -187,10 +180,3 @@ def _on_grid(values: np.ndarray, grid: sitk.Image) -> sitk.Image:
     image: sitk.Image = sitk.GetImageFromArray(values)
     image.CopyInformation(grid)
     return image
-
-
-def _data_uri(rgb: np.ndarray) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.png"
-        write_png(path, rgb)
-        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -187,6 +187,8 @@ def choose_model(image: sitk.Image, *, plane: str = "auto", among: Sequence[Entr
     """
     from .fit import Probe, measure_fit
 
+    # Several threads may share the image, and access to its voxels can move them in memory.
+    image = sitk.Image(image)
     known = candidates() if among is None else among
     entries = [entry for entry, reason in zip(known, reasons_against(image, known), strict=True) if not reason]
     if not entries:
@@ -224,7 +226,7 @@ def named_choice(image: sitk.Image, name: str | os.PathLike[str], model: Model, 
 
     stays = model.device.type == "cpu" or not model.supports_target_level
     on_cpu = model if stays else model.on("cpu")
-    return Choice(os.fspath(name), measure_fit(image, on_cpu, plane=plane), named=True)
+    return Choice(os.fspath(name), measure_fit(sitk.Image(image), on_cpu, plane=plane), named=True)
 
 
 def loaded(entry: Entry) -> Model:

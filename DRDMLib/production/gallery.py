@@ -7,13 +7,9 @@ the scans are.
 from __future__ import annotations
 
 import base64
-import html
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +19,13 @@ from ..deformation import make_deformations, model_for
 from ..drawing import Plane, SlicePicture, Style, contrast_window, fullest_plane
 from ..io.datasets import Case
 from ..models.model import Model
+from ..pages import fill_page, picture_uri
 from ..settings import DeformationSettings
 from .plan import seed_of
-from .quality import write_png
 from .sources import read_source
 
+# The package of the templates.
+_PACKAGE = "DRDMLib.production"
 STYLE = Style(side=240, lines=16, contour_width=1, smooth=True)
 # Real pictures of the blinded test, for each made one.
 _REAL_SHARE = 0.3
@@ -81,7 +79,7 @@ def show_case(case: Case, settings: GallerySettings, on_version: Callable[[], No
     image, label = source.image, source.label
     model = settings.model
     if not isinstance(model, Model):
-        model = model_for(image, model, settings.device)
+        model = model_for(image, model, settings.device, plane=settings.deformation.plane)
     window = contrast_window(sitk.GetArrayViewFromImage(image))
     plane = fullest_plane(image, label, _thickest_axis(image))
     random = np.random.default_rng(seed_of(settings.seed, case.name, (), 0, 0))
@@ -105,7 +103,7 @@ def show_case(case: Case, settings: GallerySettings, on_version: Callable[[], No
 
 def gallery_page(title: str, shown: Sequence[Shown]) -> str:
     """Return the page that shows each scan beside its versions."""
-    return _page("gallery_page.html", title, {"title": title, "cards": [one.card for one in shown]})
+    return fill_page(_PACKAGE, "gallery_page.html", title, {"title": title, "cards": [one.card for one in shown]})
 
 
 def blind_page(title: str, shown: Sequence[Shown], seed: int) -> str:
@@ -118,16 +116,8 @@ def blind_page(title: str, shown: Sequence[Shown], seed: int) -> str:
     order = np.random.default_rng(seed).permutation(len(trials))
     answers = [[trials[k]["answer"], trials[k]["case"]] for k in order]
     key = base64.b64encode(json.dumps(answers).encode()[::-1]).decode("ascii")
-    return _page(
-        "blind_page.html", title, {"title": title, "pictures": [trials[k]["picture"] for k in order], "key": key}
-    )
-
-
-def _page(template: str, title: str, data: dict[str, Any]) -> str:
-    # Within a script element only "</" could end it early.
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    page = (resources.files(__package__) / template).read_text(encoding="utf-8")
-    return page.replace("{{title}}", html.escape(title)).replace("{{data}}", text)
+    data = {"title": title, "pictures": [trials[k]["picture"] for k in order], "key": key}
+    return fill_page(_PACKAGE, "blind_page.html", title, data)
 
 
 def _thickest_axis(image: sitk.Image) -> int:
@@ -162,15 +152,8 @@ def _picture(image: sitk.Image, label: sitk.Image | None, plane: Plane, window: 
     picture = SlicePicture(image, plane, STYLE, window)
     if label is not None:
         picture.draw_contours(label)
-    return _data_uri(picture.upright_square())
+    return picture_uri(picture.upright_square())
 
 
 def _trial(image: sitk.Image, plane: Plane, window: tuple[float, float], answer: str, case: str) -> dict[str, Any]:
     return {"picture": _picture(image, None, plane, window), "answer": answer, "case": case}
-
-
-def _data_uri(rgb: np.ndarray) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.png"
-        write_png(path, rgb)
-        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +10,9 @@ import SimpleITK as sitk
 
 from ..deformation import Deformation
 from ..drawing import SlicePicture, fullest_plane
-from ..errors import OutputError
 from ..io.files import write_text
 from ..models.fit import Fit
+from ..pages import fill_page, png_uri
 from ..spatial.coordinates import direction_matrix
 from ..spatial.jacobian import jacobian_determinant
 from ..spatial.model_grid import image_extent
@@ -80,7 +76,7 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
     for sample, k in list(zip(samples, order, strict=True))[:_MOST_PICTURES]:
         path = folder / made[k]["files"].get("thumbnail", "")
         if path.is_file():
-            sample["picture"] = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+            sample["picture"] = png_uri(path)
     data = {
         "title": folder.name,
         "command": plan.settings.command,
@@ -96,11 +92,7 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
             "jacobian": [round(float(v), 3) for v in JACOBIAN_BINS],
         },
     }
-    # Within a script element only "</" could end it early.
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    template = (resources.files(__package__) / "quality_page.html").read_text(encoding="utf-8")
-    page = template.replace("{{title}}", html.escape(folder.name)).replace("{{data}}", text)
-    return write_text(folder / PAGE, page)
+    return write_text(folder / PAGE, fill_page("DRDMLib.production", "quality_page.html", folder.name, data))
 
 
 def histograms(deformation: Deformation) -> dict[str, list[int]]:
@@ -148,19 +140,3 @@ def thumbnail(pictures: list[tuple[sitk.Image, sitk.Image | None]], field: sitk.
             picture.draw_contours(label)
         tiles.append(picture.upright_square())
     return np.concatenate(tiles, axis=1)
-
-
-def write_png(path: Path, rgb: np.ndarray) -> None:
-    """Write (rows, columns, 3) uint8 as PNG, also under a name without that suffix.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    writer = sitk.ImageFileWriter()
-    writer.SetImageIO("PNGImageIO")
-    writer.SetFileName(str(path))
-    image: Any = sitk.GetImageFromArray(np.ascontiguousarray(rgb), isVector=True)
-    try:
-        writer.Execute(image)
-    except RuntimeError as error:
-        raise OutputError(f"'{path}' cannot be written; is the disk full? Free some space and run again.") from error

@@ -17,11 +17,12 @@ from ..deformation import Deformation, Progress
 from ..errors import DRDMError, OutputError
 from ..io.files import atomic_write
 from ..models.model import Model
+from ..pages import write_png
 from ..samples import augment, synthesize
 from . import records
 from .limits import Limits
 from .plan import AUGMENT, Plan, Task
-from .quality import histograms, thumbnail, write_png
+from .quality import histograms, thumbnail
 from .sources import Source, digest_of_files
 
 QUALITY = "quality"

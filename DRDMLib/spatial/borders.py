@@ -1,4 +1,4 @@
-"""The faces of a scan: where tissue touches them, nothing may move in from outside, because nobody knows what is there.
+"""The faces of a scan: where tissue touches them, nothing moves in from outside, because the scan does not show it.
 
 A face is closed when tissue touches it (a neck, the ends of a slab, all sides of a crop). Displacements are then zero
 along its normal, so that the new image reads nothing from beyond the face.
@@ -47,30 +47,29 @@ def closed_faces(image: sitk.Image) -> tuple[Face, ...]:
     Args:
         image: 2D or 3D, single-channel. Axes with a single voxel have no faces.
     """
-    view = sitk.GetArrayViewFromImage(image)
-    every = tuple(slice(None, None, step) for step in _strides(view.shape))
-    low, high = np.percentile(view[every].astype(np.float32), [0.5, 99.5])
+    # By filters alone: several threads may share the image, and access to its voxels can move them in memory.
+    size = image.GetSize()
+    step = max(1, int((np.prod(size) / _SAMPLE) ** (1 / len(size))))
+    sample = sitk.GetArrayFromImage(sitk.Shrink(image, [min(step, n) for n in size]))
+    low, high = np.percentile(sample.astype(np.float32), [0.5, 99.5])
     if not high > low:
-        low, high = float(view.min()), float(view.max())
+        low, high = sitk.MinimumMaximum(image)
     threshold = low + _TISSUE * (high - low)
     direction = direction_matrix(image)
     faces = []
-    for axis, count in enumerate(image.GetSize()):
+    for axis, count in enumerate(size):
         if count < 2:
             continue
-        for end, position in ((0, -0.5), (-1, count - 0.5)):
-            layer = view.take(end, axis=view.ndim - 1 - axis)
+        for layer_number, position in ((0, -0.5), (count - 1, count - 0.5)):
+            shape, start = list(size), [0] * len(size)
+            shape[axis], start[axis] = 1, layer_number
+            layer = sitk.GetArrayFromImage(sitk.RegionOfInterest(image, shape, start))
             if np.count_nonzero(layer > threshold) > _SHARE * layer.size:
-                index = [(n - 1) / 2 for n in image.GetSize()]
+                index = [(n - 1) / 2 for n in size]
                 index[axis] = position
                 point = image.TransformContinuousIndexToPhysicalPoint(index)
                 faces.append(Face(point, tuple(direction[:, axis].tolist())))
     return tuple(faces)
-
-
-def _strides(shape: Sequence[int]) -> list[int]:
-    step = max(1, int((np.prod(shape) / _SAMPLE) ** (1 / len(shape))))
-    return [min(step, n) for n in shape]
 
 
 def planes_on_grid(faces: Sequence[Face], grid: ModelGrid) -> tuple[tuple[float, ...], ...]:

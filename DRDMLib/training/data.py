@@ -68,18 +68,25 @@ def usable_images(
     Warns:
         FallbackWarning: a case cannot be used and is left out.
     """
-    parts: list[Tensor] = []
+    return [tensor for _, tensor in _usable(cases, metadata, plane, on_case)]
+
+
+def _usable(
+    cases: list[Case], metadata: ModelMetadata, plane: str, on_case: Callable[[int, int], None] | None
+) -> list[tuple[Case, Tensor]]:
+    """Do the work of :func:`usable_images`, and return the cases with their images."""
+    found: list[tuple[Case, Tensor]] = []
     bad = LeftOut(len(cases))
-    for number, case in enumerate(cases):
+    for number, case in enumerate(cases, start=1):
         try:
-            parts.append(_training_images(case, metadata, plane))
+            found.append((case, _training_images(case, metadata, plane)))
             bad.used()
         except (ImageError, ModelError) as error:
             bad.add(case, error)
         if on_case is not None:
-            on_case(number + 1, len(cases))
+            on_case(number, len(cases))
     bad.require_one()
-    return parts
+    return found
 
 
 def together(parts: list[Tensor], metadata: ModelMetadata) -> Tensor:
@@ -116,14 +123,6 @@ def load_subjects(
         One tensor (M, 1, *S) uint8 for each subject, in the order of their first cases.
     """
     subjects: dict[str, list[Tensor]] = {}
-    bad = LeftOut(len(cases))
-    for number, case in enumerate(cases):
-        try:
-            subjects.setdefault(case.subject or case.name, []).append(_training_images(case, metadata, plane))
-            bad.used()
-        except (ImageError, ModelError) as error:
-            bad.add(case, error)
-        if on_case is not None:
-            on_case(number + 1, len(cases))
-    bad.require_one()
-    return [torch.cat(images) for images in subjects.values() if images]
+    for case, images in _usable(cases, metadata, plane, on_case):
+        subjects.setdefault(case.subject or case.name, []).append(images)
+    return [torch.cat(images) for images in subjects.values()]
