@@ -13,6 +13,8 @@ from .errors import SettingError
 Level: TypeAlias = int | str
 # From weak to strong.
 STRENGTHS = ("subtle", "medium", "strong")
+# Mean displacement of each word as a share of how much two people differ.
+MEANING = {"subtle": 0.4, "medium": 0.75, "strong": 1.2}
 DEFAULT_LEVEL: Level = "medium"
 # From the original to the moving, and from the moving to the fixed image of a pair.
 DEFAULT_PAIR: tuple[Level, Level] = ("strong", "medium")

@@ -47,7 +47,6 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
         if choice.warning():
             reporter.warning(choice.warning())
         items: list[dict[str, Any]] = []
-        doubts = False
         for number in range(options.count):
 
             def on_step(done: int, total: int, number: int = number) -> None:
@@ -67,14 +66,14 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
             if label is not None and not options.only_field:
                 path = base.with_name(f"{base.name}_label.nii.gz")
                 files["label"] = output.write_image(path, result.warp_label(label))
-            items.append(output.report_entry(result, files, folder))
-            doubts = doubts or choice.fit.doubtful(result.metrics.mean_percent / 100)
+            doubtful = choice.fit.doubtful(result.metrics.mean_percent / 100)
+            items.append(output.report_entry(result, files, folder) | {"doubtful": doubtful})
             # After each version, so that an interrupted run leaves a valid result.
             written = {"source": Path(options.image).name, "fit": choice.fit.to_dict()}
             written |= {} if region is None else {"region": region.to_dict()}
             output.write_report(folder, model.metadata.name, items, **written)
             reporter.item(**items[-1])
-    if doubts and not choice.fit.poor:
+    if any(item["doubtful"] for item in items) and not choice.fit.poor:
         reporter.warning(choice.doubt())
     if region is not None:
         reporter.message(movement_message(items))
