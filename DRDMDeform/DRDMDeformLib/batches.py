@@ -175,7 +175,7 @@ class BatchLogic:
 
     def _batchJob(self, command: list[object], settings: BatchSettings, temporary: Path | None) -> Job:
         """A job that runs a command; the temporary folder is removed at its end."""
-        more = ["--resume"] if settings.resume else []
+        more: list[object] = ["--resume"] if settings.resume else []
         more += ["--adapt", settings.adapt] if settings.adapt else []
         job = Job([*command, *settings.arguments(), *more])
 

@@ -76,9 +76,7 @@ def commonBox(roi: Any, volumeNodes: Sequence[Any]) -> tuple[float, ...]:
     boxes = np.array([mrml.boxFromROI(roi, volume) for volume in volumeNodes])
     if len(boxes) and np.ptp(boxes, axis=0).max() > _SAME_BOX:
         raise SceneError(
-            _(
-                "The volumes are turned against each other, so an ROI is not the same box in all; deform around the labels."
-            )
+            _("An ROI is not the same box in all volumes, because their axes differ; deform around the labels.")
         )
     return tuple(boxes[0].tolist()) if len(boxes) else ()
 

@@ -187,9 +187,7 @@ class BatchSection(JobSection):
     def _levels(self) -> list[Level]:
         levels = _strengths(self.parameter.batchLevels.replace(",", " ").split())
         if not levels:
-            raise SceneError(
-                _("Enter strengths such as subtle medium strong, or levels from 1 to 79 such as 20 40 60.")
-            )
+            raise SceneError(_("Enter strengths: subtle, medium, strong, or levels from 1 to 79 such as 20 40 60."))
         return levels
 
     def _pairs(self) -> list[tuple[Level, Level]]:
