@@ -170,6 +170,13 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same settings")
     parser.add_argument(
+        "--jobs",
+        type=whole_number(1, 256),
+        default=1,
+        metavar="N",
+        help="processes on this computer that share the work (default: 1, which uses all cores by threads)",
+    )
+    parser.add_argument(
         "--share",
         type=share_of_work,
         metavar="K/N",
