@@ -1,7 +1,7 @@
-"""Draws the chest that comes with DRDM: a phantom of a CT with contrast agent, and its label map.
+"""Draws the chest that comes with DRDM: a phantom of a CT with contrast agent, and its segmentation.
 
-Nothing in it is from a scan. ``python Resources/Sample/make_chest.py`` writes chest.nii.gz and chest_label.nii.gz
-beside itself. Coordinates are millimeters from the middle of the chest: x to the left, y to the back, z to the head.
+Nothing in it is from a scan. ``python Resources/Sample/make_chest.py`` writes chest.nii.gz and chest.seg.nrrd beside
+itself. Coordinates are millimeters from the middle of the chest: x to the left, y to the back, z to the head.
 """
 
 from __future__ import annotations
@@ -15,6 +15,16 @@ from scipy import ndimage
 
 SIZE, SPACING = (144, 112, 100), (2.6, 2.6, 3.0)
 LABELS = {"left lung": 1, "right lung": 2, "heart": 3, "aorta": 4, "liver": 5, "spine": 6, "trachea": 7, "spleen": 8}
+COLORS = {
+    "left lung": (197, 165, 145),
+    "right lung": (172, 138, 115),
+    "heart": (206, 110, 84),
+    "aorta": (224, 97, 76),
+    "liver": (221, 130, 101),
+    "spine": (226, 202, 134),
+    "trachea": (182, 228, 255),
+    "spleen": (157, 108, 162),
+}
 AIR, FAT, MUSCLE, BLOOD, HEART, LIVER, SPLEEN, CORTEX, MARROW = -1000, -95, 55, 210, 105, 110, 125, 520, 230
 SEED = 7
 _FIRST_RIB, _RIBS, _BETWEEN_RIBS = 118.0, 10, 25.0
@@ -296,14 +306,32 @@ def _skeleton(x: Array, y: Array, z: Array, cage_x: Array, cage_y: Array) -> tup
     return outer, inner & outer, cartilage & ~outer
 
 
+def write_segmentation(label: sitk.Image, path: Path) -> None:
+    """Write a label map as a segmentation of 3D Slicer, with names and colors."""
+    for number, (name, value) in enumerate(LABELS.items()):
+        entries = {
+            "ID": f"Segment_{value}",
+            "Name": name,
+            "LabelValue": str(value),
+            "Layer": "0",
+            "Color": " ".join(f"{part / 255:.3f}" for part in COLORS[name]),
+            "Extent": " ".join(f"0 {n - 1}" for n in SIZE),
+        }
+        for key, text in entries.items():
+            label.SetMetaData(f"Segment{number}_{key}", text)
+    sitk.WriteImage(label, str(path), useCompression=True)
+
+
 def main(folder: Path) -> None:
-    """Write the image and the label map."""
-    image, label = draw()
-    for name, array in (("chest.nii.gz", image.astype(np.int16)), ("chest_label.nii.gz", label)):
-        made = sitk.GetImageFromArray(array)
-        made.SetSpacing(SPACING)
-        made.SetOrigin([-(n - 1) / 2 * s for n, s in zip(SIZE, SPACING, strict=True)])
-        sitk.WriteImage(made, str(folder / name), useCompression=True)
+    """Write the image and the segmentation."""
+    made = []
+    for array, kind in zip(draw(), (np.int16, np.uint8), strict=True):
+        image = sitk.GetImageFromArray(array.astype(kind))
+        image.SetSpacing(SPACING)
+        image.SetOrigin([-(n - 1) / 2 * s for n, s in zip(SIZE, SPACING, strict=True)])
+        made.append(image)
+    sitk.WriteImage(made[0], str(folder / "chest.nii.gz"), useCompression=True)
+    write_segmentation(made[1], folder / "chest.seg.nrrd")
 
 
 if __name__ == "__main__":

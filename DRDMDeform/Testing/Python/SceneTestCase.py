@@ -343,8 +343,11 @@ class FormTestCase(ModuleTestCase):
         import SampleData
 
         sources = slicer.modules.sampleDataSources["DRDM"]
-        self.assertEqual([source.sampleName for source in sources], ["DRDMPhantom"])
-        self.assertTrue(all(resource("Sample", name).is_file() for name in ("sample.nii.gz", "sample_label.nii.gz")))
+        self.assertEqual([source.sampleName for source in sources], ["DRDMChest", "DRDMPhantom"])
+        chest, organs = SampleData.SampleDataLogic().downloadSamples("DRDMChest")
+        self.assertEqual((chest.GetName(), organs.GetName()), ("DRDMChest", "DRDMChestSegmentation"))
+        names = [organs.GetSegmentation().GetNthSegment(n).GetName() for n in range(3)]
+        self.assertEqual(names, ["left lung", "right lung", "heart"])
         volume, segmentation = SampleData.SampleDataLogic().downloadSamples("DRDMPhantom")
         self.assertEqual(volume.GetClassName(), "vtkMRMLScalarVolumeNode")
         self.assertEqual(segmentation.GetClassName(), "vtkMRMLSegmentationNode")
