@@ -43,26 +43,35 @@ class DRDMDeform(ScriptedLoadableModule):
         slicer.app.connect("startupCompleted()", registerSampleData)
 
 
+# Name of each shipped sample, and the files of its volume and its segmentation.
+SAMPLES = {
+    "DRDMChest": ("chest.nii.gz", "chest.seg.nrrd"),
+    "DRDMPhantom": ("sample.nii.gz", "sample_label.nii.gz"),
+}
+
+
 def registerSampleData() -> None:
-    """Add the shipped sample to the Sample Data module."""
+    """Add the shipped samples to the Sample Data module."""
     import hashlib
 
     import SampleData
 
     from DRDMLib.io.resources import resource
 
-    paths = [resource("Sample", name) for name in ("sample.nii.gz", "sample_label.nii.gz")]
-    SampleData.SampleDataLogic.registerCustomSampleDataSource(
-        category="DRDM",
-        sampleName="DRDMPhantom",
-        thumbnailFileName=str(Path(__file__).parent / "Resources" / "Icons" / "DRDMPhantom.png"),
-        uris=[path.as_uri() for path in paths],
-        fileNames=["DRDMPhantom.nii.gz", "DRDMPhantomSegmentation.nii.gz"],
-        nodeNames=["DRDMPhantom", "DRDMPhantomSegmentation"],
-        # Slicer caches downloaded samples; the checksum tells it when the sample has changed.
-        checksums=[f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths],
-        loadFileTypes=["VolumeFile", "SegmentationFile"],
-    )
+    for name, files in SAMPLES.items():
+        paths = [resource("Sample", file) for file in files]
+        names = [name, f"{name}Segmentation"]
+        SampleData.SampleDataLogic.registerCustomSampleDataSource(
+            category="DRDM",
+            sampleName=name,
+            thumbnailFileName=str(Path(__file__).parent / "Resources" / "Icons" / f"{name}.png"),
+            uris=[path.as_uri() for path in paths],
+            fileNames=[f"{node}{path.name[path.name.index('.') :]}" for node, path in zip(names, paths, strict=True)],
+            nodeNames=names,
+            # Slicer caches downloaded samples; the checksum tells it when the sample has changed.
+            checksums=[f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths],
+            loadFileTypes=["VolumeFile", "SegmentationFile"],
+        )
 
 
 class DRDMDeformWidget(ScriptedLoadableModuleWidget):

@@ -27,14 +27,16 @@ from .invertibility.inverse import inverse_field, inverse_layers, inverse_points
 from .invertibility.metrics import FieldMetrics, measure_on_grid
 from .invertibility.repair import NOT_REPAIRED, Repair, repair
 from .io.images import fit_label, require_scalar_image
+from .levels import DEFAULT_LEVEL, Level
 from .models.catalogue import load_model
 from .models.choice import Choice, choose_model, named_choice
 from .models.model import Model
+from .models.strength import with_level
 from .regions import Target, faces_held, fields_in_regions, find_target
 from .runtime.device import full_precision
 from .runtime.fallback import with_fallback
 from .runtime.threads import one_thread
-from .settings import DEFAULT_LEVEL, DeformationSettings, RegionSettings
+from .settings import DeformationSettings, RegionSettings
 from .spatial.borders import closed_faces, invented_fraction, planes_on_grid
 from .spatial.model_grid import (
     ModelGrid,
@@ -79,12 +81,13 @@ class Deformation:
         margin_mm, scale: distance from the regions at which the field is zero, and the number by which the displacement
             was multiplied to fit into a given margin.
         before_pose: the field of the regions without the pose, if there is one.
+        strength: the word that the level was chosen by, if it was.
     """
 
     reference: sitk.Image
     field: sitk.Image
     seed: int = 0
-    level: int = DEFAULT_LEVEL
+    level: int = 0
     steps: int = 0
     pose: float = 0.0
     seconds: float = 0.0
@@ -96,6 +99,7 @@ class Deformation:
     margin_mm: float = 0.0
     scale: float = 1.0
     before_pose: sitk.Image | None = dataclasses.field(default=None, repr=False)
+    strength: str = ""
     _random: Callable[[], sitk.Image] | None = dataclasses.field(default=None, repr=False)
 
     @cached_property
@@ -252,11 +256,12 @@ def _generate(
     batch: int,
 ) -> Generated:
     process = dataclasses.replace(ForwardProcess.of(model.metadata).invertible(), planes=planes)
+    level = settings.number(model.timesteps)
     generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
     # Level 0 draws, too, so that a seed gives the same pose at every level.
-    drawn = torch.cat([process.ddf(settings.level, generator) for generator in generators])
+    drawn = torch.cat([process.ddf(level, generator) for generator in generators])
     drawn = drawn.expand(len(images), *drawn.shape[1:])
-    if settings.level > 0:
+    if level > 0:
         recovered = _recovered(images, drawn, model, settings, planes, on_step, batch)
     else:
         drawn = torch.zeros_like(drawn)
@@ -313,7 +318,7 @@ def prepare(image: sitk.Image, model: Model, plane: str = "auto") -> tuple[Model
 def deform(
     image: sitk.Image,
     model: Model | str | os.PathLike[str] | None = None,
-    level: int = DEFAULT_LEVEL,
+    level: Level = DEFAULT_LEVEL,
     seed: int = 0,
     steps: int | None = None,
     device: str | torch.device = "auto",
@@ -351,7 +356,7 @@ def deform(
 def deform_all(
     image: sitk.Image,
     model: Model | str | os.PathLike[str] | None = None,
-    level: int = DEFAULT_LEVEL,
+    level: Level = DEFAULT_LEVEL,
     seeds: Sequence[int] = (0,),
     steps: int | None = None,
     device: str | torch.device = "auto",
@@ -404,9 +409,12 @@ def make_deformations(
         target = find_target(image, settings.region, label)
     if not isinstance(model, Model):
         model = model_for(image if target is None else target.largest, model, device, plane=settings.plane)
+    strength = settings.level if isinstance(settings.level, str) else ""
+    settings = with_level(settings, model.metadata)
     schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
     if target is not None:
-        yield from _in_regions(target, model, settings, seeds, len(schedule), on_step)
+        for one in _in_regions(target, model, settings, seeds, len(schedule), on_step):
+            yield dataclasses.replace(one, strength=strength)
         return
     with one_thread():
         grid, tensor = prepare(image, model, settings.plane)
@@ -431,7 +439,8 @@ def make_deformations(
                 certified=True,
                 _random=partial(field_image, random, grid, **how),
                 seed=seed,
-                level=settings.level,
+                level=settings.number(model.timesteps),
+                strength=strength,
                 steps=len(schedule),
                 pose=settings.pose,
                 seconds=time.perf_counter() - started,
@@ -468,7 +477,7 @@ def _in_regions(
             before_pose=None if made.before_pose is None else made.before_pose.image(),
             _random=lambda random=random: random().field.image(),  # type: ignore[misc]
             seed=seed,
-            level=settings.level,
+            level=settings.number(model.timesteps),
             steps=steps,
             pose=settings.pose,
             seconds=time.perf_counter() - started,

@@ -181,6 +181,7 @@ def report_entry(deformation: Deformation, files: dict[str, Path | None], folder
         **{kind: None if path is None else path.relative_to(folder).as_posix() for kind, path in files.items()},
         "seed": deformation.seed,
         "level": deformation.level,
+        **({"strength": deformation.strength} if deformation.strength else {}),
         "steps": deformation.steps,
         "pose": deformation.pose,
         "seconds": round(deformation.seconds, 3),

@@ -8,10 +8,10 @@ from typing import Any
 from .diffusion.affine import MAX_POSE
 from .diffusion.recovery import STARTS, require_level, start_level, step_schedule
 from .errors import ImageError, SettingError
+from .levels import DEFAULT_LEVEL, Level, require_strength
 from .spatial.model_grid import require_plane
 from .spatial.region import Region
 
-DEFAULT_LEVEL = 48
 BORDERS = ("auto", "closed", "open")
 
 
@@ -106,7 +106,8 @@ class DeformationSettings:
     """How to deform an image; the same settings, model, seed and device give the same deformation.
 
     Attributes:
-        level: strength of the deformation: T' of the paper, 0 (weakest) to T-1 (strongest).
+        level: strength of the deformation: T' of the paper, 0 (weakest) to T-1 (strongest); or a word that means the
+            same for every model, ``"subtle"``, ``"medium"`` or ``"strong"``, see :mod:`DRDMLib.models.strength`.
         steps: number of recovery steps. ``None`` uses the model's default (12 for the shipped models), which has nearly
             the same effect as one step for each level. Numbers above the number of levels mean one step for each.
         pose: amount of rotation, scaling and shift of the whole image in addition, 0 (none) to 2. At 1 they are at most
@@ -126,7 +127,7 @@ class DeformationSettings:
         SettingError: a setting is out of range.
     """
 
-    level: int = DEFAULT_LEVEL
+    level: Level = DEFAULT_LEVEL
     steps: int | None = None
     pose: float = 0.0
     plane: str = "auto"
@@ -135,6 +136,7 @@ class DeformationSettings:
     region: RegionSettings | None = None
 
     def __post_init__(self) -> None:
+        require_strength(self.level)
         if self.steps is not None and self.steps < 1:
             raise SettingError(f"{self.steps} recovery steps are too few; use at least 1.")
         if not 0 <= self.pose <= MAX_POSE:
@@ -164,7 +166,21 @@ class DeformationSettings:
             timesteps: number of levels of the model, T.
 
         Raises:
-            SettingError: the model does not have this level.
+            SettingError: the model does not have this level, or the level is a word, see
+                :func:`DRDMLib.models.strength.with_level`.
         """
+        return step_schedule(timesteps, start_level(self.start, self.number(timesteps), timesteps), self.steps)
+
+    def number(self, timesteps: int) -> int:
+        """Return the level, which must be a number by now.
+
+        Args:
+            timesteps: number of levels of the model, T.
+
+        Raises:
+            SettingError: the model does not have this level, or the level is a word.
+        """
+        if not isinstance(self.level, int):
+            raise SettingError(f"The level '{self.level}' is not a number yet; choose the model first.")
         require_level(self.level, timesteps)
-        return step_schedule(timesteps, start_level(self.start, self.level, timesteps), self.steps)
+        return self.level

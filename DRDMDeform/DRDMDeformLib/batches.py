@@ -14,11 +14,13 @@ import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.io.files import file_name, file_names, image_stem
+from DRDMLib.levels import DEFAULT_PAIR, STRENGTHS, Level
 
 from . import mrml
 from .deferred import sitk
 from .job import Job, runToEnd
 from .mrml import SceneError, links
+from .regions import commonBox
 
 Source: TypeAlias = str | Path | Sequence[Any]
 
@@ -59,10 +61,33 @@ class BatchSettings(RunSettings):
     Attributes:
         segmentations: {node ID of a volume: its segmentation or label map}, where the volume's own is not wanted.
         resume: continue an interrupted run.
+        around: deform only around the labels.
+        region: ROI; deform only the scans of the scene, and only there.
+        margin: largest distance from the region at which anything moves, mm; ``None``: as needed.
+        adapt: minutes in which the model is first adapted to the scans; ``None``: use it as it is.
     """
 
     segmentations: dict[str, Any] | None = None
     resume: bool = False
+    around: bool = False
+    region: Any = None
+    margin: float | None = None
+    adapt: float | None = None
+
+    def regionArguments(self, source: Source) -> list[object]:
+        """The options of the command line that say where to deform.
+
+        Raises:
+            SceneError: the ROI is not the same box in all volumes, or the scans are not in the scene.
+        """
+        arguments: list[object] = []
+        if self.region is not None:
+            if isinstance(source, (str, Path)):
+                raise SceneError(_("An ROI lies in the scene; use volumes of the scene, or deform around the labels."))
+            arguments += ["--region", *commonBox(self.region, list(source))]
+        elif self.around:
+            arguments += ["--around", "all"]
+        return arguments + (["--margin", self.margin] if self.margin and arguments else [])
 
 
 class BatchLogic:
@@ -80,7 +105,7 @@ class BatchLogic:
         self,
         source: Source,
         outputFolder: str | Path,
-        levels: Sequence[int] = (20, 40, 60),
+        levels: Sequence[Level] = STRENGTHS,
         copies: int = 4,
         *,
         wait: bool = True,
@@ -92,7 +117,7 @@ class BatchLogic:
             source: a folder or dataset, or a list of volume nodes. The label of a volume is its segmentation: the
                 one chosen for it in the panel, drawn on it, or lying on it.
             outputFolder: a new or empty folder, or that of an interrupted run with ``resume=True``.
-            levels: strengths.
+            levels: strengths: ``"subtle"``, ``"medium"``, ``"strong"``, or levels T'.
             copies: number of variants of each scan at each level.
             wait: return when the job has ended; otherwise return a job to start.
             settings: those of :class:`BatchSettings`.
@@ -108,7 +133,7 @@ class BatchLogic:
         """
         batch = BatchSettings(**settings)
         folder, temporary = self._scansFolder(source, batch, needLabels=True)
-        options = ["--levels", *levels, "--copies", copies]
+        options = ["--levels", *levels, "--copies", copies, *batch.regionArguments(source)]
         job = self._batchJob(["augment", folder, "-o", outputFolder, *options], batch, temporary)
         return runToEnd(job) if wait else job
 
@@ -116,7 +141,7 @@ class BatchLogic:
         self,
         source: Source,
         outputFolder: str | Path,
-        levels: Sequence[tuple[int, int]] = ((40, 24),),
+        levels: Sequence[tuple[Level, Level]] = (DEFAULT_PAIR,),
         copies: int = 4,
         *,
         wait: bool = True,
@@ -144,12 +169,15 @@ class BatchLogic:
         batch = BatchSettings(**settings)
         folder, temporary = self._scansFolder(source, batch, needLabels=False)
         options = ["--levels", *(f"{first}:{second}" for first, second in levels), "--copies", copies]
+        options += batch.regionArguments(source)
         job = self._batchJob(["synthesize", folder, "-o", outputFolder, *options], batch, temporary)
         return runToEnd(job) if wait else job
 
     def _batchJob(self, command: list[object], settings: BatchSettings, temporary: Path | None) -> Job:
         """A job that runs a command; the temporary folder is removed at its end."""
-        job = Job([*command, *settings.arguments(), *(["--resume"] if settings.resume else [])])
+        more: list[object] = ["--resume"] if settings.resume else []
+        more += ["--adapt", settings.adapt] if settings.adapt else []
+        job = Job([*command, *settings.arguments(), *more])
 
         def removeTemporary(job: Job) -> None:
             if temporary is not None:

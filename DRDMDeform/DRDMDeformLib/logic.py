@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import slicer
 from slicer.i18n import tr as _
 
+from DRDMLib.levels import DEFAULT_LEVEL
+
 from . import mrml
 from .batches import BatchLogic, RunSettings, writeTemporary
 from .deferred import sitk
@@ -21,8 +23,6 @@ from .regions import SceneRegion, sceneRegion
 
 # What a deformation is in the scene: a transform node, or a sequence browser node of several variants.
 Deformations: TypeAlias = Any
-
-DEFAULT_LEVEL = 48
 
 
 class Logic(ModelLogic, BatchLogic):
@@ -46,7 +46,7 @@ class Logic(ModelLogic, BatchLogic):
         self,
         volumeNode: slicer.vtkMRMLScalarVolumeNode,
         model: str | None = None,
-        level: int = DEFAULT_LEVEL,
+        level: int | str = DEFAULT_LEVEL,
         seed: int = 0,
         steps: int | None = None,
         device: str = "auto",
@@ -62,7 +62,7 @@ class Logic(ModelLogic, BatchLogic):
         Args:
             volumeNode: single channel, 2D or 3D; deformed at its position in the world.
             model: name or path; ``None``: the one that fits the volume best.
-            level: T', 1 (subtle) to 79 (strong).
+            level: ``"subtle"``, ``"medium"`` or ``"strong"``, which mean the same for every model; or T', 1 to 79.
             seed: the same seed gives the same deformation.
             steps: number of recovery steps; ``None``: the default of the model.
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
@@ -93,13 +93,15 @@ class Logic(ModelLogic, BatchLogic):
         result = deform(image, loaded, level, seed, steps, pose=pose, plane=plane, on_step=report)
         record = {
             "seed": seed,
-            "level": level,
+            "level": result.level,
+            "strength": result.strength,
             "steps": result.steps,
             "pose": pose,
             "seconds": round(result.seconds, 3),
             "metrics": result.metrics.to_dict(),
             "model": result.model,
             "fit": choice.fit.to_dict(),
+            "doubtful": choice.fit.doubtful(result.metrics.mean_percent / 100),
         }
         return mrml.addVariants(self.mrmlScene(), volumeNode, [result.field], [record], asSequence=False)[0]
 
@@ -107,7 +109,7 @@ class Logic(ModelLogic, BatchLogic):
         self,
         volumeNode: slicer.vtkMRMLScalarVolumeNode,
         model: str | None = None,
-        level: int = DEFAULT_LEVEL,
+        level: int | str = DEFAULT_LEVEL,
         seed: int = 0,
         count: int = 1,
         asSequence: bool = True,
@@ -176,7 +178,7 @@ class Logic(ModelLogic, BatchLogic):
                     return
                 report = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
                 fields = [sitk.ReadImage(str(folder / "out" / item["field"])) for item in report["items"]]
-                kept = ("seed", "level", "steps", "pose", "seconds", "metrics", "region")
+                kept = ("seed", "level", "strength", "doubtful", "steps", "pose", "seconds", "metrics", "region")
                 shared = {key: report[key] for key in ("model", "fit") if key in report}
                 records = [{**{k: item[k] for k in kept if k in item}, **shared} for item in report["items"]]
                 made = mrml.addVariants(scene, volumeNode, fields, records, asSequence=asSequence and count > 1)

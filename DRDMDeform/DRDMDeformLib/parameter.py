@@ -47,6 +47,40 @@ class Plane(enum.Enum):
         }[self.value]
 
 
+class Strength(enum.Enum):
+    """How far variants are from the scan: a word that means the same for every model, or a level of the model."""
+
+    SUBTLE = "subtle"
+    MEDIUM = "medium"
+    STRONG = "strong"
+    LEVEL = "level"
+
+    def label(self) -> str:
+        """Text in the panel."""
+        return {
+            "subtle": _("Subtle"),
+            "medium": _("Medium"),
+            "strong": _("Strong"),
+            "level": _("By level"),
+        }[self.value]
+
+
+class BatchRegion(enum.Enum):
+    """Where a batch deforms its scans."""
+
+    WHOLE = "whole"
+    LABELS = "labels"
+    ROI = "roi"
+
+    def label(self) -> str:
+        """Text in the panel."""
+        return {
+            "whole": _("The whole scans"),
+            "labels": _("Around the labels"),
+            "roi": _("In the ROI chosen above"),
+        }[self.value]
+
+
 class BatchKind(enum.Enum):
     """Kind of a batch: Algorithm 3 or 4."""
 
@@ -125,7 +159,8 @@ class DRDMDeformParameterNode:
     inputVolume, inputSegmentation - the scan and its segmentation.
     model - catalog name, or path of a model file; empty: the best one for the scan.
     device, steps, plane - how to compute; 0 steps: the default of the model.
-    pose, level, seed, variants, asSequence - how to deform: pose 0 to 2, level 1 to 79 (strength), number of variants.
+    strength, level - how far to deform: a word, or "level" for the level 1 to 79.
+    pose, seed, variants, asSequence - how to deform: pose 0 to 2, number of variants.
     aroundSegmentation, region - deform only around the segmentation, or in this ROI; the ROI comes first.
     margin, keep - largest distance from the region at which anything moves, mm (0: as needed); names of the segments
     that do not move, separated by commas.
@@ -136,7 +171,8 @@ class DRDMDeformParameterNode:
     onCopies, versions, grid - how to apply it: on copies, which variants, and on which voxel grid.
     batchSource, batchFolder, batchOutput - the scans of a batch, and the folder of its results.
     batchKind - labeled images (Algorithm 3 of the paper) or image pairs (Algorithm 4).
-    batchLevels, batchCopies - levels such as "20 40 60", or "40:24" for pairs; samples of each level for each scan.
+    batchLevels, batchCopies - strengths such as "subtle medium 60", or "40:24" for pairs; samples of each for a scan.
+    batchRegion, batchAdapt - where to deform; minutes in which the model is first adapted to the scans (0: none).
     trainFolder, trainOutput - the scans to train on, and the folder of the run.
     trainSource - the model to adapt; empty: train a new one.
     trainName, trainDimension, trainSize, trainMinutes - the model (trainSize: voxels along each side), and the time.
@@ -154,7 +190,8 @@ class DRDMDeformParameterNode:
     margin: Annotated[float, WithinRange(0.0, 1000.0), Default(0.0)]
     keep: str
 
-    level: Annotated[int, WithinRange(1, 79), Default(48)]
+    strength: Annotated[Strength, Default(Strength.MEDIUM)]
+    level: Annotated[int, WithinRange(1, 79), Default(32)]
     seed: Annotated[int, WithinRange(0, 2**31 - 1), Default(0)]
     keepSeed: Annotated[bool, Default(False)]
     variants: Annotated[int, WithinRange(1, 100), Default(1)]
@@ -170,9 +207,11 @@ class DRDMDeformParameterNode:
     batchSource: Annotated[BatchSource, Default(BatchSource.SCENE)]
     batchFolder: Path
     batchKind: Annotated[BatchKind, Default(BatchKind.AUGMENT)]
-    batchLevels: Annotated[str, Default("20 40 60")]
+    batchLevels: Annotated[str, Default("subtle medium strong")]
     batchCopies: Annotated[int, WithinRange(1, 100000), Default(4)]
     batchOutput: Path
+    batchRegion: Annotated[BatchRegion, Default(BatchRegion.WHOLE)]
+    batchAdapt: Annotated[float, WithinRange(0.0, 1000.0), Default(0.0)]
 
     trainFolder: Path
     trainName: Annotated[str, Default("my-model")]

@@ -14,6 +14,9 @@ from . import mrml
 from .deferred import sitk
 from .mrml import SceneError
 
+# Largest difference between the corners of equal boxes, mm.
+_SAME_BOX = 1.0
+
 
 @dataclass(frozen=True)
 class SceneRegion:
@@ -64,6 +67,20 @@ def sceneRegion(
     return SceneRegion(box, around, margin, tuple(values[name] for name in keep), label)
 
 
+def commonBox(roi: Any, volumeNodes: Sequence[Any]) -> tuple[float, ...]:
+    """The box of an ROI along the axes of several volumes: two opposite corners, LPS millimeters.
+
+    Raises:
+        SceneError: the axes of the volumes differ, so that there is no such box.
+    """
+    boxes = np.array([mrml.boxFromROI(roi, volume) for volume in volumeNodes])
+    if len(boxes) and np.ptp(boxes, axis=0).max() > _SAME_BOX:
+        raise SceneError(
+            _("An ROI is not the same box in all volumes, because their axes differ; deform around the labels.")
+        )
+    return tuple(boxes[0].tolist()) if len(boxes) else ()
+
+
 def _labelOf(segmentation: Any, volumeNode: Any) -> tuple[sitk.Image, dict[str, int]]:
     """A label map of a segmentation on the grid of a volume, and the value of each name."""
     if segmentation.IsA("vtkMRMLSegmentationNode"):
@@ -74,4 +91,4 @@ def _labelOf(segmentation: Any, volumeNode: Any) -> tuple[sitk.Image, dict[str, 
     return image, {str(int(value)): int(value) for value in found if value}
 
 
-__all__ = ["SceneRegion", "sceneRegion"]
+__all__ = ["SceneRegion", "commonBox", "sceneRegion"]

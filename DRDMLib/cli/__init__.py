@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: by default those of this process, which then has no other task.
     """
     options = build_parser().parse_args(arguments)
+    options.command_line = sys.argv[1:] if arguments is None else list(arguments)
     if arguments is None:
         wait_passively()
     reporter = make_reporter(getattr(options, "progress", "none"))

@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from ..levels import Level, read_level
+
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
     """Return a type of argument: a whole number from ``low`` to ``high``."""
@@ -48,12 +50,20 @@ fraction = number(0, 1, "0 to 1")
 angle = number(0, 180, "0 to 180 degrees")
 
 
-def level_pair(text: str) -> tuple[int, int]:
-    """Convert an argument with two levels, such as ``40:24``."""
+def strength(text: str) -> Level:
+    """Convert an argument that is a level: a whole number, or a word such as ``medium``."""
+    try:
+        return read_level(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def strength_pair(text: str) -> tuple[Level, Level]:
+    """Convert an argument with two levels, such as ``40:24`` or ``strong:medium``."""
     first, separator, second = text.partition(":")
-    if not separator or not first.isdigit() or not second.isdigit():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a pair of levels; write it as 40:24")
-    return int(first), int(second)
+    if not separator:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a pair of strengths; write it as strong:medium or 40:24")
+    return strength(first), strength(second)
 
 
 def share_of_work(text: str) -> tuple[int, int]:
@@ -159,6 +169,13 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "out of the training better",
     )
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same settings")
+    parser.add_argument(
+        "--jobs",
+        type=whole_number(1, 256),
+        default=1,
+        metavar="N",
+        help="processes on this computer that share the work (default: 1, which uses all cores by threads)",
+    )
     parser.add_argument(
         "--share",
         type=share_of_work,

@@ -6,14 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
+from ..errors import OutputError, SettingError
 from ..production.limits import Limits
 from ..production.plan import AUGMENT, SYNTHESIZE, RunSettings
 from ..production.regenerate import regenerate as regenerate_sample
 from ..production.run import RunRequest, produce
+from ..production.run_folder import earlier_run
 from ..runtime.distributed import current_process
 from ..runtime.reporter import Reporter
 from ..settings import DeformationSettings
+from .jobs import run_in_jobs
 from .region import region_settings
 
 
@@ -57,6 +59,13 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _produce(options: argparse.Namespace, reporter: Reporter, settings: RunSettings) -> None:
+    if options.jobs > 1:
+        if options.share is not None:
+            raise SettingError("--jobs shares the work of this computer by itself; leave out --share.")
+        # Checked here, since each of several processes would join a run that is already there.
+        earlier_run(Path(options.output), resume=options.resume)
+        run_in_jobs(options.command_line, options.jobs, reporter)
+        return
     process = current_process(options.share)
     request = RunRequest(
         dataset=Path(options.dataset),

@@ -16,6 +16,7 @@ from ..invertibility.metrics import measure_ddf
 from ..io.files import file_name, image_stem, shown
 from ..io.images import read_field, read_image, read_label
 from ..models.catalogue import available_models, fetch, model_metadata, remove
+from ..models.strength import with_level
 from ..production.run_folder import locked_folder
 from ..regions import find_target
 from ..runtime.device import choose_device
@@ -36,7 +37,7 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     target = None if region is None else find_target(image, region, label)
     place = image if target is None else target.largest
     model, choice = model_and_choice(place, options.model, options.device, plane=settings.plane)
-    settings.schedule(model.timesteps)
+    with_level(settings, model.metadata).schedule(model.timesteps)
     prepare(place, model, settings.plane)
     stem = file_name(image_stem(options.image))
     if stem != unicodedata.normalize("NFC", image_stem(options.image)):
@@ -65,12 +66,15 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
             if label is not None and not options.only_field:
                 path = base.with_name(f"{base.name}_label.nii.gz")
                 files["label"] = output.write_image(path, result.warp_label(label))
-            items.append(output.report_entry(result, files, folder))
+            doubtful = choice.fit.doubtful(result.metrics.mean_percent / 100)
+            items.append(output.report_entry(result, files, folder) | {"doubtful": doubtful})
             # After each version, so that an interrupted run leaves a valid result.
             written = {"source": Path(options.image).name, "fit": choice.fit.to_dict()}
             written |= {} if region is None else {"region": region.to_dict()}
             output.write_report(folder, model.metadata.name, items, **written)
             reporter.item(**items[-1])
+    if any(item["doubtful"] for item in items) and not choice.fit.poor:
+        reporter.warning(choice.doubt())
     if region is not None:
         reporter.message(movement_message(items))
     reporter.message(f"{len(items)} version(s) of '{options.image}' are in '{folder}'.")

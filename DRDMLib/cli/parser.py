@@ -10,6 +10,7 @@ import sys
 from typing import NoReturn, Protocol
 
 from .. import __version__
+from ..levels import DEFAULT_LEVEL, DEFAULT_PAIR, STRENGTHS
 from ..runtime.reporter import Reporter
 from .arguments import (
     add_changes,
@@ -18,7 +19,8 @@ from .arguments import (
     add_label_geometry,
     add_run,
     add_train,
-    level_pair,
+    strength,
+    strength_pair,
     whole_number,
 )
 from .region import add_region
@@ -79,7 +81,7 @@ def _add_demo(command: AddCommand) -> None:
         "-o", "--output", metavar="OUT", help="new folder (default: drdm-demo, or the next free drdm-demo-2, ...)"
     )
     parser.add_argument(
-        "--level", type=whole_number(0), default=64, metavar="T'", help="strength, 0 to 79 (default: 64)"
+        "--level", type=strength, default=64, metavar="T'", help="strength, a word or 0 to 79 (default: 64)"
     )
     add_generation(parser)
     add_device_and_progress(parser)
@@ -90,14 +92,18 @@ def _add_deform(command: AddCommand) -> None:
     parser = command(
         "deform",
         "make new versions of one image (Algorithm 2)",
-        "drdm deform scan.nii.gz -o variants --label organs.nii.gz --level 48 --count 5",
+        "drdm deform scan.nii.gz -o variants --label organs.nii.gz --level strong --count 5",
     )
     parser.add_argument("image", metavar="IMAGE", help="2D or 3D image file, or a folder with one DICOM series")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the results")
     parser.add_argument("--label", metavar="LABEL", help="label map to deform with the image")
     add_label_geometry(parser)
     parser.add_argument(
-        "--level", type=whole_number(0), default=48, metavar="T'", help="strength, 0 to 79 (default: 48)"
+        "--level",
+        type=strength,
+        default=DEFAULT_LEVEL,
+        metavar="T'",
+        help="subtle, medium or strong, or a level of the model, 0 to 79 (default: medium)",
     )
     parser.add_argument(
         "--count", type=whole_number(1, 100000), default=1, metavar="N", help="number of versions (default: 1)"
@@ -120,7 +126,7 @@ def _add_augment(command: AddCommand) -> None:
     parser = command(
         "augment",
         "deform every image of a dataset and its label (Algorithm 3), and write an nnU-Net v2 raw dataset",
-        "drdm augment Dataset001_Heart -o Dataset501_HeartPlus --levels 20 40 60 --copies 4",
+        "drdm augment Dataset001_Heart -o Dataset501_HeartPlus --levels medium strong --copies 4",
     )
     parser.add_argument(
         "dataset", metavar="DATASET", help="nnU-Net v2 raw dataset, folder with images/ and labels/, or a list"
@@ -128,11 +134,11 @@ def _add_augment(command: AddCommand) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the dataset")
     parser.add_argument(
         "--levels",
-        type=whole_number(0),
+        type=strength,
         nargs="+",
-        default=[20, 40, 60],
+        default=list(STRENGTHS),
         metavar="T'",
-        help="strengths (default: 20 40 60)",
+        help="strengths: words or levels, 0 to 79 (default: subtle medium strong)",
     )
     parser.add_argument(
         "--copies",
@@ -152,7 +158,7 @@ def _add_synthesize(command: AddCommand) -> None:
     parser = command(
         "synthesize",
         "make registration pairs with their exact field (Algorithm 4), and write a Learn2Reg-style dataset",
-        "drdm synthesize scans -o pairs --levels 40:24 56:32 --copies 10",
+        "drdm synthesize scans -o pairs --levels strong:medium --copies 10",
     )
     parser.add_argument(
         "dataset", metavar="DATASET", help="nnU-Net v2 raw dataset, folder with images/ (and labels/), or a list"
@@ -160,11 +166,12 @@ def _add_synthesize(command: AddCommand) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the dataset")
     parser.add_argument(
         "--levels",
-        type=level_pair,
+        type=strength_pair,
         nargs="+",
-        default=[(40, 24)],
+        default=[DEFAULT_PAIR],
         metavar="A:B",
-        help="strengths from the original to the moving and from the moving to the fixed image (default: 40:24)",
+        help="strengths from the original to the moving and from the moving to the fixed image, words or levels such "
+        "as 40:24 (default: strong:medium)",
     )
     parser.add_argument(
         "--copies",
@@ -197,7 +204,7 @@ def _add_regenerate(command: AddCommand) -> None:
     parser = command(
         "regenerate",
         "make one sample of a run again from its record, and check that it is identical",
-        "drdm regenerate pairs/records/scan_t40-24_000.json -o again",
+        "drdm regenerate pairs/records/scan_strong-medium_000.json -o again",
     )
     parser.add_argument("record", metavar="RECORD", help="file in the folder 'records' of the run")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder")
@@ -218,11 +225,11 @@ def _add_gallery(command: AddCommand) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="PAGE", help="new file, for example gallery.html")
     parser.add_argument(
         "--levels",
-        type=whole_number(0),
+        type=strength,
         nargs="+",
-        default=[20, 48, 72],
+        default=list(STRENGTHS),
         metavar="T'",
-        help="strengths (default: 20 48 72)",
+        help="strengths: words or levels, 0 to 79 (default: subtle medium strong)",
     )
     parser.add_argument(
         "--versions", type=whole_number(1, 1000), default=4, metavar="N", help="versions of each level (default: 4)"

@@ -15,6 +15,7 @@ _MODULES = {
     "FieldBank": "bank",
     "make_bank": "bank",
     "FieldGenerator": "generator",
+    "DRDMDeformation": "torchio_transform",
     "RandomDRDMDeformation": "torchio_transform",
     "RandDRDMDeformationd": "monai_transform",
 }
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .generator import FieldGenerator as FieldGenerator
     from .monai_transform import RandDRDMDeformationd as RandDRDMDeformationd
     from .pairs import PairDataset as PairDataset
+    from .torchio_transform import DRDMDeformation as DRDMDeformation
     from .torchio_transform import RandomDRDMDeformation as RandomDRDMDeformation
 
 

@@ -23,6 +23,7 @@ from ..io import datasets
 from ..io.files import file_name, image_stem, write_bytes
 from ..io.geometry import other_affines
 from ..io.left_out import LeftOut
+from ..levels import STRENGTHS, Level
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..models.choice import choose_model, named_choice
 from ..models.model import Model
@@ -155,13 +156,13 @@ class BankSettings:
     """Settings of the fields in a bank.
 
     Attributes:
-        levels: T' of the fields.
+        levels: strengths of the fields: T', or words, see :class:`DRDMLib.DeformationSettings`.
         copies: number of fields per level and case.
         seed: seed of the bank; the seed of every field is computed from it.
         deformation: settings of every field, except for the level.
     """
 
-    levels: Sequence[int] = (20, 40, 60)
+    levels: Sequence[Level] = STRENGTHS
     copies: int = 4
     seed: int = 0
     deformation: DeformationSettings = field(default_factory=DeformationSettings)
@@ -172,7 +173,7 @@ def make_bank(
     folder: str | Path,
     *,
     model: str | None = None,
-    levels: Sequence[int] = (20, 40, 60),
+    levels: Sequence[Level] = STRENGTHS,
     copies: int = 4,
     seed: int = 0,
     steps: int | None = None,

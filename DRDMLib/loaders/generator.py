@@ -15,6 +15,7 @@ from torch import Tensor
 from ..deformation import make_deformations
 from ..errors import FallbackWarning, SettingError
 from ..io.geometry import distance_in_voxels
+from ..levels import STRENGTHS, Level
 from ..models.catalogue import load_model
 from ..models.choice import choose_model
 from ..models.model import Model
@@ -34,7 +35,8 @@ class FieldGenerator:
     Args:
         model: a loaded model, its name or its path; by default the one that fits each image best. Choosing takes
             a fraction of a second for each image that this process has not seen yet.
-        levels: strengths of the deformations, 0 to T-1; the seed selects one of them.
+        levels: strengths of the deformations, numbers or words, see :class:`DRDMLib.DeformationSettings`; the seed
+            selects one of them.
         steps, pose, plane, border, region: see :class:`DRDMLib.DeformationSettings`. A region is one or several
             boxes; for a region around labels make a bank, which reads the labels.
         device: where the network runs; use ``"cpu"`` in worker processes of a DataLoader, which cannot share a GPU.
@@ -44,7 +46,7 @@ class FieldGenerator:
         self,
         model: Model | str | os.PathLike[str] | None = None,
         *,
-        levels: Sequence[int] = (20, 40, 60),
+        levels: Sequence[Level] = STRENGTHS,
         steps: int | None = None,
         pose: float = 0.0,
         device: str | torch.device = "auto",

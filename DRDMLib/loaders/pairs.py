@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ class PairDataset(Dataset[dict[str, Any]]):
             can be made.
         scale: scale intensities so that the 0.5th and 99.5th percentiles of the moving image become 0 and 1; the fixed
             image is scaled by the same factor and offset.
+        size: voxels along each axis, (X, Y[, Z]), of all items, so that pairs of different sizes make batches: images
+            and fields are cropped or padded about their middle. Padding has the lowest value of the moving image, no
+            displacement, and the label 0.
         transform: function that is applied to each item.
 
     Raises:
@@ -57,6 +60,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         unit: str = "voxels",
         labels: bool | None = None,
         scale: bool = True,
+        size: Sequence[int] | None = None,
         transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         if part not in _KEYS:
@@ -64,6 +68,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         if unit not in _UNITS:
             raise SettingError(f"There is no unit '{unit}'; use voxels, fraction or millimetres.")
         self.folder, self.unit, self.scale, self.transform = Path(folder), unit, scale, transform
+        self.size = None if size is None else tuple(size)
         self.pairs = _pairs(self.folder, _KEYS[part])
         with_labels = all("fixed_label" in pair for pair in self.pairs)
         if labels and not with_labels:
@@ -86,7 +91,7 @@ class PairDataset(Dataset[dict[str, Any]]):
             "name": files["displacement"].name.removesuffix(".nii.gz"),
             "moving": images[0],
             "fixed": images[1],
-            "ddf": self._field(_on_image(read_field(files["displacement"]), fixed)),
+            "ddf": _field(_on_image(read_field(files["displacement"]), fixed), self.unit),
             "spacing": torch.tensor(fixed.GetSpacing(), dtype=torch.float32),
         }
         if self.scale:
@@ -97,20 +102,43 @@ class PairDataset(Dataset[dict[str, Any]]):
         if self.labels:
             for key, image in (("moving_label", moving), ("fixed_label", fixed)):
                 item[key] = _tensor(read_label(files[key], image)).long()
+        if self.size is not None:
+            low = float(item["moving"].min())
+            for key in ("moving", "fixed", "ddf", "moving_label", "fixed_label"):
+                if key in item:
+                    item[key] = _fitted(item[key], self.size, low if key in ("moving", "fixed") else 0)
+        if self.unit == "fraction":
+            shape = torch.tensor(item["ddf"].shape[1:], dtype=torch.float32)
+            item["ddf"] = item["ddf"] / shape.view(-1, *[1] * len(shape))
         return item if self.transform is None else self.transform(item)
 
-    def _field(self, field: sitk.Image) -> Tensor:
-        """Return the field as a tensor (d, *S) in the chosen unit."""
-        d = field.GetDimension()
-        vectors = torch.from_numpy(np.ascontiguousarray(sitk.GetArrayFromImage(field).T, np.float32))
-        if self.unit == "millimetres":
-            vectors[:2] *= -1
-            return vectors
-        to_voxels = torch.as_tensor(np.linalg.inv(index_to_physical(field)), dtype=torch.float32)
-        voxels = (to_voxels @ vectors.flatten(1)).view_as(vectors)
-        if self.unit == "voxels":
-            return voxels
-        return voxels / torch.as_tensor(vectors.shape[1:], dtype=torch.float32).view(-1, *[1] * d)
+
+def _field(field: sitk.Image, unit: str) -> Tensor:
+    """Return the field as a tensor (d, *S), in RAS millimeters, or else in voxels."""
+    vectors = torch.from_numpy(np.ascontiguousarray(sitk.GetArrayFromImage(field).T, np.float32))
+    if unit == "millimetres":
+        vectors[:2] *= -1
+        return vectors
+    to_voxels = torch.as_tensor(np.linalg.inv(index_to_physical(field)), dtype=torch.float32)
+    return (to_voxels @ vectors.flatten(1)).view_as(vectors)
+
+
+def _fitted(tensor: Tensor, size: tuple[int, ...], value: float) -> Tensor:
+    """Crop or pad a tensor (C, *S) about its middle to (C, *size).
+
+    Raises:
+        SettingError: it has another dimension.
+    """
+    if len(size) != tensor.ndim - 1:
+        raise SettingError(f"The pairs are {tensor.ndim - 1}D, but the size has {len(size)} numbers.")
+    made = tensor.new_full((len(tensor), *size), value)
+    source, target = [slice(None)], [slice(None)]
+    for have, want in zip(tensor.shape[1:], size, strict=True):
+        length = min(have, want)
+        source.append(slice((have - length) // 2, (have - length) // 2 + length))
+        target.append(slice((want - length) // 2, (want - length) // 2 + length))
+    made[tuple(target)] = tensor[tuple(source)]
+    return made
 
 
 def _on_image(field: sitk.Image, image: sitk.Image) -> sitk.Image:

@@ -68,6 +68,13 @@ class Choice:
             f"{'choose another model, ' if self.named else ''}or train one on such scans with 'drdm train --from'."
         )
 
+    def doubt(self) -> str:
+        """Return a sentence for the user on versions that are too strong for the fit, see :meth:`Fit.doubtful`."""
+        return (
+            f"For this strength the model '{self.fit.model}' does not fit the scan well enough, so the results may not "
+            "look like real anatomy; look at them, or choose a lower level."
+        )
+
     def _share(self) -> str:
         undone = self.fit.undone or 0.0
         return f"{100 * undone:.0f} %" if undone > 0 else "nothing"

@@ -9,6 +9,7 @@ undoes nothing, or adds to it. How this measure was chosen, and what it says of 
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import weakref
 from collections import OrderedDict
@@ -42,6 +43,9 @@ _REMEMBERED = 1024
 # see. Fixed on half of the kinds of scans on the page docs/fit.md, and tested on the others.
 _WORDS = {3: (0.45, 0.2), 2: (0.6, 0.4)}
 
+# Largest mean displacement that may be left uncorrected, fraction of the longest side.
+_MOST_LEFT = 0.03
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -73,6 +77,18 @@ class Fit:
     def poor(self) -> bool:
         """Whether the model is known not to suit the scan."""
         return self.word == "poor"
+
+    def doubtful(self, displacement: float) -> bool:
+        """Whether a deformation is too strong for how well the model suits the scan.
+
+        The part of it that the model does not correct grows with the displacement.
+
+        Args:
+            displacement: mean displacement, fraction of the longest side.
+        """
+        if self.undone is None or self.poor:
+            return self.poor
+        return displacement * math.sqrt(max(0.0, 1 - self.undone)) > _MOST_LEFT
 
     def __str__(self) -> str:
         """Return the words for the user, such as ``general-3d; undoes 41 % on this scan: fair``."""

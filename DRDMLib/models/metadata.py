@@ -41,6 +41,10 @@ class ModelMetadata:
             images. For an image that was cropped from a larger one, ``image_padding="border"`` is best: with zeros
             outside, the network sees the edges of the crop and aligns them instead of the anatomy.
         anatomy, modality, training_data, training: what the model was trained on, and how.
+        people_differ: how much two people of the anatomy differ, as a fraction of the longest side of the image: the
+            mean distance between matching surfaces, centers together. ``None`` if it is not known.
+        reach: mean displacement that recovered deformations approach as the random ones get stronger, fraction of the
+            side; ``None`` if it was not measured.
         licence, citation, version: license of the weights, publication to cite, and version of DRDM.
     """
 
@@ -65,6 +69,8 @@ class ModelMetadata:
     modality: str = ""
     training_data: str = ""
     training: dict[str, Any] = field(default_factory=dict)
+    people_differ: float | None = None
+    reach: float | None = None
     licence: str = ""
     citation: str = ""
     version: str = ""

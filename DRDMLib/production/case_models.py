@@ -171,7 +171,23 @@ def fit_sentences(written: list[dict[str, Any]]) -> tuple[str, str]:
             "look like real anatomy; look at them, name another model with --model, or adapt one to these images with "
             "--adapt or 'drdm train --from'."
         )
-    return (f"Models: {'; '.join(parts)}." if parts else ""), warning
+    return (f"Models: {'; '.join(parts)}." if parts else ""), " ".join(filter(None, [warning, _doubts(written)]))
+
+
+def _doubts(written: list[dict[str, Any]]) -> str:
+    """Return a sentence on samples that are too strong for how well the model fits, see :meth:`Fit.doubtful`."""
+    made = [record for record in written if "fit" in record and "item" in record]
+    fits = [Fit.from_dict(record["fit"]) for record in made]
+    doubtful = [
+        not fit.poor and fit.doubtful(record["item"]["metrics"]["mean_percent"] / 100)
+        for record, fit in zip(made, fits, strict=True)
+    ]
+    if not any(doubtful):
+        return ""
+    return (
+        f"{sum(doubtful)} of {len(made)} results are deformed more strongly than the model's fit to their images "
+        "allows, so they may not look like real anatomy; look at them, or use lower levels."
+    )
 
 
 def _of_model(model: str, fits: list[Fit]) -> str:

@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from ..deformation import make_deformations, model_for
 from ..drawing import Plane, SlicePicture, Style, contrast_window, fullest_plane
 from ..io.datasets import Case
+from ..levels import STRENGTHS, Level
 from ..models.model import Model
 from ..pages import fill_page, picture_uri
 from ..settings import DeformationSettings
@@ -46,7 +47,7 @@ class GallerySettings:
         deformation: the other settings of the deformations.
     """
 
-    levels: tuple[int, ...] = (20, 48, 72)
+    levels: tuple[Level, ...] = STRENGTHS
     versions: int = 4
     seed: int = 0
     model: Model | str | None = None

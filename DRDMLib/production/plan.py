@@ -14,11 +14,14 @@ from typing import Any
 
 from ..io.datasets import Case
 from ..io.files import name_key, shown
+from ..levels import Level, level_text
 from ..runtime.distributed import ProcessInfo
 from ..settings import DeformationSettings
 from .limits import Limits
 
 AUGMENT, SYNTHESIZE = "augment", "synthesize"
+# Levels of the strengths for most models, to estimate the cost of a sample.
+_TYPICAL_LEVEL = {"subtle": 16, "medium": 28, "strong": 48}
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class RunSettings:
 
     Attributes:
         command: ``"augment"`` (Algorithm 3) or ``"synthesize"`` (Algorithm 4).
-        levels: one T' for each version, or two for each pair: original to moving, moving to fixed.
+        levels: one strength for each version, or two for each pair: original to moving, moving to fixed.
         copies: samples for each image and level.
         seed: seed of the run; the seed of every sample is computed from it.
         deformation: settings of every sample, except for the level.
@@ -40,7 +43,7 @@ class RunSettings:
     """
 
     command: str
-    levels: tuple[tuple[int, ...], ...]
+    levels: tuple[tuple[Level, ...], ...]
     copies: int = 1
     seed: int = 0
     deformation: DeformationSettings = field(default_factory=DeformationSettings)
@@ -51,7 +54,7 @@ class RunSettings:
     label_geometry: str = "file"
     adapt: float | None = None
 
-    def at_level(self, level: int) -> DeformationSettings:
+    def at_level(self, level: Level) -> DeformationSettings:
         """Return the settings of a deformation of this level."""
         return replace(self.deformation, level=level)
 
@@ -99,14 +102,14 @@ class Task:
         number: position in the plan.
         case: number of the case.
         name: name of the sample and of its files.
-        levels: T' of the version, or of both deformations of a pair; empty for an original.
+        levels: strength of the version, or of both deformations of a pair; empty for an original.
         copy: number of the sample among those of the same image and level.
     """
 
     number: int
     case: int
     name: str
-    levels: tuple[int, ...] = ()
+    levels: tuple[Level, ...] = ()
     copy: int = 0
 
     @property
@@ -115,7 +118,7 @@ class Task:
         return not self.levels
 
 
-def seed_of(run_seed: int, case: str, levels: tuple[int, ...], copy: int, attempt: int) -> int:
+def seed_of(run_seed: int, case: str, levels: tuple[Level, ...], copy: int, attempt: int) -> int:
     """Return the seed of one attempt, 0 to 2^31 - 1: a hash, so that each image gets different noise."""
     words = f"{run_seed}/{case}/{':'.join(map(str, levels))}/{copy}/{attempt}"
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") & 0x7FFFFFFF
@@ -157,7 +160,8 @@ class Plan:
 
         def cost_and_hash(task: Task) -> tuple[int, bytes]:
             steps = self.settings.deformation.steps
-            cost = sum(level + 1 if steps is None else min(steps, level + 1) for level in task.levels)
+            counts = [_TYPICAL_LEVEL.get(level, 0) if isinstance(level, str) else level + 1 for level in task.levels]
+            cost = sum(count if steps is None else min(steps, count) for count in counts)
             return -cost, hashlib.sha256(task.name.encode()).digest()
 
         own = sorted(self.tasks, key=cost_and_hash)[process.rank :: process.world]
@@ -206,9 +210,10 @@ def _keys(settings: RunSettings, case: str) -> set[str]:
     return {name_key(name) for name, _, _ in _samples(settings, case)}
 
 
-def _samples(settings: RunSettings, case: str) -> Iterator[tuple[str, tuple[int, ...], int]]:
+def _samples(settings: RunSettings, case: str) -> Iterator[tuple[str, tuple[Level, ...], int]]:
     """Yield name, levels and copy of each sample of a case, first the original if there is one."""
     if settings.command == AUGMENT:
         yield case, (), 0
     for levels, copy in itertools.product(settings.levels, range(settings.copies)):
-        yield f"{case}_t{'-'.join(f'{level:02d}' for level in levels)}_{copy:03d}", levels, copy
+        prefix = "t" if isinstance(levels[0], int) else ""
+        yield f"{case}_{prefix}{'-'.join(map(level_text, levels))}_{copy:03d}", levels, copy

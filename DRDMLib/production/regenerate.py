@@ -91,7 +91,7 @@ def regenerate(
     source = _source(record, case)
     context = {key: record[key] for key in ("model", "configuration", "device", "software", "label_values")}
     context |= {"fit": record["fit"]} if "fit" in record else {}
-    maker = SampleMaker(make_plan(settings, [case]), context)
+    maker = SampleMaker(make_plan(settings, [case]), context, _levels(record))
     # The names of all files follow from this one; a record must not write outside of the folder.
     task = Task(0, 0, file_name(record["name"]), tuple(record["levels"]), record["copy"])
     environment_differences = _differences(record["software"], records.software())
@@ -107,6 +107,12 @@ def regenerate(
         product.record["redrawn"] = record["redrawn"]
     with locked_folder(Path(folder)) as made:
         return _write_and_compare(product, record, made, environment_differences)
+
+
+def _levels(record: dict[str, Any]) -> tuple[int, ...]:
+    """Return the levels that the strengths of a sample meant when it was made."""
+    item = record.get("item") or {}
+    return tuple(item.get("levels") or [item["level"]]) if "level" in item else ()
 
 
 def _read_complete_record(path: Path) -> dict[str, Any]:

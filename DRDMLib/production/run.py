@@ -17,6 +17,7 @@ from ..io.datasets import Case
 from ..io.images import read_image, read_label
 from ..io.nnunet import IGNORE, declared_labels
 from ..models.model import Model
+from ..models.strength import with_level
 from ..runtime.device import choose_device
 from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
@@ -155,7 +156,7 @@ def _describe(
     number, source, first = _first_usable(plan, models, label_mapping)
     model = first.model
     for level in {level for levels in plan.settings.levels for level in levels}:
-        plan.settings.at_level(level).schedule(model.timesteps)
+        with_level(plan.settings.at_level(level), model.metadata).schedule(model.timesteps)
     entry = first.entries()["model"]
     if plan.settings.adapt is not None:
         name = request.model or model.metadata.name

@@ -115,10 +115,12 @@ class SampleMaker:
     Attributes:
         plan: the plan.
         context: values that all records of a run share: model, device, software and digest of the configuration.
+        levels: levels of the sample that is made again, instead of those that its strengths mean now.
     """
 
     plan: Plan
     context: dict[str, Any]
+    levels: tuple[int, ...] = ()
 
     def failure(self, task: Task, error: DRDMError) -> Product:
         """Return the product of a task that failed, with the reason in its record."""
@@ -184,7 +186,8 @@ class SampleMaker:
             # The GPU failed, so the sample was made on the CPU and can only be made again there.
             record["device"] = records.device_described(torch.device("cpu"))
         item.pop("seconds")
-        record["item"] = item | ({} if len(made.deformations) == 1 else {"levels": list(task.levels)})
+        levels = [one.level for one in made.deformations]
+        record["item"] = item | ({} if len(levels) == 1 else {"levels": levels})
         product = Product(record, seconds=seconds)
         made.add_files(product, task, part)
         if self.plan.settings.quality:
@@ -215,8 +218,9 @@ class SampleMaker:
 
     def _generate(self, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Attempt:
         settings = self.plan.settings.for_labels({int(k): v for k, v in self.context["label_values"].items()})
+        levels = self.levels or task.levels
         if settings.command == AUGMENT:
-            deformation = settings.at_level(task.levels[0])
+            deformation = settings.at_level(levels[0])
             made = augment(source.image, source.label, model, deformation, seed, on_step=on_step)
             channels = [made.deformation.warp(channel) for channel in source.channels]
 
@@ -228,7 +232,7 @@ class SampleMaker:
                 _add_image(product, "label", f"labelsTr/{task.name}.nii.gz", made.label)
 
             return _Attempt([made.image], [source.label, made.label], [made.deformation], add_files)
-        both = settings.at_level(task.levels[0]), settings.at_level(task.levels[1])
+        both = settings.at_level(levels[0]), settings.at_level(levels[1])
         pair = synthesize(source.image, source.label, model, both, seed, on_step=on_step)
 
         def add_files_pair(product: Product, task: Task, part: str) -> None:

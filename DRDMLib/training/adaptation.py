@@ -26,6 +26,7 @@ from ..io.files import read_object, write_text
 from ..models.catalogue import digest_of, load_model, resolve
 from ..models.metadata import ModelMetadata
 from ..models.model import Model, load_model_file, save_model
+from ..models.strength import reach
 from ..runtime.device import choose_device
 from .config import TrainingConfig, default_batch
 from .field_sampler import FieldSampler
@@ -226,7 +227,8 @@ def adapted_metadata(source: ModelMetadata, name: str, scans: int, **described: 
         "training_data": f"{source.name}, adapted on {scans} scans",
         "licence": source.licence,
     }
-    return replace(source, name=name, version=__version__, **(texts | described))
+    more: dict[str, Any] = texts | described
+    return replace(source, name=name, version=__version__, people_differ=None, reach=reach(source), **more)
 
 
 class _Run:

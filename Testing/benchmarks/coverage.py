@@ -30,6 +30,7 @@ from benchmarks.methods import deformer
 from benchmarks.tables import markdown
 from DRDMLib.deformation import make_deformations
 from DRDMLib.io.datasets import Case, find_cases
+from DRDMLib.levels import STRENGTHS, Level, read_level
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.settings import DeformationSettings, RegionSettings
 from DRDMLib.spatial.resampling import warp_label
@@ -44,7 +45,7 @@ ROOM = 0.75
 Maker = Callable[[LabeledImage, int, int], sitk.Image]
 
 
-def maker(name: str, levels: Sequence[int], device: str) -> Maker:
+def maker(name: str, levels: Sequence[Level], device: str) -> Maker:
     """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][+AMOUNT]``, or one of ``methods.py``.
 
     Models make copies as ``drdm augment`` does: repaired (with ``:open`` or ``:closed``, with such faces), of the
@@ -153,7 +154,7 @@ def main() -> None:
     parser.add_argument("--people", default="", help="pattern of the subjects that may be copied")
     parser.add_argument("--shots", type=int, default=5)
     parser.add_argument("--copies", type=int, default=24, help="of each subject")
-    parser.add_argument("--levels", type=int, nargs="+", default=[32, 48, 64])
+    parser.add_argument("--levels", type=read_level, nargs="+", default=list(STRENGTHS))
     parser.add_argument("--unseen", type=int, default=50)
     parser.add_argument("--draws", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")

@@ -162,6 +162,26 @@ def test_parts_have_different_subjects_and_batches_can_be_made(pairs):
     assert isinstance(seen, str)
 
 
+@pytest.mark.parametrize("size", [(16, 24, 20), (32, 24, 26)])
+@pytest.mark.parametrize("unit", ["voxels", "fraction"])
+def test_pairs_of_one_size_are_still_pairs(pairs, size, unit):
+    whole, fitted = PairDataset(pairs, unit="voxels")[0], PairDataset(pairs, unit=unit, size=size)[0]
+    assert {key: tuple(fitted[key].shape[1:]) for key in ("moving", "fixed", "ddf", "fixed_label")} == dict.fromkeys(
+        ("moving", "fixed", "ddf", "fixed_label"), size
+    )
+    sides = torch.tensor(size).view(3, 1, 1, 1)
+    voxels = fitted["ddf"] * (sides if unit == "fraction" else 1)
+    starts = [(have - want) // 2 for have, want in zip(whole["ddf"].shape[1:], size, strict=True)]
+    at, there = (10, 12, 11), tuple(a + s for a, s in zip((10, 12, 11), starts, strict=True))
+    assert torch.allclose(voxels[(slice(None), *at)], whole["ddf"][(slice(None), *there)], atol=1e-5)
+    again = warp(fitted["moving"][None], (voxels / sides)[None])[0]
+    # Where the field reads inside what is left of the image.
+    inside = reads_inside(voxels)
+    assert float((again - fitted["fixed"])[inside].abs().median()) < 1e-4
+    with pytest.raises(SettingError, match="size has 2 numbers"):
+        PairDataset(pairs, size=(8, 8))[0]
+
+
 def test_invalid_arguments_for_pairs_are_reported(pairs, tmp_path, tiny_models):
     with pytest.raises(OutputError, match="no finished dataset"):
         PairDataset(tmp_path)
@@ -248,6 +268,11 @@ def test_torchio_deforms_image_and_label_by_one_field(bank):
     torch.manual_seed(4)
     again = RandomDRDMDeformation(fields)(subject)
     assert torch.equal(done["scan"].data, again["scan"].data) and done["age"] == 3
+    # The history has the seed, with which the same can be done again.
+    (applied,) = done.history
+    assert type(applied).__name__ == "DRDMDeformation" and "seed=" in repr(applied)
+    assert torch.equal(applied(subject)["organs"].data, done["organs"].data)
+    assert torch.equal(done.get_composed_history()(subject)["scan"].data, done["scan"].data)
     candidates = [displacement_on(fields.field("case_1", k), subject["scan"].affine, (29, 24, 20)) for k in range(4)]
     images = [warped(subject["scan"].data, u) for u in candidates]
     (k,) = [k for k, one in enumerate(images) if torch.equal(one, done["scan"].data)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,19 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from DRDMLib.levels import DEFAULT_PAIR, STRENGTHS, Level, read_level
+
 from ..batches import Source
 from ..job import Job, JobState, Progress
 from ..mrml import SceneError
-from ..parameter import BatchKind, BatchSource
+from ..parameter import BatchKind, BatchRegion, BatchSource
 from .folders import FolderField
 from .input import InputSection
 from .section import JobSection, PanelContext, isSet, requireScansFolder, showProgress
 from .setup import SetupSection
 
 # Default levels of each kind.
-LEVELS = {BatchKind.AUGMENT: "20 40 60", BatchKind.SYNTHESIZE: "40:24 56:32"}
+LEVELS = {BatchKind.AUGMENT: " ".join(STRENGTHS), BatchKind.SYNTHESIZE: ":".join(map(str, DEFAULT_PAIR))}
 
 
 class BatchSection(JobSection):
@@ -66,7 +69,7 @@ class BatchSection(JobSection):
             p.batchLevels = LEVELS[p.batchKind]
         fromScene = p.batchSource is BatchSource.SCENE
         settings = (ui.batchSourceComboBox, ui.batchKindComboBox, ui.batchLevelsLineEdit, ui.batchCopiesSpinBox)
-        for widget in (*settings, ui.batchOutputPath):
+        for widget in (*settings, ui.batchRegionComboBox, ui.batchAdaptSpinBox, ui.batchOutputPath):
             widget.enabled = not running
         ui.batchVolumesSelector.enabled = fromScene and not running
         ui.batchVolumesSelector.visible = ui.batchVolumesLabel.visible = fromScene
@@ -147,6 +150,10 @@ class BatchSection(JobSection):
                 "plane": p.plane.value,
                 "segmentations": {p.inputVolume.GetID(): p.inputSegmentation} if p.inputVolume is not None else None,
                 "resume": self.logic.canResume(p.batchOutput),
+                "around": p.batchRegion is BatchRegion.LABELS,
+                "region": self._roi(),
+                "margin": p.margin or None,
+                "adapt": p.batchAdapt or None,
             }
             if p.batchKind is BatchKind.AUGMENT:
                 job = self.logic.augment(self._source(), p.batchOutput, self._levels(), **settings)
@@ -170,17 +177,24 @@ class BatchSection(JobSection):
             return requireScansFolder(p.batchFolder)
         return list(self.ui.batchVolumesSelector.checkedNodes())
 
-    def _levels(self) -> list[int]:
-        words = self.parameter.batchLevels.replace(",", " ").split()
-        if not words or not all(word.isdigit() for word in words):
-            raise SceneError(_("Enter the levels as whole numbers from 1 to 79, such as 20 40 60."))
-        return [int(word) for word in words]
+    def _roi(self) -> Any:
+        if self.parameter.batchRegion is not BatchRegion.ROI:
+            return None
+        if self.parameter.region is None:
+            raise SceneError(_("Choose an ROI in Deform, Advanced, or deform the whole scans."))
+        return self.parameter.region
 
-    def _pairs(self) -> list[tuple[int, int]]:
-        pairs = [word.split(":") for word in self.parameter.batchLevels.replace(",", " ").split()]
-        if not pairs or not all(len(pair) == 2 and all(part.isdigit() for part in pair) for pair in pairs):
-            raise SceneError(_("Enter the levels of pairs as two numbers each, such as 40:24 56:32."))
-        return [(int(a), int(b)) for a, b in pairs]
+    def _levels(self) -> list[Level]:
+        levels = _strengths(self.parameter.batchLevels.replace(",", " ").split())
+        if not levels:
+            raise SceneError(_("Enter strengths: subtle, medium, strong, or levels from 1 to 79 such as 20 40 60."))
+        return levels
+
+    def _pairs(self) -> list[tuple[Level, Level]]:
+        pairs = [_strengths(word.split(":")) for word in self.parameter.batchLevels.replace(",", " ").split()]
+        if not pairs or not all(len(pair) == 2 for pair in pairs):
+            raise SceneError(_("Enter two strengths for each pair, such as strong:medium or 40:24."))
+        return [(pair[0], pair[1]) for pair in pairs]
 
     def onProgress(self, progress: Progress) -> None:
         """Update the progress bar and the count."""
@@ -242,6 +256,14 @@ class BatchSection(JobSection):
     def onFolder(self) -> None:
         """Open the output folder in the file manager."""
         _open(self.parameter.batchOutput)
+
+
+def _strengths(words: Sequence[str]) -> list[Level]:
+    """The strengths in a text; empty if one of them is not valid."""
+    try:
+        return [read_level(word) for word in words]
+    except ValueError:
+        return []
 
 
 def _isComplete(summary: dict[str, Any]) -> bool:

@@ -10,28 +10,38 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from DRDMLib.levels import MEANING
+
 from .. import mrml
 from ..job import Job, JobState, Progress
-from ..parameter import Display
+from ..parameter import Display, Strength
 from .input import InputSection
 from .section import JobSection, PanelContext, Severity, showProgress
 from .setup import SetupSection
 
 
-def levelDescription(level: int) -> str:
-    """Describe the strength of a deformation in words."""
-    words = [
-        (16, _("subtle")),
-        (32, _("mild")),
-        (56, _("medium")),
-        (70, _("strong")),
-        (80, _("very strong")),
-    ]
-    return next(word for below, word in words if level < below)
+def strengthText(strength: Strength, level: int) -> str:
+    """Say what a strength means."""
+    if strength is Strength.LEVEL:
+        return _("T' = {level} of 79").format(level=level)
+    percent = round(100 * MEANING[strength.value])
+    return _("moves tissue about {percent} % as far as two people differ").format(percent=percent)
 
 
-def fitText(fit: Mapping[str, Any]) -> str:
-    """Say how well a model fits the scan, given the ``fit`` of a variant's record; empty if the record has none."""
+def _levelText(record: Mapping[str, Any]) -> str:
+    """The level of a variant, and the word that it was chosen by."""
+    words = {"subtle": _("subtle"), "medium": _("medium"), "strong": _("strong")}
+    word = words.get(record.get("strength", ""), "")
+    return f"{record.get('level', '')} ({word})" if word else str(record.get("level", ""))
+
+
+def fitText(fit: Mapping[str, Any], doubtful: bool = False) -> str:
+    """Say how well a model fits the scan.
+
+    Args:
+        fit: the ``fit`` of a variant's record; the text is empty if the record has none.
+        doubtful: whether the variants are too strong for it.
+    """
     if not fit:
         return ""
     if fit.get("undone") is None:
@@ -40,6 +50,8 @@ def fitText(fit: Mapping[str, Any]) -> str:
     text = _("{model}; undoes {percent} % on this scan: {word}").format(
         model=fit["model"], percent=round(100 * fit["undone"]), word=words.get(fit["word"], fit["word"])
     )
+    if fit["word"] != "poor" and doubtful:
+        return text + _(". For this strength that is little: look at the variants, or choose a lower strength.")
     if fit["word"] != "poor":
         return text
     return text + _(". The variants may not look like real anatomy; choose another model, or train one on such scans.")
@@ -94,8 +106,9 @@ class DeformSection(JobSection):
     def update(self) -> None:
         """Show level, buttons and table."""
         running = self.running
-        level = self.parameter.level
-        self.ui.levelLabel.text = _("{words}  (T' = {level} of 79)").format(words=levelDescription(level), level=level)
+        p = self.parameter
+        self.ui.levelLabel.text = strengthText(p.strength, p.level)
+        self.ui.levelSlider.visible = self.ui.levelSliderLabel.visible = p.strength is Strength.LEVEL
         self.ui.deformButton.enabled = self.parameter.inputVolume is not None and not running
         self.ui.cancelButton.enabled = running
         self.ui.progressBar.visible = running
@@ -136,7 +149,7 @@ class DeformSection(JobSection):
             job = self.logic.startDeform(
                 volume,
                 p.model or None,
-                p.level,
+                p.level if p.strength is Strength.LEVEL else p.strength.value,
                 p.seed,
                 p.variants,
                 p.asSequence,
@@ -177,10 +190,10 @@ class DeformSection(JobSection):
             text = _("The new variants of '{name}' are ready; choose it in Input to see them.")
             self.showMessage(self.ui.statusLabel, text.format(name=volume.GetName()))
             return
-        fit = self.logic.figures(made[0])[0].get("fit", {})
-        self.showMessage(
-            self.ui.statusLabel, fitText(fit), Severity.WARNING if fit.get("word") == "poor" else Severity.PLAIN
-        )
+        record = self.logic.figures(made[0])[0]
+        fit, doubtful = record.get("fit", {}), bool(record.get("doubtful"))
+        warns = doubtful or fit.get("word") == "poor"
+        self.showMessage(self.ui.statusLabel, fitText(fit, doubtful), Severity.WARNING if warns else Severity.PLAIN)
         self.parameter.preview = True
         self.show(made[0])
         if mrml.isSequence(made[0]):
@@ -238,7 +251,7 @@ class DeformSection(JobSection):
         certified = metrics.get("certified_invertible")
         return [
             str(row + 1),
-            str(record.get("level", "")),
+            _levelText(record),
             str(record.get("seed", "")),
             f"{metrics['mean_mm']:.2f}" if "mean_mm" in metrics else "",
             f"{metrics['max_mm']:.2f}" if "max_mm" in metrics else "",

@@ -10,7 +10,7 @@ import slicer
 import vtk
 from DRDMDeformLib.sections.section import Severity, contrast, messageColor, rgb
 from DRDMDeformLib.setup.environment import EnvironmentState
-from modulesupport import ModuleTestCase, arrayOf, displacements, processEvents, sceneContent, waitFor
+from modulesupport import BY_LEVEL, ModuleTestCase, arrayOf, displacements, processEvents, sceneContent, waitFor
 
 from DRDMLib.io.resources import resource
 from DRDMLib.models.catalogue import add_user_model
@@ -120,6 +120,7 @@ class InputTestCase(ModuleTestCase):
             self.assertIn("Setup", self.ui.statusLabel.text)
             self.assertIsNone(self.panel.deform.job)
             # Everything else still works.
+            self.ui.strengthComboBox.currentIndex = BY_LEVEL
             self.ui.levelSlider.value = 20
             self.assertEqual(self.panel.parameter.level, 20)
         self.panel.setup.show()
@@ -127,13 +128,30 @@ class InputTestCase(ModuleTestCase):
 
 
 class DeformTestCase(ModuleTestCase):
-    def testLevelIsDescribed(self):
+    def testStrengthIsDescribed(self):
         self.choosePhantom()
-        for level, word in ((5, "subtle"), (30, "mild"), (48, "medium"), (60, "strong"), (79, "very strong")):
+        self.assertEqual(self.ui.strengthComboBox.currentText, "Medium")
+        self.assertTrue(self.ui.levelSlider.isHidden())
+        self.assertIn("75 %", self.ui.levelLabel.text)
+        self.ui.strengthComboBox.currentIndex = BY_LEVEL
+        self.assertFalse(self.ui.levelSlider.isHidden())
+        for level in (5, 79):
             self.ui.levelSlider.value = level
             self.assertEqual(self.panel.parameter.level, level)
-            self.assertTrue(self.ui.levelLabel.text.startswith(word), self.ui.levelLabel.text)
-            self.assertIn(str(level), self.ui.levelLabel.text)
+            self.assertIn(f"{level} of 79", self.ui.levelLabel.text)
+
+    def testStrengthsMeanLevelsOfTheModel(self):
+        self.choosePhantom()
+        for number in range(BY_LEVEL):
+            self.ui.strengthComboBox.currentIndex = number
+            self.deform()
+        self.ui.strengthComboBox.currentIndex = BY_LEVEL
+        self.ui.levelSlider.value = 7
+        self.deform()
+        texts = [self.ui.variantsTable.item(row, 1).text() for row in range(4)]
+        self.assertEqual([text.partition(" ")[2] for text in texts], ["(subtle)", "(medium)", "(strong)", ""])
+        levels = [int(text.partition(" ")[0]) for text in texts]
+        self.assertEqual(levels, [*sorted(levels[:3]), 7])
 
     def testNewSeedButton(self):
         self.choosePhantom()
@@ -306,6 +324,7 @@ class DeformTestCase(ModuleTestCase):
     def testCancel(self):
         self.choosePhantom(steps=0)
         self.ui.variantsSpinBox.value = 20
+        self.ui.strengthComboBox.currentIndex = BY_LEVEL
         self.ui.levelSlider.value = 79
         before = sceneContent()
         self.ui.deformButton.click()

@@ -99,13 +99,36 @@ class BatchTestCase(ModuleTestCase):
         self.assertIn("4 results (volumes checked: 1)", self.ui.batchPlanLabel.text)
         self.ui.batchSourceComboBox.currentIndex = 1
         self.assertIn("4 results for each scan", self.ui.batchPlanLabel.text)
-        self.ui.batchLevelsLineEdit.text = "20 40 60"
+        self.ui.batchLevelsLineEdit.text = "subtle medium strong"
         self.ui.batchKindComboBox.currentIndex = 1
-        self.assertEqual(self.ui.batchLevelsLineEdit.text, "40:24 56:32")
+        self.assertEqual(self.ui.batchLevelsLineEdit.text, "strong:medium")
         self.ui.batchKindComboBox.currentIndex = 0
-        self.assertEqual(self.ui.batchLevelsLineEdit.text, "20 40 60")
+        self.assertEqual(self.ui.batchLevelsLineEdit.text, "subtle medium strong")
         self.ui.batchLevelsLineEdit.text = "twenty"
-        self.assertIn("whole numbers", self.ui.batchPlanLabel.text)
+        self.assertIn("subtle, medium, strong", self.ui.batchPlanLabel.text)
+
+    def testBatchAroundLabelsAndInAnROI(self):
+        volume, _segmentation = self.choosePhantom()
+        ui = self.ui
+        ui.batchVolumesSelector.setCheckState(volume, 2)
+        ui.batchLevelsLineEdit.text = "medium"
+        ui.batchCopiesSpinBox.value = 1
+        for region, entry in ((2, "boxes"), (1, "around")):
+            folder = self.folder / entry
+            ui.batchOutputPath.currentPath = str(folder)
+            ui.batchRegionComboBox.currentIndex = region
+            if entry == "boxes":
+                ui.batchStartButton.click()
+                self.assertIn("Choose an ROI", ui.batchLabel.text)
+                roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+                roi.SetXYZ(0, 0, 0)
+                roi.SetRadiusXYZ(12, 12, 12)
+                self.panel.parameter.region = roi
+            ui.batchStartButton.click()
+            waitFor(lambda: not self.panel.batch.job.running, 400)
+            self.assertEqual(self.panel.batch.job.state.value, "done", self.panel.batch.job.text)
+            run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            self.assertTrue(run["settings"]["region"][entry])
 
     def testQualityPageAndFolder(self):
         opened = sys.modules["standin"].opened_urls if "standin" in sys.modules else None

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from DRDMDeformLib import mrml
-from modulesupport import MODEL, ModuleTestCase, arrayOf, displacements, processEvents, sceneContent, waitFor
+from modulesupport import BY_LEVEL, MODEL, ModuleTestCase, arrayOf, displacements, processEvents, sceneContent, waitFor
 
 from DRDMLib.io.resources import resource
 
@@ -17,6 +17,7 @@ class SceneTestCase(ModuleTestCase):
         volume, _segmentation = self.choosePhantom()
         self.addMarkups()
         self.ui.otherNodesSelector.setCheckState(slicer.util.getNode("Landmarks"), 2)
+        self.ui.strengthComboBox.currentIndex = BY_LEVEL
         self.ui.levelSlider.value = 33
         self.ui.variantsSpinBox.value = 2
         self.deform()
@@ -209,6 +210,7 @@ class PlacesTestCase(ModuleTestCase):
     def testModelIsDeformedToo(self):
         volume, _segmentation = self.choosePhantom(steps=1)
         self.panel.parameter.aroundSegmentation = False
+        self.ui.strengthComboBox.currentIndex = BY_LEVEL
         self.panel.parameter.level = 72
         sphere = vtk.vtkSphereSource()
         sphere.SetRadius(8)
@@ -341,8 +343,11 @@ class FormTestCase(ModuleTestCase):
         import SampleData
 
         sources = slicer.modules.sampleDataSources["DRDM"]
-        self.assertEqual([source.sampleName for source in sources], ["DRDMPhantom"])
-        self.assertTrue(all(resource("Sample", name).is_file() for name in ("sample.nii.gz", "sample_label.nii.gz")))
+        self.assertEqual([source.sampleName for source in sources], ["DRDMChest", "DRDMPhantom"])
+        chest, organs = SampleData.SampleDataLogic().downloadSamples("DRDMChest")
+        self.assertEqual((chest.GetName(), organs.GetName()), ("DRDMChest", "DRDMChestSegmentation"))
+        names = [organs.GetSegmentation().GetNthSegment(n).GetName() for n in range(3)]
+        self.assertEqual(names, ["left lung", "right lung", "heart"])
         volume, segmentation = SampleData.SampleDataLogic().downloadSamples("DRDMPhantom")
         self.assertEqual(volume.GetClassName(), "vtkMRMLScalarVolumeNode")
         self.assertEqual(segmentation.GetClassName(), "vtkMRMLSegmentationNode")

@@ -22,6 +22,8 @@ from DRDMDeformLib.mrml import links
 from DRDMLib.io.resources import resource
 
 MODEL = "hippocampus-mr-3d"
+# Entry of the list of strengths that uses the slider.
+BY_LEVEL = 3
 # Build servers of the Extensions Manager do not have PyTorch, and in testing mode it is not installed.
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 

@@ -1,0 +1,49 @@
+"""Strength of a deformation: a level of the model, or a word. Needs no PyTorch, so that commands can be parsed without.
+
+What a word means for a model is in :mod:`DRDMLib.models.strength`.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from .errors import SettingError
+
+# A level T' of the paper, 0 (weakest) to T-1 (strongest), or one of the words.
+Level: TypeAlias = int | str
+# From weak to strong.
+STRENGTHS = ("subtle", "medium", "strong")
+# Mean displacement of each word as a share of how much two people differ.
+MEANING = {"subtle": 0.4, "medium": 0.75, "strong": 1.2}
+DEFAULT_LEVEL: Level = "medium"
+# From the original to the moving, and from the moving to the fixed image of a pair.
+DEFAULT_PAIR: tuple[Level, Level] = ("strong", "medium")
+_KNOWN = f"{', '.join(STRENGTHS)}, or a number from 0 to 79"
+
+
+def require_strength(level: Level) -> None:
+    """Check that a level that is a word is one of :data:`STRENGTHS`; the model checks numbers.
+
+    Raises:
+        SettingError: it is not.
+    """
+    if isinstance(level, str) and level not in STRENGTHS:
+        raise SettingError(f"The level '{level}' is not known; use {_KNOWN}.")
+
+
+def level_text(level: Level) -> str:
+    """Return a level as it appears in the names of results: ``48`` or ``medium``."""
+    return level if isinstance(level, str) else f"{level:02d}"
+
+
+def read_level(text: str) -> Level:
+    """Read a level that a user has written.
+
+    Raises:
+        ValueError: it is neither a word nor a whole number; the message says what to write.
+    """
+    if text in STRENGTHS:
+        return text
+    if text.isascii() and text.isdigit():
+        return int(text)
+    raise ValueError(f"'{text}' is not a strength; use {_KNOWN}")

@@ -1,0 +1,73 @@
+"""``--jobs``: several processes on one computer make the same files, and stop together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+from support import smooth_image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def scans(tmp_path):
+    folder = tmp_path / "scans ä"
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    for number in range(3):
+        image = smooth_image((20, 18, 16), (2.0, 2.0, 2.5), seed=number)
+        sitk.WriteImage(image, str(folder / "images" / f"s{number}.nii.gz"))
+        sitk.WriteImage(sitk.Cast(image > 150, sitk.sitkUInt8), str(folder / "labels" / f"s{number}.nii.gz"))
+    return folder
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.nii.gz")}
+
+
+def arguments(scans, out, model, *more):
+    return ["augment", scans, "-o", out, "--model", model, "--levels", "8", "16", "--steps", "1", *more]
+
+
+def test_several_processes_make_the_same_files(scans, tmp_path, drdm, tiny_models):
+    one = drdm(*arguments(scans, tmp_path / "one", tiny_models[3]))
+    assert one.status == 0, one.err
+    two = drdm(*arguments(scans, tmp_path / "two", tiny_models[3], "--jobs", "2"))
+    assert two.status == 0, two.err
+    made = files(tmp_path / "one")
+    assert len(made) == 18 and files(tmp_path / "two") == made
+    assert "new versions are in" in two.err
+    again = drdm(*arguments(scans, tmp_path / "two", tiny_models[3], "--jobs", "2"))
+    assert again.status == 2 and "--resume" in again.err
+
+
+def test_errors_are_those_of_the_processes(scans, tmp_path, drdm, tiny_models):
+    refused = drdm(*arguments(scans, tmp_path / "out", tiny_models[3], "--jobs", "2", "--share", "1/2"))
+    assert refused.status == 2 and "leave out --share" in refused.err
+    failed = drdm(*arguments(scans, tmp_path / "out", tiny_models[2], "--jobs", "2", "--plane", "axial", "--pose", "7"))
+    assert failed.status == 2 and "Pose 7" in failed.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process")
+def test_stopping_ends_all_processes(scans, tmp_path, tiny_models):
+    command = [sys.executable, "-m", "DRDMLib", *arguments(scans, tmp_path / "out", tiny_models[3])]
+    command += ["--copies", "400", "--jobs", "2"]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+    process = subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
+    records = tmp_path / "out" / "records"
+    end = time.monotonic() + 300
+    while not (records.is_dir() and len(list(records.iterdir())) > 3) and time.monotonic() < end:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 130, errors
+    made = len(list(records.iterdir()))
+    time.sleep(1.5)
+    assert len(list(records.iterdir())) == made < 2400
