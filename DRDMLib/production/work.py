@@ -6,24 +6,27 @@ interrupted, a task is therefore either done or not done.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import Cancelled, DRDMError, ImageError, OutputError
+from ..errors import Cancelled, DRDMError, OutputError
+from ..io.files import digest_of_files, listed
 from ..runtime.threads import at_once, one_thread_each, share_threads
 from . import records
 from .case_models import CaseModel
 from .plan import Task
-from .report import ReportKeeper, log_times, report_entry
+from .report import ReportKeeper, log_times, report_entry, written_digests
 from .run_state import GpuWatch, Run
 from .sampling import Product, SampleMaker
-from .sources import Source, read_case
+from .sources import Source, SourceChanged, read_case
 
 _WRITERS = 2
 # Largest number of samples that wait to be compressed.
@@ -43,12 +46,17 @@ class _Job:
 
 
 class Work:
-    """The work of one process on its share of a run."""
+    """The work of one process on its share of a run.
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    Args:
+        run: the run.
+        verify: compare the digests of finished samples with their records, and not only the sizes of their files.
+    """
+
+    def __init__(self, run: Run, *, verify: bool = False) -> None:
+        self.run, self._verify = run, verify
         self.tasks = run.plan.share(run.process)
-        self._maker = SampleMaker(run.plan, run.context)
+        self._maker = SampleMaker(run.plan, run.context, run.folder)
         self._report = ReportKeeper(run)
         self._jobs: list[_Job] = []
         self._total = sum(not task.original for task in self.tasks)
@@ -66,8 +74,7 @@ class Work:
             ImageError: the only case cannot be used.
         """
         left: dict[int, list[Task]] = defaultdict(list)
-        for task in self.tasks:
-            record = records.completed(self.run.folder, task.name)
+        for task, record in zip(self.tasks, self._finished_samples(), strict=True):
             if record is None:
                 left[task.case].append(task)
             else:
@@ -120,14 +127,56 @@ class Work:
         return source
 
     def _require_unchanged(self, number: int, source: Source) -> None:
-        """Raise an error if the files of a case differ from those of its earlier samples."""
-        for task in self.run.plan.tasks:
-            record = self.run.done.get(task.number, {}) if task.case == number else {}
-            if record.get("status") == records.DONE and record["source"]["digests"] != source.digests:
-                raise ImageError(
-                    f"The files of '{source.case.name}' have changed since the run began; restore the old files, or "
-                    "choose a new folder."
-                )
+        """Raise an error if the files of a case are not those of the plan or of its finished samples."""
+        tasks = [task for task in self.run.plan.tasks if task.case == number]
+        done = [self.run.done.get(task.number, {}) for task in tasks]
+        expected = [record["source"]["digests"] for record in done if record.get("status") == records.DONE]
+        # Runs of older versions have no digests in their plan.
+        planned = self.run.description["cases"][number].get("digests")
+        if planned and not expected and not self._failed_before(tasks):
+            expected.append(planned)
+        if any(digests != source.digests for digests in expected):
+            raise SourceChanged(
+                f"The files of '{source.case.name}' have changed since the run began; restore the old files, or "
+                "choose a new folder."
+            )
+
+    def _failed_before(self, tasks: list[Task]) -> bool:
+        """Whether a case could not be used before, so that its files may have been repaired meanwhile."""
+        for task in tasks:
+            with contextlib.suppress(OutputError):
+                record = records.read_record(records.record_path(self.run.folder, task.name))
+                if record["status"] == records.FAILED and "changed" not in record:
+                    return True
+        return False
+
+    def _finished_samples(self) -> list[dict[str, Any] | None]:
+        """Return the record of each task that is done, and ``None`` for those to do.
+
+        Samples with files that are not as they were written are made again, and a warning says so.
+        """
+        folder = self.run.folder
+        known = written_digests(folder)
+        found: list[dict[str, Any] | None] = []
+        changed: list[str] = []
+        for task in self.tasks:
+            path = records.record_path(folder, task.name)
+            record = records.completed(folder, task.name)
+            name = path.relative_to(folder).as_posix()
+            if record is None:
+                differ = _damaged_files(folder, path)
+            elif name in known and digest_of_files([path]) != known[name]:
+                differ = [name]
+            else:
+                differ = list(records.changed_files(folder, record, digests=self._verify))
+            changed += differ
+            found.append(None if differ else record)
+        if changed:
+            self.run.reporter.warning(
+                f"{len(changed)} file(s) of finished samples are missing or not as they were written "
+                f"({listed(changed)}); the samples are made again."
+            )
+        return found
 
     def _waited(self, number: int, future: Future[Source | DRDMError]) -> tuple[int, Source | DRDMError]:
         with self.run.clock.measuring("wait for reading", self._idle()):
@@ -199,10 +248,25 @@ class Work:
             self.run.clock.add({k: v for k, v in product.seconds.items() if k != "write"})
             log_times(self.run, product)
             self._report.update()
-            self.run.reporter.item(**report_entry(self.run, product.record))
+            self.run.reporter.item(**report_entry(product.record, self.run.seconds.get(task.name)))
         self._show()
 
     def _show(self) -> None:
         now = min(self._finished + sum(list(self._begun.values())), self._total)
         whole = now == int(now)
         self.run.reporter.progress(self.run.plan.settings.command, int(now) if whole else round(now, 3), self._total)
+
+
+def _damaged_files(folder: Path, path: Path) -> list[str]:
+    """Return what is missing or damaged of a sample with a record that does not count as finished."""
+    if not path.is_file():
+        return []
+    name = path.relative_to(folder).as_posix()
+    try:
+        record = records.read_record(path)
+    except OutputError:
+        return [name]
+    # A record is written after the files of its sample, also in a run that is killed.
+    if record["status"] != records.DONE:
+        return []
+    return list(records.changed_files(folder, record, digests=False)) or [name]
