@@ -64,7 +64,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_synthesize(command)
     _add_regenerate(command)
     _add_verify(command)
-    _add_verify(command)
     _add_gallery(command)
     _add_challenge(command)
     _add_score(command)

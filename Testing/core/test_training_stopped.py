@@ -72,7 +72,7 @@ def assert_same_weights(first, second):
 
 
 def test_a_training_stopped_at_many_moments_ends_with_the_same_weights(data, tmp_path):
-    options = [*OPTIONS, "--iterations", 40, "--checkpoint-minutes", 0.0001]
+    options = [*OPTIONS, "--iterations", 40]
     done = run_process(data, tmp_path / "cut", tmp_path / "whole", *options, code=INTERRUPTED)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [130] * 16 + [0, 0], done.stderr
