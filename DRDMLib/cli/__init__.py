@@ -66,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = 130
     finally:
         # A process without another task stays deaf to signals until it ends, so that it reports its own status.
-        for number, handler in before.items() if arguments is not None else ():
-            signal.signal(number, handler)
+        for kind, handler in before.items() if arguments is not None else ():
+            signal.signal(kind, handler)
     if isinstance(reporter, JsonReporter):
         reporter.ended(status)
     return status
