@@ -160,12 +160,6 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same settings")
     parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="with --resume: also compare the content of finished samples with their records, not only the sizes of "
-        "files; what differs is made again",
-    )
-    parser.add_argument(
         "--share",
         type=share_of_work,
         metavar="K/N",

@@ -66,7 +66,6 @@ def _produce(options: argparse.Namespace, reporter: Reporter, settings: RunSetti
         device=options.device,
         process=process,
         resume=options.resume or process.restarts > 0,
-        verify=options.verify,
         subject_pattern=options.subject,
     )
     run = produce(request, settings, reporter)
@@ -113,6 +112,6 @@ def verify(options: argparse.Namespace, reporter: Reporter) -> None:
     if damaged:
         raise OutputError(
             f"{len(damaged)} of the files of the run in '{folder}' are not as they were written; run its command again "
-            "with --resume --verify to make them again."
+            "with --resume to make them again."
         )
     reporter.message(f"All files of the run in '{folder}' are as they were written.")

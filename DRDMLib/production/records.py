@@ -100,11 +100,8 @@ def is_inside(name: str) -> bool:
     return bool(parts) and not name.startswith("/") and ".." not in parts and not set(name) & set(":\\\0")
 
 
-def changed_files(folder: Path, record: dict[str, Any], *, digests: bool) -> dict[str, str]:
-    """Compare the files of a finished sample with its record.
-
-    Args:
-        digests: compare digests, and not only sizes where the record has them.
+def changed_files(folder: Path, record: dict[str, Any]) -> dict[str, str]:
+    """Compare the files of a finished sample with the sizes and digests in its record.
 
     Returns:
         Path in the run's folder -> how it differs, for files that are not as they were written.
@@ -114,12 +111,12 @@ def changed_files(folder: Path, record: dict[str, Any], *, digests: bool) -> dic
     for kind, path in (files_of(folder, record) or {}).items():
         try:
             size = path.stat().st_size
+            # Records of older versions have no sizes.
             if size != sizes.get(kind, size):
                 found[record["files"][kind]] = f"has {size} bytes instead of {sizes[kind]}"
             elif kind not in expected:
                 found[record["files"][kind]] = "has no digest in its record"
-            # Records of older versions have no sizes.
-            elif (digests or kind not in sizes) and digest_of_files([path]) != expected[kind]:
+            elif digest_of_files([path]) != expected[kind]:
                 found[record["files"][kind]] = "has other content than when it was written"
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)

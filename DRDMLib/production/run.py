@@ -47,7 +47,6 @@ class RunRequest:
         device: see :func:`DRDMLib.runtime.device.choose_device`.
         process: this process among several.
         resume: continue the run in the folder. Several processes that share one run do not need it.
-        verify: compare the digests of finished samples with their records, and not only the sizes of their files.
         subject_pattern: see :func:`DRDMLib.io.datasets.find_cases`.
     """
 
@@ -57,7 +56,6 @@ class RunRequest:
     device: str = "auto"
     process: ProcessInfo = field(default_factory=ProcessInfo)
     resume: bool = False
-    verify: bool = False
     subject_pattern: str | None = None
 
     @property
@@ -87,7 +85,7 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
     ) as run:
         run.unused, run.notes = found.unused, notes
         try:
-            Work(run, verify=request.verify).do()
+            Work(run).do()
         except BaseException:
             interrupted(run)
             raise

@@ -107,7 +107,7 @@ def _check_sample(
         files = records.files_of(folder, record)
         if files is None or not all(isinstance(record.get(key), dict) for key in ("digests", "source")):
             return {name: "is damaged"}
-        changed = records.changed_files(folder, record, digests=True)
+        changed = records.changed_files(folder, record)
         done.append(record)
         if digest is not None and digest_of_files([path]) != digest:
             return {name: _OTHER} | changed

@@ -53,7 +53,7 @@ def settings_for(command, **more):
     return RunSettings(command, **(defaults | more))
 
 
-def make(dataset, folder, model, command=AUGMENT, *, process=None, resume=False, verify=False, subject=None, **more):
+def make(dataset, folder, model, command=AUGMENT, *, process=None, resume=False, subject=None, **more):
     """Run a command over a dataset; return the run and its reporter."""
     reporter = RecordingReporter()
     request = RunRequest(
@@ -63,7 +63,6 @@ def make(dataset, folder, model, command=AUGMENT, *, process=None, resume=False,
         device=more.pop("device", "cpu"),
         process=process or ProcessInfo(),
         resume=resume,
-        verify=verify,
         subject_pattern=subject,
     )
     return produce(request, settings_for(command, **more), reporter), reporter
