@@ -1,16 +1,13 @@
 """Runs whose results are altered, whose images change, whose records move or lie, and what a power cut leaves."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from command_helpers import boxes, command, environment, run_process, scene, snapshot, write
+from command_helpers import boxes, run_forked, scene, write
 from production_helpers import RecordingReporter, make, records_of, report_of, result, settings_for, write_cases
 
 from DRDMLib.diffusion.seeds import Purpose, derived_seed, random_generator, sample_seed
@@ -37,11 +34,10 @@ def flip(path):
     path.write_bytes(bytes(content))
 
 
-# Cuts the power at the N-th time that a file in the folder gets its name: what was not synced is lost.
+# Cuts the power at the LEFT-th time that a file in FOLDER gets its name: what was not synced is lost.
 POWER_CUT = """
-import os, signal, sys
-folder, left, synced = sys.argv.pop(1), int(sys.argv.pop(1)), {}
-fsync, replace = os.fsync, os.replace
+import signal
+left, synced, fsync, replace = LEFT, {}, os.fsync, os.replace
 def noted(descriptor):
     fsync(descriptor)
     state = os.fstat(descriptor)
@@ -49,46 +45,57 @@ def noted(descriptor):
 def cut(source, target, **more):
     global left
     replace(source, target, **more)
-    if str(target).startswith(folder):
-        left -= 1
-        if left == 0:
-            for at, _, names in os.walk(folder):
-                for name in names:
-                    path = os.path.join(at, name)
-                    state = os.stat(path)
-                    if synced.get(state.st_ino) != state.st_size:
-                        os.truncate(path, 0)
-            os.kill(os.getpid(), signal.SIGKILL)
+    left -= str(target).startswith(FOLDER)
+    if left == 0:
+        for at, _, names in os.walk(FOLDER):
+            for path in (os.path.join(at, name) for name in names):
+                state = os.stat(path)
+                if synced.get(state.st_ino) != state.st_size and not BEFORE.get(path) == state.st_mtime_ns:
+                    os.truncate(path, 0)
+        os.kill(os.getpid(), signal.SIGKILL)
+BEFORE = {os.path.join(at, name): os.stat(os.path.join(at, name)).st_mtime_ns
+          for at, _, names in os.walk(FOLDER) for name in names}
 os.fsync, os.replace = noted, cut
-from DRDMLib import cli
-sys.exit(cli.main(sys.argv[1:]))
 """
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL and fork")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def power_cut(folder, changes):
+    return f"FOLDER, LEFT = {str(folder)!r}, {changes}\n{POWER_CUT}"
+
+
+def empty_files(folder):
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.suffix in (".gz", ".json", ".png", ".pt", ".safetensors")
+        and path.stat().st_size == 0
+        and not path.name.startswith(".")
+    ]
+
+
+@posix
 def test_a_power_cut_costs_no_finished_file(data, tmp_path, tiny_models):
     whole, broken = tmp_path / "whole" / "set", tmp_path / "broken" / "set"
     options = ["--levels", "40", "--steps", "1", "--max-folded", "1", "--model", tiny_models[3], "--device", "cpu"]
-    assert run_process("augment", data, "-o", whole, *options).returncode == 0
-    for changes in (1, 4, 9):
-        ended = run_process(broken, changes, "augment", data, "-o", broken, *options, "--resume", code=POWER_CUT)
-        assert ended.returncode not in (0, 1, 2), ended.stderr
-        kept = snapshot(broken)
-        assert all(kept[path] for path in kept if path.suffix in (".gz", ".json", ".png") and kept[path] is not None)
-    assert run_process("augment", data, "-o", broken, *options, "--resume").returncode == 0
+    resumed = ["augment", data, "-o", broken, *options, "--resume"]
+    cuts = [(power_cut(broken, changes), resumed) for changes in (1, 4, 9)]
+    statuses, text = run_forked(("", ["augment", data, "-o", whole, *options]), *cuts)
+    assert statuses == [0, -9, -9, -9] and not empty_files(broken), text
+    statuses, text = run_forked(("", resumed))
+    assert statuses == [0] and "damaged" not in text and "made again" not in text, text
     assert result(broken) == result(whole)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+@posix
 def test_a_power_cut_costs_no_training(data, tmp_path):
-    options = ["--ndim", 3, "--size", 16, "--width", 8, "--batch", 1, "--device", "cpu", "--iterations", 3]
-    run, options = tmp_path / "run", [*options, "--checkpoint-minutes", 0.0000001]
-    for changes in (1, 5):
-        ended = run_process(run, changes, "train", data, "-o", run, *options, "--resume", code=POWER_CUT)
-        assert ended.returncode not in (0, 1, 2), ended.stderr
-        assert all(path.stat().st_size for path in [*run.glob("*.pt"), *run.glob("*.json"), *run.glob("*.safe*")])
-    ended = run_process("train", data, "-o", run, *options, "--resume")
-    assert ended.returncode == 0 and "damaged" not in ended.stderr, ended.stderr
+    run = tmp_path / "run"
+    words = ["train", data, "-o", run, "--size", 16, "--width", 8, "--batch", 1, "--device", "cpu", "--resume"]
+    words += ["--iterations", 3, "--checkpoint-minutes", 0.0000001]
+    statuses, text = run_forked(*[(power_cut(run, changes), words) for changes in (1, 2, 6)])
+    assert statuses == [-9, -9, -9] and not empty_files(run), text
+    statuses, text = run_forked(("", words))
+    assert statuses == [0] and "damaged" not in text, text
 
 
 def test_a_run_with_an_empty_state_file_goes_on(data, tmp_path, tiny_models):
@@ -305,51 +312,36 @@ def test_a_run_of_an_older_version_keeps_its_seeds(data, tmp_path, tiny_models):
         regenerate(path, tmp_path / "never", model=str(tiny_models[3]))
 
 
-# Sends itself five terminations when it first writes into the folder, and five more with each file that it removes.
+# Sends itself five signals when it first changes something in the folder, and at three further changes.
 STORM = """
-import os, signal, sys
-folder = sys.argv.pop(1)
+import signal
 storms = 4
 def watch(event, arguments):
     global storms
-    if event in ("os.mkdir", "os.remove", "os.rmdir", "os.rename") and str(arguments[0]).startswith(folder) and storms:
+    if event in ("os.mkdir", "os.remove", "os.rmdir", "os.rename") and str(arguments[0]).startswith(FOLDER) and storms:
         storms -= 1
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             os.kill(os.getpid(), number)
-from DRDMLib import cli
 sys.addaudithook(watch)
-sys.exit(cli.main(sys.argv[1:]))
 """
+# Sends signals with each record that gets its name.
+LATE_STORM = STORM.replace('("os.mkdir", "os.remove", "os.rmdir", "os.rename")', '("os.rename",)').replace(
+    "arguments[0]).startswith(FOLDER)", "arguments[1]).startswith(FOLDER + '/records')"
+)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="terminations end a process at once there")
+@posix
 def test_many_terminations_do_not_stop_the_cleanup(data, tmp_path, tiny_models):
-    folder = tmp_path / "out"
-    words = [
-        "augment",
-        data,
-        "-o",
-        folder,
-        "--levels",
-        "40",
-        "--steps",
-        "1",
-        "--model",
-        tiny_models[3],
-        "--device",
-        "cpu",
+    first, late = tmp_path / "first", tmp_path / "late"
+    options = ["--levels", "40", "--steps", "1", "--model", tiny_models[3], "--device", "cpu"]
+    commands = [
+        (f"FOLDER = {str(folder)!r}\n{storm}", ["augment", data, "-o", folder, *options])
+        for folder, storm in ((first, STORM), (late, LATE_STORM))
     ]
-    ended = run_process(folder, *words, code=STORM)
-    assert ended.returncode == 130 and "Traceback" not in ended.stderr, ended.stderr
-    assert not folder.exists()
-    process = subprocess.Popen(command(*words), env=environment(), stderr=subprocess.PIPE, encoding="utf-8")
-    while not (folder / "records").exists() or not list((folder / "records").iterdir()):
-        assert process.poll() is None, process.stderr.read()
-    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-        os.kill(process.pid, number)
-    _, text = process.communicate()
-    assert process.returncode in (0, 130) and "Traceback" not in text, text
-    assert not list(folder.rglob(".*.partial"))
+    statuses, text = run_forked(*commands)
+    assert statuses == [130, 130] and "Traceback" not in text, text
+    assert not first.exists()
+    assert list((late / "records").iterdir()) and not list(late.rglob(".*.partial"))
 
 
 def test_a_link_in_the_place_of_a_lock_is_not_followed(drdm, tmp_path, tiny_models):

@@ -6,52 +6,33 @@ import sys
 
 import pytest
 import torch
-from command_helpers import command, environment, run_process, scene, snapshot, write
+from command_helpers import command, environment, run_forked, run_process, scene, snapshot, write
 
 from DRDMLib.models.model import load_model_file
 from DRDMLib.training.checkpoint import CHECKPOINT
 from DRDMLib.training.run_file import CHECKPOINT_BEFORE, RUN_FILE
 
-# Sends itself signals in the middle of steps, resumes each time, and then trains without interruption.
+# Sends itself a signal, twice, at a moment in the middle of a step: before or after the CALL-th call of a function.
 INTERRUPTED = """
-import os, signal, sys
-import torch
-from DRDMLib import cli
+import signal, torch
 from DRDMLib.training import field_sampler, trainer
-data, cut, whole, *options = sys.argv[1:]
-moments = [(name, call, when, number) for name, number in (("draw", signal.SIGINT), ("step", signal.SIGTERM),
-           ("_average_weights", signal.SIGINT), ("state", signal.SIGINT)) for call in (1, 2) for when in (0, 1)]
-classes = {"draw": field_sampler.FieldSampler, "step": torch.optim.Adam, "_average_weights": trainer.Trainer,
-           "state": field_sampler.MicroBatchSampler}
-armed = None
-def watched(name, function):
-    calls = [0]
-    def replaced(self, *arguments, **more):
-        global armed
-        now = armed is not None and armed[0] == name
-        calls[0] = calls[0] + 1 if now else 0
-        hit = now and calls[0] == armed[1]
-        if hit and armed[2] == 0:
-            os.kill(os.getpid(), armed[3])
-            os.kill(os.getpid(), armed[3])
-        result = function(self, *arguments, **more)
-        if hit and armed[2] == 1:
-            os.kill(os.getpid(), armed[3])
-        if hit:
-            armed = None
-        return result
-    return replaced
-for name, owner in classes.items():
-    setattr(owner, name, watched(name, getattr(owner, name)))
-ended = []
-for armed in moments:
-    ended.append(cli.main(["train", data, "-o", cut, *options, *(["--resume"] if ended else [])]))
-armed = None
-ended.append(cli.main(["train", data, "-o", cut, *options, "--resume"]))
-ended.append(cli.main(["train", data, "-o", whole, *options]))
-print(ended)
+owners = {"draw": field_sampler.FieldSampler, "step": torch.optim.Adam, "_average_weights": trainer.Trainer,
+          "state": field_sampler.MicroBatchSampler}
+function = getattr(owners[NAME], NAME)
+def watched(self, *arguments, **more):
+    global CALL
+    CALL -= 1
+    if CALL == 0 and not AFTER:
+        os.kill(os.getpid(), SIGNAL)
+        os.kill(os.getpid(), SIGNAL)
+    result = function(self, *arguments, **more)
+    if CALL == 0 and AFTER:
+        os.kill(os.getpid(), SIGNAL)
+    return result
+setattr(owners[NAME], NAME, watched)
 """
 
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
 OPTIONS = ["--ndim", 2, "--size", 16, "--width", 8, "--hold-out", 2, "--batch", 2, "--device", "cpu"]
 
 
@@ -71,11 +52,26 @@ def assert_same_weights(first, second):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@posix
 def test_a_training_stopped_at_many_moments_ends_with_the_same_weights(data, tmp_path):
-    options = [*OPTIONS, "--iterations", 40]
-    done = run_process(data, tmp_path / "cut", tmp_path / "whole", *options, code=INTERRUPTED)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [130] * 16 + [0, 0], done.stderr
+    words = ["train", data, *OPTIONS, "--iterations", 25, "-o"]
+    moments = [
+        (name, call, after, number)
+        for name, number in (("draw", 2), ("step", 15), ("_average_weights", 2), ("state", 15))
+        for call in (1, 2)
+        for after in (False, True)
+        # The second state is written only after the training has been interrupted at the first.
+        if (name, call) != ("state", 2)
+    ]
+    stopped = [
+        (f"NAME, CALL, AFTER, SIGNAL = {moment}\n{INTERRUPTED}", [*words, tmp_path / "cut", "--resume"])
+        for moment in moments
+    ]
+    statuses, text = run_forked(
+        *stopped, ("", [*words, tmp_path / "cut", "--resume"]), ("", [*words, tmp_path / "whole"])
+    )
+    # Where only the end of the training writes the state, it is too late to stop.
+    assert statuses[:12] == [130] * 12 and statuses[-2:] == [0, 0], (statuses, text)
     assert_same_weights(tmp_path / "cut", tmp_path / "whole")
 
 
@@ -116,33 +112,32 @@ def test_a_folder_of_something_else_is_left_alone(drdm, data, tmp_path):
         assert snapshot(run) == before
 
 
-# The process kills itself before its N-th file gets its name.
+# The process kills itself when its LEFT-th file in the folder is about to get its name.
 KILLED = """
-import os, signal, sys
-from DRDMLib import cli
-left = int(sys.argv.pop(1))
+import signal
 def watch(event, arguments):
-    global left
-    if event == "os.rename" and "/run/" in str(arguments[1]).replace(os.sep, "/"):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+    global LEFT
+    if event == "os.rename" and str(arguments[1]).startswith(FOLDER):
+        LEFT -= 1
+        if LEFT == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(watch)
-sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("number", "resume"), [(1, False), (2, False), (2, True)])
-def test_a_training_killed_before_its_first_checkpoint_starts_again(data, tmp_path, drdm, number, resume):
-    """Before the run file is there, and before the checkpoint is."""
-    words = ["train", data, "-o", tmp_path / "run", *OPTIONS, "--iterations", 2]
-    killed = run_process(number, *words, code=KILLED)
-    assert killed.returncode not in (0, 1, 2), killed.stderr
-    assert (tmp_path / "run" / RUN_FILE).is_file() == (number > 1)
-    assert not (tmp_path / "run" / CHECKPOINT).exists()
-    ended = drdm(*words, *(["--resume"] if resume else []))
-    assert ended.status == 0, ended.err
-    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+@posix
+def test_a_training_killed_before_its_first_checkpoint_starts_again(data, tmp_path, drdm):
+    """Before the run file is there, and before the checkpoint is; without and with --resume."""
+    runs = {tmp_path / "1": (1, []), tmp_path / "2": (2, []), tmp_path / "3": (2, ["--resume"])}
+    words = ["train", data, *OPTIONS, "--iterations", 2, "-o"]
+    commands = [(f"FOLDER, LEFT = {str(run)!r}, {left}\n{KILLED}", [*words, run]) for run, (left, _) in runs.items()]
+    statuses, text = run_forked(*commands)
+    assert statuses == [-9] * 3, text
+    for run, (left, more) in runs.items():
+        assert (run / RUN_FILE).is_file() == (left > 1) and not (run / CHECKPOINT).exists()
+        ended = drdm(*words, run, *more)
+        assert ended.status == 0, ended.err
+        assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
 
 def test_a_model_without_its_checkpoint_is_not_overwritten(drdm, data, tmp_path):
