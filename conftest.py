@@ -19,6 +19,13 @@ FILES = {
     "Testing/core/test_batches.py": "slow",
     "Testing/core/test_production_resumed.py": "slow",
     "Testing/core/test_training_together.py": "slow",
+    "test_training_stopped": (
+        "test_a_training_continues_after_a_power_cut",
+        "test_a_training_killed_before_its_first_checkpoint_starts_again",
+        "test_a_training_stopped_at_many_moments_ends_with_the_same_weights",
+        "test_a_training_whose_input_ends_stops_after_a_step",
+        "test_something_else_is_not_resumed",
+    ),
 }
 SLOW: dict[str, tuple[str, ...]] = {
     "test_adaptation": (
@@ -135,6 +142,13 @@ SLOW: dict[str, tuple[str, ...]] = {
     ),
     "test_reload": ("test_reload_and_test_can_be_pressed_again", "test_an_installed_extension_runs_a_smoke_test"),
     "test_resampling": ("test_threads_may_share_an_image",),
+    "test_run_kept": (
+        "test_a_power_cut_costs_no_finished_file",
+        "test_a_power_cut_costs_no_training",
+        "test_a_record_cannot_name_other_files",
+        "test_altered_results_are_noticed_and_made_again",
+        "test_many_terminations_do_not_stop_the_cleanup",
+    ),
     "test_shipped": (
         "test_a_second_demo_does_not_change_the_first",
         "test_brain_model_recovers_held_out_subjects",

@@ -8,6 +8,7 @@ from typing import Any
 
 import slicer
 from DRDMDeformLib.logic import Logic
+from DRDMDeformLib.temporary import removeLeftovers
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -41,6 +42,8 @@ class DRDMDeform(ScriptedLoadableModule):
             "(2026), arXiv 2407.07295."
         )
         slicer.app.connect("startupCompleted()", registerSampleData)
+        # Copies of scans that a crash has left.
+        slicer.app.connect("startupCompleted()", removeLeftovers)
 
 
 # Name of each shipped sample, and the files of its volume and its segmentation.

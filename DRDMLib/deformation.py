@@ -20,6 +20,7 @@ from .diffusion.affine import random_pose
 from .diffusion.fields import compose
 from .diffusion.forward import ForwardProcess
 from .diffusion.recovery import recover
+from .diffusion.seeds import random_generator
 from .diffusion.slip import SlipPlanes
 from .errors import FallbackWarning
 from .invertibility.certificate import certify_on_grid
@@ -257,7 +258,7 @@ def _generate(
 ) -> Generated:
     process = dataclasses.replace(ForwardProcess.of(model.metadata).invertible(), planes=planes)
     level = settings.number(model.timesteps)
-    generators = [torch.Generator(model.device).manual_seed(seed) for seed in seeds]
+    generators = [random_generator(seed, model.device) for seed in seeds]
     # Level 0 draws, too, so that a seed gives the same pose at every level.
     drawn = torch.cat([process.ddf(level, generator) for generator in generators])
     drawn = drawn.expand(len(images), *drawn.shape[1:])

@@ -40,6 +40,17 @@ def picture_uri(rgb: np.ndarray) -> str:
         return png_uri(path)
 
 
+def is_png(path: Path) -> bool:
+    """Whether a path is a PNG file itself, and not a link."""
+    try:
+        if path.is_symlink():
+            return False
+        with path.open("rb") as stream:
+            return stream.read(8) == b"\x89PNG\r\n\x1a\n"
+    except OSError:
+        return False
+
+
 def png_uri(path: Path) -> str:
     """Return a PNG file as a data URI."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

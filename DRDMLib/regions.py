@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
-import torch
 from scipy import ndimage
 from torch import Tensor
 
 from .diffusion.affine import random_pose
+from .diffusion.seeds import Purpose, derived_seed, random_generator
 from .diffusion.slip import SlipPlanes
 from .errors import FallbackWarning, ImageError
 from .io.images import fit_label, read_label
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 # Voxels of a kept structure whose movement is measured.
 _TRACKED = 200_000
-# Added to the seed for each further region, and for the pose, so that they have random numbers of their own.
-_NEXT_REGION, _POSE = 2**32, 2**40
 
 
 @dataclass(frozen=True)
@@ -277,7 +275,8 @@ def fields_in_regions(
         tensor = sample_image(crop_for_grid(target.image, grid), grid, metadata.intensity, metadata.image_padding)
         bare = dataclasses.replace(settings, pose=0.0)
         planes = SlipPlanes(planes_on_grid(faces, grid), model.size)
-        drawn, found = generate(tensor, model, bare, (seed + number * _NEXT_REGION,), planes=planes, on_step=report)
+        own = derived_seed(seed, Purpose.REGION, number)
+        drawn, found = generate(tensor, model, bare, (own,), planes=planes, on_step=report)
         random.append(drawn)
         recovered.append(found)
         grids.append(grid)
@@ -325,7 +324,8 @@ def _assembled(
 def _pose_field(image: sitk.Image, model: Model, settings: DeformationSettings, seed: int) -> FieldGrid:
     """Draw the pose of a whole image; it is the same for all levels."""
     grid = model_grid(image, model.metadata, plane=settings.plane)
-    drawn = random_pose(model.size, model.ndim, settings.pose, torch.Generator().manual_seed(seed + _POSE))
+    generator = random_generator(derived_seed(seed, Purpose.POSE))
+    drawn = random_pose(model.size, model.ndim, settings.pose, generator)
     slices = grid.size[2] if grid.stack else 1
     return physical_field(drawn.expand(slices, *drawn.shape[1:]), grid, posed=True)
 

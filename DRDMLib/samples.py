@@ -11,6 +11,7 @@ from typing import NamedTuple
 import SimpleITK as sitk
 
 from .deformation import Deformation, Progress, make_deformations
+from .diffusion.seeds import Purpose, derived_seed
 from .models.model import Model
 from .regions import Target, find_target
 from .settings import DeformationSettings
@@ -103,5 +104,6 @@ def synthesize(
         before = first.deformation.target
         kept = None if before is None or before.mask is None else first.deformation.warp_label(before.mask)
         target = find_target(first.image, settings[1].region, first.label, kept)
-    second = augment(first.image, first.label, model, settings[1], seed + 2**31, target=target, on_step=part(1))
+    drawn = derived_seed(seed, Purpose.SECOND)
+    second = augment(first.image, first.label, model, settings[1], drawn, target=target, on_step=part(1))
     return Pair(first.image, second.image, first.label, second.label, first.deformation, second.deformation)

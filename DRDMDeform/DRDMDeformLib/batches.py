@@ -21,6 +21,7 @@ from .deferred import sitk
 from .job import Job, runToEnd
 from .mrml import SceneError, links
 from .regions import commonBox
+from .temporary import temporaryFolder
 
 Source: TypeAlias = str | Path | Sequence[Any]
 
@@ -197,7 +198,7 @@ class BatchLogic:
         """Write the volumes and their labels into a temporary folder, as a dataset."""
         if not volumeNodes:
             raise SceneError(_("No volume is chosen; check the volumes to use."))
-        folder = Path(slicer.util.tempDirectory("drdm-"))
+        folder = temporaryFolder()
         try:
             (folder / "images").mkdir()
             (folder / "labels").mkdir()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import slicer
@@ -20,6 +19,7 @@ from .job import Job, JobState
 from .models import ModelLogic
 from .mrml import SceneError, links
 from .regions import SceneRegion, sceneRegion
+from .temporary import temporaryFolder
 
 # What a deformation is in the scene: a transform node, or a sequence browser node of several variants.
 Deformations: TypeAlias = Any
@@ -151,7 +151,7 @@ class Logic(ModelLogic, BatchLogic):
         """
         image = mrml.imageFromVolume(volumeNode)
         settings = RunSettings(model, seed, steps, pose, device, plane)
-        folder = Path(slicer.util.tempDirectory("drdm-"))
+        folder = temporaryFolder()
         try:
             writeTemporary(image, folder / "scan.nrrd")
             if region is not None and region.label is not None:

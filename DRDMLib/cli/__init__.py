@@ -11,7 +11,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import Cancelled, DRDMError, FallbackWarning
 from ..io.files import shown
@@ -20,11 +20,7 @@ from ..runtime.reporter import Reporter
 from ..runtime.waiting import wait_passively
 from .parser import build_parser
 from .progress import JsonReporter, make_reporter
-from .standard_input import watch_standard_input
-
-
-def _raise_interrupt(*_: Any) -> NoReturn:
-    raise KeyboardInterrupt
+from .standard_input import interrupt_once, watch_standard_input
 
 
 def _show_fallbacks(reporter: Reporter) -> None:
@@ -56,16 +52,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         wait_passively()
     reporter = make_reporter(getattr(options, "progress", "none"))
+    before: dict[int, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():
-            # Clean up after a termination as after Ctrl-C.
-            signal.signal(signal.SIGTERM, _raise_interrupt)
+            # Clean up after a termination as after Ctrl-C. Only the first one interrupts: schedulers send several, and
+            # impatient users press Ctrl-C again, which would end the cleanup.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                before[number] = signal.signal(number, interrupt_once)
             if watch_standard_input() and isinstance(reporter, JsonReporter):
                 # The end of standard input stops the run when nobody reads the output any more.
                 reporter.needs_reader = False
         status = _run(options, reporter)
     except KeyboardInterrupt:
         status = 130
+    finally:
+        # A process without another task stays deaf to signals until it ends, so that it reports its own status.
+        for kind, handler in before.items() if arguments is not None else ():
+            signal.signal(kind, handler)
     if isinstance(reporter, JsonReporter):
         reporter.ended(status)
     return status

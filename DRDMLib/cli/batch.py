@@ -12,6 +12,7 @@ from ..production.plan import AUGMENT, SYNTHESIZE, RunSettings
 from ..production.regenerate import regenerate as regenerate_sample
 from ..production.run import RunRequest, produce
 from ..production.run_folder import earlier_run
+from ..production.verify import verify as verify_run
 from ..runtime.distributed import current_process
 from ..runtime.reporter import Reporter
 from ..settings import DeformationSettings
@@ -91,6 +92,7 @@ def regenerate(options: argparse.Namespace, reporter: Reporter) -> None:
         model=options.model,
         image=options.image,
         label=options.label,
+        images=options.images,
         device=options.device,
         on_step=lambda done, total: reporter.progress("regenerate", done, total),
     )
@@ -101,4 +103,24 @@ def regenerate(options: argparse.Namespace, reporter: Reporter) -> None:
         raise OutputError(
             f"The new files differ from those of the record ({kinds}); use the software and device in the record."
         )
+    unknown = [kind for kind in made.files if kind not in made.compared]
+    if unknown:
+        raise OutputError(
+            f"The sample is in '{Path(options.output)}', but whether it is identical is not known: the record has no "
+            f"digest of {', '.join(unknown)}; choose the unchanged record of the run."
+        )
     reporter.message(f"{len(made.files)} files in '{Path(options.output)}' are identical to those of the record.")
+
+
+def verify(options: argparse.Namespace, reporter: Reporter) -> None:
+    """Run ``drdm verify``."""
+    folder = Path(options.folder)
+    damaged = verify_run(folder, on_sample=lambda done, total: reporter.progress("verify", done, total))
+    for sentence in damaged:
+        reporter.warning(sentence)
+    if damaged:
+        raise OutputError(
+            f"{len(damaged)} of the files of the run in '{folder}' are not as they were written; run its command again "
+            "with --resume to make them again."
+        )
+    reporter.message(f"All files of the run in '{folder}' are as they were written.")

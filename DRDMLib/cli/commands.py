@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import output
 from ..deformation import Deformation, make_deformations, model_and_choice, prepare
+from ..diffusion.seeds import PLAIN
 from ..errors import SettingError
 from ..invertibility.metrics import measure_ddf
 from ..io.files import file_name, image_stem, shown
@@ -69,7 +70,7 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
             doubtful = choice.fit.doubtful(result.metrics.mean_percent / 100)
             items.append(output.report_entry(result, files, folder) | {"doubtful": doubtful})
             # After each version, so that an interrupted run leaves a valid result.
-            written = {"source": Path(options.image).name, "fit": choice.fit.to_dict()}
+            written = {"source": Path(options.image).name, "fit": choice.fit.to_dict(), "seed_scheme": PLAIN}
             written |= {} if region is None else {"region": region.to_dict()}
             output.write_report(folder, model.metadata.name, items, **written)
             reporter.item(**items[-1])

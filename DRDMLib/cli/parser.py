@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_augment(command)
     _add_synthesize(command)
     _add_regenerate(command)
+    _add_verify(command)
     _add_gallery(command)
     _add_challenge(command)
     _add_score(command)
@@ -211,8 +212,22 @@ def _add_regenerate(command: AddCommand) -> None:
     parser.add_argument("--model", metavar="M", help="file of the model, if it is not in the list of 'drdm models'")
     parser.add_argument("--image", metavar="IMAGE", help="new path of the source image, if it was moved")
     parser.add_argument("--label", metavar="LABEL", help="new path of its label, if it was moved")
+    parser.add_argument(
+        "--images", metavar="FOLDER", help="folder with the images and labels, at any depth, if they were moved"
+    )
     add_device_and_progress(parser)
     parser.set_defaults(device=None, func=_run_regenerate)
+
+
+def _add_verify(command: AddCommand) -> None:
+    parser = command(
+        "verify",
+        "check that all files of a finished run of augment or synthesize are as they were written",
+        "drdm verify pairs",
+    )
+    parser.add_argument("folder", metavar="OUT", help="folder of the run")
+    parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
+    parser.set_defaults(func=_run_verify)
 
 
 def _add_gallery(command: AddCommand) -> None:
@@ -379,6 +394,12 @@ def _run_regenerate(options: argparse.Namespace, reporter: Reporter) -> None:
     from .batch import regenerate
 
     regenerate(options, reporter)
+
+
+def _run_verify(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .batch import verify
+
+    verify(options, reporter)
 
 
 def _run_gallery(options: argparse.Namespace, reporter: Reporter) -> None:

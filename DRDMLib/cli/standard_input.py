@@ -39,7 +39,7 @@ def watch_standard_input(grace_seconds: float = GRACE_SECONDS) -> bool:
     if os.environ.pop(VARIABLE, "") != "stop":
         return False
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt_once)
+        signal.signal(number, interrupt_once)
     # Nothing else may read from, or wait for, the watched pipe: on Windows, loading a library can do so.
     watched = os.dup(0)
     null = os.open(os.devnull, os.O_RDONLY)
@@ -56,7 +56,8 @@ def watch_standard_input(grace_seconds: float = GRACE_SECONDS) -> bool:
     return True
 
 
-def _interrupt_once(*_: object) -> None:
+def interrupt_once(*_: object) -> None:
+    """Interrupt the main thread, as Ctrl-C does, and ignore further signals: they would disturb the cleanup."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -30,9 +30,10 @@ from ..training.adaptation import (
     load_source,
     require_subjects,
 )
-from ..training.checkpoint import CHECKPOINT, config_of
+from ..training.checkpoint import earlier_training
 from ..training.config import FIELD_POOL, default_batch
-from ..training.data import load_subjects, split, together, usable_images
+from ..training.data import load_subjects, scan_digests, split, together, usable_images
+from ..training.run_file import has_checkpoint, is_training, require_own_folder
 
 _DESCRIBED = ("anatomy", "modality", "training_data", "licence")
 # Options that describe a new model; by default they are those of ModelDesign.
@@ -53,13 +54,16 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
     if (run / STATE).is_file():
         raise output.holds_a_run(run) if not resume else SettingError(f"The run in '{run}' adapts a model; add --from.")
     if process.first and not resume:
-        if (run / CHECKPOINT).is_file():
+        if has_checkpoint(run):
             raise output.holds_a_run(run)
-        output.require_empty_folder(run, besides=run_folder.BEGINNINGS)
-    if resume:
-        require_no_links_out(run)
+        # A training that was killed before its first checkpoint starts again in its folder.
+        if not is_training(run):
+            output.require_empty_folder(run, besides=run_folder.BEGINNINGS)
+    require_own_folder(run)
+    require_no_links_out(run)
     device = choose_device(options.device)
-    earlier = config_of(run) if resume else None
+    written = earlier_training(run) if resume else None
+    earlier = written and written["settings"]
     design = design_from(options, run)
     config = config_from(options, device.type, process.world, earlier)
     metadata = design.metadata()
@@ -67,7 +71,11 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
     cases = datasets.find_cases(options.dataset)
     on_case = (lambda d, n: reporter.progress("read", d, n)) if process.first else None
     # Split after reading, so that images for training remain where some cases cannot be used.
-    kept, left_out = split(usable_images(cases, metadata, plane=options.plane, on_case=on_case), options.hold_out)
+    # Before reading, so that a file that changes meanwhile is noticed when the training is resumed.
+    digests = scan_digests(cases)
+    usable = usable_images(cases, metadata, plane=options.plane, on_case=on_case)
+    kept, left_out = split([images for _, images in usable], options.hold_out)
+    scans = {case.name: digests[case.name] for case, _ in usable}
     images, held_out = together(kept, metadata), together(left_out, metadata)
 
     def on_checkpoint(folder: Path, model: Model) -> None:
@@ -78,7 +86,7 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
         training_picture(model, held_out if len(held_out) else images, folder / "preview.png")
 
     # The first process locks the folder for all.
-    with run_folder.locked_folder(run, new=not resume) if process.first else contextlib.nullcontext():
+    with run_folder.locked_folder(run, new=not is_training(run)) if process.first else contextlib.nullcontext():
         try:
             path = run_training(
                 images,
@@ -89,6 +97,7 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
                 device=options.device,
                 process=process,
                 resume=resume,
+                data={"plane": options.plane, "hold_out": options.hold_out, "scans": scans},
                 on_step=lambda step, share, figures: reporter.progress(
                     "train", round(share, 4), 1.0, step=step, **figures
                 ),
@@ -114,10 +123,10 @@ def adapt_model(options: argparse.Namespace, reporter: Reporter) -> None:
         raise SettingError("Adapting a model takes one process; start it without torchrun or srun.")
     run_folder.require_inactive(run)
     if not options.resume:
-        if (run / STATE).is_file() or (run / CHECKPOINT).is_file():
+        if (run / STATE).is_file() or has_checkpoint(run):
             raise output.holds_a_run(run)
         output.require_empty_folder(run, besides=run_folder.BEGINNINGS)
-    elif (run / CHECKPOINT).is_file():
+    elif is_training(run):
         raise SettingError(f"The run in '{run}' trains a new model; resume it without --from.")
     require_no_links_out(run)
     source = load_source(options.source, options.device)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ SUFFIXES = (
     *(".png", ".tif", ".tiff", ".jpg", ".jpeg", ".jp2", ".j2k", ".bmp", ".lsm", ".gipl", ".gipl.gz", ".vtk"),
     *(".mnc", ".mrc", ".rec", ".h5", ".hdf5", ".hdf", ".pic", ".spr"),
 )
+# Errors of file systems that cannot sync.
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF)
 _DOUBLE_SUFFIXES = (".seg.nrrd", ".nii.gz", ".img.gz", ".gipl.gz")
 # Other suffixes have a letter; numbers after a dot are part of the name ("1.2.840.1").
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]*$")
@@ -170,9 +173,33 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"'{path}' cannot be written ({error.strerror or error}); choose another output folder.")
 
 
+def _sync(path: Path) -> None:
+    """Wait until the content of a file is on the disk, where the system can tell."""
+    # Windows only syncs what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network shares cannot sync.
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can tell."""
+    # Windows has no such call; its file systems write names in their own order.
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):
+            _sync(folder)
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Provide a temporary path to write a file to; the file gets its own name on success and is removed on failure.
+
+    It gets its name only after its content is on the disk, so that a power cut leaves a whole file or none.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written to.
@@ -182,7 +209,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
         # What a killed process left there may be a link; it must not be followed.
         partial.unlink(missing_ok=True)
         yield partial
+        _sync(partial)
         os.replace(partial, path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise output_error(path, error) from error
     finally:
@@ -205,6 +234,16 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Write a small text file in UTF-8, see :func:`write_bytes`."""
     return write_bytes(path, text.encode("utf-8"))
+
+
+def digest_of_files(paths: Sequence[Path]) -> str:
+    """Return one digest of the contents of several files, in this order."""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while chunk := stream.read(2**22):
+                total.update(chunk)
+    return f"sha256:{total.hexdigest()}"
 
 
 def read_object(path: str | os.PathLike[str], keys: Sequence[str] = ()) -> dict[str, Any]:

@@ -101,8 +101,6 @@ def write_nifti(
         for piece in pieces:
             stream.write(np.ascontiguousarray(piece).data)
         stream.finish()
-        raw.flush()
-        os.fsync(raw.fileno())
     return path
 
 

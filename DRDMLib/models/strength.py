@@ -71,7 +71,7 @@ def level_of(level: Level, metadata: ModelMetadata) -> int:
     """Return the number of a level for a model; numbers stay as they are.
 
     Args:
-        level: a number, or one of :data:`DRDMLib.settings.STRENGTHS`.
+        level: a number, or one of :data:`DRDMLib.levels.STRENGTHS`.
     """
     if not isinstance(level, str):
         return level

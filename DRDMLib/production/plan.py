@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..diffusion.seeds import SAMPLES, sample_seed
 from ..io.datasets import Case
 from ..io.files import name_key, shown
 from ..levels import Level, level_text
@@ -40,6 +41,8 @@ class RunSettings:
         quality: write thumbnails and the quality page.
         label_geometry: where labels lie, see :func:`DRDMLib.read_label`.
         adapt: minutes for adapting the model to the images first; ``None`` takes the model as it is.
+        seed_scheme: how the seeds of samples are made, see :mod:`DRDMLib.diffusion.seeds`; empty for runs of older
+            versions, whose samples have seeds of 31 bits.
     """
 
     command: str
@@ -53,6 +56,7 @@ class RunSettings:
     quality: bool = True
     label_geometry: str = "file"
     adapt: float | None = None
+    seed_scheme: str = SAMPLES
 
     def at_level(self, level: Level) -> DeformationSettings:
         """Return the settings of a deformation of this level."""
@@ -91,6 +95,7 @@ class RunSettings:
             **self.deformation.region_entry(),
             **({} if self.label_geometry == "file" else {"label_geometry": self.label_geometry}),
             **({} if self.adapt is None else {"adapt": self.adapt}),
+            **({"seed_scheme": self.seed_scheme} if self.seed_scheme else {}),
         }
 
 
@@ -119,7 +124,7 @@ class Task:
 
 
 def seed_of(run_seed: int, case: str, levels: tuple[Level, ...], copy: int, attempt: int) -> int:
-    """Return the seed of one attempt, 0 to 2^31 - 1: a hash, so that each image gets different noise."""
+    """Return the seed of one attempt in a run of an older version, 0 to 2^31 - 1; new ones have :func:`sample_seed`."""
     words = f"{run_seed}/{case}/{':'.join(map(str, levels))}/{copy}/{attempt}"
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:4], "big") & 0x7FFFFFFF
 
@@ -147,7 +152,8 @@ class Plan:
 
     def seed(self, task: Task, attempt: int) -> int:
         """Return the seed of one attempt at a task."""
-        return seed_of(self.settings.seed, self.cases[task.case].name, task.levels, task.copy, attempt)
+        make = sample_seed if self.settings.seed_scheme else seed_of
+        return make(self.settings.seed, self.cases[task.case].name, task.levels, task.copy, attempt)
 
     def share(self, process: ProcessInfo) -> list[Task]:
         """Return the tasks of one process, in the order of the plan.

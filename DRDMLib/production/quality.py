@@ -12,7 +12,7 @@ from ..deformation import Deformation
 from ..drawing import SlicePicture, fullest_plane
 from ..io.files import write_text
 from ..models.fit import Fit
-from ..pages import fill_page, png_uri
+from ..pages import fill_page, is_png, png_uri
 from ..spatial.coordinates import direction_matrix
 from ..spatial.jacobian import jacobian_determinant
 from ..spatial.model_grid import image_extent
@@ -63,7 +63,8 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
                 "subject": record["subject"],
                 "case": record["case"],
                 "levels": record["levels"],
-                "seed": record["seed"],
+                # As text, because JavaScript rounds numbers of more than 53 bits.
+                "seed": str(record["seed"]),
                 "redrawn": len(record["redrawn"]),
                 **({"fit": str(Fit.from_dict(record["fit"]))} if "fit" in record else {}),
                 "score": score,
@@ -74,8 +75,9 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
     order = sorted(range(len(samples)), key=lambda k: (-samples[k]["score"], samples[k]["name"]))
     samples = [samples[k] for k in order]
     for sample, k in list(zip(samples, order, strict=True))[:_MOST_PICTURES]:
-        path = folder / made[k]["files"].get("thumbnail", "")
-        if path.is_file():
+        # A record may name any file of the disk.
+        path = (records.files_of(folder, made[k]) or {}).get("thumbnail")
+        if path is not None and is_png(path):
             sample["picture"] = png_uri(path)
     data = {
         "title": folder.name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 
 from .. import __version__
 from ..errors import OutputError
-from ..io.files import read_object, write_text
+from ..io.files import digest_of_files, read_object, write_text
 
 RECORDS = "records"
 DONE, FAILED, REJECTED = "done", "failed", "rejected"
@@ -64,7 +64,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def completed(folder: Path, name: str) -> dict[str, Any] | None:
-    """Return the record of a finished task: its files are complete, or it was given up because of the limits.
+    """Return the record of a finished task: its files are there, or it was given up because of the limits.
 
     Returns:
         ``None`` if the task must be done, or done again.
@@ -78,5 +78,47 @@ def completed(folder: Path, name: str) -> dict[str, Any] | None:
         return None
     if record["status"] == REJECTED:
         return record
-    whole = record["status"] == DONE and all((folder / file).is_file() for file in record["files"].values())
+    files = files_of(folder, record)
+    whole = record["status"] == DONE and files is not None and all(path.is_file() for path in files.values())
     return record if whole else None
+
+
+def files_of(folder: Path, record: dict[str, Any]) -> dict[str, Path] | None:
+    """Return the files of a sample, kind -> path; ``None`` if the record names one outside of the run's folder."""
+    found = {}
+    files = record.get("files")
+    for kind, name in files.items() if isinstance(files, dict) else ():
+        if not isinstance(name, str) or not is_inside(name):
+            return None
+        found[kind] = folder / name
+    return found if isinstance(files, dict) else None
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path from a record or report stays inside of the folder of its run, on every system."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and not set(name) & set(":\\\0")
+
+
+def changed_files(folder: Path, record: dict[str, Any]) -> dict[str, str]:
+    """Compare the files of a finished sample with the sizes and digests in its record.
+
+    Returns:
+        Path in the run's folder -> how it differs, for files that are not as they were written.
+    """
+    found = {}
+    sizes, expected = record.get("sizes", {}), record.get("digests", {})
+    for kind, path in (files_of(folder, record) or {}).items():
+        try:
+            size = path.stat().st_size
+            # Records of older versions have no sizes.
+            if size != sizes.get(kind, size):
+                found[record["files"][kind]] = f"has {size} bytes instead of {sizes[kind]}"
+            elif kind not in expected:
+                found[record["files"][kind]] = "has no digest in its record"
+            elif digest_of_files([path]) != expected[kind]:
+                found[record["files"][kind]] = "has other content than when it was written"
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            found[record["files"][kind]] = "is missing" if missing else f"cannot be read ({error.strerror})"
+    return found

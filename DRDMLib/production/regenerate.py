@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ..deformation import Progress
+from ..diffusion.seeds import SAMPLES
 from ..errors import ImageError, ModelError, OutputError
 from ..io.datasets import Case
-from ..io.files import file_name, output_error
+from ..io.files import digest_of_files, file_name, output_error
+from ..io.images import image_files
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings, RegionSettings
 from . import records
 from .adapted import FILE
-from .plan import RunSettings, Task, make_plan
+from .plan import Plan, RunSettings, Task
 from .run_folder import locked_folder
 from .sampling import Product, SampleMaker
 from .sources import Source, read_source
@@ -36,11 +40,13 @@ class Regenerated:
 
     Attributes:
         files: kind -> path.
+        compared: kinds of files that were compared with a digest of the record.
         differences: kinds of files that are not identical.
         environment_differences: versions and device that differ from those of the record, one text each.
     """
 
     files: dict[str, Path]
+    compared: list[str]
     differences: list[str]
     environment_differences: list[str]
 
@@ -52,6 +58,7 @@ def regenerate(
     model: str | None = None,
     image: str | None = None,
     label: str | None = None,
+    images: str | Path | None = None,
     device: str | None = None,
     on_step: Progress | None = None,
 ) -> Regenerated:
@@ -62,6 +69,7 @@ def regenerate(
         folder: new or empty folder; the files get the names that they have in the run.
         model: file or name of the model, if the list of models does not have it.
         image, label: new paths of the source files, if they were moved.
+        images: folder in which to look for the source files, if they were moved; at any depth, by name and content.
         device: by default the type of device in the record.
         on_step: called with (done, total) after each recovery step; may raise an exception to cancel.
 
@@ -71,11 +79,10 @@ def regenerate(
         ModelError: the model is missing or is another one.
     """
     record = _read_complete_record(Path(record_file))
-    case = _case(record, image, label)
+    case = _case(record, Path(record_file).absolute().parent.parent, image, label, images)
     settings = RunSettings(
         command=record["command"],
         levels=(tuple(record["levels"]),) if record["levels"] else (),
-        copies=record["copy"] + 1,
         seed=record["run_seed"],
         # Old records have no pose, no border or no region.
         deformation=DeformationSettings(
@@ -87,13 +94,15 @@ def regenerate(
         ),
         voxel_fields="voxel_ddf" in record["files"],
         quality="thumbnail" in record["files"],
+        # Old records have none.
+        seed_scheme=_seed_scheme(record, record_file),
     )
     source = _source(record, case)
     context = {key: record[key] for key in ("model", "configuration", "device", "software", "label_values")}
     context |= {"fit": record["fit"]} if "fit" in record else {}
-    maker = SampleMaker(make_plan(settings, [case]), context, _levels(record))
     # The names of all files follow from this one; a record must not write outside of the folder.
     task = Task(0, 0, file_name(record["name"]), tuple(record["levels"]), record["copy"])
+    maker = SampleMaker(Plan(settings, [case], [task]), context, Path(folder), _levels(record))
     environment_differences = _differences(record["software"], records.software())
     if task.original:
         product = maker.original(task, source)
@@ -131,6 +140,13 @@ def _read_complete_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def _seed_scheme(record: dict[str, Any], path: str | Path) -> str:
+    scheme = record.get("seed_scheme", "")
+    if scheme not in ("", SAMPLES):
+        raise OutputError(f"The record '{path}' was made by a newer version; update DRDM to make its sample again.")
+    return str(scheme)
+
+
 def _write_and_compare(
     product: Product, record: dict[str, Any], folder: Path, environment_differences: list[str]
 ) -> Regenerated:
@@ -141,22 +157,68 @@ def _write_and_compare(
     except OSError as error:
         raise output_error(folder, error) from error
     product.write(folder)
+    compared = [kind for kind in files if kind in record["digests"]]
     differences = [k for k, digest in record["digests"].items() if product.record["digests"].get(k) != digest]
-    return Regenerated(files, differences, environment_differences)
+    return Regenerated(files, compared, differences, environment_differences)
 
 
-def _case(record: dict[str, Any], image: str | None, label: str | None) -> Case:
-    files = {kind: Path(path) for kind, path in record["source"]["files"].items()}
-    if image is not None:
-        files["image"] = Path(image)
-    if label is not None and "label" in files:
-        files["label"] = Path(label)
-    missing = next((path for path in files.values() if not path.exists()), None)
-    if missing is not None:
-        raise ImageError(f"The source '{missing}' no longer exists; give its new path with --image or --label.")
+def _case(record: dict[str, Any], run: Path, image: str | None, label: str | None, images: str | Path | None) -> Case:
+    """Find the source files of a record.
+
+    Args:
+        run: folder of the run that the record is from.
+        image, label, images: see :func:`regenerate`.
+    """
+    given = {"image": image, "label": label}
+    files, digests = {}, record["source"]["digests"]
+    for kind, name in record["source"]["files"].items():
+        chosen = given.get(kind)
+        if chosen is not None:
+            files[kind] = Path(chosen)
+            continue
+        series = record["source"]["series"] if kind == "image" else ""
+        places = _places(name, record["source"].get("relative", {}).get(kind), run, images)
+        there = [path for path in dict.fromkeys(places) if path.exists()]
+        if not there:
+            raise ImageError(
+                f"The source '{name}' no longer exists; give the folder with the images with --images, or its new path "
+                "with --image or --label."
+            )
+        # Another file of this name may lie in one of the places.
+        files[kind] = next((path for path in there if _digest(path, series) == digests.get(kind)), there[0])
     channels = tuple(files[kind] for kind in sorted(files) if kind.startswith("channel_"))
     series = record["source"]["series"]
     return Case(record["case"], files["image"], files.get("label"), channels, series, record["subject"])
+
+
+def _places(name: str, relative: str | None, run: Path, images: str | Path | None) -> Iterator[Path]:
+    """Yield the paths at which a source file may be.
+
+    Args:
+        name: path in the record: absolute, or relative to the folder in which an older version was started.
+        relative: path from the folder of the run.
+        run: folder of the run now.
+        images: folder in which to look.
+    """
+    # A record of Windows names its parts with other separators.
+    parts = PureWindowsPath(name).parts if "\\" in name else Path(name).parts
+    if images is not None:
+        for start in range(len(parts)):
+            yield Path(images, *parts[start:])
+        yield from sorted(Path(images).rglob(parts[-1]) if parts else [])
+        return
+    yield Path(name)
+    if relative is not None:
+        yield Path(os.path.normpath(run / relative))
+    for folder in run.parents if not Path(name).is_absolute() else ():
+        yield folder / name
+
+
+def _digest(path: Path, series: str) -> str:
+    try:
+        return digest_of_files(image_files(path, series))
+    except (OSError, ImageError):
+        return ""
 
 
 def _source(record: dict[str, Any], case: Case) -> Source:
@@ -167,7 +229,7 @@ def _source(record: dict[str, Any], case: Case) -> Source:
         if source.digests.get(kind) != digest:
             raise ImageError(
                 f"The {kind} '{source.files.get(kind)}' is not the file that '{record['name']}' was made from; "
-                "give the right file with --image or --label."
+                "give the right file with --image or --label, or the folder with the images with --images."
             )
     return source
 

@@ -5,23 +5,26 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 from .. import output
 from ..errors import DRDMError, ImageError, OutputError
-from ..io.files import write_text
+from ..io.files import digest_of_files, read_object, write_text
 from . import records, run_folder
 from .layouts import learn2reg_dataset, nnunet_dataset, nnunet_splits, subject_splits
 from .plan import AUGMENT
-from .quality import write_quality_page
+from .quality import PAGE, write_quality_page
 from .run_state import LOGS, Run
 from .sampling import Product
 
 # The report of a long run is large; writing it may take at most this fraction of the time.
 _REPORT_SHARE = 0.02
+# Files of a finished run besides its samples, their records and the report.
+DESCRIPTIONS = (run_folder.RUN, "dataset.json", "splits_final.json", "splits.json", PAGE)
 
 
-def report_entry(run: Run, record: dict[str, Any]) -> dict[str, Any]:
+def report_entry(record: dict[str, Any], seconds: float | None) -> dict[str, Any]:
     """Return the entry of a sample in ``report.json``."""
     files = {kind: path for kind, path in record["files"].items() if kind != "thumbnail"}
     item = record["item"]
@@ -36,7 +39,7 @@ def report_entry(run: Run, record: dict[str, Any]) -> dict[str, Any]:
         "ddf": files.pop("ddf", None),
         **files,
         **{key: item[key] for key in ("seed", "level", "steps", "pose")},
-        "seconds": run.seconds.get(record["name"]),
+        "seconds": seconds,
         "metrics": item["metrics"],
         "repair": item["repair"],
         **({"region": item["region"]} if "region" in item else {}),
@@ -70,8 +73,20 @@ def read_times(run: Run) -> None:
                 run.seconds[entry["name"]] = entry["seconds"]
 
 
-def write_report(run: Run) -> None:
+def written_digests(folder: Path) -> dict[str, str]:
+    """Return the digests that the report of a finished run lists: path in its folder -> ``sha256:...``."""
+    try:
+        digests = read_object(folder / output.REPORT, ("digests",))["digests"]
+    except (OSError, ValueError):
+        return {}
+    return {str(path): str(digest) for path, digest in digests.items()} if isinstance(digests, dict) else {}
+
+
+def write_report(run: Run, digests: dict[str, str] | None = None) -> None:
     """Write ``report.json``: settings, failures, unused files of the dataset, rejected attempts and every sample.
+
+    Args:
+        digests: of the records and of the other files of a finished run, by their path in its folder.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written to.
@@ -81,7 +96,7 @@ def write_report(run: Run) -> None:
     output.write_report(
         run.folder,
         model_names(run, done),
-        [report_entry(run, r) for r in done if r["status"] == records.DONE and r["levels"]],
+        [report_entry(r, run.seconds.get(r["name"])) for r in done if r["status"] == records.DONE and r["levels"]],
         settings=run.plan.settings.to_dict() | {"cases": [case.name for case in run.plan.cases]},
         failures=run.failures(),
         notes=run.notes,
@@ -92,6 +107,7 @@ def write_report(run: Run) -> None:
             "given_up": sum(record["status"] == records.REJECTED for record in done),
             "reasons": {reason: draws.count(reason) for reason in sorted(set(draws))},
         },
+        **({} if digests is None else {"digests": digests}),
     )
 
 
@@ -149,8 +165,23 @@ def finalize_run(run: Run) -> bool:
         _describe_pairs(run, done)
     if run.plan.settings.quality:
         write_quality_page(run.folder, run.plan, [run.done[task.number] for task in run.plan.samples])
+    write_report(run, _digests_of_run(run))
     run_folder.clean_up(run.folder)
     return True
+
+
+def _digests_of_run(run: Run) -> dict[str, str]:
+    """Return the digests of the records and of the files that describe a finished run.
+
+    Raises:
+        OutputError: a file cannot be read any more.
+    """
+    paths = [path for name in DESCRIPTIONS if (path := run.folder / name).is_file()]
+    paths += [records.record_path(run.folder, task.name) for task in run.plan.tasks]
+    try:
+        return {path.relative_to(run.folder).as_posix(): digest_of_files([path]) for path in paths}
+    except OSError as error:
+        raise OutputError(f"'{error.filename}' cannot be read again ({error.strerror}); check the disk.") from error
 
 
 def _describe_training_set(run: Run, done: list[dict[str, Any]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 from .. import __version__, output
 from ..deformation import prepare
-from ..errors import DRDMError, ImageError, ModelError
+from ..diffusion.seeds import SAMPLES
+from ..errors import DRDMError, ImageError, ModelError, SettingError
 from ..io import datasets
 from ..io.datasets import Case
 from ..io.images import read_image, read_label
@@ -31,7 +31,7 @@ from .plan import AUGMENT, Plan, RunSettings, make_plan
 from .report import finalize_run, interrupted
 from .run_state import LOGS, Run
 from .sampling import QUALITY, part_folder
-from .sources import Source, read_case
+from .sources import Source, read_case, source_digests
 from .work import Work
 
 _READERS = 2
@@ -119,6 +119,7 @@ def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
     earlier = run_folder.earlier_run(request.folder, resume=request.joins)
     sources: dict[int, Source] = {}
     if earlier is not None:
+        plan = _with_seed_scheme(plan, earlier, request.folder)
         run_folder.require_same(earlier, plan, choose_device(device).type, __version__, request.folder)
         plane = plan.settings.deformation.plane
         models = CaseModels.of_earlier_run(earlier, request.model, device, plane, request.folder)
@@ -126,7 +127,14 @@ def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
         description = earlier
     else:
         description, models, model, sources = _describe(request, plan, device, reporter)
-        output.make_output_folder(request.folder, besides=run_folder.beginnings(request.folder))
+        if run_folder.is_damaged(request.folder):
+            run_folder.require_same_configuration(description, request.folder)
+            reporter.warning(
+                f"'{request.folder / run_folder.RUN}' is damaged, as after a power cut; it is written again, and the "
+                "finished samples are kept."
+            )
+        else:
+            output.make_output_folder(request.folder, besides=run_folder.beginnings(request.folder))
         # Written first, so that an interrupted run can be recognized and resumed from here on.
         run_folder.write_run(request.folder, description)
     plan = _without_ignored_label(plan, description, request.dataset)
@@ -138,13 +146,25 @@ def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
     return run
 
 
+def _with_seed_scheme(plan: Plan, run: dict[str, Any], folder: Path) -> Plan:
+    """Return the plan with the seeds of an earlier run, which may be of an older version.
+
+    Raises:
+        SettingError: the run is of a newer version.
+    """
+    scheme = run["settings"].get("seed_scheme", "")
+    if scheme not in ("", SAMPLES):
+        raise SettingError(f"The run in '{folder}' was made by a newer version; update DRDM, or choose a new folder.")
+    return replace(plan, settings=replace(plan.settings, seed_scheme=scheme))
+
+
 def _describe(
     request: RunRequest, plan: Plan, device: str, reporter: Reporter
 ) -> tuple[dict[str, Any], CaseModels, Model, dict[int, Source]]:
     """Return the content of ``run.json``, the models, that of the first case, and the case as it was read."""
     described = datasets.nnunet_description(request.dataset)
     augments = plan.settings.command == AUGMENT
-    values = _all_label_values(plan, reporter) if augments else set()
+    values, digests = _looked_through(plan, reporter)
     label_mapping, labels = consecutive(values, described) if augments else ({}, {})
     unknown = [str(value) for value in undeclared(values, described)]
     if unknown:
@@ -165,7 +185,10 @@ def _describe(
     subjects = [case.subject for case in plan.cases]
     description = {
         "settings": plan.settings.to_dict(),
-        "cases": [{"name": case.name, "subject": case.subject} for case in plan.cases],
+        "cases": [
+            {"name": case.name, "subject": case.subject, "digests": some}
+            for case, some in zip(plan.cases, digests, strict=True)
+        ],
         "model": entry,
         # Without a named model, each case has its own, one of these.
         **({"candidates": [asdict(one) for one in models.candidates]} if models.named is None else {}),
@@ -217,28 +240,34 @@ def _context(description: dict[str, Any], model: Model) -> dict[str, Any]:
     }
 
 
-def _all_label_values(plan: Plan, reporter: Reporter) -> set[int]:
-    """Read the values of all labels; nnU-Net's numbering needs them before the first file is written."""
+def _looked_through(plan: Plan, reporter: Reporter) -> tuple[set[int], list[dict[str, str]]]:
+    """Look through the files of all cases before the first file is written.
 
-    def values(case: Case) -> set[int]:
-        if case.label is None:
-            return set()
-        with contextlib.suppress(DRDMError):
-            image = read_image(case.image, case.series)
-            return set(label_values(read_label(case.label, image, geometry=plan.settings.label_geometry)))
-        return set()
+    Returns:
+        The values of all labels, for nnU-Net's numbering, if it is needed; and for each case the digests of its files,
+        which are empty if they cannot be read.
+    """
 
-    return _union(values, plan.cases, reporter)
+    def look(case: Case) -> tuple[set[int], dict[str, str]]:
+        values: set[int] = set()
+        digests: dict[str, str] = {}
+        with contextlib.suppress(DRDMError, OSError):
+            # First, so that a file that changes after this is noticed when the case is read.
+            digests = source_digests(case)
+            if plan.settings.command == AUGMENT and case.label is not None:
+                image = read_image(case.image, case.series)
+                values = set(label_values(read_label(case.label, image, geometry=plan.settings.label_geometry)))
+        return values, digests
 
-
-def _union(values: Callable[[Case], set[int]], cases: list[Case], reporter: Reporter) -> set[int]:
     found: set[int] = set()
+    every = []
     with ThreadPoolExecutor(_READERS) as pool:
-        for number, some in enumerate(pool.map(values, cases), start=1):
-            found |= some
-            if number == len(cases) or number % 10 == 0:
-                reporter.progress("read", number, len(cases))
-    return found
+        for number, (values, digests) in enumerate(pool.map(look, plan.cases), start=1):
+            found |= values
+            every.append(digests)
+            if number == len(plan.cases) or number % 10 == 0:
+                reporter.progress("read", number, len(plan.cases))
+    return found, every
 
 
 def _first_usable(plan: Plan, models: CaseModels, label_mapping: dict[int, int]) -> tuple[int, Source, CaseModel]:

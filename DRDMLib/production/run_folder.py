@@ -16,13 +16,15 @@ from ..errors import DRDMError, OutputError, SettingError
 from ..io.files import output_error, read_object, require_no_links_out, write_text
 from ..runtime.distributed import ProcessInfo
 from ..training.adaptation import STATE
+from ..training.run_file import RUN_FILE
+from . import records
 from .plan import Plan
 
 RUN = "run.json"
 ADAPTED = "adapted"
 _LOCK, _LOCK_OF, _LOCKS = ".drdm.lock", ".drdm-", ".drdm*.lock"
 # Prefixes of the files that a run leaves if it is killed while it starts.
-BEGINNINGS = (".drdm", f".{RUN}")
+BEGINNINGS = (".drdm", f".{RUN}", f".{RUN_FILE}")
 
 T = TypeVar("T")
 
@@ -45,22 +47,52 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise OutputError(f"'{path}' is damaged, so this run cannot be resumed; choose a new folder.") from error
 
 
+def is_damaged(folder: Path) -> bool:
+    """Whether a folder has a ``run.json`` that cannot be read, such as one that a power cut has emptied."""
+    if not (folder / RUN).is_file():
+        return False
+    try:
+        read_run(folder)
+    except OutputError:
+        return True
+    return False
+
+
+def require_same_configuration(run: dict[str, Any], folder: Path) -> None:
+    """Require that the samples in a folder were made with a configuration, when ``run.json`` cannot say so any more.
+
+    Args:
+        run: the new content of ``run.json``.
+
+    Raises:
+        SettingError: one of them was made with another one.
+    """
+    digest = configuration_digest(run)
+    for path in sorted((folder / records.RECORDS).glob("*.json")):
+        with contextlib.suppress(OutputError):
+            if records.read_record(path).get("configuration") != digest:
+                raise SettingError(
+                    f"'{folder / RUN}' is damaged, and '{path.stem}' was made with other settings, images, models or "
+                    "software; use the same ones again, or choose a new folder."
+                )
+
+
 def earlier_run(folder: Path, *, resume: bool) -> dict[str, Any] | None:
     """Read the run in a folder.
 
     Returns:
-        The content of ``run.json``, or ``None`` if the folder is empty or does not exist.
+        The content of ``run.json``, or ``None`` if the folder is empty or does not exist, or the file is damaged.
 
     Raises:
         SettingError: the folder has a run and ``resume`` is false.
-        OutputError: the folder has other files, a run that cannot be read, or links that lead out of it.
+        OutputError: the folder has other files, the run of an old version, or links that lead out of it.
     """
     report = folder / output.REPORT
     if (folder / RUN).is_file():
         if not resume:
             raise output.holds_a_run(folder)
         require_no_links_out(folder)
-        return read_run(folder)
+        return None if is_damaged(folder) else read_run(folder)
     if report.is_file():
         if not resume:
             raise output.holds_a_run(folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ from . import records
 from .limits import Limits
 from .plan import AUGMENT, Plan, Task
 from .quality import histograms, thumbnail
-from .sources import Source, digest_of_files
+from .sources import Source, SourceChanged, digest_of_files
 
 QUALITY = "quality"
 
@@ -58,6 +60,7 @@ class Product:
             path = writer(folder / self.record["files"][kind])
             try:
                 self.record["digests"][kind] = digest_of_files([path])
+                self.record["sizes"][kind] = path.stat().st_size
             except OSError as error:
                 raise OutputError(f"'{path}' cannot be read again ({error.strerror}); check the disk.") from error
         records.write_record(folder, self.record)
@@ -115,20 +118,23 @@ class SampleMaker:
     Attributes:
         plan: the plan.
         context: values that all records of a run share: model, device, software and digest of the configuration.
+        folder: folder of the run; records have the paths of the sources relative to it, besides absolute ones.
         levels: levels of the sample that is made again, instead of those that its strengths mean now.
     """
 
     plan: Plan
     context: dict[str, Any]
+    folder: Path
     levels: tuple[int, ...] = ()
 
     def failure(self, task: Task, error: DRDMError) -> Product:
         """Return the product of a task that failed, with the reason in its record."""
-        return Product(self._record(task) | {"reason": str(error)})
+        changed = {"changed": True} if isinstance(error, SourceChanged) else {}
+        return Product(self._record(task) | {"reason": str(error)} | changed)
 
     def original(self, task: Task, source: Source) -> Product:
         """Return the product of an undeformed image and its label, for an augmented dataset."""
-        record = self._record(task) | {"status": records.DONE, "source": _source_entry(source)}
+        record = self._record(task) | {"status": records.DONE, "source": _source_entry(source, self.folder)}
         product = Product(record)
         _add_image(product, "image", f"imagesTr/{task.name}_0000.nii.gz", source.image)
         for k, channel in enumerate(source.channels, start=1):
@@ -177,7 +183,7 @@ class SampleMaker:
             if not reason:
                 break
             rejected.append({"attempt": number, "seed": seed, "reason": reason})
-        record = self._record(task) | {"source": _source_entry(source), "redrawn": rejected}
+        record = self._record(task) | {"source": _source_entry(source, self.folder), "redrawn": rejected}
         if reason:
             record |= {"status": records.REJECTED, "reason": _rejection([entry["reason"] for entry in rejected])}
             return Product(record, seconds=seconds)
@@ -206,6 +212,7 @@ class SampleMaker:
             "levels": list(task.levels),
             "copy": task.copy,
             "run_seed": settings.seed,
+            **({"seed_scheme": settings.seed_scheme} if settings.seed_scheme else {}),
             "steps": settings.deformation.steps,
             "pose": settings.deformation.pose,
             "plane": settings.deformation.plane,
@@ -214,6 +221,7 @@ class SampleMaker:
             **self.context,
             "files": {},
             "digests": {},
+            "sizes": {},
         }
 
     def _generate(self, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Attempt:
@@ -257,9 +265,24 @@ class SampleMaker:
         )
 
 
-def _source_entry(source: Source) -> dict[str, Any]:
-    entry = {"files": source.files, "series": source.case.series, "digests": source.digests}
+def _source_entry(source: Source, folder: Path) -> dict[str, Any]:
+    entry = {
+        "files": source.files,
+        "relative": relative_paths(source.files, folder),
+        "series": source.case.series,
+        "digests": source.digests,
+    }
     return entry if source.label_geometry == "file" else entry | {"label_geometry": source.label_geometry}
+
+
+def relative_paths(files: dict[str, str], folder: Path) -> dict[str, str]:
+    """Return paths relative to a folder, so that they stay right when both are moved together."""
+    found = {}
+    for kind, path in files.items():
+        # On Windows there is none from one drive to another.
+        with contextlib.suppress(ValueError):
+            found[kind] = Path(os.path.relpath(path, folder)).as_posix()
+    return found
 
 
 def _add_image(product: Product, kind: str, path: str, image: sitk.Image) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +9,17 @@ import SimpleITK as sitk
 
 from ..errors import ImageError
 from ..io.datasets import Case
+from ..io.files import digest_of_files
 from ..io.images import image_files, read_image, read_label
 from ..regions import find_target
 from ..settings import RegionSettings
 from ..spatial.model_grid import same_grid
 from .limits import label_values
 from .plan import AUGMENT, Plan
+
+
+class SourceChanged(ImageError):
+    """A file of a case is not the one that the run was planned with."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,21 @@ class Source:
         return replace(self, image=sitk.Image(self.image), label=label, channels=tuple(map(sitk.Image, self.channels)))
 
 
-def digest_of_files(paths: list[Path]) -> str:
-    """Return one digest of the contents of several files, in this order."""
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            while chunk := stream.read(2**22):
-                total.update(chunk)
-    return f"sha256:{total.hexdigest()}"
+def source_paths(case: Case) -> dict[str, Path]:
+    """Return the paths of the images of a case: kind (image, label, channel_0001, ...) -> path."""
+    paths = {"image": case.image} | ({} if case.label is None else {"label": case.label})
+    return paths | {f"channel_{k:04d}": path for k, path in enumerate(case.channels, start=1)}
+
+
+def source_digests(case: Case) -> dict[str, str]:
+    """Return the digests of the files of a case, by kind.
+
+    Raises:
+        ImageError: it has no image that could be read.
+        OSError: a file cannot be read.
+    """
+    paths = source_paths(case)
+    return {k: digest_of_files(image_files(p, case.series if k == "image" else "")) for k, p in paths.items()}
 
 
 def read_source(
@@ -95,13 +106,12 @@ def read_source(
     for path, channel in zip(case.channels, channels, strict=True):
         if not same_grid(channel, image):
             raise ImageError(f"The channel '{path}' has another grid than '{case.image}'; resample it to that grid.")
-    paths = {"image": case.image} | ({} if case.label is None else {"label": case.label})
-    paths |= {f"channel_{k:04d}": path for k, path in enumerate(case.channels, start=1)}
     try:
-        digests = {k: digest_of_files(image_files(p, case.series if k == "image" else "")) for k, p in paths.items()}
+        digests = source_digests(case)
     except OSError as error:
         raise ImageError(f"'{case.image}' cannot be read again ({error.strerror}); check the disk.") from error
-    files = {kind: str(path) for kind, path in paths.items()}
+    # Absolute, because a record is also read from another working folder.
+    files = {kind: str(path.absolute()) for kind, path in source_paths(case).items()}
     return Source(case, image, label, channels, digests, files, label_geometry)
 
 
@@ -122,3 +132,6 @@ def read_case(plan: Plan, number: int, label_mapping: dict[int, int]) -> Source:
         values=label_mapping,
         label_geometry=settings.label_geometry,
     )
+
+
+__all__ = ["Source", "SourceChanged", "digest_of_files", "read_case", "read_source", "source_digests", "source_paths"]

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..diffusion.fields import compose, warp
 from ..diffusion.forward import ForwardProcess
-from ..errors import OutputError, SettingError
+from ..errors import FallbackWarning, OutputError, SettingError
 from ..io.files import read_object, write_text
 from ..models.catalogue import digest_of, load_model, resolve
 from ..models.metadata import ModelMetadata
@@ -31,6 +32,7 @@ from ..runtime.device import choose_device
 from .config import TrainingConfig, default_batch
 from .field_sampler import FieldSampler
 from .loop import StepReport, train
+from .run_file import MODEL, is_training
 from .trainer import Trainer
 
 STATE = "adaptation.json"
@@ -258,7 +260,7 @@ class _Run:
         self.state: dict[str, Any] = {}
 
     def to_end(self, resume: bool) -> Adaptation:
-        model = self.folder / "model.safetensors"
+        model = self.folder / MODEL
         if not (resume and self._continue()):
             self._begin()
         if self.state["kept"] and model.is_file():
@@ -269,7 +271,9 @@ class _Run:
         kept = "adapted" if float(after.mean()) > float(before.mean()) else "source"
         network, trained = self.source.model.network, self.source.model.metadata.training
         if kept == "adapted":
-            path = self._train(self._name(0) if self.trainings == 1 else _ALL, range(0), self.trainings - 1)
+            # A single training is complete already.
+            name, left_out = (self._name(0), self.left_out[0]) if self.trainings == 1 else (_ALL, range(0))
+            path = self._train(name, left_out, self.trainings - 1)
             made = load_model_file(path, "cpu")
             network, trained = made.network, made.metadata.training
         self.state["kept"] = kept
@@ -283,13 +287,17 @@ class _Run:
         return self._finish(model)
 
     def _finish(self, model: Path) -> Adaptation:
-        for name in [*map(self._name, range(len(self.left_out))), _ALL]:
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        self._remove_trainings()
         return Adaptation(model, self._summary())
 
-    def _begin(self) -> None:
+    def _remove_trainings(self) -> None:
         for name in [*map(self._name, range(len(self.left_out))), _ALL]:
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            # Only folders that a training has made.
+            if is_training(self.folder / name):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _begin(self) -> None:
+        self._remove_trainings()
         steps = self.config.steps or self._steps_within(self.config.minutes / self.trainings)
         self.state = self._settings() | {"steps": steps, "groups": [], "kept": ""}
         self._write()
@@ -302,7 +310,12 @@ class _Run:
         try:
             state = read_object(path, ("steps", "groups", "kept", *self._settings()))
         except (OSError, ValueError) as error:
-            raise OutputError(f"'{path}' is damaged, so this run cannot be resumed; choose a new folder.") from error
+            if (self.folder / MODEL).exists():
+                raise OutputError(
+                    f"'{path}' is damaged, so this run cannot be resumed; choose a new folder, or use its model."
+                ) from error
+            warnings.warn(f"'{path}' is damaged, so adapting starts again.", FallbackWarning, stacklevel=2)
+            return False
         wanted = self._settings() | ({"steps": self.config.steps} if self.config.steps else {})
         for key, value in wanted.items():
             if state[key] != value:

@@ -85,13 +85,18 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values under the names that checkpoints and model files use."""
-        return {_STORED_NAMES.get(key, key): value for key, value in asdict(self).items()}
+        return {stored_name(key): value for key, value in asdict(self).items()}
 
     def published(self) -> TrainingConfig:
         """Return these settings with the published augmentation, optimizer, loss and random fields."""
         config = replace(self, learning_rate=1e-4, warmup=1, decay=False, clip=0.0, ema=0.0, field_pool=0)
         config = replace(config, rotation=180.0, zoom=(0.6, 1.0), shift=0.25, random_contrast=False, loss="published")
         return replace(config, mirror_axes=(), partial_views=0.0, scanner_effects=0.0)
+
+
+def stored_name(setting: str) -> str:
+    """Return the name of a setting of :class:`TrainingConfig` in checkpoints and model files."""
+    return _STORED_NAMES.get(setting, setting)
 
 
 def default_batch(device: str, micro_batches: int = 1) -> tuple[int, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from ..errors import ImageError, ModelError
 from ..io.datasets import Case
-from ..io.images import read_image
+from ..io.files import digest_of_files
+from ..io.images import image_files, read_image
 from ..io.left_out import LeftOut
 from ..models.metadata import ModelMetadata
 from ..spatial.model_grid import effective_dimension, model_grid, sample_image
@@ -43,7 +45,7 @@ def load_training_images(
     Returns:
         (M, 1, *S) uint8: one image for each volume, or for a 2D model one for each slice that shows anatomy.
     """
-    return together(usable_images(cases, metadata, plane=plane, on_case=on_case), metadata)
+    return together([images for _, images in usable_images(cases, metadata, plane=plane, on_case=on_case)], metadata)
 
 
 def usable_images(
@@ -52,7 +54,7 @@ def usable_images(
     *,
     plane: str = "auto",
     on_case: Callable[[int, int], None] | None = None,
-) -> list[Tensor]:
+) -> list[tuple[Case, Tensor]]:
     """Load the images of each case that can be used onto the model's grid.
 
     Args:
@@ -60,7 +62,7 @@ def usable_images(
         on_case: called with (done, total) after each case.
 
     Returns:
-        For each case (M, 1, *S) uint8.
+        The cases, each with its images, (M, 1, *S) uint8.
 
     Raises:
         ImageError, ModelError: no case can be used.
@@ -68,13 +70,6 @@ def usable_images(
     Warns:
         FallbackWarning: a case cannot be used and is left out.
     """
-    return [tensor for _, tensor in _usable(cases, metadata, plane, on_case)]
-
-
-def _usable(
-    cases: list[Case], metadata: ModelMetadata, plane: str, on_case: Callable[[int, int], None] | None
-) -> list[tuple[Case, Tensor]]:
-    """Do the work of :func:`usable_images`, and return the cases with their images."""
     found: list[tuple[Case, Tensor]] = []
     bad = LeftOut(len(cases))
     for number, case in enumerate(cases, start=1):
@@ -86,6 +81,15 @@ def _usable(
         if on_case is not None:
             on_case(number, len(cases))
     bad.require_one()
+    return found
+
+
+def scan_digests(cases: list[Case]) -> dict[str, str]:
+    """Return the name of each case with a digest of its image's files; it is empty if they cannot be read."""
+    found = dict.fromkeys((case.name for case in cases), "")
+    for case in cases:
+        with contextlib.suppress(OSError, ImageError):
+            found[case.name] = digest_of_files(image_files(case.image, case.series))
     return found
 
 
@@ -123,6 +127,6 @@ def load_subjects(
         One tensor (M, 1, *S) uint8 for each subject, in the order of their first cases.
     """
     subjects: dict[str, list[Tensor]] = {}
-    for case, images in _usable(cases, metadata, plane, on_case):
+    for case, images in usable_images(cases, metadata, plane=plane, on_case=on_case):
         subjects.setdefault(case.subject or case.name, []).append(images)
     return [torch.cat(images) for images in subjects.values()]

@@ -19,9 +19,20 @@ from ..models.metadata import ModelMetadata
 from ..models.model import Model, save_model
 from ..runtime.device import choose_device
 from ..runtime.distributed import ProcessInfo, process_group
-from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from .checkpoint import earlier_training, load_checkpoint, save_checkpoint
 from .config import TrainingConfig
 from .losses import LossTerms
+from .run_file import (
+    MODEL,
+    described,
+    digests_of,
+    has_checkpoint,
+    read_run_file,
+    require_own_folder,
+    require_same_training,
+    write_run_file,
+)
+from .stopping import StopAfterStep
 from .trainer import Trainer
 
 __all__ = ["Trainer", "TrainingConfig", "train"]
@@ -42,6 +53,7 @@ def train(
     device: str | torch.device = "auto",
     process: ProcessInfo | None = None,
     resume: bool = False,
+    data: Mapping[str, Any] | None = None,
     weights: Mapping[str, Tensor] | None = None,
     on_step: StepReport | None = None,
     on_checkpoint: CheckpointReport | None = None,
@@ -52,12 +64,16 @@ def train(
         images: (M, 1, *S), uint8, training images on the model's grid, or on a finer grid of the same extent.
         held_out: (K, 1, *S), uint8, images for the validation loss; may be empty.
         metadata: the model to train; its ``training`` is filled in.
-        run: folder for ``checkpoint.pt``, ``model.safetensors``, ``log.csv`` and TensorBoard's events.
+        run: folder for ``train.json``, ``checkpoint.pt``, ``model.safetensors``, ``log.csv`` and TensorBoard's events;
+            new, empty, or that of a training.
         process: this process among several that train one model together; all of them need the same images.
-        resume: continue from ``checkpoint.pt`` if the folder has one.
+        resume: continue from the checkpoint if the folder has one; model, settings and data must be the same.
+        data: describes the images in the run file, as plain values, see :func:`DRDMLib.training.run_file.described`; by
+            default digests of both tensors.
         weights: state of the network to start from; by default new random weights.
         on_step: called with (step, progress 0..1, figures); may raise an exception to cancel. One process then writes a
-            checkpoint before it stops; several processes keep their last common one.
+            checkpoint before it stops; several processes keep their last common one. Ctrl-C and a termination also stop
+            one process after the step that it is in.
         on_checkpoint: called with the folder and the current model, e.g. to draw a picture.
 
     Returns:
@@ -65,18 +81,28 @@ def train(
 
     Raises:
         SettingError: the device is not available, the batch cannot be shared equally, the run to resume has another
-            network, or the training diverges.
+            network, other settings or other data, the folder has a training and ``resume`` is false, or the training
+            diverges.
+        OutputError: the folder has files of something else.
     """
     run, process = Path(run), process or ProcessInfo()
+    require_own_folder(run)
+    if not resume and has_checkpoint(run):
+        raise SettingError(f"'{run}' already contains a training; resume it, or choose a new folder.")
     run.mkdir(parents=True, exist_ok=True)
     chosen = choose_device(process.device(str(device)))
+    content = described(metadata, config, digests_of(images, held_out) if data is None else data)
     with process_group(process, chosen):
         trainer = Trainer(metadata, config, chosen, process, weights=weights)
-        if resume and (run / CHECKPOINT).is_file():
+        written = read_run_file(run)
+        if has_checkpoint(run):
             load_checkpoint(run, trainer)
+            require_same_training(run, content, written or earlier_training(run) or {})
+        if process.first and (trainer.step == 0 or written is None):
+            write_run_file(run, content)
         session = _Session(trainer, images.to(chosen), held_out, run, on_step, on_checkpoint)
         session.run_to_end()
-    return run / "model.safetensors"
+    return run / MODEL
 
 
 class _Session:
@@ -100,33 +126,37 @@ class _Session:
 
     def run_to_end(self) -> None:
         """Train to the end and write a checkpoint at regular intervals."""
+        with StopAfterStep(self.alone) as stop:
+            # Whether there are steps without a checkpoint, and all of the state belongs to the same step.
+            self.unsaved: LossTerms | None = None
+            try:
+                self._take_steps(stop)
+            finally:
+                if self.unsaved is not None:
+                    self.save(self.unsaved)
+
+    def _take_steps(self, stop: StopAfterStep) -> None:
         trainer = self.trainer
-        terms: LossTerms | None = None
-        try:
-            while trainer.progress() < 1:
-                begin = time.monotonic()
-                terms = trainer.advance(self.images)
-                if not torch.isfinite(terms.total):
-                    terms = None
-                    raise SettingError(
-                        "The training diverged (its loss is not finite); resume with a lower learning rate."
-                    )
-                if trainer.device.type == "cuda" and trainer.step % 20 == 0:
-                    torch.cuda.synchronize()
-                due = self._agree(time.monotonic() - begin)
-                if self.on_step is not None and trainer.step % 10 == 0:
-                    self.on_step(trainer.step, trainer.progress(), {"loss": float(terms.total)})
-                if due:
-                    self.save(terms)
-                    self.saved = time.monotonic()
-        except BaseException:
-            # Several processes may be at different steps now; their last common checkpoint remains.
-            if not self.alone:
-                terms = None
-            raise
-        finally:
-            if terms is not None:
+        while trainer.progress() < 1:
+            begin = time.monotonic()
+            # Whatever ends the training in the middle of a step, the last checkpoint remains.
+            self.unsaved = None
+            terms = trainer.advance(self.images)
+            if not torch.isfinite(terms.total):
+                raise SettingError("The training diverged (its loss is not finite); resume with a lower learning rate.")
+            if trainer.device.type == "cuda" and trainer.step % 20 == 0:
+                torch.cuda.synchronize()
+            due = self._agree(time.monotonic() - begin)
+            if self.alone or trainer.progress() >= 1:
+                # Several processes may be stopped at different steps; their last common checkpoint remains.
+                self.unsaved = terms
+            if self.on_step is not None and trainer.step % 10 == 0:
+                self.on_step(trainer.step, trainer.progress(), {"loss": float(terms.total)})
+            if due:
                 self.save(terms)
+                self.saved = time.monotonic()
+            if stop.requested:
+                return
 
     def _agree(self, seconds: float) -> bool:
         """Add the time of a step and return whether a checkpoint is due; all processes use the first one's clock."""
@@ -153,10 +183,11 @@ class _Session:
             figures["learning_rate"] = trainer.learning_rate()
             self.log.write(trainer.step, trainer.seconds, figures)
         save_checkpoint(self.run, trainer, trainer.process)
+        self.unsaved = None
         if not self.first:
             return
         described = replace(trainer.metadata, training=_provenance(trainer, len(self.images)))
-        save_model(self.run / "model.safetensors", trainer.average, described)
+        save_model(self.run / MODEL, trainer.average, described)
         if self.on_checkpoint is not None:
             self.on_checkpoint(self.run, Model(trainer.average, described, trainer.device))
 
@@ -193,6 +224,8 @@ class RunLog:
         values = {"step": step, "seconds": round(seconds, 1), **figures}
         with self.path.open("a", newline="", encoding="utf-8") as stream:
             csv.DictWriter(stream, LOG_COLUMNS).writerow(values)
+            stream.flush()
+            os.fsync(stream.fileno())
         if self.board is not None:
             for name, value in figures.items():
                 self.board.add_scalar(name, value, step)

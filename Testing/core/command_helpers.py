@@ -1,5 +1,6 @@
 """Small images, and the ``drdm`` command as a process, for the tests of the command line."""
 
+import json
 import os
 import subprocess
 import sys
@@ -58,3 +59,42 @@ def run_process(*arguments, code=None, timeout=180):
     return subprocess.run(
         command(*arguments, code=code), capture_output=True, encoding="utf-8", env=environment(), timeout=timeout
     )
+
+
+# Runs each command in a process of its own, after code that prepares it. They are forked, so that PyTorch is imported
+# once, and have no matplotlib, whose pictures would take most of the time. Prints the exit status of each; that of a
+# signal is negative.
+FORKED = """
+import json, os, sys
+from DRDMLib import cli
+import DRDMLib.cli.batch, DRDMLib.cli.commands, DRDMLib.cli.train
+sys.modules["matplotlib"] = None
+for prelude, arguments in json.load(sys.stdin):
+    child = os.fork()
+    if child == 0:
+        exec(prelude, globals())
+        status = cli.main(arguments)
+        sys.stderr.flush()
+        os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def run_forked(*commands, timeout=900):
+    """Run drdm several times, each in a process of its own.
+
+    Args:
+        commands: pairs of code that runs first, and a list of arguments.
+
+    Returns:
+        The exit statuses, and what all of them have printed on standard error.
+    """
+    done = subprocess.run(
+        command(code=FORKED),
+        input=json.dumps([[prelude, [str(word) for word in words]] for prelude, words in commands]),
+        capture_output=True,
+        encoding="utf-8",
+        env=environment() | {"OMP_NUM_THREADS": "1"},
+        timeout=timeout,
+    )
+    return [int(line) for line in done.stdout.split()], done.stderr

@@ -53,14 +53,14 @@ def settings_for(command, **more):
     return RunSettings(command, **(defaults | more))
 
 
-def make(dataset, folder, model, command=AUGMENT, *, process=None, resume=False, subject=None, device="cpu", **more):
+def make(dataset, folder, model, command=AUGMENT, *, process=None, resume=False, subject=None, **more):
     """Run a command over a dataset; return the run and its reporter."""
     reporter = RecordingReporter()
     request = RunRequest(
         dataset,
         folder,
         model=str(model),
-        device=device,
+        device=more.pop("device", "cpu"),
         process=process or ProcessInfo(),
         resume=resume,
         subject_pattern=subject,

@@ -257,6 +257,7 @@ def test_one_sentence_for_wrong_input(drdm, tmp_path):
     started = tmp_path / "started"
     started.mkdir()
     (started / STATE).write_text("{", encoding="utf-8")
+    (started / "model.safetensors").write_bytes(b"of that run")
     for words, *arguments in (
         ("3 dimensions", scans, "--from", model, "--ndim", 2),
         ("--width is for new models", scans, "--from", model, "--width", 8),

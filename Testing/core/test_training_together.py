@@ -111,10 +111,13 @@ def test_a_run_continues_with_another_number_of_processes(data, tmp_path):
     """Six steps with two processes and six with one give the same result as twelve with one."""
     first = train_together(data, tmp_path / "run", "--iterations", 6, "--checkpoint-minutes", 0.0001)
     assert first.returncode == 0, first.stderr
-    assert [p.name for p in (tmp_path / "run" / "streams").iterdir()] == ["000000006-001.pt"]
+    # Those of the last checkpoint, and of the one before.
+    streams = sorted(p.name for p in (tmp_path / "run" / "streams").iterdir())
+    assert streams[-1] == "000000006-001.pt" and len(streams) <= 2
     rest = run_process(*options(data, tmp_path / "run", "--resume"))
     assert rest.returncode == 0, rest.stderr
-    assert not (tmp_path / "run" / "streams").exists()
+    # The checkpoint before is the one that two processes have written.
+    assert [p.name for p in (tmp_path / "run" / "streams").iterdir()] == ["000000006-001.pt"]
     whole = run_process(*options(data, tmp_path / "one"), code=TWO_MICRO_BATCHES)
     assert whole.returncode == 0
     assert float(log_of(tmp_path / "run")[-1]["validation"]) == pytest.approx(

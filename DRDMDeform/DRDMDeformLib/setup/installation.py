@@ -149,10 +149,7 @@ class Installation:
             slicer.util.pip_uninstall("torch torchvision torchaudio")
         importlib.invalidate_caches()
         for path in torch_leftovers(self._folders):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            removeTree(path)
 
     @contextlib.contextmanager
     def _explainErrors(self, found: Diagnosis, pinned: Iterable[str]) -> Iterator[None]:
@@ -192,6 +189,17 @@ class Installation:
         self.restartNeeded = True
         if slicer.util.confirmYesNoDisplay(question, _("DRDM Deform")):
             slicer.util.restart()
+
+
+def removeTree(path: Path) -> None:
+    """Remove a file or a folder with all that it contains; of a link only itself, wherever it leads."""
+    # Junctions are links of Windows, known to Python 3.12 and later.
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    elif getattr(path, "is_junction", bool)():
+        path.rmdir()
+    else:
+        shutil.rmtree(path)
 
 
 class _Tee(io.StringIO):

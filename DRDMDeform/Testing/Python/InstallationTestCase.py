@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -167,6 +168,24 @@ class InstallationTestCase(unittest.TestCase):
             self.installation.run(Diagnosis(Condition.BROKEN, "Broken.", "", Remedy.REPLACE, "", ">=2.4"))
         self.assertEqual(seen, [(["numpy", "requirements.txt", "torchio"], "1")])
         self.assertNotIn("PIP_NO_CACHE_DIR", os.environ)
+
+    def testALinkedTorchIsRemovedAsALink(self):
+        """A developer's own build, linked into the folder of packages, stays; Repair removes the link."""
+        build = self.folder.parent / f"{self.folder.name} build"
+        build.mkdir()
+        self.addCleanup(shutil.rmtree, build)
+        (build / "__init__.py").write_text("", encoding="utf-8")
+        try:
+            (self.folder / "torch").symlink_to(build, target_is_directory=True)
+            (self.folder / "functorch").symlink_to(build / "missing")
+        except OSError:
+            self.skipTest("links are not allowed here")
+        self.answers = [True]
+        with self.torchLoaded(False):
+            self.installation.run(Diagnosis(Condition.BROKEN, "Broken.", "", Remedy.REPLACE, "", ">=2.4"))
+        self.assertFalse(os.path.lexists(self.folder / "torch"))
+        self.assertFalse(os.path.lexists(self.folder / "functorch"))
+        self.assertTrue((build / "__init__.py").is_file())
 
     def testReasonOfAFailureIsReported(self):
         def fail():

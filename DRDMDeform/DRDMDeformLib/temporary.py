@@ -1,0 +1,73 @@
+"""Temporary folders with copies of scans. Those that a crash of Slicer has left are removed at the next start."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import slicer
+
+_PREFIX = "drdm-"
+# File that names the process that a folder belongs to; folders without it are left alone.
+_OWNER = "drdm-owner.json"
+
+
+def temporaryFolder() -> Path:
+    """Make a folder for files that another process reads; the caller removes it."""
+    folder = Path(slicer.util.tempDirectory(_PREFIX))
+    owner = {"program": "DRDM Deform", "host": socket.gethostname(), "process": os.getpid()}
+    (folder / _OWNER).write_text(json.dumps(owner), encoding="utf-8")
+    return folder
+
+
+def removeLeftovers() -> list[Path]:
+    """Remove the temporary folders of processes on this computer that have ended without removing them.
+
+    Returns:
+        The removed folders.
+    """
+    removed = []
+    for folder in sorted(Path(slicer.app.temporaryPath).glob(f"{_PREFIX}*")):
+        if not folder.is_symlink() and _isLeftover(folder / _OWNER):
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+    return removed
+
+
+def _isLeftover(path: Path) -> bool:
+    try:
+        owner = json.loads(path.read_text(encoding="utf-8"))
+        process = owner["process"]
+        own = owner["program"] == "DRDM Deform" and owner["host"] == socket.gethostname()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return own and isinstance(process, int) and process > 0 and not _isRunning(process)
+
+
+def _isRunning(process: int) -> bool:
+    """Whether there is a process of this number; numbers are used again, so it may be another one."""
+    if sys.platform == "win32":
+        import ctypes
+
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        # PROCESS_QUERY_LIMITED_INFORMATION.
+        handle = kernel.OpenProcess(0x1000, False, process)
+        if not handle:
+            # ERROR_INVALID_PARAMETER: there is no such process.
+            return ctypes.get_last_error() != 87
+        status = ctypes.c_ulong()
+        known = kernel.GetExitCodeProcess(handle, ctypes.byref(status))
+        kernel.CloseHandle(handle)
+        # STILL_ACTIVE.
+        return not known or status.value == 259
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
