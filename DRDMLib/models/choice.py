@@ -69,7 +69,7 @@ class Choice:
         )
 
     def doubt(self) -> str:
-        """Return a sentence for the user on versions that are too strong for the fit, see :meth:`DRDMLib.models.fit.Fit.doubtful`."""
+        """Return a sentence on versions that are too strong for the fit, see :class:`DRDMLib.models.fit.Fit`."""
         return (
             f"For this strength the model '{self.fit.model}' does not fit the scan well enough, so the results may not "
             "look like real anatomy; look at them, or choose a lower level."
