@@ -11,10 +11,12 @@ from typing import Any
 
 from .. import output
 from ..deformation import Deformation, make_deformations, model_and_choice, prepare
-from ..errors import SettingError
+from ..errors import ImageError, SettingError
 from ..invertibility.metrics import measure_ddf
-from ..io.files import file_name, image_stem, shown
+from ..io.datasets import Case
+from ..io.files import file_name, image_stem, shown, to_json
 from ..io.images import read_field, read_image, read_label
+from ..io.left_out import LeftOut
 from ..models.catalogue import available_models, fetch, model_metadata, remove
 from ..production.run_folder import locked_folder
 from ..regions import find_target
@@ -120,9 +122,16 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
 
 
 def evaluate(options: argparse.Namespace, reporter: Reporter) -> None:
-    """Run ``drdm evaluate``."""
-    results = [{"ddf": str(path), "metrics": measure_ddf(read_field(path)).to_dict()} for path in options.ddf]
-    print(json.dumps(results, indent=2))
+    """Run ``drdm evaluate``; a field that cannot be read is left out."""
+    bad, results = LeftOut(len(options.ddf)), []
+    for path in options.ddf:
+        try:
+            results.append({"ddf": str(path), "metrics": measure_ddf(read_field(path)).to_dict()})
+            bad.used()
+        except ImageError as error:
+            bad.add(Case(Path(path).name, Path(path)), error)
+    bad.require_one()
+    print(to_json(results, indent=2))
 
 
 def models(options: argparse.Namespace, reporter: Reporter) -> None:

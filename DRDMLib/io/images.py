@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import FallbackWarning, ImageError, SettingError
+from ..errors import DRDMError, FallbackWarning, ImageError, SettingError
 from ..spatial.coordinates import direction_matrix
 from ..spatial.model_grid import bounding_box, overlap, same_grid
 from .detached import files_of_image
@@ -18,6 +20,7 @@ from .files import path_problem, shown
 from .geometry import nifti_axes, require_right_angles
 from .integrity import require_whole_file
 from .multiframe import read_dicom_file
+from .trial import require_survival
 
 # ITK prints its own warnings to standard error; whatever matters is raised as an error here.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -32,6 +35,35 @@ LABEL_GEOMETRIES = ("file", "image")
 LEAST_OVERLAP = 0.5
 
 
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str], what: str = "image") -> Iterator[None]:
+    """Turn any error in the block into one about a file, so that it concerns this file only.
+
+    Libraries raise errors of many kinds for damaged files.
+
+    Args:
+        what: kind of file in error messages, such as ``"image"``.
+
+    Raises:
+        ImageError: the file cannot be read. Errors for the user, with their own messages, are not changed.
+    """
+    name = shown(os.fspath(path), 4096)
+    try:
+        yield
+    except DRDMError:
+        raise
+    except MemoryError as error:
+        raise ImageError(
+            f"There is not enough memory for the {what} '{name}'; close other programs, or use a smaller one."
+        ) from error
+    except Exception as error:
+        reason = f", {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+        raise ImageError(
+            f"The {what} '{name}' cannot be read ({type(error).__name__}{reason}), because it is damaged or unusual; "
+            "copy or export it again."
+        ) from error
+
+
 def _read(path: Path, what: str, series: str = "") -> sitk.Image:
     problem = path_problem(path)
     if problem:
@@ -43,6 +75,7 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
             raise ImageError(f"There is no {what} '{path}'; check the path.")
         if path.stat().st_size == 0:
             raise ImageError(f"The {what} '{path}' is empty; copy or export it again.")
+        require_survival(path, what)
         kind = require_whole_file(path, what)
         if kind == "GDCMImageIO":
             return read_dicom_file(path)
@@ -74,7 +107,8 @@ def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
         ImageError: the folder contains no series, or several and none is chosen.
     """
     path = Path(path)
-    return [Path(name) for name in series_files(path, series)] if path.is_dir() else files_of_image(path)
+    with reading(path):
+        return [Path(name) for name in series_files(path, series)] if path.is_dir() else files_of_image(path)
 
 
 def read_image(path: str | os.PathLike[str], series: str = "", *, need_contrast: bool = True) -> sitk.Image:
@@ -89,7 +123,8 @@ def read_image(path: str | os.PathLike[str], series: str = "", *, need_contrast:
         ImageError: the image is missing or damaged, or cannot be used (see :func:`require_scalar_image`).
     """
     path = Path(path)
-    return require_scalar_image(_read(path, "image", series), str(path), need_contrast=need_contrast)
+    with reading(path):
+        return require_scalar_image(_read(path, "image", series), str(path), need_contrast=need_contrast)
 
 
 def require_scalar_image(image: sitk.Image, name: str = "image", *, need_contrast: bool = True) -> sitk.Image:
@@ -165,7 +200,8 @@ def read_field(path: str | os.PathLike[str]) -> sitk.Image:
     path = Path(path)
     if path.is_dir():
         raise ImageError(f"'{path}' is a folder; choose the file of a displacement field.")
-    field = _read(path, "field")
+    with reading(path, "field"):
+        field = _read(path, "field")
     if field.GetNumberOfComponentsPerPixel() != field.GetDimension():
         raise ImageError(
             f"'{path}' is not a displacement field (values per voxel: {field.GetNumberOfComponentsPerPixel()}, "
@@ -191,7 +227,8 @@ def read_label(path: str | os.PathLike[str], image: sitk.Image, *, geometry: str
         FallbackWarning: the label was resampled.
     """
     path = Path(path)
-    return fit_label(_read(path, "label"), image, str(path), geometry=geometry)
+    with reading(path, "label"):
+        return fit_label(_read(path, "label"), image, str(path), geometry=geometry)
 
 
 def fit_label(label: sitk.Image, image: sitk.Image, name: str = "label", *, geometry: str = "file") -> sitk.Image:

@@ -20,6 +20,10 @@ from ..errors import ImageError
 from .detached import metaimage_data, nrrd_data
 
 _CHUNK = 2**24
+# Bytes that may follow the voxels in a compressed file; it may unpack to a thousand times its size.
+_MOST_BEHIND = 2**28
+# Deflate cannot pack data to less than a thousandth of its size.
+_MOST_RATIO = 1032
 # First bytes of formats whose readers print lines of their own when ITK only looks at a damaged file.
 _NOISY = {
     **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFFImageIO"),
@@ -55,16 +59,10 @@ def require_whole_file(path: Path, what: str) -> str:
             complete = _check_nifti_files(path, what)
         else:
             complete = start in _NOISY or kind not in _CHECKS or _CHECKS[kind](path)
-    except (
-        EOFError,
-        zlib.error,
-        OSError,
-        struct.error,
-        ValueError,
-        LookupError,
-        OverflowError,
-        StopIteration,
-    ):
+    except ImageError:
+        raise
+    except Exception:
+        # A damaged header can lead to any error.
         complete = False
     if not complete:
         raise ImageError(
@@ -128,9 +126,10 @@ def _check_nifti(head: BinaryIO, stream: BinaryIO, path: Path, what: str) -> boo
             complete = len(chunk) // (bits // 8) * (bits // 8)
             values = np.frombuffer(chunk[:complete], order + _NIFTI_FLOATS[kind])
             bad += int(np.count_nonzero(~np.isfinite(values)))
-    # Read to the end, so that the checksum of compressed data is verified.
-    while stream.read(_CHUNK):
-        pass
+    # Read to the end, so that the checksum of compressed data is verified; no more than that is behind the voxels.
+    for _ in range(_MOST_BEHIND // _CHUNK):
+        if not stream.read(_CHUNK):
+            break
     if bad:
         raise ImageError(f"The {what} '{path}' has {bad} NaN or infinite voxels; replace them with numbers first.")
     return bool(missing == 0)
@@ -146,13 +145,38 @@ def _check_metaimage(path: Path) -> bool:
     skipped = max(0, int(fields.get("HeaderSize", 0)))
     whole = [file.stat().st_size for file in files] or [path.stat().st_size - start]
     present = sum(size - skipped for size in whole)
-    if fields.get("CompressedData", "False").lower() == "true":
-        return present >= int(fields.get("CompressedDataSize", 0))
-    if fields.get("BinaryData", "True").lower() == "false":
-        return True
     bytes_each = _META_TYPES.get(fields["ElementType"].replace("MET_", "").removeprefix("U").removesuffix("_ARRAY"), 1)
     channels = int(fields.get("ElementNumberOfChannels", 1))
-    return present >= math.prod(int(n) for n in fields["DimSize"].split()) * bytes_each * channels
+    size = math.prod(int(n) for n in fields["DimSize"].split()) * bytes_each * channels
+    if fields.get("CompressedData", "False").lower() == "true":
+        stored = int(fields.get("CompressedDataSize", 0))
+        if size > _MOST_RATIO * present + _CHUNK or present < stored or (not stored and not files):
+            return False
+        # ITK unpacks as many bytes as the header says, and gives zeros for what it cannot unpack.
+        return len(files) > 1 or _inflates_to(files[0] if files else path, 0 if files else start, stored, size)
+    if fields.get("BinaryData", "True").lower() == "false":
+        return True
+    return present >= size
+
+
+def _inflates_to(path: Path, start: int, stored: int, size: int) -> bool:
+    """Whether compressed data (zlib or gzip) at ``start`` unpacks to ``size`` bytes, with a right checksum.
+
+    Args:
+        stored: number of packed bytes; 0 for the rest of the file.
+    """
+    unpacker, present = zlib.decompressobj(zlib.MAX_WBITS | 32), 0
+    left = stored or path.stat().st_size
+    with path.open("rb") as stream:
+        stream.seek(start)
+        while not unpacker.eof and (packed := stream.read(min(_CHUNK // 16, left))):
+            left -= len(packed)
+            while packed and present <= size:
+                present += len(unpacker.decompress(packed, _CHUNK))
+                packed = unpacker.unconsumed_tail
+            if present > size:
+                return False
+    return unpacker.eof and present == size
 
 
 def _voxel_bytes(path: Path) -> int:
@@ -160,10 +184,11 @@ def _voxel_bytes(path: Path) -> int:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    channels: int = reader.GetNumberOfComponents()
+    # Of one value of this type; a voxel with all its values may itself be too large.
     kind = reader.GetPixelID()
-    voxel = sitk.Image([1, 1], kind, channels) if channels > 1 else sitk.Image([1, 1], kind)
-    return int(math.prod(reader.GetSize())) * channels * int(voxel.GetSizeOfPixelComponent())
+    is_vector = "vector" in sitk.GetPixelIDValueAsString(kind)
+    value = sitk.Image([1, 1], kind, 2) if is_vector else sitk.Image([1, 1], kind)
+    return int(math.prod(reader.GetSize())) * int(reader.GetNumberOfComponents()) * int(value.GetSizeOfPixelComponent())
 
 
 def _check_nrrd(path: Path) -> bool:
@@ -197,11 +222,11 @@ def _unpacked_bytes(path: Path, start: int, most: int) -> int:
 
 def _check_gipl(path: Path) -> bool:
     """Whether a GIPL file contains all its voxels after its header of 256 bytes."""
-    present = 0
+    present, needed = 0, 256 + _voxel_bytes(path)
     with _open(path) as stream:
-        while chunk := stream.read(_CHUNK):
+        while present < needed + _MOST_BEHIND and (chunk := stream.read(_CHUNK)):
             present += len(chunk)
-    return present >= 256 + _voxel_bytes(path)
+    return present >= needed
 
 
 def _check_mrc(path: Path) -> bool:
@@ -214,6 +239,7 @@ def _check_mrc(path: Path) -> bool:
 
 def _check_vtk(path: Path) -> bool:
     """Whether a legacy VTK file contains all its voxels."""
+    text, count = False, -1
     with path.open("rb") as stream:
         for line in stream:
             words = line.decode("latin-1").lower().split()
@@ -237,6 +263,8 @@ def _check_vtk(path: Path) -> bool:
                 each, channels = 1, int(words[2])
                 break
         else:
+            return False
+        if count < 0:
             return False
         if text:
             return len(stream.read().split()) >= count * channels
