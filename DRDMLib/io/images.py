@@ -28,6 +28,8 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 # Integers up to here have their own 64-bit floating-point number, and whether an integer type is narrower.
 _MOST_EXACT = 2**53
 _WIDE = (sitk.sitkInt64, sitk.sitkUInt64)
+# Largest number of 32-bit floating point, in which networks and interpolation compute.
+_LARGEST = 3.4028234e38
 
 LABEL_GEOMETRIES = ("file", "image")
 
@@ -139,7 +141,7 @@ def require_scalar_image(image: sitk.Image, name: str = "image", *, need_contras
 
     Raises:
         ImageError: it has color, vector or complex pixels, several time points, NaN or infinite voxels, integers beyond
-            2^53, a shear, or no contrast.
+            2^53, numbers beyond 3.4e38, a shear, or no contrast.
 
     Warns:
         FallbackWarning: its axes are not exactly at right angles, see :func:`require_right_angles`.
@@ -162,7 +164,10 @@ def require_scalar_image(image: sitk.Image, name: str = "image", *, need_contras
         raise ImageError(f"'{name}' has integers beyond 2^53, which cannot be interpolated; rescale its values first.")
     image = require_right_angles(image, name)
     statistics.Execute(image)
-    if need_contrast and not statistics.GetMaximum() > statistics.GetMinimum():
+    lowest, highest = statistics.GetMinimum(), statistics.GetMaximum()
+    if max(highest, -lowest, highest - lowest) > _LARGEST:
+        raise ImageError(f"'{name}' has a range of values beyond 3.4e38; rescale its values first.")
+    if need_contrast and not highest > lowest:
         raise ImageError(f"'{name}' has no contrast (all its voxels are equal); choose another image.")
     return image
 

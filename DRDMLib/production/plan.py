@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..errors import SettingError
 from ..io.datasets import Case
 from ..io.files import name_key, shown
 from ..runtime.distributed import ProcessInfo
@@ -50,6 +52,11 @@ class RunSettings:
     quality: bool = True
     label_geometry: str = "file"
     adapt: float | None = None
+
+    def __post_init__(self) -> None:
+        if not all(0 <= share < math.inf for share in self.split) or not 0 < sum(self.split) < math.inf:
+            shares = " ".join(f"{share:g}" for share in self.split)
+            raise SettingError(f"The shares {shares} are out of range; use numbers of 0 or more, such as 0.8 0.1 0.1.")
 
     def at_level(self, level: int) -> DeformationSettings:
         """Return the settings of a deformation of this level."""

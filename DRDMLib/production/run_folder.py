@@ -13,8 +13,10 @@ from .. import output
 from ..errors import DRDMError, OutputError, SettingError
 from ..io.files import output_error, read_object, require_no_links_out, write_text
 from ..io.locks import OWNER, Lock, LockTaken, Owner, is_taken
+from ..io.schema import wrong_key
 from ..runtime.distributed import ProcessInfo
 from ..training.adaptation import STATE
+from . import schemas
 from .plan import Plan
 
 RUN = "run.json"
@@ -40,8 +42,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     path = folder / RUN
     try:
-        return read_object(path, ("settings", "model", "cases", "software", "device"))
-    except (OSError, ValueError) as error:
+        run = read_object(path, tuple(schemas.RUN_NEEDED))
+        wrong = wrong_key(run, schemas.RUN_NEEDED, schemas.RUN)
+        if wrong is not None:
+            raise ValueError(f"'{wrong}' is not valid.")
+        return run
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"'{path}' is damaged, so this run cannot be resumed; choose a new folder.") from error
 
 
