@@ -8,7 +8,6 @@ The environment variable ``DRDM_FOLDER`` names the folder from which the user's 
 started elsewhere, so that nothing there is read before this file runs.
 """
 
-# ruff: noqa: E402
 import sys
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ..errors import ImageError, SettingError
 from ..io.files import path_problem, shown
 from ..io.images import LEAST_OVERLAP
 from ..io.integrity import require_whole_file
+from ..io.trial import require_survival
 from ..spatial.coordinates import index_to_physical
 from ..spatial.model_grid import overlap
 
@@ -84,6 +85,7 @@ def _from_itk(path: Path) -> sitk.Transform:
 def _from_image(path: Path, grid: sitk.Image, convention: str) -> sitk.Transform:
     """Read a displacement field from an image file."""
     try:
+        require_survival(path, "field")
         require_whole_file(path, "field")
         image = sitk.ReadImage(str(path))
     except (RuntimeError, OSError) as error:

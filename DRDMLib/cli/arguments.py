@@ -178,7 +178,10 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-mm", type=not_negative, metavar="MM", help="smallest mean displacement in mm")
     parser.add_argument("--max-mm", type=not_negative, metavar="MM", help="largest displacement of any voxel in mm")
     parser.add_argument(
-        "--labels-inside", type=fraction, metavar="F", help="smallest fraction of each label that must stay in the image"
+        "--labels-inside",
+        type=fraction,
+        metavar="F",
+        help="smallest fraction of each label that must stay in the image",
     )
     parser.add_argument(
         "--draws",

@@ -18,7 +18,7 @@ from .detached import files_of_image
 from .dicom import read_series, series_files
 from .files import path_problem, shown
 from .geometry import nifti_axes, require_right_angles
-from .integrity import require_whole_file
+from .integrity import require_room, require_whole_file
 from .multiframe import read_dicom_file
 from .trial import require_survival
 
@@ -84,6 +84,8 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         with nifti_axes(path):
+            reader.ReadImageInformation()
+            require_room(reader, path)
             image: sitk.Image = reader.Execute()
     except OSError as error:
         raise ImageError(

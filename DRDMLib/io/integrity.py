@@ -17,12 +17,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
-from .detached import metaimage_data, nrrd_data
+from .detached import files_of_image, metaimage_data, nrrd_data
 
 _CHUNK = 2**24
 # Bytes that may follow the voxels in a compressed file; it may unpack to a thousand times its size.
 _MOST_BEHIND = 2**28
-# Deflate cannot pack data to less than a thousandth of its size.
+# Deflate cannot pack data to less than a thousandth of its size; no other method of these formats does so with images.
 _MOST_RATIO = 1032
 # First bytes of formats whose readers print lines of their own when ITK only looks at a damaged file.
 _NOISY = {
@@ -177,6 +177,27 @@ def _inflates_to(path: Path, start: int, stored: int, size: int) -> bool:
             if present > size:
                 return False
     return unpacker.eof and present == size
+
+
+def most_values(path: Path) -> int:
+    """Return the largest number of values that an image of this file's size can have, however it is compressed."""
+    return _MOST_RATIO * sum(file.stat().st_size for file in files_of_image(path)) + _CHUNK
+
+
+def require_room(reader: sitk.ImageFileReader, path: Path) -> None:
+    """Check that an image has no more voxels than its file can hold, before memory is used for them.
+
+    Args:
+        reader: has read the header.
+
+    Raises:
+        ImageError: it has, so the header is damaged.
+    """
+    if math.prod(reader.GetSize()) * int(reader.GetNumberOfComponents()) > most_values(path):
+        raise ImageError(
+            f"The image '{path}' cannot be read, because its header asks for more voxels than its file can hold; "
+            "copy or export it again."
+        )
 
 
 def _voxel_bytes(path: Path) -> int:

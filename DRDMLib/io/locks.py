@@ -102,7 +102,9 @@ def _started(process: int) -> str:
     """Return when a process was started (Linux), because numbers of processes are used again; empty if unknown."""
     try:
         # The name of the program, in parentheses, may contain spaces.
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+        return (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+        )
     except (OSError, IndexError):
         return ""
 

@@ -111,4 +111,3 @@ def wrong_key(values: Any, needed: Mapping[str, Check], extra: Mapping[str, Chec
         if key not in values or not check(values[key]):
             return key
     return next((key for key, check in (extra or {}).items() if key in values and not check(values[key])), None)
-

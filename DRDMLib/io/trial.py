@@ -18,11 +18,12 @@ from pathlib import Path
 
 from ..errors import ImageError
 from ..runtime.programs import python_program
+from .integrity import most_values
 from .plain_headers import is_plain
 
 # The reader's own lines, and those of libraries, must not get between the answers.
 _CODE = """
-import json, os, sys
+import json, math, os, sys
 sys.path[:] = json.loads(sys.argv[1])
 answers, quiet = os.fdopen(os.dup(1), "wb", 0), os.open(os.devnull, os.O_WRONLY)
 os.dup2(quiet, 1), os.dup2(quiet, 2)
@@ -30,10 +31,12 @@ import SimpleITK as sitk
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 for line in sys.stdin.buffer:
     try:
+        path, most = json.loads(line)
         reader = sitk.ImageFileReader()
-        reader.SetFileName(json.loads(line))
+        reader.SetFileName(path)
         reader.ReadImageInformation()
-        reader.Execute()
+        if math.prod(reader.GetSize()) * reader.GetNumberOfComponents() <= most:
+            reader.Execute()
     except Exception:
         pass
     answers.write(b"done\\n")
@@ -58,14 +61,20 @@ class _TrialReader:
             assert process.stdin is not None and process.stdout is not None
             killer = threading.Timer(_PATIENCE + path.stat().st_size / _SLOW, _kill, [process])
             killer.start()
+            alive = False
             try:
-                process.stdin.write(json.dumps(os.path.abspath(path)).encode() + b"\n")
+                request = [os.path.abspath(path), most_values(path)]
+                process.stdin.write(json.dumps(request).encode() + b"\n")
                 process.stdin.flush()
-                return process.stdout.readline() == b"done\n"
+                alive = process.stdout.readline() == b"done\n"
             except OSError:
-                return False
+                # It has ended before it could read all of the request.
+                pass
             finally:
                 killer.cancel()
+                if not alive:
+                    self.close()
+            return alive
 
     def _running(self) -> subprocess.Popen[bytes]:
         """Return the process, and start it if there is none that belongs to this process and runs."""

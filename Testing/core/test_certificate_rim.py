@@ -37,7 +37,9 @@ def middle(count: int, spacing: float) -> sitk.Image:
 
 
 def saved(field: sitk.Image, image: sitk.Image) -> sitk.Image:
-    vectors = sitk.GetImageFromArray(field_on_grid(field, image, 0, image.GetSize()[1]).astype(np.float64), isVector=True)
+    vectors = sitk.GetImageFromArray(
+        field_on_grid(field, image, 0, image.GetSize()[1]).astype(np.float64), isVector=True
+    )
     vectors.CopyInformation(image)
     return vectors
 

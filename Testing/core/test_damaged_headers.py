@@ -16,7 +16,10 @@ from DRDMLib.loaders import make_bank
 # Each of these ends ITK's reader, and with it the process, by a signal.
 CRASHES = {
     "crash.mha": (b"NDims = 3", b"NDims = 99999999999"),
-    "crash.nrrd": (b"space directions: (1,0,0) (0,1.2,0) (0,0,2)", b"space directions: (1,0,0) (0,1.2,0) " + b"A" * 5000),
+    "crash.nrrd": (
+        b"space directions: (1,0,0) (0,1.2,0) (0,0,2)",
+        b"space directions: (1,0,0) (0,1.2,0) " + b"A" * 5000,
+    ),
 }
 
 
