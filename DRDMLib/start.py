@@ -1,7 +1,7 @@
 """Run a module of DRDM in such a way that no file in the working folder is taken for a library.
 
-``python DRDMLib/start.py DRDMLib deform scan.nii.gz -o out`` is the same as ``python -m DRDMLib deform ...``, except that
-Python would look for ``torch.py`` and ``numpy.py`` in the working folder first. From Python 3.11 on, ``python -P`` does
+``python DRDMLib/start.py DRDMLib deform scan.nii.gz -o out`` is like ``python -m DRDMLib deform ...``, but that makes
+Python look for ``torch.py`` and ``numpy.py`` in the working folder first. From Python 3.11 on, ``python -P`` does
 the same; this file also works with 3.10. It is run as a script, never imported.
 
 The environment variable ``DRDM_FOLDER`` names the folder from which the user's paths start. The process itself is
@@ -19,7 +19,7 @@ if __name__ == "__main__":
     import runpy
 
     # An empty entry, or a relative one, stands for the working folder.
-    sys.path[:] = [part for part in sys.path if os.path.isabs(part)]
+    sys.path[:] = [part for part in sys.path if os.path.isabs(part)]  # noqa: PTH117
     if sys.platform == "win32":
         import ctypes
 

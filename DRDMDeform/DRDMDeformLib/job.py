@@ -274,8 +274,8 @@ def libraryFolder() -> Path:
 class DrdmProcess:
     """``python -m DRDMLib`` in a separate process with the same packages as this one.
 
-    It is started by ``DRDMLib/start.py`` in that file's folder, so that no file in the working folder of the application
-    is taken for a library. The paths in the arguments start from that working folder nevertheless.
+    It is started by ``DRDMLib/start.py`` in that file's folder, so that no file in the application's working folder is
+    taken for a library. The paths in the arguments start from that working folder nevertheless.
     """
 
     def __init__(self, module: str = "DRDMLib") -> None:
@@ -300,7 +300,7 @@ class DrdmProcess:
         # A crash of a library is reported with the lines of Python that led to it.
         environment["PYTHONFAULTHANDLER"] = "1"
         environment["DRDM_END_OF_INPUT"] = "stop"
-        environment["DRDM_FOLDER"] = os.getcwd()
+        environment["DRDM_FOLDER"] = str(Path.cwd())
         environment["PYTHONSAFEPATH"] = "1"
         start = libraryFolder() / "DRDMLib" / "start.py"
         command = [pythonExecutable(), str(start), self._module, *arguments]

@@ -371,8 +371,8 @@ def certify_saved(ddf: sitk.Image) -> Certificate:
     """Test a displacement field without its image (vector image, millimeters, LPS).
 
     It is tested as it is applied, up to half a voxel outside of the outermost voxels' centers, where it has the values
-    at these centers. If they are not zero, it is continued outside, where they fall smoothly to zero. If this continued map is a homeomorphism of space, the field takes no value twice. (This condition is
-    sufficient, not necessary.)
+    at these centers. If they are not zero, it is continued outside, where they fall smoothly to zero. If this continued
+    map is a homeomorphism of space, the field takes no value twice. (This condition is sufficient, not necessary.)
     """
     field = FieldGrid.of(ddf)
     if min(ddf.GetSize()) > 1 and len(failing_cells(field)):

@@ -94,7 +94,7 @@ def _host() -> str:
     parts = [socket.gethostname() or "unknown"]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(parts)
 
 
@@ -187,11 +187,11 @@ class Lock:
         try:
             _lock_file(self._file)
             # Another process may have removed the file between these two steps.
-            if not os.path.samestat(os.fstat(self._file), os.stat(self._path)):
+            if not os.path.samestat(os.fstat(self._file), self._path.stat()):
                 raise LockTaken(None)
         except (OSError, LockTaken) as error:
             self._close()
-            if isinstance(error, LockTaken) or isinstance(error, FileNotFoundError) or error.errno in _TAKEN:
+            if isinstance(error, (LockTaken, FileNotFoundError)) or error.errno in _TAKEN:
                 raise LockTaken(Owner.read(self._owner_path)) from error
             if error.errno in _NO_LOCKS:
                 return False
@@ -241,7 +241,7 @@ class Lock:
         # Renamed first: of two processes that find it, one takes it away, and nobody removes the file of a new owner.
         gone = self._owner_path.with_name(f"{self._owner_path.name}.{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):
-            os.rename(self._owner_path, gone)
+            self._owner_path.rename(gone)
             if Owner.read(gone) != owner:
                 with contextlib.suppress(FileExistsError, OSError):
                     os.link(gone, self._owner_path)

@@ -63,7 +63,7 @@ class _TrialReader:
             killer.start()
             alive = False
             try:
-                request = [os.path.abspath(path), most_values(path)]
+                request = [str(path.absolute()), most_values(path)]
                 process.stdin.write(json.dumps(request).encode() + b"\n")
                 process.stdin.flush()
                 alive = process.stdout.readline() == b"done\n"
@@ -79,7 +79,7 @@ class _TrialReader:
     def _running(self) -> subprocess.Popen[bytes]:
         """Return the process, and start it if there is none that belongs to this process and runs."""
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
-            paths = [part for part in sys.path if os.path.isabs(part)]
+            paths = [part for part in sys.path if Path(part).is_absolute()]
             program = python_program()
             if program is None:
                 raise FileNotFoundError("python")

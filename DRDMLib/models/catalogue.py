@@ -370,9 +370,7 @@ def _download(entry: Entry, target: Path, on_bytes: Callable[[int, int], None] |
                         "try again later, or report it."
                     )
                 if time.monotonic() > deadline:
-                    raise ModelError(
-                        f"The download of '{entry.name}' took too long and was stopped; check the network and try again."
-                    )
+                    raise ModelError(f"The download of '{entry.name}' took too long; check the network and try again.")
                 if on_bytes is not None:
                     on_bytes(received, total)
     except urllib.error.URLError as error:

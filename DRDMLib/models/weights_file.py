@@ -1,8 +1,8 @@
 """Read weights that PyTorch has saved, without running code and without using more memory than they need.
 
-``torch.load`` allocates whatever a file asks for before the weights can be checked. A file of PyTorch 1.6 and later is a
-ZIP archive with a pickle, which names the tensors, and a member for the values of each. Here the pickle can only name
-tensors.
+``torch.load`` allocates whatever a file asks for before the weights can be checked. A file of PyTorch 1.6 and later is
+a ZIP archive with a pickle, which names the tensors, and a member for the values of each. Here the pickle can only
+name tensors.
 """
 
 from __future__ import annotations

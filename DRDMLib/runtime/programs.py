@@ -15,15 +15,15 @@ def find_program(name: str) -> str | None:
     """
     folders = [folder.strip('"') for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)]
     if sys.platform == "win32":
-        folders.append(os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32"))
+        folders.append(str(Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32"))
         names = [f"{name}{suffix}" for suffix in (".exe", ".com")]
     else:
         names = [name]
     for folder in folders:
-        for candidate in names if os.path.isabs(folder) else []:
-            path = os.path.join(folder, candidate)
-            if os.path.isfile(path) and os.access(path, os.X_OK):
-                return path
+        for candidate in names if Path(folder).is_absolute() else []:
+            path = Path(folder) / candidate
+            if path.is_file() and os.access(path, os.X_OK):
+                return str(path)
     return None
 
 
@@ -37,4 +37,4 @@ def python_program() -> str | None:
     if launcher is not None:
         return launcher
     own = sys.executable or ""
-    return own if os.path.isabs(own) and Path(own).name.lower().startswith("python") else None
+    return own if Path(own).is_absolute() and Path(own).name.lower().startswith("python") else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 
 def look_elsewhere_first() -> None:
@@ -19,4 +20,4 @@ def look_elsewhere_first() -> None:
     first = sys.path[0] if sys.path else ""
     if getattr(sys.flags, "safe_path", False) or os.path.realpath(first or os.curdir) != os.path.realpath(os.curdir):
         return
-    sys.path.append(os.path.abspath(sys.path.pop(0)))
+    sys.path.append(str(Path(sys.path.pop(0)).absolute()))

@@ -226,8 +226,8 @@ def extended(field: FieldGrid, inside: tuple[np.ndarray, ...], stride: int) -> S
 def continued(field: FieldGrid, inside: tuple[np.ndarray, ...], gap: float) -> SampledGrid:
     """Resample a field to the grid of an image as it is applied, and continue it outside to the border of the field.
 
-    Programs such as ITK apply a saved field up to half a voxel outside of the outermost voxels' centers, with the values
-    at these centers. Farther out, where any continuation will do for a proof, the field itself is sampled.
+    Programs such as ITK apply a saved field up to half a voxel outside of the outermost voxels' centers, with the
+    values at these centers. Farther out, where any continuation will do for a proof, the field itself is sampled.
 
     Args:
         field: it is zero on its border.
@@ -261,8 +261,8 @@ def coincide(inside: tuple[np.ndarray, ...]) -> bool:
 class FadingGrid:
     """A field continued outside its grid as it is applied: first constant for half a voxel, then falling to zero.
 
-    Programs such as ITK apply a saved field up to half a voxel outside of the outermost voxels' centers, with the values
-    at these centers.
+    Programs such as ITK apply a saved field up to half a voxel outside of the outermost voxels' centers, with the
+    values at these centers.
 
     Attributes:
         field: the field that is continued.

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
@@ -98,13 +99,12 @@ def test_names_that_are_no_text(tmp_path, tiny_models):
     data, image = tmp_path / "data", scene((24, 22))
     for name in (b"a", b"sub\xff/c", b"z\xe4"):
         place = os.fsencode(data / "images") + b"/" + name + b".nii.gz"
-        os.makedirs(os.path.dirname(place), exist_ok=True)
+        Path(os.fsdecode(place)).parent.mkdir(parents=True, exist_ok=True)
         write(image, tmp_path / "one.nii.gz")
         os.replace(tmp_path / "one.nii.gz", place)
     sitk.WriteImage(sitk.Cast(image, sitk.sitkUInt16), str(tmp_path / "s.dcm"))
     os.replace(tmp_path / "s.dcm", os.fsencode(data) + b"/images/sub\xff/s.dcm")
-    with open(os.fsencode(data) + b"/images/notes\xfc.abc", "wb") as stream:
-        stream.write(b"?")
+    Path(os.fsdecode(os.fsencode(data) + b"/images/notes\xfc.abc")).write_bytes(b"?")
     write(image, data / "images" / "h.mhd")
     header = data / "images" / "h.mhd"
     os.replace(data / "images" / "h.raw", os.fsencode(data) + b"/images/h\xe4.raw")
@@ -132,7 +132,7 @@ def test_any_error_is_one_of_this_file(tmp_path, monkeypatch, error, what):
 
 
 def test_an_error_for_the_user_keeps_its_words():
-    with pytest.raises(OutputError, match="^full$"), images.reading("a"):
+    with pytest.raises(OutputError, match=r"^full$"), images.reading("a"):
         raise OutputError("full")
 
 
@@ -198,7 +198,7 @@ def test_the_trial_is_ended_with_its_process_and_starts_again(tmp_path):
     ended = run_process(path, code=code)
     assert ended.returncode == 0 and ended.stderr == ""
     if sys.platform.startswith("linux"):
-        assert not os.path.exists(f"/proc/{ended.stdout.strip()}")
+        assert not Path(f"/proc/{ended.stdout.strip()}").exists()
 
 
 def test_no_library_of_the_working_folder_is_loaded_by_the_trial(tmp_path, monkeypatch):

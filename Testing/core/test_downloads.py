@@ -89,7 +89,7 @@ def test_a_damaged_file_is_fetched_again(server, tmp_path, damage):
 @pytest.mark.parametrize("how", ["endless", "claims"])
 def test_a_download_that_is_too_large(server, tmp_path, how):
     server.how = how
-    with pytest.raises(ModelError, match="larger than 0.1 MB"):
+    with pytest.raises(ModelError, match=r"larger than 0\.1 MB"):
         catalogue.fetch(NAME)
     assert left(tmp_path) == []
 
@@ -107,7 +107,7 @@ def test_a_download_that_takes_too_long(server, tmp_path, monkeypatch):
 def test_a_server_that_does_not_answer(server, tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "_PATIENCE", 0.5)
     server.how = "silent"
-    with pytest.raises(ModelError, match="interrupted|could not be downloaded"):
+    with pytest.raises(ModelError, match=r"interrupted|could not be downloaded"):
         catalogue.fetch(NAME)
     assert left(tmp_path) == []
 

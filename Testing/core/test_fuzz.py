@@ -1,4 +1,4 @@
-"""Damaged files are read or refused in one sentence; no file crashes the process. See ``fuzzers.py`` for a longer run."""
+"""Damaged files are read or refused in one sentence, and crash nothing. ``fuzzers.py`` can run for longer."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Model files that ask for more memory or time than any network needs are refused in one sentence, before they get it."""
+"""Model files that ask for more memory or time than any network needs are refused before they get it."""
 
 import json
 import os

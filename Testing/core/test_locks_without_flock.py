@@ -104,9 +104,9 @@ def test_the_lock_of_another_computer_or_a_running_process_is_kept(tmp_path, hol
     path.write_text(json.dumps(values))
     no_locks(errno.ENOLCK)
     for _ in range(2):
-        with pytest.raises(SettingError, match=f"{values['process']} on {values['host'].split()[0]}"):
-            with locked_folder(folder):
-                pass
+        named = f"{values['process']} on {values['host'].split()[0]}"
+        with pytest.raises(SettingError, match=named), locked_folder(folder):
+            pass
     assert json.loads(path.read_text()) == values
 
 

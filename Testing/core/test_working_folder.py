@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_helpers import REPOSITORY, environment, scene, write
@@ -78,7 +79,7 @@ def test_programs_are_not_looked_for_in_the_working_folder(tmp_path, monkeypatch
     assert programs.find_program("nvidia-smi") is None
     monkeypatch.setenv("PATH", os.pathsep.join([".", str(tmp_path / "path")]))
     found = programs.find_program("nvidia-smi")
-    assert found is not None and os.path.isabs(found) and os.path.dirname(found) == str(tmp_path / "path")
+    assert found is not None and Path(found).parent == tmp_path / "path"
 
 
 def test_only_a_python_runs_other_processes(tmp_path, monkeypatch):
