@@ -14,13 +14,14 @@ import SimpleITK as sitk
 from ..errors import DRDMError, FallbackWarning, ImageError, SettingError
 from ..spatial.coordinates import direction_matrix
 from ..spatial.model_grid import bounding_box, overlap, same_grid
+from .apart import ReadApart, read_apart
 from .detached import files_of_image
 from .dicom import read_series, series_files
 from .files import path_problem, shown
 from .geometry import nifti_axes, require_right_angles
-from .integrity import require_room, require_whole_file
+from .integrity import require_room, require_whole_file, too_large
 from .multiframe import read_dicom_file
-from .trial import require_survival
+from .plain_headers import is_plain
 
 # ITK prints its own warnings to standard error; whatever matters is raised as an error here.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -77,7 +78,9 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
             raise ImageError(f"There is no {what} '{path}'; check the path.")
         if path.stat().st_size == 0:
             raise ImageError(f"The {what} '{path}' is empty; copy or export it again.")
-        require_survival(path, what)
+        apart = None if is_plain(path) else read_apart(path, what)
+        if apart is not None and apart.kind != "GDCMImageIO":
+            return require_right_angles(_read_and_checked(path, what, apart), str(path))
         kind = require_whole_file(path, what)
         if kind == "GDCMImageIO":
             return read_dicom_file(path)
@@ -97,6 +100,21 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
             "copy or export it again."
         ) from error
     return require_right_angles(image, str(path))
+
+
+def _read_and_checked(path: Path, what: str, apart: ReadApart) -> sitk.Image:
+    """Return an image that another process has read, if its file is whole."""
+    if apart.too_large:
+        raise too_large(path)
+    image = apart.image
+    size = None
+    if image is not None:
+        size = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
+    if apart.kind:
+        require_whole_file(path, what, apart.kind, size)
+    if image is None:
+        raise RuntimeError("The image was not read.")
+    return image
 
 
 def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:

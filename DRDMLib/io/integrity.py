@@ -36,11 +36,13 @@ _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
-def require_whole_file(path: Path, what: str) -> str:
+def require_whole_file(path: Path, what: str, kind: str = "", size: int | None = None) -> str:
     """Check a file for damage that ITK does not detect.
 
     Args:
         what: kind of file in error messages, such as ``"image"``.
+        kind: ITK's name for the reader of this file, if it is known.
+        size: bytes of its voxels in memory, if they are known; otherwise ITK reads the header, where this is needed.
 
     Returns:
         ITK's name for the reader of this file, such as ``"NiftiImageIO"``; empty if no reader knows it.
@@ -48,17 +50,16 @@ def require_whole_file(path: Path, what: str) -> str:
     Raises:
         ImageError: the file is incomplete or damaged, or is a NIfTI file with NaN or infinite voxels.
     """
-    kind = ""
     try:
         with path.open("rb") as stream:
             start = stream.read(4)
-        if start in _NOISY and not _CHECKS[_NOISY[start]](path):
+        if start in _NOISY and not _CHECKS[_NOISY[start]](path, size):
             raise EOFError
-        kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
+        kind = kind or sitk.ImageFileReader.GetImageIOFromFileName(str(path))
         if kind == "NiftiImageIO":
             complete = _check_nifti_files(path, what)
         else:
-            complete = start in _NOISY or kind not in _CHECKS or _CHECKS[kind](path)
+            complete = start in _NOISY or kind not in _CHECKS or _CHECKS[kind](path, size)
     except ImageError:
         raise
     except Exception:
@@ -135,7 +136,7 @@ def _check_nifti(head: BinaryIO, stream: BinaryIO, path: Path, what: str) -> boo
     return bool(missing == 0)
 
 
-def _check_metaimage(path: Path) -> bool:
+def _check_metaimage(path: Path, size: int | None = None) -> bool:
     """Whether a MetaImage file contains all its voxels, or the files that it names do."""
     fields, files, start = metaimage_data(path)
     if "ElementDataFile" not in fields:
@@ -147,16 +148,16 @@ def _check_metaimage(path: Path) -> bool:
     present = sum(size - skipped for size in whole)
     bytes_each = _META_TYPES.get(fields["ElementType"].replace("MET_", "").removeprefix("U").removesuffix("_ARRAY"), 1)
     channels = int(fields.get("ElementNumberOfChannels", 1))
-    size = math.prod(int(n) for n in fields["DimSize"].split()) * bytes_each * channels
+    needed = math.prod(int(n) for n in fields["DimSize"].split()) * bytes_each * channels
     if fields.get("CompressedData", "False").lower() == "true":
         stored = int(fields.get("CompressedDataSize", 0))
-        if size > _MOST_RATIO * present + _CHUNK or present < stored or (not stored and not files):
+        if needed > _MOST_RATIO * present + _CHUNK or present < stored or (not stored and not files):
             return False
         # ITK unpacks as many bytes as the header says, and gives zeros for what it cannot unpack.
-        return len(files) > 1 or _inflates_to(files[0] if files else path, 0 if files else start, stored, size)
+        return len(files) > 1 or _inflates_to(files[0] if files else path, 0 if files else start, stored, needed)
     if fields.get("BinaryData", "True").lower() == "false":
         return True
-    return present >= size
+    return present >= needed
 
 
 def _inflates_to(path: Path, start: int, stored: int, size: int) -> bool:
@@ -194,10 +195,15 @@ def require_room(reader: sitk.ImageFileReader, path: Path) -> None:
         ImageError: it has, so the header is damaged.
     """
     if math.prod(reader.GetSize()) * int(reader.GetNumberOfComponents()) > most_values(path):
-        raise ImageError(
-            f"The image '{path}' cannot be read, because its header asks for more voxels than its file can hold; "
-            "copy or export it again."
-        )
+        raise too_large(path)
+
+
+def too_large(path: Path) -> ImageError:
+    """Return the error for an image with more voxels than its file can hold."""
+    return ImageError(
+        f"The image '{path}' cannot be read, because its header asks for more voxels than its file can hold; "
+        "copy or export it again."
+    )
 
 
 def _voxel_bytes(path: Path) -> int:
@@ -212,14 +218,14 @@ def _voxel_bytes(path: Path) -> int:
     return int(math.prod(reader.GetSize())) * int(reader.GetNumberOfComponents()) * int(value.GetSizeOfPixelComponent())
 
 
-def _check_nrrd(path: Path) -> bool:
+def _check_nrrd(path: Path, size: int | None = None) -> bool:
     """Whether the compressed voxels of an NRRD file have their end; ITK itself checks files without compression."""
     fields, files, start = nrrd_data(path)
     if any(not file.is_file() for file in files):
         return False
     if fields.get("encoding", "").lower() not in ("gzip", "gz"):
         return True
-    size = _voxel_bytes(path)
+    size = _voxel_bytes(path) if size is None else size
     if len(files) > 1:
         return sum(_unpacked_bytes(file, 0, size) for file in files) >= size
     data = files[0] if files else path
@@ -241,24 +247,25 @@ def _unpacked_bytes(path: Path, start: int, most: int) -> int:
     return present
 
 
-def _check_gipl(path: Path) -> bool:
+def _check_gipl(path: Path, size: int | None = None) -> bool:
     """Whether a GIPL file contains all its voxels after its header of 256 bytes."""
-    present, needed = 0, 256 + _voxel_bytes(path)
+    present, needed = 0, 256 + (_voxel_bytes(path) if size is None else size)
     with _open(path) as stream:
         while present < needed + _MOST_BEHIND and (chunk := stream.read(_CHUNK)):
             present += len(chunk)
     return present >= needed
 
 
-def _check_mrc(path: Path) -> bool:
+def _check_mrc(path: Path, size: int | None = None) -> bool:
     """Whether an MRC file contains all its voxels after its header of 1024 bytes and the extended one."""
     with path.open("rb") as stream:
         header = stream.read(1024)
     order = ">" if header[212:213] == b"\x11" else "<"
-    return path.stat().st_size >= 1024 + int(struct.unpack_from(f"{order}i", header, 92)[0]) + _voxel_bytes(path)
+    size = _voxel_bytes(path) if size is None else size
+    return path.stat().st_size >= 1024 + int(struct.unpack_from(f"{order}i", header, 92)[0]) + size
 
 
-def _check_vtk(path: Path) -> bool:
+def _check_vtk(path: Path, size: int | None = None) -> bool:
     """Whether a legacy VTK file contains all its voxels."""
     text, count = False, -1
     with path.open("rb") as stream:
@@ -292,7 +299,7 @@ def _check_vtk(path: Path) -> bool:
         return path.stat().st_size - stream.tell() >= count * channels * each
 
 
-def _check_bmp(path: Path) -> bool:
+def _check_bmp(path: Path, size: int | None = None) -> bool:
     """Whether a BMP file contains all its pixels."""
     with path.open("rb") as stream:
         header = stream.read(54)
@@ -303,12 +310,12 @@ def _check_bmp(path: Path) -> bool:
     return bool(size >= struct.unpack_from("<I", header, 2)[0])
 
 
-def _check_jpeg(path: Path) -> bool:
+def _check_jpeg(path: Path, size: int | None = None) -> bool:
     """Whether a JPEG or JPEG 2000 file has its end marker."""
     return path.read_bytes().rstrip(b"\0").endswith(b"\xff\xd9")
 
 
-def _check_png(path: Path) -> bool:
+def _check_png(path: Path, size: int | None = None) -> bool:
     """Whether a PNG file has all its chunks up to the last one."""
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -323,7 +330,7 @@ def _check_png(path: Path) -> bool:
     return False
 
 
-def _check_tiff(path: Path) -> bool:
+def _check_tiff(path: Path, size: int | None = None) -> bool:
     """Whether a TIFF file contains all strips or tiles of all its pages."""
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -366,7 +373,7 @@ def _check_tiff(path: Path) -> bool:
     return bool(seen)
 
 
-def _check_hdf5(path: Path) -> bool:
+def _check_hdf5(path: Path, size: int | None = None) -> bool:
     """Whether an HDF5 file is as long as its superblock says."""
     with path.open("rb") as stream:
         block = stream.read(48)
@@ -376,7 +383,7 @@ def _check_hdf5(path: Path) -> bool:
     return path.stat().st_size >= int(end)
 
 
-_CHECKS: dict[str, Callable[[Path], bool]] = {
+_CHECKS: dict[str, Callable[[Path, int | None], bool]] = {
     "MetaImageIO": _check_metaimage,
     "NrrdImageIO": _check_nrrd,
     "GiplImageIO": _check_gipl,

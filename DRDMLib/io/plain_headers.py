@@ -1,7 +1,7 @@
 """Recognize files whose headers are as the usual programs write them, so that ITK's readers can be trusted with them.
 
 ITK's readers crash on some damaged headers, which ends the process. A header that this module knows in full has only
-values within their limits. All other files are tried first in a process of their own, see :mod:`DRDMLib.io.trial`.
+values within their limits. All other files are tried first in a process of their own, see :mod:`DRDMLib.io.apart`.
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ def written_samples(folder: Path) -> list[Path]:
 
     found = []
     names = ("a.nii", "a.nii.gz", "a.hdr", "a.nrrd", "a.nhdr", "a.mha", "a.mhd", "a.tif", "a.gipl", "a.vtk", "a.mrc")
-    for name in (*names, "a.h5", "a.mnc", "a.spr", "a.dcm", "b.png", "b.jpg", "b.jp2", "b.bmp"):
+    for name in (*names, "a.h5", "a.spr", "a.dcm", "b.png", "b.jpg", "b.jp2", "b.bmp"):
         flat = name.startswith("b")
         pixel = sitk.sitkUInt8 if flat else sitk.sitkUInt16 if name.endswith(".dcm") else sitk.sitkInt16
         found.append(write(scene((24, 20) if flat else (10, 9, 8), pixel), folder / name.replace(".", "-") / name))
@@ -249,6 +249,9 @@ def written_samples(folder: Path) -> list[Path]:
         path.parent.mkdir()
         sitk.WriteImage(scene((10, 9, 8)), str(path), True)
         found.append(path)
+    # The path of its voxels would make other samples of it in another folder.
+    stimulate = folder / "a-spr" / "a.spr"
+    stimulate.write_text(stimulate.read_text(encoding="utf-8").replace(str(stimulate.parent), "."), encoding="utf-8")
     return found
 
 

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from command_helpers import boxes, run_process, scene, write
 
 from DRDMLib.errors import FallbackWarning, ImageError, OutputError
-from DRDMLib.io import images, trial
+from DRDMLib.io import apart, images
 from DRDMLib.io.images import image_files, read_image, read_label
 from DRDMLib.io.plain_headers import is_plain
 from DRDMLib.loaders import make_bank
@@ -183,17 +183,17 @@ def test_a_bank_leaves_crashing_files_out(tmp_path, tiny_models):
     assert bank.names == ["b"]
 
 
-def test_the_trial_is_ended_with_its_process_and_starts_again(tmp_path):
+def test_the_reader_is_ended_with_its_process_and_starts_again(tmp_path):
     path = write(scene(pixel=sitk.sitkFloat32), tmp_path / "a.tif")
-    trial.require_survival(path, "image")
-    process = trial._READER._process
+    assert apart.read_apart(path, "image").kind == "TIFFImageIO"
+    process = apart._READER._process
     assert process is not None and process.poll() is None
     process.kill()
     process.wait()
-    trial.require_survival(path, "image")
+    assert apart.read_apart(path, "image").kind == "TIFFImageIO"
     code = (
-        "import sys; from pathlib import Path; from DRDMLib.io import trial; trial.require_survival(Path(sys.argv[1]),"
-        " 'image'); print(trial._READER._process.pid)"
+        "import sys; from pathlib import Path; from DRDMLib.io import trial; apart.read_apart(Path(sys.argv[1]),"
+        " 'image'); print(apart._READER._process.pid)"
     )
     ended = run_process(path, code=code)
     assert ended.returncode == 0 and ended.stderr == ""
@@ -201,12 +201,29 @@ def test_the_trial_is_ended_with_its_process_and_starts_again(tmp_path):
         assert not Path(f"/proc/{ended.stdout.strip()}").exists()
 
 
-def test_no_library_of_the_working_folder_is_loaded_by_the_trial(tmp_path, monkeypatch):
+def test_no_library_of_the_working_folder_is_loaded_by_the_reader(tmp_path, monkeypatch):
     (tmp_path / "SimpleITK.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.chdir(tmp_path)
-    trial._READER.close()
-    trial.require_survival(write(scene(pixel=sitk.sitkFloat32), tmp_path / "a.tif"), "image")
+    apart._READER.close()
+    assert apart.read_apart(write(scene(pixel=sitk.sitkFloat32), tmp_path / "a.tif"), "image").image is not None
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gipl", "a.vtk", "a.mrc", "a.h5", "a.hdr", "a.nrrd"])
+@pytest.mark.parametrize("pixel", [sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkFloat32, sitk.sitkVectorFloat32])
+def test_an_image_that_was_read_apart_is_the_same(tmp_path, name, pixel):
+    image = scene(pixel=sitk.sitkFloat32)
+    image = sitk.Compose([image] * 3) if pixel == sitk.sitkVectorFloat32 else sitk.Cast(image, pixel)
+    image.SetSpacing((0.1 + 0.2, 1 / 3, 2.0))
+    try:
+        sitk.WriteImage(image, str(tmp_path / name))
+    except RuntimeError:
+        pytest.skip("ITK does not write this type")
+    made = apart.read_apart(tmp_path / name, "image").image
+    itk = sitk.ReadImage(str(tmp_path / name))
+    assert (sitk.GetArrayFromImage(made) == sitk.GetArrayFromImage(itk)).all()
+    for get in ("GetPixelID", "GetSize", "GetSpacing", "GetOrigin", "GetDirection", "GetNumberOfComponentsPerPixel"):
+        assert getattr(made, get)() == getattr(itk, get)(), get
 
 
 def test_plain_headers_are_recognized(tmp_path):

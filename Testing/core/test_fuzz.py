@@ -124,7 +124,7 @@ def damaged(value, seed, count):
 
 
 def write(path, value):
-    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    path.write_text(json.dumps(value), encoding="utf-8")
     return path
 
 
@@ -133,8 +133,9 @@ def test_records(tmp_path):
     path = write(tmp_path / "records" / "a.json", RECORD)
     assert records.read_record(path) == RECORD
     refused = 0
-    for value in [*damaged(RECORD, 1, 600), deep(), "", "[]", "{", '{"name": 1e999}', *ODD_VALUES]:
-        write(path, value)
+    texts = [deep(), "", "[]", "{", '{"name": 1e999}', "\0", *map(json.dumps, [*damaged(RECORD, 1, 600), *ODD_VALUES])]
+    for text in texts:
+        path.write_text(text, encoding="utf-8")
         try:
             record = records.read_record(path)
             Fit.from_dict(record["fit"]) if "fit" in record else None
@@ -148,8 +149,8 @@ def test_records(tmp_path):
 def test_runs(tmp_path):
     path = write(tmp_path / "run.json", RUN)
     assert read_run(tmp_path) == RUN
-    for value in [*damaged(RUN, 2, 400), deep(), ""]:
-        write(path, value)
+    for text in [deep(), "", *map(json.dumps, damaged(RUN, 2, 400))]:
+        path.write_text(text, encoding="utf-8")
         try:
             read_run(tmp_path)
         except OutputError as error:
@@ -157,8 +158,8 @@ def test_runs(tmp_path):
 
 
 def test_descriptions_of_datasets(tmp_path):
-    for value in [*damaged(DATASET, 3, 400), deep(), ""]:
-        write(tmp_path / "dataset.json", value)
+    for text in [deep(), "", *map(json.dumps, damaged(DATASET, 3, 400))]:
+        (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
         try:
             described = read_description(tmp_path)
             labels = declared_labels(described)
