@@ -21,8 +21,10 @@ _NIFTI_BITS = {
     **{2: 8, 4: 16, 8: 32, 16: 32, 32: 64, 64: 64, 128: 24, 256: 8, 512: 16},
     **{768: 32, 1024: 64, 1280: 64, 1792: 128, 2304: 32},
 }
-_META_TYPES = ("CHAR", "SHORT", "INT", "LONG", "LONG_LONG", "UCHAR", "USHORT", "UINT", "ULONG", "ULONG_LONG")
-_META_TYPES += ("FLOAT", "DOUBLE")
+_META_TYPES = (
+    *("CHAR", "SHORT", "INT", "LONG", "LONG_LONG", "UCHAR", "USHORT", "UINT", "ULONG", "ULONG_LONG"),
+    *("FLOAT", "DOUBLE"),
+)
 _NRRD_TYPES = re.compile(
     r"(signed |unsigned )?(char|short|short int|int|long long|long long int)|u?int(8|16|32|64)(_t)?|uchar|ushort|uint"
     r"|longlong|ulonglong|float|double"
@@ -74,7 +76,7 @@ def _is_plain_nifti(path: Path) -> bool:
         if not all(math.isfinite(value) and abs(value) < _MOST_SIZE for value in [offset, *places]):
             return False
         if header[344:348] == b"ni1\0":
-            return offset >= 0 and offset == int(offset)
+            return bool(offset >= 0 and offset == int(offset))
         if len(header) < 352 or offset < 352 or offset != int(offset):
             return False
         return header[348] == 0 or _are_extensions(stream, order, int(offset) - 352)

@@ -58,7 +58,7 @@ def _describe(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _
 
 
 # The one in C uses memory for any number that stands in the file.
-class _Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
+class _Unpickler(pickle._Unpickler):
     """Unpickle tables of tensors, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
