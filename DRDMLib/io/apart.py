@@ -77,7 +77,7 @@ _TRIES = 2
 # Bytes of memory that the process may use, and more for each byte of a file.
 _MEMORY, _PER_BYTE = 3 * 2**30, 64
 # Seconds, and bytes per second of a slow disk.
-_PATIENCE, _SLOW = 60.0, 2**20
+_PATIENCE, _SLOW = 600.0, 2**20
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,10 @@ class ReadApart:
     too_large: bool = False
 
 
+class CannotStart(Exception):
+    """No process can be started here."""
+
+
 class _Reader:
     """The process that reads files, and its lock."""
 
@@ -104,7 +108,11 @@ class _Reader:
         self._owner = 0
 
     def read(self, path: Path) -> ReadApart | None:
-        """Read a file; ``None`` if the process has ended meanwhile."""
+        """Read a file; ``None`` if the process has ended meanwhile.
+
+        Raises:
+            CannotStart: there is no such process.
+        """
         with nifti_axes(path):
             permissive = os.environ.get(PERMISSIVE)
         most, memory = most_values(path), _MEMORY + _PER_BYTE * sum(p.stat().st_size for p in files_of_image(path))
@@ -134,21 +142,26 @@ class _Reader:
 
     def _running(self) -> subprocess.Popen[bytes]:
         """Return the process, and start it if there is none that belongs to this process and runs."""
-        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+        if self._process is not None and self._owner == os.getpid() and self._process.poll() is not None:
+            self.close()
+        if self._process is None or self._owner != os.getpid():
             paths = [part for part in sys.path if Path(part).is_absolute()]
             program = python_program()
             if program is None:
-                raise FileNotFoundError("python")
-            # Isolated, so that no file in the working folder is taken for a library.
-            self._process = subprocess.Popen(
-                [program, "-I", "-c", _CODE, json.dumps(paths)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-                # A group of its own, because the process may be the child of a launcher.
-                start_new_session=os.name != "nt",
-            )
+                raise CannotStart
+            try:
+                # Isolated, so that no file in the working folder is taken for a library.
+                self._process = subprocess.Popen(
+                    [program, "-I", "-c", _CODE, json.dumps(paths)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                    # A group of its own, because the process may be the child of a launcher.
+                    start_new_session=os.name != "nt",
+                )
+            except OSError as error:
+                raise CannotStart from error
             self._owner = os.getpid()
         return self._process
 
@@ -164,6 +177,9 @@ class _Reader:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
+    # The number of a process that has ended may be that of another one by now.
+    if process.poll() is not None:
+        return
     with contextlib.suppress(OSError):
         if sys.platform == "win32":
             process.kill()
@@ -185,6 +201,9 @@ def _image(described: dict[str, Any], voxels: bytes) -> ReadApart:
 
 _READER = _Reader()
 atexit.register(_READER.close)
+if hasattr(os, "register_at_fork"):
+    # A process that was forked, such as a worker of a DataLoader, needs a lock and a reader of its own.
+    os.register_at_fork(after_in_child=_READER.__init__)  # type: ignore[misc]
 
 
 def read_apart(path: Path, what: str) -> ReadApart | None:
@@ -202,7 +221,7 @@ def read_apart(path: Path, what: str) -> ReadApart | None:
     for _ in range(_TRIES):
         try:
             found = _READER.read(path)
-        except FileNotFoundError:
+        except CannotStart:
             return None
         if found is not None:
             return found
