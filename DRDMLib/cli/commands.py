@@ -14,7 +14,7 @@ from ..deformation import Deformation, make_deformations, model_and_choice, prep
 from ..errors import ImageError, SettingError
 from ..invertibility.metrics import measure_ddf
 from ..io.datasets import Case
-from ..io.files import file_name, image_stem, shown, to_json
+from ..io.files import file_name, finite, image_stem, shown
 from ..io.images import read_field, read_image, read_label
 from ..io.left_out import LeftOut
 from ..models.catalogue import available_models, fetch, model_metadata, remove
@@ -131,7 +131,7 @@ def evaluate(options: argparse.Namespace, reporter: Reporter) -> None:
         except ImageError as error:
             bad.add(Case(Path(path).name, Path(path)), error)
     bad.require_one()
-    print(to_json(results, indent=2))
+    print(json.dumps(finite(results), indent=2))
 
 
 def models(options: argparse.Namespace, reporter: Reporter) -> None:
@@ -150,4 +150,4 @@ def models(options: argparse.Namespace, reporter: Reporter) -> None:
         reporter.message(f"Removed '{remove(options.name)}'.")
     else:
         metadata = model_metadata(options.name)
-        print(json.dumps({k: v for k, v in vars(metadata).items() if v not in ("", {}, None)}, indent=2))
+        print(json.dumps(finite({k: v for k, v in vars(metadata).items() if v not in ("", {}, None)}), indent=2))

@@ -80,14 +80,27 @@ def record(needed: Mapping[str, Check], extra: Mapping[str, Check] | None = None
     return lambda value: wrong_key(value, needed, extra) is None
 
 
-def anything(value: Any, depth: int = 0) -> bool:
+def anything(value: Any) -> bool:
     """Accept all finite values of JSON that are not nested too deeply."""
+    return _is_nested(value, finite=True)
+
+
+def remark(value: Any) -> bool:
+    """Accept values that are only shown: also NaN and infinite numbers, such as figures of a training."""
+    return _is_nested(value, finite=False)
+
+
+def _is_nested(value: Any, depth: int = 0, *, finite: bool) -> bool:
     if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, dict):
-        return depth < _DEEPEST and all(isinstance(k, str) and anything(v, depth + 1) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return depth < _DEEPEST and all(anything(entry, depth + 1) for entry in value)
+        return math.isfinite(value) or not finite
+    if isinstance(value, (dict, list, tuple)):
+        entries = value.values() if isinstance(value, dict) else value
+        keys = value if isinstance(value, dict) else ()
+        return (
+            depth < _DEEPEST
+            and all(isinstance(key, str) for key in keys)
+            and all(_is_nested(entry, depth + 1, finite=finite) for entry in entries)
+        )
     return value is None or isinstance(value, (str, int))
 
 

@@ -36,7 +36,7 @@ _VALUES: dict[str, schema.Check] = {
     "amplitude": schema.optional(schema.number(0, 1e6)),
     "noise_grids": schema.optional(schema.listing(schema.whole(1, 1024), 20, 1)),
     "control_size": schema.whole(4, 1024),
-    "training": schema.table(schema.anything, 200),
+    "training": schema.table(schema.remark, 200),
     **dict.fromkeys(_POLICIES, schema.text(100)),
     **dict.fromkeys(("anatomy", "modality", "training_data", "licence", "citation", "version"), _TEXT),
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import output
 from ..errors import DRDMError, ImageError, OutputError
-from ..io.files import to_json, write_text
+from ..io.files import finite, to_json, write_text
 from . import records, run_folder
 from .layouts import learn2reg_dataset, nnunet_dataset, nnunet_splits, subject_splits
 from .plan import AUGMENT
@@ -57,7 +57,7 @@ def log_times(run: Run, product: Product) -> None:
     line |= {part: round(value, 4) for part, value in product.seconds.items()}
     path = run.folder / LOGS / f"{run.process.rank + 1:03d}-of-{run.process.world:03d}.jsonl"
     with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as stream:
-        stream.write(to_json(line) + "\n")
+        stream.write(json.dumps(finite(line)) + "\n")
 
 
 def read_times(run: Run) -> None:

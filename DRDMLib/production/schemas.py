@@ -57,7 +57,7 @@ RECORD: dict[str, schema.Check] = {
     ),
     "files": schema.table(_inside),
     "digests": schema.table(schema.text(200)),
-    "item": schema.table(schema.anything),
+    "item": schema.table(schema.remark),
     "histograms": schema.table(schema.listing(schema.number())),
 }
 RUN_NEEDED: dict[str, schema.Check] = {
