@@ -74,6 +74,12 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_library_and_training_need_no_extras",
         "test_training_can_be_stopped_and_resumed",
     ),
+    "test_damaged_headers": (
+        "test_a_header_that_crashes_its_reader",
+        "test_crashing_files_are_left_out_by_every_command",
+        "test_names_that_are_no_text",
+        "test_the_reader_is_ended_with_its_process_and_starts_again",
+    ),
     "test_docs": ("test_snippets_for_slicer_run", "test_what_is_written_can_be_done"),
     "test_extension": ("test_the_module_says_the_same_as_the_extension",),
     "test_fallback": ("test_training_accumulates_gradients_when_memory_is_short",),
@@ -88,11 +94,13 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_real_scans_get_a_model_that_suits",
         "test_the_smaller_copy_of_a_large_scan_gives_nearly_the_same_fit",
     ),
+    "test_fuzz": ("test_images", "test_models", "test_weights"),
     "test_geometry": (
         "test_pictures_have_the_same_orientation_for_all_stored_axes",
         "test_simpleitk_gives_the_saved_image_of_a_volume",
         "test_the_field_decreases_smoothly_to_zero_outside",
     ),
+    "test_hostile_models": ("test_memory_is_not_used_for_them", "test_refused_in_one_sentence"),
     "test_images": (
         "test_every_sample_of_a_run_has_its_own_seed",
         "test_simpleitk_gives_the_saved_image_of_real_images",
@@ -110,12 +118,20 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_changed_voxels_of_a_detached_header_are_noticed",
         "test_training_leaves_a_bad_case_out",
     ),
+    "test_limits_of_options": ("test_large_voxels_are_right_or_refused",),
     "test_loaders": (
         "test_a_bank_has_the_fields_of_deform",
         "test_a_bank_is_resumed_and_never_mixed",
         "test_pairs_come_with_the_field_between_them",
         "test_missing_frameworks_are_reported_with_the_command_to_install_them",
         "test_workers_and_epochs_draw_differently_in_any_dataloader",
+    ),
+    "test_locks_without_flock": (
+        "test_a_process_with_locks_and_one_without",
+        "test_the_lock_of_a_killed_process_is_broken",
+        "test_the_lock_of_another_computer_or_a_running_process_is_kept",
+        "test_the_owner_of_a_real_lock_is_named_too",
+        "test_two_processes_without_locks",
     ),
     "test_pose": ("test_a_posed_version_is_certified",),
     "test_production": (
@@ -168,6 +184,11 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_pool_returns_matching_fields_and_is_renewed",
         "test_the_command_trains_and_resumes_and_its_model_deforms",
         "test_the_published_network_trains",
+    ),
+    "test_working_folder": (
+        "test_a_job_of_the_panel",
+        "test_a_source_tree_runs_without_being_installed",
+        "test_started_in_a_folder_with_such_files",
     ),
 }
 

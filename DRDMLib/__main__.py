@@ -2,7 +2,11 @@
 
 import sys
 
-from .cli import main
-
 if __name__ == "__main__":
+    from .runtime.search_path import look_elsewhere_first
+
+    look_elsewhere_first()
+
+    from .cli import main
+
     sys.exit(main())

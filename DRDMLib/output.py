@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from .deformation import Deformation
 from .errors import OutputError, SettingError
-from .io.files import output_error, read_object, write_text
+from .io.files import finite, output_error, read_object, write_text
 from .io.nifti import write_nifti
 from .spatial.coordinates import direction_matrix
 from .spatial.resampling import field_component, field_on_grid, slabs, warped_slabs
@@ -194,7 +194,7 @@ def report_entry(deformation: Deformation, files: dict[str, Path | None], folder
 
 def write_report(folder: Path, model: str, items: list[dict[str, Any]], **more: Any) -> Path:
     """Write ``report.json`` into a folder."""
-    text = json.dumps({"model": model, **more, "items": items}, indent=2)
+    text = json.dumps(finite({"model": model, **more, "items": items}), indent=2)
     return write_text(folder / REPORT, text + "\n")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import tempfile
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import OutputError
+from .io.files import to_json
 
 
 def write_png(path: Path, rgb: np.ndarray) -> None:
@@ -66,6 +66,6 @@ def fill_page(package: str, template: str, title: str, data: dict[str, Any]) -> 
         data: plain values, which the page reads as JSON.
     """
     # Within a script element only "</" could end it early.
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    text = to_json(data).replace("<", "\\u003c")
     page = (resources.files(package) / template).read_text(encoding="utf-8")
     return page.replace("{{title}}", html.escape(title)).replace("{{data}}", text)

@@ -16,7 +16,6 @@ import enum
 import json
 import os
 import queue
-import shutil
 import sys
 import tempfile
 import threading
@@ -30,6 +29,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.errors import DRDMError
+from DRDMLib.runtime.programs import python_program
 from DRDMLib.runtime.waiting import wait_passively
 
 from .process_group import ProcessGroup
@@ -261,7 +261,7 @@ class ProcessProtocol(Protocol):
 
 def pythonExecutable() -> str:
     """The Python that runs ``drdm``: PythonSlicer inside Slicer, where it is on the PATH, otherwise this Python."""
-    return shutil.which("PythonSlicer") or sys.executable
+    return python_program() or sys.executable
 
 
 def libraryFolder() -> Path:
@@ -272,7 +272,11 @@ def libraryFolder() -> Path:
 
 
 class DrdmProcess:
-    """``python -m DRDMLib`` in a separate process with the same packages as this one."""
+    """``python -m DRDMLib`` in a separate process with the same packages as this one.
+
+    It is started by ``DRDMLib/start.py`` in that file's folder, so that no file in the application's working folder is
+    taken for a library. The paths in the arguments start from that working folder nevertheless.
+    """
 
     def __init__(self, module: str = "DRDMLib") -> None:
         self._module = module
@@ -296,7 +300,11 @@ class DrdmProcess:
         # A crash of a library is reported with the lines of Python that led to it.
         environment["PYTHONFAULTHANDLER"] = "1"
         environment["DRDM_END_OF_INPUT"] = "stop"
-        self._group = ProcessGroup([pythonExecutable(), "-m", self._module, *arguments], environment)
+        environment["DRDM_FOLDER"] = str(Path.cwd())
+        environment["PYTHONSAFEPATH"] = "1"
+        start = libraryFolder() / "DRDMLib" / "start.py"
+        command = [pythonExecutable(), str(start), self._module, *arguments]
+        self._group = ProcessGroup(command, environment, folder=start.parent)
         process = self._group.process
         pipes: Any = ((process.stdout, self._lines.put), (process.stderr, self._errors.append))
         for stream, put in pipes:

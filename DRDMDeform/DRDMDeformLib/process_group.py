@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 # Of the Windows API: JOBOBJECT_EXTENDED_LIMIT_INFORMATION, and the limit that kills the job with its last handle.
@@ -26,6 +27,7 @@ class ProcessGroup:
     Args:
         command: program and arguments.
         environment: all environment variables.
+        folder: working folder of the process; by default that of this one.
 
     Attributes:
         process: the process; its three standard streams are pipes.
@@ -34,13 +36,14 @@ class ProcessGroup:
         OSError: the program cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(self, command: Sequence[str], environment: dict[str, str], folder: Path | None = None) -> None:
         self.process: subprocess.Popen[bytes] = subprocess.Popen(
             list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
+            cwd=folder,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             start_new_session=os.name != "nt",
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from scipy import ndimage
 from .. import output
 from ..deformation import displacement_transform, make_deformations
 from ..invertibility.inverse import inverse_points
-from ..io.files import write_text
+from ..io.files import to_json, write_text
 from ..io.images import read_field
 from ..models.model import Model
 from ..production.plan import seed_of
@@ -172,7 +171,7 @@ def _make_case(
         "files": {kind: path.relative_to(folder).as_posix() for kind, path in files.items()},
         "digests": {kind: digest_of_files([path]) for kind, path in files.items()},
     }
-    write_text(truth / CASE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_text(truth / CASE, to_json(record, indent=1) + "\n")
     return record
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..drawing import Plane, SlicePicture, Style, contrast_window
-from ..io.files import write_text
+from ..io.files import to_json, write_text
 from ..output import write_image
 from ..pages import fill_page, picture_uri
 from .score import Figures, Score
@@ -96,7 +95,7 @@ def write_score(folder: Path, score: Score, truth: Truth, content: dict[str, Any
     Raises:
         OutputError: a file cannot be written.
     """
-    write_text(folder / "score.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "score.json", to_json(content, indent=1) + "\n")
     write_text(folder / "score.csv", _csv(["figure", "unit", "before", "result", "floor"], rows(score)))
     axes = "xyz"[: truth.fixed.GetDimension()]
     order = np.argsort(-score.landmark_errors, kind="stable")

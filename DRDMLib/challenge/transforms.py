@@ -12,9 +12,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError, SettingError
+from ..io.apart import read_apart
 from ..io.files import path_problem, shown
 from ..io.images import LEAST_OVERLAP
 from ..io.integrity import require_whole_file
+from ..io.plain_headers import is_plain
 from ..spatial.coordinates import index_to_physical
 from ..spatial.model_grid import overlap
 
@@ -84,8 +86,9 @@ def _from_itk(path: Path) -> sitk.Transform:
 def _from_image(path: Path, grid: sitk.Image, convention: str) -> sitk.Transform:
     """Read a displacement field from an image file."""
     try:
-        require_whole_file(path, "field")
-        image = sitk.ReadImage(str(path))
+        apart = None if is_plain(path) else read_apart(path, "field")
+        require_whole_file(path, "field", "" if apart is None else apart.kind)
+        image = sitk.ReadImage(str(path)) if apart is None or apart.image is None else apart.image
     except (RuntimeError, OSError) as error:
         raise ImageError(
             f"The result '{path}' cannot be read as a transform or displacement field; save it as .tfm, .h5, "

@@ -46,6 +46,7 @@ def number(low: float, high: float, limits: str, *, above: bool = False) -> Call
 
 
 positive_number = number(0, sys.float_info.max, "more than 0", above=True)
+not_negative = number(0, sys.float_info.max, "0 or more")
 fraction = number(0, 1, "0 to 1")
 angle = number(0, 180, "0 to 180 degrees")
 
@@ -189,12 +190,15 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "'sub-...', or the whole name)",
     )
     parser.add_argument(
-        "--max-folded", type=float, default=0.0, metavar="F", help="largest fraction of folded voxels (default: 0)"
+        "--max-folded", type=fraction, default=0.0, metavar="F", help="largest fraction of folded voxels (default: 0)"
     )
-    parser.add_argument("--min-mm", type=float, metavar="MM", help="smallest mean displacement in mm")
-    parser.add_argument("--max-mm", type=float, metavar="MM", help="largest displacement of any voxel in mm")
+    parser.add_argument("--min-mm", type=not_negative, metavar="MM", help="smallest mean displacement in mm")
+    parser.add_argument("--max-mm", type=not_negative, metavar="MM", help="largest displacement of any voxel in mm")
     parser.add_argument(
-        "--labels-inside", type=float, metavar="F", help="smallest fraction of each label that must stay in the image"
+        "--labels-inside",
+        type=fraction,
+        metavar="F",
+        help="smallest fraction of each label that must stay in the image",
     )
     parser.add_argument(
         "--draws",

@@ -12,10 +12,12 @@ from typing import Any
 from .. import output
 from ..deformation import Deformation, make_deformations, model_and_choice, prepare
 from ..diffusion.seeds import PLAIN
-from ..errors import SettingError
+from ..errors import ImageError, SettingError
 from ..invertibility.metrics import measure_ddf
-from ..io.files import file_name, image_stem, shown
+from ..io.datasets import Case
+from ..io.files import file_name, finite, image_stem, shown
 from ..io.images import read_field, read_image, read_label
+from ..io.left_out import LeftOut
 from ..models.catalogue import available_models, fetch, model_metadata, remove
 from ..models.strength import with_level
 from ..production.run_folder import locked_folder
@@ -125,9 +127,16 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
 
 
 def evaluate(options: argparse.Namespace, reporter: Reporter) -> None:
-    """Run ``drdm evaluate``."""
-    results = [{"ddf": str(path), "metrics": measure_ddf(read_field(path)).to_dict()} for path in options.ddf]
-    print(json.dumps(results, indent=2))
+    """Run ``drdm evaluate``; a field that cannot be read is left out."""
+    bad, results = LeftOut(len(options.ddf)), []
+    for path in options.ddf:
+        try:
+            results.append({"ddf": str(path), "metrics": measure_ddf(read_field(path)).to_dict()})
+            bad.used()
+        except ImageError as error:
+            bad.add(Case(Path(path).name, Path(path)), error)
+    bad.require_one()
+    print(json.dumps(finite(results), indent=2))
 
 
 def models(options: argparse.Namespace, reporter: Reporter) -> None:
@@ -146,4 +155,4 @@ def models(options: argparse.Namespace, reporter: Reporter) -> None:
         reporter.message(f"Removed '{remove(options.name)}'.")
     else:
         metadata = model_metadata(options.name)
-        print(json.dumps({k: v for k, v in vars(metadata).items() if v not in ("", {}, None)}, indent=2))
+        print(json.dumps(finite({k: v for k, v in vars(metadata).items() if v not in ("", {}, None)}), indent=2))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from ..errors import DRDMError, ModelError
+from ..errors import DRDMError, ImageError, ModelError
+from ..io.datasets import Case
 from ..io.images import read_image
+from ..io.left_out import LeftOut
 from ..models.catalogue import Entry, available_models, find
 from ..models.choice import choose_model, loaded, named_choice, reasons_against
 from ..models.fit import Fit, Probe, measure_fit
@@ -19,11 +21,22 @@ from ..runtime.reporter import Reporter
 def fit(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm fit``: print a table of models for each scan.
 
+    A scan that cannot be read is left out.
+
     Raises:
-        DRDMError: a scan or a named model cannot be used.
+        DRDMError: no scan, or not a named model, can be used.
+
+    Warns:
+        FallbackWarning: a scan is left out.
     """
+    bad = LeftOut(len(options.scans))
     for path in options.scans:
-        image = read_image(path)
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            bad.add(Case(Path(path).name, Path(path)), error)
+            continue
+        bad.used()
         if options.model:
             rows = [(_named(image, name, options.plane), "") for name in options.model]
             chosen = ""
@@ -35,6 +48,7 @@ def fit(options: argparse.Namespace, reporter: Reporter) -> None:
         reporter.item(scan=str(path), chosen=chosen, fits=[one.to_dict() | {"left_out": why} for one, why in rows])
         if options.progress != "json":
             print("\n".join([str(path), *(_line(one, why, chosen) for one, why in rows)]))
+    bad.require_one()
 
 
 def _named(image: sitk.Image, name: str, plane: str) -> Fit:

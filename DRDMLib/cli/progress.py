@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from ..io.files import finite
 from ..runtime.reporter import Reporter
 
 
@@ -23,7 +24,7 @@ class JsonReporter:
 
     def _emit(self, event: str, **values: Any) -> None:
         try:
-            print(json.dumps({"event": event, **values}), flush=True)
+            print(json.dumps(finite({"event": event, **values}), allow_nan=False), flush=True)
         except BrokenPipeError:
             if self.needs_reader:
                 raise

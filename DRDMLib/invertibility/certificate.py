@@ -41,13 +41,23 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
-from ..spatial.field_grid import STORED, Block, DisplacementGrid, FadingGrid, FieldGrid, coincide, extended, positions
+from ..spatial.field_grid import (
+    STORED,
+    Block,
+    DisplacementGrid,
+    FadingGrid,
+    FieldGrid,
+    SampledGrid,
+    coincide,
+    continued,
+    positions,
+)
 
 # Cells of a block along each axis: large enough to keep all threads busy, small enough for the processor's cache.
 _BLOCK = 48
 _MOST_THREADS = 8
-# Outside the image, every fourth node of the field is usually enough for a proof; otherwise all of them are used.
-STRIDES = (4, 1)
+# Outside the image, nodes four nodes of the field apart are usually enough for a proof; otherwise nearer ones are used.
+GAPS = (4.0, 1.0)
 # Number of undecided cells that are tested together.
 _CHUNK = 2**15
 
@@ -61,6 +71,16 @@ def blocks(shape: tuple[int, ...], side: int = _BLOCK) -> Iterator[Block]:
     """
     ranges = [[slice(a, min(a + side, n - 1) + 1) for a in range(0, max(1, n - 1), side)] for n in shape]
     return itertools.product(*ranges)
+
+
+def _blocks_around(shape: tuple[int, ...], inner: tuple[slice, ...]) -> Iterator[Block]:
+    """Divide the cells of a grid outside a box of nodes into blocks, as :func:`blocks` does."""
+    whole = [slice(0, n) for n in shape]
+    for axis, box in enumerate(inner):
+        for side in (slice(0, box.start + 1), slice(box.stop - 1, shape[axis])):
+            ranges = [*inner[:axis], side, *whole[axis + 1 :]]
+            for where in blocks(tuple(r.stop - r.start for r in ranges)):
+                yield tuple(slice(w.start + r.start, w.stop + r.start) for w, r in zip(where, ranges, strict=True))
 
 
 Bounds = list[tuple[np.ndarray, np.ndarray]]
@@ -219,17 +239,25 @@ def _tolerance(largest: float, displacement: float, rounding: float, epsilon: fl
     return 24 * entry * largest**2
 
 
-def failing_cells(grid: DisplacementGrid, margin: float = 0.0, changed: np.ndarray | None = None) -> np.ndarray:
+def failing_cells(
+    grid: DisplacementGrid,
+    margin: float = 0.0,
+    changed: np.ndarray | None = None,
+    besides: tuple[slice, ...] | None = None,
+) -> np.ndarray:
     """Find the cells in which the determinant is not proven to be above ``margin``.
 
     Args:
         changed: bool, one for each node of the stored field; only blocks that depend on marked nodes are tested.
             ``None`` tests all.
+        besides: a box of nodes; the cells between them are not tested.
 
     Returns:
         Indices (K, d), array order.
     """
-    wanted = [where for where in blocks(tuple(map(len, grid.nodes))) if changed is None or grid.touched(where, changed)]
+    shape = tuple(map(len, grid.nodes))
+    every = blocks(shape) if besides is None else _blocks_around(shape, besides)
+    wanted = [where for where in every if changed is None or grid.touched(where, changed)]
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         found = list(pool.map(lambda where: _failing_in_block(grid, where, margin), wanted))
     return np.concatenate([np.zeros((0, len(grid.nodes)), np.int64), *found])
@@ -295,8 +323,9 @@ class Certificate(NamedTuple):
 def certify_on_grid(field: sitk.Image, reference: sitk.Image) -> Certificate:
     """Test a field that is zero on its border, and its samples on the grid of ``reference`` as they are saved.
 
-    Outside the image the samples are continued by nodes of the field itself, up to its border. If the map of this
-    continued grid is a homeomorphism of space, then its restriction to the image takes no value twice.
+    The samples are tested as they are applied, up to half a voxel outside of the outermost voxels' centers. Farther out
+    they are continued by the field itself, up to its border. If the map of this continued grid is a homeomorphism of
+    space, then its restriction to the image takes no value twice.
 
     Args:
         field: vector image, millimeters, LPS.
@@ -310,17 +339,40 @@ def certify_on_grid(field: sitk.Image, reference: sitk.Image) -> Certificate:
     inside = positions(coarse, reference)
     if inside is None:
         return Certificate(False, "the field does not cover the image, or their axes are not parallel")
-    if coincide(inside) or any(not len(failing_cells(extended(coarse, inside, s))) for s in STRIDES):
+    if not len(failing_samples(coarse, inside, 0.0)[1]):
         return Certificate(True)
     return Certificate(False, "the field folds where it is sampled on the image's grid")
+
+
+def failing_samples(
+    field: FieldGrid, inside: tuple[np.ndarray, ...], margin: float, changed: np.ndarray | None = None
+) -> tuple[SampledGrid, np.ndarray]:
+    """Find the cells that fail in a field's samples on the grid of an image, continued outside.
+
+    Args:
+        field: it is zero on its border, and none of its own cells fails.
+        inside: nodes of the image's grid, see :func:`DRDMLib.spatial.field_grid.positions`.
+        margin, changed: see :func:`failing_cells`.
+
+    Returns:
+        The grid of the samples, and indices (K, d) of its cells.
+    """
+    same = coincide(inside)
+    for gap in GAPS:
+        grid = continued(field, inside, gap)
+        # Copies of the field's own nodes need no test.
+        cells = failing_cells(grid, margin, changed, grid.inner if same else None)
+        if not len(cells):
+            break
+    return grid, cells
 
 
 def certify_saved(ddf: sitk.Image) -> Certificate:
     """Test a displacement field without its image (vector image, millimeters, LPS).
 
-    If the field is not zero on its border, it is continued outside, where the values at its border fall smoothly to
-    zero. If this continued map is a homeomorphism of space, the field takes no value twice. (This condition is
-    sufficient, not necessary.)
+    It is tested as it is applied, up to half a voxel outside of the outermost voxels' centers, where it has the values
+    at these centers. If they are not zero, it is continued outside, where they fall smoothly to zero. If this continued
+    map is a homeomorphism of space, the field takes no value twice. (This condition is sufficient, not necessary.)
     """
     field = FieldGrid.of(ddf)
     if min(ddf.GetSize()) > 1 and len(failing_cells(field)):

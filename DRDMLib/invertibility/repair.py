@@ -18,8 +18,8 @@ from scipy import ndimage
 
 from ..errors import DRDMError
 from ..spatial.borders import Face, hold_faces
-from ..spatial.field_grid import Block, FieldGrid, coincide, extended, positions
-from .certificate import STRIDES, failing_cells
+from ..spatial.field_grid import Block, FieldGrid, positions
+from .certificate import failing_cells, failing_samples
 
 # After a repair the Jacobian determinant is above this in every point: the map keeps at least this fraction of each
 # volume.
@@ -70,8 +70,9 @@ def repair(field: FieldGrid, reference: sitk.Image, faces: Sequence[Face] = ()) 
     for number in range(ROUNDS):
         cells = failing_cells(field, MARGIN, stale[0])
         stale[0] = np.zeros(shape, bool)
-        if not len(cells) and not coincide(inside):
-            cells = _failing_samples(field, inside, stale[1])
+        if not len(cells):
+            grid, found = failing_samples(field, inside, MARGIN, stale[1])
+            cells = grid.cells_in_field(found) if len(found) else found
             stale[1] = np.zeros(shape, bool)
         if not len(cells):
             return _difference(vectors, original, touched, number)
@@ -83,16 +84,6 @@ def repair(field: FieldGrid, reference: sitk.Image, faces: Sequence[Face] = ()) 
                 if marks is not None:
                     marks[where] = True
     raise DRDMError("This deformation cannot be made invertible; choose a lower level or another seed.")
-
-
-def _failing_samples(field: FieldGrid, inside: tuple[np.ndarray, ...], stale: np.ndarray | None) -> np.ndarray:
-    """Find the cells of the field in which its samples on an image's grid fail: indices (K, d)."""
-    for stride in STRIDES:
-        grid = extended(field, inside, stride)
-        cells = failing_cells(grid, MARGIN, stale)
-        if not len(cells):
-            break
-    return grid.cells_in_field(cells)
 
 
 def _relax(vectors: np.ndarray, cells: np.ndarray, number: int) -> Iterator[Block]:

@@ -305,6 +305,12 @@ def _series(root: Path, folder: Path, labels: _Labels) -> Iterator[Case]:
     files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     if not any(p.suffix.lower() == ".dcm" or is_dicom(p) for p in files):
         return
+    slices = (p for p in files if p.suffix.lower() == ".dcm" or is_dicom(p))
+    odd = next((p for p in (folder, *slices) if path_problem(p)), None)
+    if odd is not None:
+        # ITK cannot list this folder; its case is left out, with the reason.
+        yield Case(_name_from_path(root, folder), odd)
+        return
     reader = sitk.ImageSeriesReader
     found = reader.GetGDCMSeriesIDs(str(folder))
     singles = [p for p in files if p.suffix.lower() == ".dcm"]

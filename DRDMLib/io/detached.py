@@ -13,7 +13,7 @@ from pathlib import Path
 # Lines of a header; what follows are voxels, or no header at all.
 _MOST_LINES = 10_000
 # Formats of C's printf for one integer, which name several files.
-_PATTERN = re.compile(r"%0?\d*[diu]")
+_PATTERN = re.compile(r"%0?\d{0,2}[diu]")
 
 
 def files_of_image(path: Path) -> list[Path]:
@@ -21,7 +21,7 @@ def files_of_image(path: Path) -> list[Path]:
 
     Files that do not exist are left out, as are those of a header that cannot be understood.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError, OverflowError):
         return [path, *dict.fromkeys(file for file in _data_files(path) if file != path and file.is_file())]
     return [path]
 

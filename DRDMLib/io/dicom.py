@@ -13,6 +13,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
+from .files import path_problem
+from .integrity import require_room
 from .multiframe import read_dicom_file
 from .slice_stack import Slice, find_stack, number, numbers, placed
 
@@ -123,6 +125,8 @@ def _is_cut(path: Path) -> bool:
     head = _head(path)
     if path.suffix.lower() != ".dcm" and head[128:132] != b"DICM":
         return False
+    if path_problem(path):
+        return True
     # The file meta information (SOP class at 0002,0002) is always little endian with explicit types.
     found = re.search(rb"\x02\x00\x02\x00UI..([0-9.]*)", head, re.DOTALL)
     if found and _NO_PIXELS.match(found.group(1).decode()):
@@ -154,6 +158,7 @@ def _read_header(file: str) -> Slice:
     reader.SetFileName(file)
     try:
         reader.ReadImageInformation()
+        require_room(reader, Path(file))
     except RuntimeError as error:
         raise ImageError(
             f"The DICOM file '{file}' is damaged or incomplete; copy or export it again, or remove it."

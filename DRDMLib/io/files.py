@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -232,8 +233,26 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a small text file in UTF-8, see :func:`write_bytes`."""
-    return write_bytes(path, text.encode("utf-8"))
+    """Write a small text file in UTF-8, see :func:`write_bytes`.
+
+    Bytes of file names that are no text are written as escapes, as in JSON.
+    """
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Convert plain values to JSON; NaN and infinite numbers, which JSON does not have, become null."""
+    separators = (",", ":") if indent is None else None
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
+
+
+def finite(value: Any) -> Any:
+    """Return plain values with ``None`` in the place of NaN and infinite numbers."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {finite(key): finite(entry) for key, entry in value.items()}
+    return [finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def digest_of_files(paths: Sequence[Path]) -> str:

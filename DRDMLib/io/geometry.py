@@ -30,7 +30,7 @@ from ..spatial.coordinates import direction_matrix
 _ROUNDING = 1e-4
 _MOST_DEGREES = 0.5
 _NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
-_PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"
+PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"
 _LOCK = threading.Lock()
 
 
@@ -200,15 +200,15 @@ def nifti_axes(path: Path) -> Iterator[None]:
         yield
         return
     with _LOCK:
-        before = os.environ.get(_PERMISSIVE)
-        os.environ[_PERMISSIVE] = "1"
+        before = os.environ.get(PERMISSIVE)
+        os.environ[PERMISSIVE] = "1"
         try:
             yield
         finally:
             if before is None:
-                del os.environ[_PERMISSIVE]
+                del os.environ[PERMISSIVE]
             else:
-                os.environ[_PERMISSIVE] = before
+                os.environ[PERMISSIVE] = before
 
 
 def _small(off: float) -> bool:

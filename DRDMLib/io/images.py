@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import FallbackWarning, ImageError, SettingError
+from ..errors import DRDMError, FallbackWarning, ImageError, SettingError
 from ..spatial.coordinates import direction_matrix
 from ..spatial.model_grid import bounding_box, overlap, same_grid
+from .apart import ReadApart, read_apart
 from .detached import files_of_image
 from .dicom import read_series, series_files
 from .files import path_problem, shown
 from .geometry import nifti_axes, require_right_angles
-from .integrity import require_whole_file
+from .integrity import require_room, require_whole_file, too_large
 from .multiframe import read_dicom_file
+from .plain_headers import is_plain
 
 # ITK prints its own warnings to standard error; whatever matters is raised as an error here.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -25,11 +29,42 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 # Integers up to here have their own 64-bit floating-point number, and whether an integer type is narrower.
 _MOST_EXACT = 2**53
 _WIDE = (sitk.sitkInt64, sitk.sitkUInt64)
+# Largest number of 32-bit floating point, in which networks and interpolation compute.
+_LARGEST = 3.4028234e38
 
 LABEL_GEOMETRIES = ("file", "image")
 
 # Least overlap of the bounding boxes of a label and its image, as a fraction of the smaller box.
 LEAST_OVERLAP = 0.5
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str], what: str = "image") -> Iterator[None]:
+    """Turn any error in the block into one about a file, so that it concerns this file only.
+
+    Libraries raise errors of many kinds for damaged files.
+
+    Args:
+        what: kind of file in error messages, such as ``"image"``.
+
+    Raises:
+        ImageError: the file cannot be read. Errors for the user, with their own messages, are not changed.
+    """
+    name = shown(os.fspath(path), 4096)
+    try:
+        yield
+    except DRDMError:
+        raise
+    except MemoryError as error:
+        raise ImageError(
+            f"There is not enough memory for the {what} '{name}'; close other programs, or use a smaller one."
+        ) from error
+    except Exception as error:
+        reason = f", {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+        raise ImageError(
+            f"The {what} '{name}' cannot be read ({type(error).__name__}{reason}), because it is damaged or unusual; "
+            "copy or export it again."
+        ) from error
 
 
 def _read(path: Path, what: str, series: str = "") -> sitk.Image:
@@ -43,12 +78,17 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
             raise ImageError(f"There is no {what} '{path}'; check the path.")
         if path.stat().st_size == 0:
             raise ImageError(f"The {what} '{path}' is empty; copy or export it again.")
+        apart = None if is_plain(path) else read_apart(path, what)
+        if apart is not None and apart.kind != "GDCMImageIO":
+            return require_right_angles(_read_and_checked(path, what, apart), str(path))
         kind = require_whole_file(path, what)
         if kind == "GDCMImageIO":
             return read_dicom_file(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         with nifti_axes(path):
+            reader.ReadImageInformation()
+            require_room(reader, path)
             image: sitk.Image = reader.Execute()
     except OSError as error:
         raise ImageError(
@@ -60,6 +100,21 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
             "copy or export it again."
         ) from error
     return require_right_angles(image, str(path))
+
+
+def _read_and_checked(path: Path, what: str, apart: ReadApart) -> sitk.Image:
+    """Return an image that another process has read, if its file is whole."""
+    if apart.too_large:
+        raise too_large(path)
+    image = apart.image
+    size = None
+    if image is not None:
+        size = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
+    if apart.kind:
+        require_whole_file(path, what, apart.kind, size)
+    if image is None:
+        raise RuntimeError("The image was not read.")
+    return image
 
 
 def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
@@ -74,7 +129,8 @@ def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
         ImageError: the folder contains no series, or several and none is chosen.
     """
     path = Path(path)
-    return [Path(name) for name in series_files(path, series)] if path.is_dir() else files_of_image(path)
+    with reading(path):
+        return [Path(name) for name in series_files(path, series)] if path.is_dir() else files_of_image(path)
 
 
 def read_image(path: str | os.PathLike[str], series: str = "", *, need_contrast: bool = True) -> sitk.Image:
@@ -89,7 +145,8 @@ def read_image(path: str | os.PathLike[str], series: str = "", *, need_contrast:
         ImageError: the image is missing or damaged, or cannot be used (see :func:`require_scalar_image`).
     """
     path = Path(path)
-    return require_scalar_image(_read(path, "image", series), str(path), need_contrast=need_contrast)
+    with reading(path):
+        return require_scalar_image(_read(path, "image", series), str(path), need_contrast=need_contrast)
 
 
 def require_scalar_image(image: sitk.Image, name: str = "image", *, need_contrast: bool = True) -> sitk.Image:
@@ -104,7 +161,7 @@ def require_scalar_image(image: sitk.Image, name: str = "image", *, need_contras
 
     Raises:
         ImageError: it has color, vector or complex pixels, several time points, NaN or infinite voxels, integers beyond
-            2^53, a shear, or no contrast.
+            2^53, numbers beyond 3.4e38, a shear, or no contrast.
 
     Warns:
         FallbackWarning: its axes are not exactly at right angles, see :func:`require_right_angles`.
@@ -127,7 +184,10 @@ def require_scalar_image(image: sitk.Image, name: str = "image", *, need_contras
         raise ImageError(f"'{name}' has integers beyond 2^53, which cannot be interpolated; rescale its values first.")
     image = require_right_angles(image, name)
     statistics.Execute(image)
-    if need_contrast and not statistics.GetMaximum() > statistics.GetMinimum():
+    lowest, highest = statistics.GetMinimum(), statistics.GetMaximum()
+    if max(highest, -lowest, highest - lowest) > _LARGEST:
+        raise ImageError(f"'{name}' has a range of values beyond 3.4e38; rescale its values first.")
+    if need_contrast and not highest > lowest:
         raise ImageError(f"'{name}' has no contrast (all its voxels are equal); choose another image.")
     return image
 
@@ -165,7 +225,8 @@ def read_field(path: str | os.PathLike[str]) -> sitk.Image:
     path = Path(path)
     if path.is_dir():
         raise ImageError(f"'{path}' is a folder; choose the file of a displacement field.")
-    field = _read(path, "field")
+    with reading(path, "field"):
+        field = _read(path, "field")
     if field.GetNumberOfComponentsPerPixel() != field.GetDimension():
         raise ImageError(
             f"'{path}' is not a displacement field (values per voxel: {field.GetNumberOfComponentsPerPixel()}, "
@@ -191,7 +252,8 @@ def read_label(path: str | os.PathLike[str], image: sitk.Image, *, geometry: str
         FallbackWarning: the label was resampled.
     """
     path = Path(path)
-    return fit_label(_read(path, "label"), image, str(path), geometry=geometry)
+    with reading(path, "label"):
+        return fit_label(_read(path, "label"), image, str(path), geometry=geometry)
 
 
 def fit_label(label: sitk.Image, image: sitk.Image, name: str = "label", *, geometry: str = "file") -> sitk.Image:

@@ -17,9 +17,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
-from .detached import metaimage_data, nrrd_data
+from .detached import files_of_image, metaimage_data, nrrd_data
 
 _CHUNK = 2**24
+# Bytes that may follow the voxels in a compressed file; it may unpack to a thousand times its size.
+_MOST_BEHIND = 2**28
+# Deflate cannot pack data to less than a thousandth of its size; no other method of these formats does so with images.
+_MOST_RATIO = 1032
 # First bytes of formats whose readers print lines of their own when ITK only looks at a damaged file.
 _NOISY = {
     **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFFImageIO"),
@@ -32,11 +36,13 @@ _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
-def require_whole_file(path: Path, what: str) -> str:
+def require_whole_file(path: Path, what: str, kind: str = "", size: int | None = None) -> str:
     """Check a file for damage that ITK does not detect.
 
     Args:
         what: kind of file in error messages, such as ``"image"``.
+        kind: ITK's name for the reader of this file, if it is known.
+        size: bytes of its voxels in memory, if they are known; otherwise ITK reads the header, where this is needed.
 
     Returns:
         ITK's name for the reader of this file, such as ``"NiftiImageIO"``; empty if no reader knows it.
@@ -44,27 +50,20 @@ def require_whole_file(path: Path, what: str) -> str:
     Raises:
         ImageError: the file is incomplete or damaged, or is a NIfTI file with NaN or infinite voxels.
     """
-    kind = ""
     try:
         with path.open("rb") as stream:
             start = stream.read(4)
-        if start in _NOISY and not _CHECKS[_NOISY[start]](path):
+        if start in _NOISY and not _CHECKS[_NOISY[start]](path, size):
             raise EOFError
-        kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
+        kind = kind or sitk.ImageFileReader.GetImageIOFromFileName(str(path))
         if kind == "NiftiImageIO":
             complete = _check_nifti_files(path, what)
         else:
-            complete = start in _NOISY or kind not in _CHECKS or _CHECKS[kind](path)
-    except (
-        EOFError,
-        zlib.error,
-        OSError,
-        struct.error,
-        ValueError,
-        LookupError,
-        OverflowError,
-        StopIteration,
-    ):
+            complete = start in _NOISY or kind not in _CHECKS or _CHECKS[kind](path, size)
+    except ImageError:
+        raise
+    except Exception:
+        # A damaged header can lead to any error.
         complete = False
     if not complete:
         raise ImageError(
@@ -128,15 +127,16 @@ def _check_nifti(head: BinaryIO, stream: BinaryIO, path: Path, what: str) -> boo
             complete = len(chunk) // (bits // 8) * (bits // 8)
             values = np.frombuffer(chunk[:complete], order + _NIFTI_FLOATS[kind])
             bad += int(np.count_nonzero(~np.isfinite(values)))
-    # Read to the end, so that the checksum of compressed data is verified.
-    while stream.read(_CHUNK):
-        pass
+    # Read to the end, so that the checksum of compressed data is verified; no more than that is behind the voxels.
+    for _ in range(_MOST_BEHIND // _CHUNK):
+        if not stream.read(_CHUNK):
+            break
     if bad:
         raise ImageError(f"The {what} '{path}' has {bad} NaN or infinite voxels; replace them with numbers first.")
     return bool(missing == 0)
 
 
-def _check_metaimage(path: Path) -> bool:
+def _check_metaimage(path: Path, size: int | None = None) -> bool:
     """Whether a MetaImage file contains all its voxels, or the files that it names do."""
     fields, files, start = metaimage_data(path)
     if "ElementDataFile" not in fields:
@@ -146,13 +146,64 @@ def _check_metaimage(path: Path) -> bool:
     skipped = max(0, int(fields.get("HeaderSize", 0)))
     whole = [file.stat().st_size for file in files] or [path.stat().st_size - start]
     present = sum(size - skipped for size in whole)
-    if fields.get("CompressedData", "False").lower() == "true":
-        return present >= int(fields.get("CompressedDataSize", 0))
-    if fields.get("BinaryData", "True").lower() == "false":
-        return True
     bytes_each = _META_TYPES.get(fields["ElementType"].replace("MET_", "").removeprefix("U").removesuffix("_ARRAY"), 1)
     channels = int(fields.get("ElementNumberOfChannels", 1))
-    return present >= math.prod(int(n) for n in fields["DimSize"].split()) * bytes_each * channels
+    needed = math.prod(int(n) for n in fields["DimSize"].split()) * bytes_each * channels
+    if fields.get("CompressedData", "False").lower() == "true":
+        stored = int(fields.get("CompressedDataSize", 0))
+        if needed > _MOST_RATIO * present + _CHUNK or present < stored or (not stored and not files):
+            return False
+        # ITK unpacks as many bytes as the header says, and gives zeros for what it cannot unpack.
+        return len(files) > 1 or _inflates_to(files[0] if files else path, 0 if files else start, stored, needed)
+    if fields.get("BinaryData", "True").lower() == "false":
+        return True
+    return present >= needed
+
+
+def _inflates_to(path: Path, start: int, stored: int, size: int) -> bool:
+    """Whether compressed data (zlib or gzip) at ``start`` unpacks to ``size`` bytes, with a right checksum.
+
+    Args:
+        stored: number of packed bytes; 0 for the rest of the file.
+    """
+    unpacker, present = zlib.decompressobj(zlib.MAX_WBITS | 32), 0
+    left = stored or path.stat().st_size
+    with path.open("rb") as stream:
+        stream.seek(start)
+        while not unpacker.eof and (packed := stream.read(min(_CHUNK // 16, left))):
+            left -= len(packed)
+            while packed and present <= size:
+                present += len(unpacker.decompress(packed, _CHUNK))
+                packed = unpacker.unconsumed_tail
+            if present > size:
+                return False
+    return unpacker.eof and present == size
+
+
+def most_values(path: Path) -> int:
+    """Return the largest number of values that an image of this file's size can have, however it is compressed."""
+    return _MOST_RATIO * sum(file.stat().st_size for file in files_of_image(path)) + _CHUNK
+
+
+def require_room(reader: sitk.ImageFileReader, path: Path) -> None:
+    """Check that an image has no more voxels than its file can hold, before memory is used for them.
+
+    Args:
+        reader: has read the header.
+
+    Raises:
+        ImageError: it has, so the header is damaged.
+    """
+    if math.prod(reader.GetSize()) * int(reader.GetNumberOfComponents()) > most_values(path):
+        raise too_large(path)
+
+
+def too_large(path: Path) -> ImageError:
+    """Return the error for an image with more voxels than its file can hold."""
+    return ImageError(
+        f"The image '{path}' cannot be read, because its header asks for more voxels than its file can hold; "
+        "copy or export it again."
+    )
 
 
 def _voxel_bytes(path: Path) -> int:
@@ -160,20 +211,21 @@ def _voxel_bytes(path: Path) -> int:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    channels: int = reader.GetNumberOfComponents()
+    # Of one value of this type; a voxel with all its values may itself be too large.
     kind = reader.GetPixelID()
-    voxel = sitk.Image([1, 1], kind, channels) if channels > 1 else sitk.Image([1, 1], kind)
-    return int(math.prod(reader.GetSize())) * channels * int(voxel.GetSizeOfPixelComponent())
+    is_vector = "vector" in sitk.GetPixelIDValueAsString(kind)
+    value = sitk.Image([1, 1], kind, 2) if is_vector else sitk.Image([1, 1], kind)
+    return int(math.prod(reader.GetSize())) * int(reader.GetNumberOfComponents()) * int(value.GetSizeOfPixelComponent())
 
 
-def _check_nrrd(path: Path) -> bool:
+def _check_nrrd(path: Path, size: int | None = None) -> bool:
     """Whether the compressed voxels of an NRRD file have their end; ITK itself checks files without compression."""
     fields, files, start = nrrd_data(path)
     if any(not file.is_file() for file in files):
         return False
     if fields.get("encoding", "").lower() not in ("gzip", "gz"):
         return True
-    size = _voxel_bytes(path)
+    size = _voxel_bytes(path) if size is None else size
     if len(files) > 1:
         return sum(_unpacked_bytes(file, 0, size) for file in files) >= size
     data = files[0] if files else path
@@ -195,25 +247,27 @@ def _unpacked_bytes(path: Path, start: int, most: int) -> int:
     return present
 
 
-def _check_gipl(path: Path) -> bool:
+def _check_gipl(path: Path, size: int | None = None) -> bool:
     """Whether a GIPL file contains all its voxels after its header of 256 bytes."""
-    present = 0
+    present, needed = 0, 256 + (_voxel_bytes(path) if size is None else size)
     with _open(path) as stream:
-        while chunk := stream.read(_CHUNK):
+        while present < needed + _MOST_BEHIND and (chunk := stream.read(_CHUNK)):
             present += len(chunk)
-    return present >= 256 + _voxel_bytes(path)
+    return present >= needed
 
 
-def _check_mrc(path: Path) -> bool:
+def _check_mrc(path: Path, size: int | None = None) -> bool:
     """Whether an MRC file contains all its voxels after its header of 1024 bytes and the extended one."""
     with path.open("rb") as stream:
         header = stream.read(1024)
     order = ">" if header[212:213] == b"\x11" else "<"
-    return path.stat().st_size >= 1024 + int(struct.unpack_from(f"{order}i", header, 92)[0]) + _voxel_bytes(path)
+    size = _voxel_bytes(path) if size is None else size
+    return path.stat().st_size >= 1024 + int(struct.unpack_from(f"{order}i", header, 92)[0]) + size
 
 
-def _check_vtk(path: Path) -> bool:
+def _check_vtk(path: Path, size: int | None = None) -> bool:
     """Whether a legacy VTK file contains all its voxels."""
+    text, count = False, -1
     with path.open("rb") as stream:
         for line in stream:
             words = line.decode("latin-1").lower().split()
@@ -238,12 +292,14 @@ def _check_vtk(path: Path) -> bool:
                 break
         else:
             return False
+        if count < 0:
+            return False
         if text:
             return len(stream.read().split()) >= count * channels
         return path.stat().st_size - stream.tell() >= count * channels * each
 
 
-def _check_bmp(path: Path) -> bool:
+def _check_bmp(path: Path, size: int | None = None) -> bool:
     """Whether a BMP file contains all its pixels."""
     with path.open("rb") as stream:
         header = stream.read(54)
@@ -254,12 +310,12 @@ def _check_bmp(path: Path) -> bool:
     return bool(size >= struct.unpack_from("<I", header, 2)[0])
 
 
-def _check_jpeg(path: Path) -> bool:
+def _check_jpeg(path: Path, size: int | None = None) -> bool:
     """Whether a JPEG or JPEG 2000 file has its end marker."""
     return path.read_bytes().rstrip(b"\0").endswith(b"\xff\xd9")
 
 
-def _check_png(path: Path) -> bool:
+def _check_png(path: Path, size: int | None = None) -> bool:
     """Whether a PNG file has all its chunks up to the last one."""
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -274,7 +330,7 @@ def _check_png(path: Path) -> bool:
     return False
 
 
-def _check_tiff(path: Path) -> bool:
+def _check_tiff(path: Path, size: int | None = None) -> bool:
     """Whether a TIFF file contains all strips or tiles of all its pages."""
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -317,7 +373,7 @@ def _check_tiff(path: Path) -> bool:
     return bool(seen)
 
 
-def _check_hdf5(path: Path) -> bool:
+def _check_hdf5(path: Path, size: int | None = None) -> bool:
     """Whether an HDF5 file is as long as its superblock says."""
     with path.open("rb") as stream:
         block = stream.read(48)
@@ -327,7 +383,7 @@ def _check_hdf5(path: Path) -> bool:
     return path.stat().st_size >= int(end)
 
 
-_CHECKS: dict[str, Callable[[Path], bool]] = {
+_CHECKS: dict[str, Callable[[Path, int | None], bool]] = {
     "MetaImageIO": _check_metaimage,
     "NrrdImageIO": _check_nrrd,
     "GiplImageIO": _check_gipl,

@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
+from .integrity import require_room
 from .slice_stack import Slice, find_stack, is_at, number, numbers, placed, reversed_stack
 
 _MEASURES = ("PixelSpacing", "SpacingBetweenSlices", "SliceThickness")
@@ -33,6 +34,7 @@ def read_dicom_file(path: Path) -> sitk.Image:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
+    require_room(reader, path)
     frames = reader.GetSize()[2] if reader.GetDimension() > 2 else 1
     if frames == 1 or reader.GetNumberOfComponents() > 1:
         single: sitk.Image = reader.Execute()

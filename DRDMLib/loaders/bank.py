@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import __version__
 from ..deformation import make_deformations
 from ..errors import DRDMError, FallbackWarning, ImageError, ModelError, OutputError, SettingError
-from ..io import datasets
+from ..io import datasets, schema
 from ..io.files import file_name, image_stem, write_bytes
 from ..io.geometry import other_affines
 from ..io.left_out import LeftOut
@@ -38,6 +38,36 @@ from .placement import FileGeometry
 from .world import FieldSource, WorldField, ras_affine, world_field
 
 SUFFIX, METADATA_KEY = ".safetensors", "drdm"
+
+
+_AFFINE = schema.listing(schema.listing(schema.number(-1e9, 1e9), 4, 4), 4, 4)
+_SIDES = schema.whole(1, 10_000)
+_FACTORS = schema.listing(schema.number(), 16)
+_SPLINE = schema.record({"nodes": _SIDES, "first": schema.whole(0, 1), "head": _FACTORS, "tail": _FACTORS})
+# What the header of a file with packed fields must have.
+_FIELDS: dict[str, schema.Check] = {
+    "fields": schema.listing(
+        schema.record(
+            {
+                "start": schema.whole(0),
+                "bytes": schema.whole(1),
+                "affine": _AFFINE,
+                "how": schema.record(
+                    {
+                        "type": schema.one_of("int16", "float32"),
+                        "shape": schema.listing(_SIDES, 4, 4),
+                        "axes": schema.listing(schema.optional(_SPLINE), 3, 3),
+                    },
+                    {"scale": schema.number()},
+                ),
+            }
+        ),
+        least=1,
+    ),
+    "geometry": schema.record(
+        {"size": schema.listing(_SIDES, 3, 3), "affine": _AFFINE, "others": schema.listing(_AFFINE, 20)}
+    ),
+}
 
 
 class FieldBank:
@@ -73,13 +103,17 @@ class FieldBank:
     def field(self, name: str, number: int) -> WorldField:
         """Return one field of a case, ``number`` from 0. Raises the errors of :meth:`count`."""
         header = self._header(name)
-        with safe_open(self.folder / f"{name}{SUFFIX}", "pt") as stream:
-            stored = stream.get_slice("fields")
-            if header.packed is None:
-                return WorldField(stored[number], header.affine)
-            one = header.packed[number]
-            data: Tensor = stored[one["start"] : one["start"] + one["bytes"]]
-        return WorldField(unpack(one["how"], data.numpy().tobytes()), np.asarray(one["affine"], np.float64))
+        path = self.folder / f"{name}{SUFFIX}"
+        try:
+            with safe_open(path, "pt") as stream:
+                stored = stream.get_slice("fields")
+                if header.packed is None:
+                    return WorldField(stored[number], header.affine)
+                one = header.packed[number]
+                data: Tensor = stored[one["start"] : one["start"] + one["bytes"]]
+            return WorldField(unpack(one["how"], data.numpy().tobytes()), np.asarray(one["affine"], np.float64))
+        except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise _damaged(path) from error
 
     def draw(
         self,
@@ -123,7 +157,7 @@ class FieldBank:
                 with safe_open(path, "pt") as stream:
                     written = json.loads(stream.metadata()[METADATA_KEY])
                     self._headers[name] = _Header.of(written, stream.get_slice("fields").get_shape())
-            except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
                 raise _damaged(path) from error
         return self._headers[name]
 
@@ -146,6 +180,15 @@ class _Header:
 
     @staticmethod
     def of(written: dict[str, Any], shape: Sequence[int]) -> _Header:
+        """Read the values of a file.
+
+        Raises:
+            ValueError: one of them is not valid.
+        """
+        needed = _FIELDS if isinstance(written, dict) and "fields" in written else {"affine": _AFFINE}
+        wrong = schema.wrong_key(written, needed)
+        if wrong is not None:
+            raise ValueError(f"'{wrong}' is not valid")
         if "fields" not in written:
             return _Header(shape[0], np.asarray(written["affine"], np.float64))
         return _Header(len(written["fields"]), np.eye(4), written["fields"], FileGeometry.of(written["geometry"]))

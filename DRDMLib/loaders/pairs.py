@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import OutputError, SettingError
+from ..io import schema
+from ..io.files import read_object
 from ..io.images import read_field, read_image, read_label
 from ..spatial.coordinates import index_to_physical
 
 _KEYS = {"train": "training_paired_images", "validation": "registration_val", "test": "registration_test"}
+_PATH = schema.text()
+_are_pairs = schema.listing(
+    schema.record(
+        dict.fromkeys(("fixed", "moving", "displacement"), _PATH), dict.fromkeys(("fixed_label", "moving_label"), _PATH)
+    )
+)
 _UNITS = ("voxels", "fraction", "millimetres")
 
 
@@ -159,10 +166,10 @@ def _tensor(image: sitk.Image) -> Tensor:
 def _pairs(folder: Path, key: str) -> list[dict[str, str]]:
     path = folder / "dataset.json"
     try:
-        pairs: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))[key]
-        if any(not {"fixed", "moving", "displacement"} <= set(pair) for pair in pairs):
+        pairs: list[dict[str, str]] = read_object(path, (key,))[key]
+        if not _are_pairs(pairs):
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(
             f"'{folder}' has no finished dataset of 'drdm synthesize'; choose its folder, or finish it with --resume."
         ) from error

@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import os
 import shutil
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     import torch
 
     from .model import Model
+
+# A download may be this much larger than the catalog says, which rounds, and takes at most this long: seconds for the
+# beginning, and for each megabyte, as with 10 kilobytes per second. An answer must come within ``_PATIENCE`` seconds.
+_LARGER, _BEGINNING, _PER_MEGABYTE, _PATIENCE = 1.2, 60.0, 100.0, 60.0
 
 _AUTHORS = "https://raw.githubusercontent.com/jianqingzheng/def_diff_rec/main/models"
 
@@ -297,7 +302,9 @@ def digest_of(path: Path, kind: str) -> str:
 
 
 def fetch(name: str, *, on_bytes: Callable[[int, int], None] | None = None) -> Path:
-    """Download a model of the catalog and verify its checksum; nothing is done if the model is available already.
+    """Download a model of the catalog and verify its checksum.
+
+    Nothing is done if the model is available already. A download that was damaged since then is repeated.
 
     Args:
         on_bytes: called with (received, total) in bytes; may raise to cancel.
@@ -306,13 +313,13 @@ def fetch(name: str, *, on_bytes: Callable[[int, int], None] | None = None) -> P
         The model's file.
 
     Raises:
-        ModelError: the name is unknown, the download failed, or its checksum is wrong.
+        ModelError: the name is unknown; or the download failed, took too long, was too large, or has a wrong checksum.
         OutputError: the model cannot be stored.
     """
     entry = find(name)
     if entry is None:
         raise ModelError(f"There is no model '{name}' in the catalog; run 'drdm models' to list the names.")
-    if entry.available:
+    if entry.available and (not entry.url or _is_whole(entry)):
         return entry.path
     if not entry.url:
         raise ModelError(
@@ -326,6 +333,19 @@ def fetch(name: str, *, on_bytes: Callable[[int, int], None] | None = None) -> P
         if digest_of(partial, entry.digest.split(":")[0]) != entry.digest:
             raise ModelError(f"The download of '{name}' has a wrong checksum and was deleted; try again.")
     return path
+
+
+def _is_whole(entry: Entry) -> bool:
+    """Whether a downloaded file has its checksum."""
+    try:
+        small = entry.path.stat().st_size <= _most_bytes(entry)
+        return small and digest_of(entry.path, entry.digest.split(":")[0]) == entry.digest
+    except OSError:
+        return False
+
+
+def _most_bytes(entry: Entry) -> int:
+    return int(1e6 * _LARGER * entry.megabytes) + 2**17
 
 
 def remove(name: str) -> Path:
@@ -355,12 +375,22 @@ def remove(name: str) -> Path:
 
 def _download(entry: Entry, target: Path, on_bytes: Callable[[int, int], None] | None) -> None:
     try:
-        with urllib.request.urlopen(entry.url, timeout=60) as source, target.open("wb") as stream:
-            total = int(source.headers.get("Content-Length") or 0)
+        deadline = time.monotonic() + _BEGINNING + _PER_MEGABYTE * entry.megabytes
+        with urllib.request.urlopen(entry.url, timeout=_PATIENCE) as source, target.open("wb") as stream:
+            length = source.headers.get("Content-Length") or ""
+            total = int(length) if length.isascii() and length.isdecimal() and len(length) < 16 else 0
             received = 0
-            while chunk := source.read(2**16):
+            # read1 returns what has come, so that a slow server cannot hold it for long.
+            while chunk := source.read1(2**16):
                 stream.write(chunk)
                 received += len(chunk)
+                if max(received, total) > _most_bytes(entry):
+                    raise ModelError(
+                        f"The download of '{entry.name}' is larger than {entry.megabytes:g} MB, so it is another file; "
+                        "try again later, or report it."
+                    )
+                if time.monotonic() > deadline:
+                    raise ModelError(f"The download of '{entry.name}' took too long; check the network and try again.")
                 if on_bytes is not None:
                     on_bytes(received, total)
     except urllib.error.URLError as error:

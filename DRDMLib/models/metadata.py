@@ -10,6 +10,8 @@ from typing import Any
 
 from ..diffusion.published import CONTROL_SIZE, TIMESTEPS, VELOCITY_SCALE
 from ..errors import ModelError
+from ..io import schema
+from ..io.files import shown
 
 METADATA_KEY = "drdm"
 _POLICIES: dict[str, tuple[str, ...]] = {
@@ -21,6 +23,25 @@ _POLICIES: dict[str, tuple[str, ...]] = {
     "image_padding": ("zeros", "border"),
     "image_interpolation": ("linear", "cubic"),
 }
+# What the values of each key may be. Model files come from anywhere, and their values become sizes of arrays.
+_TEXT = schema.text(20_000)
+_VALUES: dict[str, schema.Check] = {
+    "name": schema.text(300),
+    "architecture": schema.text(100),
+    "ndim": schema.whole(2, 3),
+    "size": lambda value: schema.whole(8, 512)(value) and value % 8 == 0,
+    "timesteps": schema.whole(1, 10_000),
+    "options": schema.table(schema.either(schema.truth, schema.whole(0, 4096), schema.number(), schema.text(100)), 40),
+    "velocity_scale": schema.number(0, 1e3),
+    "amplitude": schema.optional(schema.number(0, 1e6)),
+    "noise_grids": schema.optional(schema.listing(schema.whole(1, 1024), 20, 1)),
+    "control_size": schema.whole(4, 1024),
+    "training": schema.table(schema.remark, 200),
+    **dict.fromkeys(_POLICIES, schema.text(100)),
+    **dict.fromkeys(("anatomy", "modality", "training_data", "licence", "citation", "version"), _TEXT),
+}
+_NEEDED = ("name", "architecture", "ndim", "size")
+_LONGEST_HEADER = 2**26
 
 
 @dataclass(frozen=True)
@@ -82,27 +103,42 @@ class ModelMetadata:
         Unknown keys are ignored, because later versions may add some.
 
         Raises:
-            ModelError: a required key is missing, a value is not supported, or dimension or size are not valid.
+            ModelError: a required key is missing, or a value is not supported or not valid.
         """
         known = {f.name for f in fields(ModelMetadata)}
+        if not isinstance(values, dict) or any(key not in values for key in _NEEDED):
+            raise ModelError(
+                "The model file does not describe its network, so it is not a DRDM model; choose another file."
+            )
         for key, allowed in _POLICIES.items():
             if values.get(key, allowed[0]) not in allowed:
                 raise ModelError(
-                    f"The model needs {key} '{values[key]}', which this version of DRDM does not support; update DRDM."
+                    f"The model needs {key} '{shown(str(values[key]))}', which this version of DRDM does not support; "
+                    "update DRDM."
                 )
-        try:
-            metadata = ModelMetadata(**{k: v for k, v in values.items() if k in known})
-            usable = metadata.ndim in (2, 3) and metadata.size % 8 == 0 and metadata.size > 0
-        except TypeError as error:
+        wrong = schema.wrong_key(values, {key: _VALUES[key] for key in _NEEDED}, _VALUES)
+        if wrong is not None:
             raise ModelError(
-                "The model file does not describe its network, so it is not a DRDM model; choose another file."
-            ) from error
-        if not usable:
-            raise ModelError(
-                f"The model file is damaged (it asks for {metadata.ndim}D images of side {metadata.size}); "
+                f"The model file is damaged (its '{wrong}' is {shown(json.dumps(values[wrong]))}); "
                 "download or copy it again."
             )
-        return metadata
+        return ModelMetadata(**{key: value for key, value in values.items() if key in known})
+
+
+def read_tensor_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Read the header of a ``.safetensors`` file: a table of its tensors, and its length in bytes.
+
+    Raises:
+        OSError, ValueError, RecursionError: it cannot be read, is too long or no table.
+    """
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > min(path.stat().st_size, _LONGEST_HEADER):
+            raise ValueError("The header is longer than the file.")
+        header = json.loads(stream.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("The header is not a table.")
+    return header, length
 
 
 def read_header(path: str | os.PathLike[str]) -> ModelMetadata:
@@ -113,17 +149,13 @@ def read_header(path: str | os.PathLike[str]) -> ModelMetadata:
     """
     path = Path(path)
     try:
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > min(path.stat().st_size, 2**26):
-                raise ValueError
-            header = json.loads(stream.read(length))
+        header, length = read_tensor_header(path)
         values = json.loads(header.pop("__metadata__", {})[METADATA_KEY])
         # A truncated file still has its complete header.
         if 8 + length + max(tensor["data_offsets"][1] for tensor in header.values()) != path.stat().st_size:
             raise ValueError
         return ModelMetadata.from_dict({"name": path.stem, **values})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"'{path}' is not a readable DRDM model file (safetensors); download or copy it again."
         ) from error

@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import pickle
-import warnings
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +17,10 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..io.files import write_bytes
-from ..networks import RecResACNet, build_network
+from ..networks import RecResACNet, build_network, shapes_of_network
 from ..runtime.device import choose_device, full_precision
-from .metadata import METADATA_KEY, ModelMetadata
+from .metadata import METADATA_KEY, ModelMetadata, read_tensor_header
+from .weights_file import read_weights
 
 
 class Model:
@@ -151,7 +151,7 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
     path = Path(path)
     if path.suffix.lower() == ".pth":
         return _published_metadata(path, _published_state(path))
-    return _open_safetensors(path)[0]
+    return _described(path)[0]
 
 
 def load_model_file(path: str | os.PathLike[str], device: str | torch.device = "auto") -> Model:
@@ -172,6 +172,7 @@ def load_model_file(path: str | os.PathLike[str], device: str | torch.device = "
         metadata = _published_metadata(path, state)
     else:
         metadata, state = _open_safetensors(path)
+    _require_fit(path, metadata, {name: tuple(tensor.shape) for name, tensor in state.items()})
     network = build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
     try:
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
@@ -186,33 +187,53 @@ def load_model_file(path: str | os.PathLike[str], device: str | torch.device = "
     return Model(network, metadata, target)
 
 
-def _open_safetensors(path: Path) -> tuple[ModelMetadata, dict[str, Tensor]]:
+def _require_fit(path: Path, metadata: ModelMetadata, found: dict[str, tuple[int, ...]]) -> None:
+    """Check the shapes of all tensors against those of the network, before any of them uses memory."""
+    m = metadata
+    if found != shapes_of_network(m.architecture, m.ndim, m.size, m.timesteps, m.options):
+        raise ModelError(
+            f"The weights in '{path}' do not fit their network, so the file is damaged; download or copy it again."
+        )
+
+
+def _described(path: Path) -> tuple[ModelMetadata, dict[str, tuple[int, ...]]]:
+    """Read the metadata of a ``.safetensors`` file and the shapes of its tensors."""
     try:
-        with safetensors.safe_open(path, framework="pt") as handle:
-            text = (handle.metadata() or {}).get(METADATA_KEY)
-            state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
+        header, _ = read_tensor_header(path)
+        tensors = {key: value for key, value in header.items() if key != "__metadata__"}
+        shapes = {key: tuple(map(int, value["shape"])) for key, value in tensors.items()}
+        text = header.get("__metadata__", {}).get(METADATA_KEY)
         values = json.loads(text) if text else {}
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ModelError(f"'{path}' is not a readable model file (safetensors); download or copy it again.") from error
     if not isinstance(values, dict):
         raise ModelError(
             f"'{path}' is not a DRDM model, because its metadata does not describe one; choose another file."
         )
-    return ModelMetadata.from_dict({"name": path.stem, **values}), state
+    return ModelMetadata.from_dict({"name": path.stem, **values}), shapes
+
+
+def _open_safetensors(path: Path) -> tuple[ModelMetadata, dict[str, Tensor]]:
+    metadata, shapes = _described(path)
+    _require_fit(path, metadata, shapes)
+    try:
+        with safetensors.safe_open(path, framework="pt") as handle:
+            state = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"'{path}' is not a readable model file (safetensors); download or copy it again.") from error
+    return metadata, state
 
 
 def _published_state(path: Path) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_weights(path)
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"'{path}' was refused, because it is damaged or would run code when loaded; choose another file."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"'{path}' is not a readable weights file; download or copy it again.") from error
-    if not isinstance(state, dict) or "conv_out.weight" not in state or "time_embed.weight" not in state:
+    if any(name not in state or state[name].ndim < 2 for name in ("conv_out.weight", "time_embed.weight")):
         raise ModelError(
             f"'{path}' does not contain weights of the published network (recresacnet), so it is not a DRDM model; "
             "choose another file."
@@ -223,6 +244,8 @@ def _published_state(path: Path) -> dict[str, Tensor]:
 def _published_metadata(path: Path, state: dict[str, Tensor]) -> ModelMetadata:
     """Return the authors' settings: arrays in NIfTI order, stretched to a cube, minimum and maximum scaled to 0..1."""
     ndim = state["conv_out.weight"].ndim - 2
+    if ndim not in (2, 3):
+        raise ModelError(f"The weights in '{path}' are not those of a 2D or 3D network; choose another file.")
     planar = ndim == 2
     return ModelMetadata(
         name=path.stem,

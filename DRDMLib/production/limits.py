@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..deformation import Deformation
+from ..errors import SettingError
 from ..spatial.coordinates import to_index, to_points
 
 # Number of evenly chosen voxels of each label whose new position is computed.
@@ -27,6 +29,9 @@ class Limits:
             disappear.
         max_attempts: number of attempts before a sample is given up.
         ignored: label value of voxels that are not trained on (nnU-Net's ``ignore``); no limit counts it.
+
+    Raises:
+        SettingError: a limit is negative, not finite, or a fraction above 1.
     """
 
     folded: float | None = 0.0
@@ -35,6 +40,17 @@ class Limits:
     inside: float | None = None
     max_attempts: int = 10
     ignored: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, most in (
+            ("fraction of folded voxels", self.folded, 1.0),
+            ("smallest mean displacement", self.least_mm, sys.float_info.max),
+            ("largest displacement", self.most_mm, sys.float_info.max),
+            ("fraction of each label", self.inside, 1.0),
+        ):
+            if value is not None and not 0 <= value <= most:
+                limits = "0 to 1" if most == 1 else "0 or more, in mm"
+                raise SettingError(f"The {name} {value:g} is out of range; use {limits}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values under the names that ``run.json`` uses; the ignored label belongs to the dataset."""

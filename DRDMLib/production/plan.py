@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..diffusion.seeds import SAMPLES, sample_seed
+from ..errors import SettingError
 from ..io.datasets import Case
 from ..io.files import name_key, shown
 from ..levels import Level, level_text
@@ -57,6 +59,11 @@ class RunSettings:
     label_geometry: str = "file"
     adapt: float | None = None
     seed_scheme: str = SAMPLES
+
+    def __post_init__(self) -> None:
+        if not all(0 <= share < math.inf for share in self.split) or not 0 < sum(self.split) < math.inf:
+            shares = " ".join(f"{share:g}" for share in self.split)
+            raise SettingError(f"The shares {shares} are out of range; use numbers of 0 or more, such as 0.8 0.1 0.1.")
 
     def at_level(self, level: Level) -> DeformationSettings:
         """Return the settings of a deformation of this level."""

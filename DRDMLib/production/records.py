@@ -14,6 +14,8 @@ import torch
 from .. import __version__
 from ..errors import OutputError
 from ..io.files import digest_of_files, read_object, write_text
+from ..io.schema import wrong_key
+from . import schemas
 
 RECORDS = "records"
 DONE, FAILED, REJECTED = "done", "failed", "rejected"
@@ -56,11 +58,15 @@ def read_record(path: Path) -> dict[str, Any]:
         OutputError: the file is not a record.
     """
     try:
-        return read_object(path, ("name", "status"))
-    except (OSError, ValueError) as error:
+        record = read_object(path, ("name", "status"))
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(
             f"'{path}' is not the record of a sample; choose a file in the folder '{RECORDS}' of a run."
         ) from error
+    wrong = wrong_key(record, schemas.RECORD_NEEDED, schemas.RECORD)
+    if wrong is not None:
+        raise OutputError(f"The record '{path}' has no valid '{wrong}'; choose the unchanged file of a run.")
+    return record
 
 
 def completed(folder: Path, name: str) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import output
 from ..errors import DRDMError, ImageError, OutputError
-from ..io.files import digest_of_files, read_object, write_text
+from ..io.files import digest_of_files, finite, read_object, to_json, write_text
 from . import records, run_folder
 from .layouts import learn2reg_dataset, nnunet_dataset, nnunet_splits, subject_splits
 from .plan import AUGMENT
@@ -60,7 +60,7 @@ def log_times(run: Run, product: Product) -> None:
     line |= {part: round(value, 4) for part, value in product.seconds.items()}
     path = run.folder / LOGS / f"{run.process.rank + 1:03d}-of-{run.process.world:03d}.jsonl"
     with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")
+        stream.write(json.dumps(finite(line)) + "\n")
 
 
 def read_times(run: Run) -> None:
@@ -202,4 +202,4 @@ def _describe_pairs(run: Run, done: list[dict[str, Any]]) -> None:
 
 
 def _write_json(run: Run, name: str, value: Any) -> None:
-    write_text(run.folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(run.folder / name, to_json(value, indent=2) + "\n")

@@ -9,20 +9,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
-
 from .. import output
 from ..errors import DRDMError, OutputError, SettingError
 from ..io.files import output_error, read_object, require_no_links_out, write_text
+from ..io.locks import OWNER, Lock, LockTaken, Owner, is_taken
+from ..io.schema import wrong_key
 from ..runtime.distributed import ProcessInfo
 from ..training.adaptation import STATE
 from ..training.run_file import RUN_FILE
-from . import records
+from . import records, schemas
 from .plan import Plan
 
 RUN = "run.json"
 ADAPTED = "adapted"
-_LOCK, _LOCK_OF, _LOCKS = ".drdm.lock", ".drdm-", ".drdm*.lock"
+_LOCK, _LOCK_OF = ".drdm.lock", ".drdm-"
+_LOCKS = (".drdm*.lock", f".drdm*{OWNER}", f".drdm*{OWNER}.*")
 # Prefixes of the files that a run leaves if it is killed while it starts.
 BEGINNINGS = (".drdm", f".{RUN}", f".{RUN_FILE}")
 
@@ -42,8 +43,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     path = folder / RUN
     try:
-        return read_object(path, ("settings", "model", "cases", "software", "device"))
-    except (OSError, ValueError) as error:
+        run = read_object(path, tuple(schemas.RUN_NEEDED))
+        wrong = wrong_key(run, schemas.RUN_NEEDED, schemas.RUN)
+        if wrong is not None:
+            raise ValueError(f"'{wrong}' is not valid.")
+        return run
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"'{path}' is damaged, so this run cannot be resumed; choose a new folder.") from error
 
 
@@ -157,7 +162,7 @@ def share_of_folder(folder: Path, process: ProcessInfo, opening: Callable[[], T]
         SettingError: another process works on this share, or on a share of another number of processes.
         OutputError: the folder cannot be written to.
     """
-    made, there, entered = not folder.exists(), set(folder.glob(_LOCKS)), False
+    made, there, entered = not folder.exists(), _locks(folder), False
     with contextlib.ExitStack() as kept:
         try:
             with run_lock(folder, wait=process.world > 1):
@@ -217,22 +222,21 @@ def require_inactive(folder: Path) -> None:
 
 def is_active(folder: Path, *, besides: int = 0) -> bool:
     """Return whether any process works in the folder, apart from those that share the work of ``besides`` processes."""
-    for path in folder.glob(f"{_LOCK_OF}*.lock"):
-        if path.stem.rpartition("-")[2] == str(besides):
-            continue
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except (OSError, NotImplementedError):
-            continue
-        lock.release()
-    return False
+    # Without locks of the operating system there may be files of owners only.
+    found = {path.with_suffix(".lock") for path in _locks(folder) if path.name.startswith(_LOCK_OF)}
+    return any(is_taken(path) for path in found if path.stem.rpartition("-")[2] != str(besides))
 
 
-def _busy(folder: Path) -> SettingError:
-    return SettingError(f"Another run is writing into '{folder}' now; wait until it ends, or stop it.")
+def _locks(folder: Path) -> set[Path]:
+    """Return the files of all locks in a folder."""
+    return {path for pattern in _LOCKS for path in folder.glob(pattern)}
+
+
+def _busy(folder: Path, owner: Owner | None = None) -> SettingError:
+    named = [Owner.read(path) for path in sorted(folder.glob(f"{_LOCK_OF}*{OWNER}"))]
+    owner = owner or next((one for one in named if one is not None and not one.has_ended), None)
+    known = "" if owner is None else f" ({owner})"
+    return SettingError(f"Another run is writing into '{folder}' now{known}; wait until it ends, or stop it.")
 
 
 def _roll_back(folder: Path, made: bool, there: set[Path]) -> None:
@@ -240,8 +244,8 @@ def _roll_back(folder: Path, made: bool, there: set[Path]) -> None:
     if is_active(folder):
         return
     with contextlib.suppress(OSError):
-        for path in set(folder.glob(_LOCKS)) - there:
-            path.unlink()
+        for path in _locks(folder) - there:
+            path.unlink(missing_ok=True)
         if made:
             folder.rmdir()
 
@@ -249,17 +253,14 @@ def _roll_back(folder: Path, made: bool, there: set[Path]) -> None:
 @contextlib.contextmanager
 def _lock(folder: Path, name: str, *, wait: bool) -> Iterator[None]:
     path = folder / name
-    lock = FileLock(path)
+    lock = Lock(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout as error:
-        raise _busy(folder) from error
+        lock.acquire(wait=wait)
+    except LockTaken as error:
+        raise _busy(folder, error.owner) from error
     except OSError as error:
         raise output_error(path, error) from error
-    except NotImplementedError:
-        # A file system without locks: the run works there, but without this protection.
-        pass
     try:
         yield
     finally:
@@ -270,7 +271,7 @@ def clean_up(folder: Path) -> None:
     """Remove locks and the incomplete files of killed processes, unless another process still works in the folder."""
     if is_active(folder):
         return
-    for path in [*folder.glob(_LOCKS), *folder.glob(".*.partial"), *folder.glob("*/.*.partial")]:
+    for path in [*_locks(folder), *folder.glob(".*.partial"), *folder.glob("*/.*.partial")]:
         with contextlib.suppress(OSError):
             path.unlink()
 

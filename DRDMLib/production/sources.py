@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from ..errors import ImageError
 from ..io.datasets import Case
 from ..io.files import digest_of_files
-from ..io.images import image_files, read_image, read_label
+from ..io.images import image_files, read_image, read_label, reading
 from ..regions import find_target
 from ..settings import RegionSettings
 from ..spatial.model_grid import same_grid
@@ -90,8 +90,13 @@ def read_source(
         label_geometry: see :func:`DRDMLib.read_label`.
 
     Raises:
-        ImageError: the case cannot be used.
+        ImageError: the case cannot be used; also for any unexpected error, which must not stop the other cases.
     """
+    with reading(case.image):
+        return _read_source(case, need_label, values, label_geometry)
+
+
+def _read_source(case: Case, need_label: bool, values: dict[int, int] | None, label_geometry: str) -> Source:
     image = read_image(case.image, case.series)
     if need_label and case.label is None:
         raise ImageError(f"The image '{case.image}' has no label of the same name; add one to the labels folder.")

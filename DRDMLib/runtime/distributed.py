@@ -64,7 +64,8 @@ def current_process(share: tuple[int, int] | None = None) -> ProcessInfo:
     if share is not None:
         return ProcessInfo(share[0] - 1, share[1])
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    if "WORLD_SIZE" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1") or 1) > 1:
+    slurm = os.environ.get("SLURM_NTASKS", "").strip()
+    if "WORLD_SIZE" not in os.environ and slurm not in ("", "0", "1"):
         names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
     if names[1] not in os.environ or names[0] not in os.environ:
         return ProcessInfo()
@@ -75,7 +76,7 @@ def current_process(share: tuple[int, int] | None = None) -> ProcessInfo:
         raise SettingError(
             f"The environment variables {', '.join(names)} are not whole numbers; unset or correct them."
         ) from error
-    if not 0 <= rank < world:
+    if not (0 <= rank < world and local >= 0 and restarts >= 0):
         raise SettingError(
             f"The environment variables give process {rank} of {world}, but processes are counted from 0; "
             f"unset or correct {names[0]} and {names[1]}."

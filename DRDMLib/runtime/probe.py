@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DRDMError
+from .programs import find_program
 
 # Folders of the PyTorch wheel. pip renames a folder that it cannot delete to "~orch" and leaves it there.
 TORCH_FOLDERS = ("torch", "torchgen", "functorch")
@@ -74,7 +75,7 @@ def torch_leftovers(folders: list[Path]) -> list[Path]:
 
 def nvidia_cards() -> list[Card]:
     """List the NVIDIA GPUs of this computer; empty if there is none, or if its driver is missing."""
-    tool = shutil.which("nvidia-smi")
+    tool = find_program("nvidia-smi")
     if tool is None:
         return []
     # An old driver does not know the last field.

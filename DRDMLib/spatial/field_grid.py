@@ -121,11 +121,19 @@ class SampledGrid:
         at: positions of the new nodes along each axis, in nodes of ``field``; increasing. Only a field that is zero on
             its border has nodes outside its extent, where it is zero.
         rounding: see :class:`DisplacementGrid`.
+        read_at: positions at which the values of the new nodes are read, if not at their own; not decreasing.
+        inner: for each axis, the range of the nodes that are the image's own; ``None`` if this does not matter.
     """
 
     field: FieldGrid
     at: tuple[np.ndarray, ...]
     rounding: float = STORED
+    read_at: tuple[np.ndarray, ...] | None = None
+    inner: tuple[slice, ...] | None = None
+
+    @property
+    def _read_at(self) -> tuple[np.ndarray, ...]:
+        return self.at if self.read_at is None else self.read_at
 
     @property
     def nodes(self) -> tuple[np.ndarray, ...]:
@@ -133,7 +141,7 @@ class SampledGrid:
 
     def _source(self, where: Block) -> Block:
         """Return the nodes of ``field`` from which a block is interpolated."""
-        ends = [(math.floor(a[w.start]), math.ceil(a[w.stop - 1])) for a, w in zip(self.at, where, strict=True)]
+        ends = [(math.floor(a[w.start]), math.ceil(a[w.stop - 1])) for a, w in zip(self._read_at, where, strict=True)]
         source = []
         for (a, b), n in zip(ends, self.field.vectors.shape, strict=False):
             first = min(max(a, 0), n - 2)
@@ -143,7 +151,7 @@ class SampledGrid:
     def block(self, where: Block) -> np.ndarray:
         source = self._source(where)
         values = self.field.block(source)
-        for axis, (a, w, s) in enumerate(zip(self.at, where, source, strict=True)):
+        for axis, (a, w, s) in enumerate(zip(self._read_at, where, source, strict=True)):
             position = np.clip(a[w] - s.start, 0, values.shape[1 + axis] - 1)
             before = np.minimum(position.astype(np.int64), values.shape[1 + axis] - 2)
             fraction = (position - before).reshape([-1 if axis == b else 1 for b in range(len(where))])
@@ -215,6 +223,35 @@ def extended(field: FieldGrid, inside: tuple[np.ndarray, ...], stride: int) -> S
     return SampledGrid(field, tuple(at))
 
 
+def continued(field: FieldGrid, inside: tuple[np.ndarray, ...], gap: float) -> SampledGrid:
+    """Resample a field to the grid of an image as it is applied, and continue it outside to the border of the field.
+
+    Programs such as ITK apply a saved field up to half a voxel outside of the outermost voxels' centers, with the
+    values at these centers. Farther out, where any continuation will do for a proof, the field itself is sampled.
+
+    Args:
+        field: it is zero on its border.
+        inside: nodes of the image's grid, see :func:`positions`.
+        gap: distance of the nodes outside, in nodes of the field.
+    """
+    at, read_at, inner = [], [], []
+    for nodes, n in zip(inside, field.vectors.shape, strict=False):
+        first, last = (nodes[1] - nodes[0], nodes[-1] - nodes[-2]) if len(nodes) > 1 else (1.0, 1.0)
+        rim = np.array([nodes[0] - first / 2]), np.array([nodes[-1] + last / 2])
+        below = _outside(float(rim[0][0]), gap)[::-1]
+        above = n - 1 - _outside(n - 1 - float(rim[1][0]), gap)
+        at.append(np.concatenate([below, rim[0], nodes, rim[1], above]))
+        read_at.append(np.concatenate([below, nodes[:1], nodes, nodes[-1:], above]))
+        inner.append(slice(len(below) + 1, len(below) + 1 + len(nodes)))
+    return SampledGrid(field, tuple(at), read_at=tuple(read_at), inner=tuple(inner))
+
+
+def _outside(start: float, gap: float) -> np.ndarray:
+    """Return positions from ``start - gap`` down to the border of a field, 0, or beyond it, where the field is zero."""
+    found = np.arange(start - gap, gap / 2, -gap)
+    return np.append(found, min(0.0, start - 1.0))
+
+
 def coincide(inside: tuple[np.ndarray, ...]) -> bool:
     """Whether all voxels of an image (see :func:`positions`) are nodes of the field, so that samples are copies."""
     return all(np.abs(a - np.rint(a)).max() < 1e-7 and np.abs(np.diff(a) - 1).max(initial=0) < 1e-7 for a in inside)
@@ -222,12 +259,15 @@ def coincide(inside: tuple[np.ndarray, ...]) -> bool:
 
 @dataclass(frozen=True)
 class FadingGrid:
-    """A field continued outside its grid: the values at its border fall smoothly to zero there.
+    """A field continued outside its grid as it is applied: first constant for half a voxel, then falling to zero.
+
+    Programs such as ITK apply a saved field up to half a voxel outside of the outermost voxels' centers, with the
+    values at these centers.
 
     Attributes:
         field: the field that is continued.
         reach: distance over which it falls to zero, millimeters.
-        rings: number of nodes that are added on each side.
+        rings: number of nodes on each side on which it falls.
     """
 
     field: FieldGrid
@@ -240,17 +280,22 @@ class FadingGrid:
 
     @property
     def nodes(self) -> tuple[np.ndarray, ...]:
-        steps = self.reach * np.arange(1, self.rings + 1) / self.rings
-        return tuple(np.concatenate([n[0] - steps[::-1], n, n[-1] + steps]) for n in self.field.nodes)
+        steps = self.reach * np.arange(self.rings + 1) / self.rings
+        halves = [spacing / 2 for spacing in self.field.spacing]
+        return tuple(
+            np.concatenate([n[0] - half - steps[::-1], n, n[-1] + half + steps])
+            for n, half in zip(self.field.nodes, halves, strict=True)
+        )
 
     def block(self, where: Block) -> np.ndarray:
         shape = self.field.vectors.shape
-        index = [np.clip(np.arange(w.start, w.stop) - self.rings, 0, n - 1) for w, n in zip(where, shape, strict=False)]
+        added = self.rings + 1
+        index = [np.clip(np.arange(w.start, w.stop) - added, 0, n - 1) for w, n in zip(where, shape, strict=False)]
         values = self.field.block(tuple(slice(i[0], i[-1] + 1) for i in index))
         values = values[np.ix_(range(len(index)), *[i - i[0] for i in index])]
         for axis, (w, n) in enumerate(zip(where, shape, strict=False)):
-            at = np.arange(w.start, w.stop) - self.rings
-            out = np.maximum(np.maximum(-at, at - (n - 1)), 0) / self.rings
+            at = np.arange(w.start, w.stop) - added
+            out = np.maximum(np.maximum(-at, at - (n - 1)) - 1, 0) / self.rings
             values *= (0.5 + 0.5 * np.cos(np.pi * out)).reshape([-1 if axis == b else 1 for b in range(len(where))])
         return values
 

@@ -19,7 +19,7 @@ from DRDMLib.diffusion.fields import warp
 from DRDMLib.errors import ImageError, OutputError, SettingError
 from DRDMLib.loaders import FieldBank, FieldGenerator, PairDataset, make_bank
 from DRDMLib.loaders.bank import case_name
-from DRDMLib.loaders.world import displacement_on, image_of, ras_affine, warped, world_field
+from DRDMLib.loaders.world import WorldField, displacement_on, image_of, ras_affine, warped, world_field
 from DRDMLib.production.plan import SYNTHESIZE
 from DRDMLib.runtime.distributed import ProcessInfo
 
@@ -379,6 +379,42 @@ def test_workers_and_epochs_draw_differently_in_any_dataloader(tmp_path, tiny_mo
         assert len(set(first)) > 5 and first != second
         torch.manual_seed(0)
         assert epoch(loader) == first
+
+
+class Recorder:
+    """A source of fields that keeps the last seed it was asked for."""
+
+    seed = -1
+
+    def draw(self, name, image, affine, seed):
+        self.seed = seed
+        return WorldField(torch.zeros(3, 2, 2, 2), np.diag([40.0, 40.0, 40.0, 1.0]))
+
+
+class Seeds(torch.utils.data.Dataset):
+    """The seeds of the fields that MONAI's transform draws for eight items."""
+
+    def __init__(self, transform):
+        self.transform = transform
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        self.transform({"a": torch.zeros(1, 4, 4, 4), "name": str(index)})
+        return self.transform.source.seed
+
+
+@pytest.mark.parametrize(("workers", "more"), [(0, {}), (2, {}), (3, {}), (2, {"persistent_workers": True})])
+def test_no_draw_of_a_plain_dataloader_is_repeated(workers, more):
+    """In 24 draws of three epochs; MONAI's own loader would seed the workers."""
+    pytest.importorskip("monai")
+    from DRDMLib.loaders import RandDRDMDeformationd
+
+    transform = RandDRDMDeformationd(["a"], Recorder()).set_random_state(7)
+    loader = DataLoader(Seeds(transform), batch_size=None, num_workers=workers, **more)
+    seeds = [int(seed) for _ in range(3) for seed in loader]
+    assert len(seeds) == 24 and len(set(seeds)) == 24 and min(seeds) >= 0
 
 
 def test_monai_with_plain_tensors_and_2d_images(tiny_model_2d, bank):
