@@ -23,13 +23,13 @@ _CELL = 8.0
 _LENGTH = 200.0
 # Nodes that are closer to bone than this many steps of the grid move with it; over this distance farther away, in
 # millimeters, its motion fades into the field.
-_AROUND, _FADE = 1.25, 30.0
+_AROUND, _FADE = 1.25, 40.0
 # Weight of a place that is held; that of a connection between cells is about 0.03. Per square millimeter.
 _HELD = 1.0
 # Rounds in which rotations and places are found in turn; rounds in which a point is found in the new image.
 _ROUNDS, _SEARCH = 5, 12
 # Number of points that a node follows, the nearest ones.
-_NEAREST = 8
+_NEAREST = 12
 # Keeps thin rods from turning about their own axis: added to the spread of a neighborhood, as a part of it.
 _ISOTROPIC = 1e-3
 
