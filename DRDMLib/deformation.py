@@ -9,20 +9,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
-from torch import Tensor
 
-from .diffusion.affine import random_pose
-from .diffusion.fields import compose
-from .diffusion.forward import ForwardProcess
-from .diffusion.recovery import recover
-from .diffusion.seeds import random_generator
 from .diffusion.slip import SlipPlanes
 from .errors import FallbackWarning
+from .generation import Generated, Progress, generate, prepare
 from .invertibility.certificate import certify_on_grid
 from .invertibility.inverse import inverse_field, inverse_layers, inverse_points
 from .invertibility.metrics import FieldMetrics, measure_on_grid
@@ -33,34 +28,19 @@ from .models.catalogue import load_model
 from .models.choice import Choice, choose_model, named_choice
 from .models.model import Model
 from .models.strength import with_level
-from .regions import Target, faces_held, fields_in_regions, find_target
-from .runtime.device import full_precision
-from .runtime.fallback import with_fallback
+from .regions import Target, faces_held, fields_in_regions, find_target, rigid_parts, skeleton_held
 from .runtime.threads import one_thread
 from .settings import DeformationSettings, RegionSettings
+from .spatial.bones import Rigidity, Skeleton, rigidity
 from .spatial.borders import closed_faces, invented_fraction, planes_on_grid
 from .spatial.model_grid import (
-    ModelGrid,
     field_image,
-    model_grid,
     needs_refinement,
     physical_field,
-    sample_image,
 )
 from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label
 
-# Largest number of slices of a stack that are recovered together; limits the memory that the network needs.
-_STACK_BATCH = 16
-
-Progress = Callable[[int, int], None]
 DEFAULT_SETTINGS = DeformationSettings()
-
-
-class Generated(NamedTuple):
-    """Fields before and after recovery, on the model grid: (N, d, *S), fraction of the side."""
-
-    random: Tensor
-    recovered: Tensor
 
 
 @dataclass
@@ -83,6 +63,7 @@ class Deformation:
             was multiplied to fit into a given margin.
         before_pose: the field of the regions without the pose, if there is one.
         strength: the word that the level was chosen by, if it was.
+        skeleton: bone that stays rigid, and the table; ``None`` if nothing does.
     """
 
     reference: sitk.Image
@@ -101,6 +82,7 @@ class Deformation:
     scale: float = 1.0
     before_pose: sitk.Image | None = dataclasses.field(default=None, repr=False)
     strength: str = ""
+    skeleton: Skeleton | None = dataclasses.field(default=None, repr=False)
     _random: Callable[[], sitk.Image] | None = dataclasses.field(default=None, repr=False)
 
     @cached_property
@@ -174,6 +156,14 @@ class Deformation:
         """
         return invented_fraction(self.field, self.reference, closed_faces(self.reference))
 
+    @cached_property
+    def bone_rigidity(self) -> Rigidity | None:
+        """How rigid bone stays; ``None`` if nothing was to stay rigid, or with a pose, which scales bone."""
+        if self.skeleton is None or (self.pose and self.before_pose is None):
+            return None
+        points = self.skeleton.bone
+        return rigidity(points, inverse_points(self.before_pose or self.field, points))
+
     @property
     def ddf(self) -> sitk.Image:
         """The displacement field on the image's grid: vector image, 32-bit, millimeters, LPS."""
@@ -210,112 +200,6 @@ def displacement_transform(field: sitk.Image) -> sitk.DisplacementFieldTransform
     return sitk.DisplacementFieldTransform(sitk.Image(field))
 
 
-def generate(
-    images: Tensor,
-    model: Model,
-    settings: DeformationSettings,
-    seeds: Sequence[int],
-    *,
-    planes: SlipPlanes | None = None,
-    on_step: Progress | None = None,
-) -> Generated:
-    """Draw a random deformation and recover from it (Algorithm 2), on the model grid and the model's device.
-
-    Args:
-        images: (N, 1, *S), intensities 0..1. The slices of a stack share one random deformation, so that they stay
-            aligned.
-        settings: how to deform; the random and the recovered field get the same pose.
-        seeds: one seed; or, for a single image, K seeds that are computed together as a batch.
-        planes: planes that the deformation does not cross, except by a pose.
-        on_step: called with (done, total); may raise to cancel.
-
-    Returns:
-        Both fields, (N or K, d, *S), fraction of the side.
-
-    Warns:
-        FallbackWarning: memory was low, so that fewer slices were computed at a time, or the CPU was used.
-    """
-    if settings.steps is None:
-        settings = dataclasses.replace(settings, steps=model.default_steps)
-    if len(seeds) > 1:
-        images = images.expand(len(seeds), *images.shape[1:])
-
-    def compute(model: Model, batch: int) -> Generated:
-        with full_precision(model.device), one_thread():
-            return _generate(images, model, settings, seeds, planes, on_step, batch)
-
-    return with_fallback(compute, model, min(_STACK_BATCH, len(images)))
-
-
-def _generate(
-    images: Tensor,
-    model: Model,
-    settings: DeformationSettings,
-    seeds: Sequence[int],
-    planes: SlipPlanes | None,
-    on_step: Progress | None,
-    batch: int,
-) -> Generated:
-    process = dataclasses.replace(ForwardProcess.of(model.metadata).invertible(), planes=planes)
-    level = settings.number(model.timesteps)
-    generators = [random_generator(seed, model.device) for seed in seeds]
-    # Level 0 draws, too, so that a seed gives the same pose at every level.
-    drawn = torch.cat([process.ddf(level, generator) for generator in generators])
-    drawn = drawn.expand(len(images), *drawn.shape[1:])
-    if level > 0:
-        recovered = _recovered(images, drawn, model, settings, planes, on_step, batch)
-    else:
-        drawn = torch.zeros_like(drawn)
-        recovered = torch.zeros_like(drawn)
-        if on_step is not None:
-            on_step(1, 1)
-    if not settings.pose:
-        return Generated(drawn, recovered)
-    # The pose is drawn last and applied last, so that a seed gives the same anatomy in any pose.
-    poses = torch.cat([random_pose(model.size, model.ndim, settings.pose, generator) for generator in generators])
-    poses = poses.expand(len(images), *poses.shape[1:])
-    return Generated(compose(drawn, poses), compose(recovered, poses))
-
-
-def _recovered(
-    images: Tensor,
-    drawn: Tensor,
-    model: Model,
-    settings: DeformationSettings,
-    planes: SlipPlanes | None,
-    on_step: Progress | None,
-    batch: int,
-) -> Tensor:
-    """Recover from the random fields ``drawn``, ``batch`` images at a time."""
-    total = len(settings.schedule(model.timesteps))
-    chunks = images.split(batch)
-    parts = []
-    for number, chunk in enumerate(chunks):
-
-        def report(done: int, _: int, __: Tensor, number: int = number) -> None:
-            if on_step is not None:
-                on_step(number * total + done, len(chunks) * total)
-
-        random = drawn[number * batch : number * batch + len(chunk)]
-        how: Any = {"start": settings.start, "level": settings.level, "steps": settings.steps}
-        parts.append(recover(model, chunk, random, **how, planes=planes, on_step=report))
-    return torch.cat(parts)
-
-
-def prepare(image: sitk.Image, model: Model, plane: str = "auto") -> tuple[ModelGrid, Tensor]:
-    """Place the model grid on an image, and resample the image onto it.
-
-    Args:
-        plane: slice plane for a 2D model on a volume, see :class:`DRDMLib.DeformationSettings`.
-
-    Returns:
-        The grid, and the image on it: (N, 1, *S), intensities 0..1; N counts the slices of a stack and is 1 otherwise.
-    """
-    metadata = model.metadata
-    grid = model_grid(image, metadata, plane=plane)
-    return grid, sample_image(image, grid, metadata.intensity, metadata.image_padding)
-
-
 def deform(
     image: sitk.Image,
     model: Model | str | os.PathLike[str] | None = None,
@@ -329,6 +213,7 @@ def deform(
     start: str = "level",
     border: str = "auto",
     region: RegionSettings | None = None,
+    bones: str = "auto",
     label: sitk.Image | None = None,
     on_step: Progress | None = None,
 ) -> Deformation:
@@ -338,7 +223,7 @@ def deform(
         image: single-channel image, 2D or 3D, with any spacing and direction.
         model: a loaded model, a catalog name, a path, or ``None`` for the one that fits the image best,
             see :func:`DRDMLib.models.choice.choose_model`.
-        level, steps, pose, plane, start, border, region: see :class:`DRDMLib.DeformationSettings`.
+        level, steps, pose, plane, start, border, region, bones: see :class:`DRDMLib.DeformationSettings`.
         label: label map of the image, for a region around labels or with structures to keep.
         seed: the same seed gives the same result; on the same device it is identical to the bit.
         device: where to compute, if ``model`` is not loaded yet.
@@ -347,10 +232,10 @@ def deform(
     Raises:
         ImageError: the image cannot be used.
         ModelError: the model cannot be used, or has the wrong dimension for the image.
-        SettingError: level, steps, pose, plane, start, border, region or device is not valid.
+        SettingError: level, steps, pose, plane, start, border, region, bones or device is not valid.
         DRDMError: the deformation cannot be made invertible.
     """
-    settings = DeformationSettings(level, steps, pose, plane, start, border, region)
+    settings = DeformationSettings(level, steps, pose, plane, start, border, region, bones)
     return next(make_deformations(image, model, settings, (seed,), label=label, device=device, on_step=on_step))
 
 
@@ -367,6 +252,7 @@ def deform_all(
     start: str = "level",
     border: str = "auto",
     region: RegionSettings | None = None,
+    bones: str = "auto",
     label: sitk.Image | None = None,
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
@@ -384,7 +270,7 @@ def deform_all(
 
     The other arguments and the exceptions are those of :func:`deform`.
     """
-    settings = DeformationSettings(level, steps, pose, plane, start, border, region)
+    settings = DeformationSettings(level, steps, pose, plane, start, border, region, bones)
     return make_deformations(image, model, settings, seeds, label=label, device=device, on_step=on_step)
 
 
@@ -421,12 +307,15 @@ def make_deformations(
         grid, tensor = prepare(image, model, settings.plane)
     faces = faces_held(image, settings, model.ndim)
     planes = SlipPlanes(planes_on_grid(faces, grid), model.size)
+    skeleton = skeleton_held(image, settings, model.ndim)
+    with one_thread():
+        rigid = None if skeleton is None else rigid_parts(skeleton, grid, planes)
     # A pose moves the whole scan, so that its faces do not stay where they are.
     held = () if settings.pose else faces
     how: Any = {"refine": needs_refinement(image, grid), "posed": settings.pose > 0}
     together = model.device.type != "cpu" and len(tensor) == 1
     for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
-        fields = generate(tensor, model, settings, group, planes=planes, on_step=on_step)
+        fields = generate(tensor, model, settings, group, planes=planes, rigid=rigid, on_step=on_step)
         for number, seed in enumerate(group):
             own = slice(number, number + 1) if len(group) > 1 else slice(None)
             recovered, random = fields.recovered[own], fields.random[own]
@@ -438,6 +327,7 @@ def make_deformations(
                 field=field.image(),
                 repaired=repaired,
                 certified=True,
+                skeleton=skeleton,
                 _random=partial(field_image, random, grid, **how),
                 seed=seed,
                 level=settings.number(model.timesteps),
@@ -460,9 +350,10 @@ def _in_regions(
     on_step: Progress | None,
 ) -> Iterator[Deformation]:
     """Deform the regions of an image, once for each seed."""
+    skeleton = skeleton_held(target.image, settings, model.ndim)
     for seed in seeds:
         started = time.perf_counter()
-        made, random = fields_in_regions(target, model, settings, seed, generate, on_step)
+        made, random = fields_in_regions(target, model, settings, seed, generate, skeleton=skeleton, on_step=on_step)
         with one_thread():
             repaired = repair(
                 made.field, target.image, () if settings.pose else faces_held(target.image, settings, model.ndim)
@@ -476,6 +367,7 @@ def _in_regions(
             margin_mm=made.margin_mm,
             scale=made.scale,
             before_pose=None if made.before_pose is None else made.before_pose.image(),
+            skeleton=skeleton,
             _random=lambda random=random: random().field.image(),  # type: ignore[misc]
             seed=seed,
             level=settings.number(model.timesteps),
@@ -524,3 +416,18 @@ def model_and_choice(
         return load_model(choice.name, device), choice
     model = load_model(name_or_path, device)
     return model, named_choice(image, name_or_path, model, plane=plane)
+
+
+__all__ = [
+    "Deformation",
+    "Generated",
+    "Progress",
+    "deform",
+    "deform_all",
+    "displacement_transform",
+    "generate",
+    "make_deformations",
+    "model_and_choice",
+    "model_for",
+    "prepare",
+]

@@ -188,6 +188,7 @@ def report_entry(deformation: Deformation, files: dict[str, Path | None], folder
         "metrics": deformation.metrics.to_dict(),
         "invented_fraction": deformation.invented_fraction,
         "repair": {"mean_mm": deformation.repaired.mean_mm, "max_mm": deformation.repaired.max_mm},
+        **({} if deformation.bone_rigidity is None else {"bone_mm": deformation.bone_rigidity.to_dict()}),
         **({} if deformation.target is None else {"region": deformation.target.described(deformation)}),
     }
 

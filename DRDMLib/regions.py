@@ -15,13 +15,14 @@ from scipy import ndimage
 from torch import Tensor
 
 from .diffusion.affine import random_pose
+from .diffusion.rigid import RigidParts
 from .diffusion.seeds import Purpose, derived_seed, random_generator
 from .diffusion.slip import SlipPlanes
-from .errors import FallbackWarning, ImageError
+from .errors import FallbackWarning, ImageError, SettingError
 from .io.images import fit_label, read_label
 from .runtime.threads import one_thread
 from .settings import DeformationSettings, RegionSettings
-from .spatial.bones import bone_points, is_ct
+from .spatial.bones import Skeleton, bone_points, find_skeleton, is_ct
 from .spatial.borders import Face, closed_faces, hold_faces, planes_on_grid
 from .spatial.coordinates import to_index, to_points
 from .spatial.field_grid import FieldGrid
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 # Voxels of a kept structure whose movement is measured.
 _TRACKED = 200_000
+# Bone up to this distance from a region is held, so that bone in the region is connected to it. Millimeters.
+_HELD_AROUND = 20.0
 
 
 @dataclass(frozen=True)
@@ -251,11 +254,16 @@ def fields_in_regions(
     settings: DeformationSettings,
     seed: int,
     generate: Generate,
+    *,
+    skeleton: Skeleton | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> tuple[RegionField, Callable[[], RegionField]]:
     """Make the recovered field of all regions, and a function that makes the random field before recovery.
 
     Each region has random numbers of its own. A pose is applied to the whole image, after the field.
+
+    Args:
+        skeleton: bone that stays rigid. Where it leaves a region, it does not move.
 
     Warns:
         FallbackWarning: the displacement was made smaller to fit into the margin.
@@ -265,7 +273,7 @@ def fields_in_regions(
     random: list[Tensor] = []
     recovered: list[Tensor] = []
     grids: list[ModelGrid] = []
-    for number, part in enumerate(target.crops):
+    for number, (part, box) in enumerate(zip(target.crops, target.boxes, strict=True)):
 
         def report(done: int, total: int, number: int = number) -> None:
             if on_step is not None:
@@ -276,7 +284,8 @@ def fields_in_regions(
         bare = dataclasses.replace(settings, pose=0.0)
         planes = SlipPlanes(planes_on_grid(faces, grid), model.size)
         own = derived_seed(seed, Purpose.REGION, number)
-        drawn, found = generate(tensor, model, bare, (own,), planes=planes, on_step=report)
+        rigid = None if skeleton is None else rigid_parts(skeleton, grid, planes, (target.image, box))
+        drawn, found = generate(tensor, model, bare, (own,), planes=planes, rigid=rigid, on_step=report)
         random.append(drawn)
         recovered.append(found)
         grids.append(grid)
@@ -295,6 +304,59 @@ def fields_in_regions(
 def faces_held(image: sitk.Image, settings: DeformationSettings, ndim: int) -> tuple[Face, ...]:
     """Return the faces of a scan that nothing crosses, except by a pose; ``ndim`` is the dimension of the model."""
     return closed_faces(image) if settings.closes_faces(ndim) else ()
+
+
+def skeleton_held(image: sitk.Image, settings: DeformationSettings, ndim: int) -> Skeleton | None:
+    """Return bone that is to stay rigid, and the table; ``None`` for nothing.
+
+    Args:
+        ndim: dimension of the model.
+
+    Raises:
+        SettingError: bone is to stay rigid, but the model is 2D.
+        ImageError: bone is to stay rigid, but there is none.
+    """
+    if settings.bones == "free":
+        return None
+    required = settings.bones == "rigid"
+    if required and (ndim != 3 or image.GetDimension() != 3):
+        raise SettingError("Bones stay rigid with 3D models only; choose a 3D model with --model, or --bones auto.")
+    if ndim != 3 or not (required or is_ct(image)):
+        return None
+    found = find_skeleton(image)
+    if len(found.bone):
+        return found
+    if required:
+        raise ImageError("The scan shows no bone, which is above 300 in a CT; use --bones auto.")
+    return None
+
+
+def rigid_parts(
+    skeleton: Skeleton, grid: ModelGrid, planes: SlipPlanes, region: tuple[sitk.Image, Box] | None = None
+) -> RigidParts | None:
+    """Place bone and the table on a model grid; ``None`` if there is no bone.
+
+    Args:
+        planes: closed faces on the grid.
+        region: the image, and the box of it that is deformed. Bone outside the box is held still.
+    """
+    bone, held = skeleton.bone, np.zeros(len(skeleton.bone), bool)
+    if region is not None:
+        image, (start, stop) = region
+        index = to_index(bone, image) + 0.5
+        far = (np.maximum(np.maximum(start - index, index - stop), 0) * image.GetSpacing()).max(axis=1)
+        near = far <= _HELD_AROUND
+        bone, held = bone[near], far[near] > 0
+    if held.all():
+        return None
+
+    def places(points: np.ndarray) -> np.ndarray:
+        index: np.ndarray = (points - np.asarray(grid.origin)) @ grid.direction / np.asarray(grid.spacing)
+        return index if grid.axes == "ijk" else index[:, ::-1]
+
+    step = grid.spacing if grid.axes == "ijk" else grid.spacing[::-1]
+    carried = places(skeleton.table) if region is None else None
+    return RigidParts(places(bone), step, planes, carried=carried, held=held, spacing=skeleton.spacing)
 
 
 def _assembled(
@@ -330,4 +392,12 @@ def _pose_field(image: sitk.Image, model: Model, settings: DeformationSettings, 
     return physical_field(drawn.expand(slices, *drawn.shape[1:]), grid, posed=True)
 
 
-__all__ = ["RegionField", "Target", "faces_held", "fields_in_regions", "find_target"]
+__all__ = [
+    "RegionField",
+    "Target",
+    "faces_held",
+    "fields_in_regions",
+    "find_target",
+    "rigid_parts",
+    "skeleton_held",
+]

@@ -13,6 +13,7 @@ from .spatial.model_grid import require_plane
 from .spatial.region import Region
 
 BORDERS = ("auto", "closed", "open")
+BONES = ("auto", "rigid", "free")
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ class DeformationSettings:
             image of the scan moves in. ``"auto"``: closed for 3D models and open for 2D models, with which closed faces
             would keep copies of hearts from covering the shapes of other people.
         region: where the image is deformed; ``None`` for the whole image. A pose moves the whole image in any case.
+        bones: whether bone in CT stays rigid. ``"auto"``: in volumes whose values are Hounsfield units, with 3D models.
+            ``"rigid"``: in any volume; bone is what is above 300. ``"free"``: bone is deformed like everything else. A
+            pose turns, scales and shifts bone in any case.
 
     Raises:
         SettingError: a setting is out of range.
@@ -134,6 +138,7 @@ class DeformationSettings:
     start: str = "level"
     border: str = "auto"
     region: RegionSettings | None = None
+    bones: str = "auto"
 
     def __post_init__(self) -> None:
         require_strength(self.level)
@@ -145,6 +150,8 @@ class DeformationSettings:
             raise SettingError(f"start='{self.start}' is not known; use 'level' or 'full'.")
         if self.border not in BORDERS:
             raise SettingError(f"border='{self.border}' is not known; use 'auto', 'closed' or 'open'.")
+        if self.bones not in BONES:
+            raise SettingError(f"bones='{self.bones}' is not known; use 'auto', 'rigid' or 'free'.")
         require_plane(self.plane)
 
     def closes_faces(self, ndim: int) -> bool:
@@ -158,6 +165,10 @@ class DeformationSettings:
     def region_entry(self) -> dict[str, Any]:
         """Return the entry ``region`` of a record; nothing for the whole image."""
         return {} if self.region is None else {"region": self.region.to_dict()}
+
+    def bones_entry(self) -> dict[str, str]:
+        """Return the entry ``bones`` of a record; nothing for free bones, as in records from before this setting."""
+        return {} if self.bones == "free" else {"bones": self.bones}
 
     def schedule(self, timesteps: int) -> list[tuple[int, int]]:
         """List the levels that recovery visits, see :func:`DRDMLib.diffusion.recovery.step_schedule`.

@@ -132,6 +132,13 @@ def add_generation(parser: argparse.ArgumentParser, *, pose: float | None = 0.0)
         help="where tissue touches a face of the scan: it moves along the face only (closed), or freely, and a mirror "
         "image moves in (open; default: auto, closed for 3D models)",
     )
+    parser.add_argument(
+        "--bones",
+        choices=["auto", "rigid", "free"],
+        default="auto",
+        help="bone in CT stays rigid, with 3D models (auto), also where values do not look like Hounsfield units "
+        "(rigid), or is deformed like everything else (free; default: auto)",
+    )
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:

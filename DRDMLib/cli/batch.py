@@ -47,6 +47,7 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         plane=options.plane,
         border=options.border,
         region=region_settings(options),
+        bones=options.bones,
     )
     return {
         "copies": options.copies,

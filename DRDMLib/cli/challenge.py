@@ -38,7 +38,9 @@ def challenge(options: argparse.Namespace, reporter: Reporter) -> None:
     if options.levels:
         given["levels"] = tuple(options.levels)
     recipe = dataclasses.replace(RECIPES[options.recipe], **given)
-    settings = DeformationSettings(recipe.levels[0], options.steps, recipe.pose, options.plane, border=options.border)
+    settings = DeformationSettings(
+        recipe.levels[0], options.steps, recipe.pose, options.plane, border=options.border, bones=options.bones
+    )
     name = image_stem(options.scan)
     if options.scan == PHANTOM and not Path(PHANTOM).exists():
         options.scan = str(resource("Sample", "sample.nii.gz"))

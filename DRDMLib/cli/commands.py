@@ -32,7 +32,13 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     """Run ``drdm deform`` and return the last version."""
     region = region_settings(options)
     settings = DeformationSettings(
-        options.level, options.steps, options.pose, options.plane, border=options.border, region=region
+        options.level,
+        options.steps,
+        options.pose,
+        options.plane,
+        border=options.border,
+        region=region,
+        bones=options.bones,
     )
     choose_device(options.device)
     image = read_image(options.image)

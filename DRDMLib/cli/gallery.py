@@ -30,7 +30,9 @@ def gallery(options: argparse.Namespace, reporter: Reporter) -> None:
         options.seed,
         None if options.model is None else load_model(options.model, options.device),
         options.device,
-        DeformationSettings(steps=options.steps, pose=options.pose, plane=options.plane, border=options.border),
+        DeformationSettings(
+            steps=options.steps, pose=options.pose, plane=options.plane, border=options.border, bones=options.bones
+        ),
     )
     cases = find_cases(options.dataset)
     total, done = len(cases) * len(settings.levels) * settings.versions, 0

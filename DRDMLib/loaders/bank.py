@@ -225,6 +225,7 @@ def make_bank(
     plane: str = "auto",
     border: str = "auto",
     region: RegionSettings | None = None,
+    bones: str = "auto",
     process: ProcessInfo | None = None,
     on_case: Callable[[int, int], None] | None = None,
 ) -> FieldBank:
@@ -237,7 +238,7 @@ def make_bank(
         folder: new folder, empty folder, or a bank with the same settings.
         model: name or path; by default the one that fits each image best.
         levels, copies, seed: see :class:`BankSettings`.
-        steps, pose, plane, border, region: see :class:`DRDMLib.DeformationSettings`.
+        steps, pose, plane, border, region, bones: see :class:`DRDMLib.DeformationSettings`.
         process: this process among several that share the cases.
         on_case: called with (done, total) after each case.
 
@@ -252,7 +253,7 @@ def make_bank(
     Warns:
         FallbackWarning: an image cannot be used and is left out.
     """
-    deformation = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border, region=region)
+    deformation = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border, region=region, bones=bones)
     settings = BankSettings(tuple(levels), copies, seed, deformation)
     folder, process = Path(folder), process or ProcessInfo()
     cases = datasets.find_cases(dataset)
@@ -323,6 +324,7 @@ def _make_file(path: Path, source: Source, name: str, used: Model, settings: Ban
         "plane": settings.deformation.plane,
         "border": settings.deformation.border,
         **settings.deformation.region_entry(),
+        **settings.deformation.bones_entry(),
         "model": used.metadata.name,
         "model_digest": digest_of(resolve(name)[0], "sha256"),
         "image_digest": source.digests["image"],

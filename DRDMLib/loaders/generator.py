@@ -37,7 +37,7 @@ class FieldGenerator:
             a fraction of a second for each image that this process has not seen yet.
         levels: strengths of the deformations, numbers or words, see :class:`DRDMLib.DeformationSettings`; the seed
             selects one of them.
-        steps, pose, plane, border, region: see :class:`DRDMLib.DeformationSettings`. A region is one or several
+        steps, pose, plane, border, region, bones: see :class:`DRDMLib.DeformationSettings`. A region is one or several
             boxes; for a region around labels make a bank, which reads the labels.
         device: where the network runs; use ``"cpu"`` in worker processes of a DataLoader, which cannot share a GPU.
     """
@@ -53,13 +53,16 @@ class FieldGenerator:
         plane: str = "auto",
         border: str = "auto",
         region: RegionSettings | None = None,
+        bones: str = "auto",
     ) -> None:
         if region is not None and (region.around is not None or region.keep):
             raise SettingError("Fields around labels need the labels; make a bank of them with make_bank.")
         self.model, self.levels, self.device = model, tuple(levels), device
         # Models by their names, where none is given.
         self._chosen: dict[str, Model] = {}
-        self.settings = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border, region=region)
+        self.settings = DeformationSettings(
+            steps=steps, pose=pose, plane=plane, border=border, region=region, bones=bones
+        )
 
     def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
         """Generate a field for an image.

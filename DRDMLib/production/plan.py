@@ -100,6 +100,7 @@ class RunSettings:
             "quality": self.quality,
             # Left out by default, so that runs from before these settings can be continued.
             **self.deformation.region_entry(),
+            **self.deformation.bones_entry(),
             **({} if self.label_geometry == "file" else {"label_geometry": self.label_geometry}),
             **({} if self.adapt is None else {"adapt": self.adapt}),
             **({"seed_scheme": self.seed_scheme} if self.seed_scheme else {}),

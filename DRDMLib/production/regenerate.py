@@ -84,13 +84,14 @@ def regenerate(
         command=record["command"],
         levels=(tuple(record["levels"]),) if record["levels"] else (),
         seed=record["run_seed"],
-        # Old records have no pose, no border or no region.
+        # Old records have no pose, border, region or bones.
         deformation=DeformationSettings(
             steps=record["steps"],
             pose=record.get("pose", 0.0),
             plane=record["plane"],
             border=record.get("border", "open"),
             region=RegionSettings.of(record.get("region")),
+            bones=record.get("bones", "free"),
         ),
         voxel_fields="voxel_ddf" in record["files"],
         quality="thumbnail" in record["files"],

@@ -218,6 +218,7 @@ class SampleMaker:
             "plane": settings.deformation.plane,
             "border": settings.deformation.border,
             **settings.deformation.region_entry(),
+            **settings.deformation.bones_entry(),
             **self.context,
             "files": {},
             "digests": {},

@@ -1,15 +1,24 @@
-"""Bone in CT images, found by its Hounsfield values, to measure how far a deformation moves it."""
+"""Bone in CT images, found by its Hounsfield values, and how rigid it stays when it is moved."""
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
+from scipy.sparse import coo_matrix, csgraph
+from scipy.spatial import cKDTree
 
 from .coordinates import to_points
 
 # Hounsfield units. Contrast agent can be above the least value of bone, too.
 _BONE, _METAL, _BODY = 300, 2500, -300
+# Blood with contrast agent is even: over 9 mm its values vary less than those of any bone, and they are not higher than
+# this. Hounsfield units; and how far it reaches beyond its even core, steps.
+_UNEVEN, _CONTRAST, _RIM = 60, 900, 3
 # Air around a body: an image without it, or with lower values than any CT has, is not taken for CT.
 _AIR, _LOWEST = -900, -5000
 _LEAST_AIR = 0.02
@@ -17,6 +26,45 @@ _LEAST_AIR = 0.02
 # bone that are closed. Millimeters.
 _STEP, _BRIDGE, _GAP = 3.0, 6.0, 3.0
 _LEAST_VOLUME = 1000.0
+# Share of a component between parts of the body above which it belongs to the body.
+_WITHIN = 0.1
+# Radius of the balls in which bone is compared with a rigid motion, millimeters, and how many are looked at.
+_RADIUS, _BALLS = 20.0, 200
+_LEAST_POINTS = 20
+
+
+class Skeleton(NamedTuple):
+    """What is rigid in a CT; points lie on a grid of about 3 mm.
+
+    Attributes:
+        bone: points of bone (K, 3), LPS millimeters.
+        table: points of the table and other thin things around the body (M, 3), LPS millimeters.
+        spacing: largest distance between neighboring points along an axis of the image, millimeters.
+    """
+
+    bone: np.ndarray
+    table: np.ndarray
+    spacing: float
+
+
+class Rigidity(NamedTuple):
+    """How far bone deviates from rigid motions, each fitted to the connected bone in a ball of 40 mm diameter.
+
+    Attributes:
+        mean_mm: mean deviation over all points of all balls.
+        p95_mm: 95th percentile of it.
+        max_mm: the largest deviation in a ball, 95th percentile over the balls.
+        degrees: mean angle of the rotations.
+    """
+
+    mean_mm: float
+    p95_mm: float
+    max_mm: float
+    degrees: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return rounded values for a report."""
+        return {name: round(value, 3) for name, value in self._asdict().items()}
 
 
 def is_ct(image: sitk.Image) -> bool:
@@ -29,7 +77,7 @@ def is_ct(image: sitk.Image) -> bool:
 
 
 def bone_points(image: sitk.Image) -> np.ndarray:
-    """Find bone in a CT: above 300 HU, closed, without the table and metal.
+    """Find bone in a CT: above 300 HU, closed, without the table, metal, and large vessels with contrast agent.
 
     Args:
         image: 3D, Hounsfield units.
@@ -37,22 +85,152 @@ def bone_points(image: sitk.Image) -> np.ndarray:
     Returns:
         (K, 3), LPS millimeters, on a grid of about 3 mm.
     """
+    return find_skeleton(image).bone
+
+
+# The last images: a run makes several samples of each, and so reads each once.
+_FOUND: OrderedDict[tuple[object, ...], Skeleton] = OrderedDict()
+_MOST_FOUND = 4
+_LOCK = Lock()
+
+
+def find_skeleton(image: sitk.Image) -> Skeleton:
+    """Find bone and the table in a CT; it is remembered for the last few images.
+
+    Args:
+        image: 3D, Hounsfield units.
+    """
+    key = (sitk.Hash(image), image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    with _LOCK:
+        found = _FOUND.get(key)
+    if found is None:
+        found = _find_skeleton(image)
+        with _LOCK:
+            _FOUND[key] = found
+            while len(_FOUND) > _MOST_FOUND:
+                _FOUND.popitem(last=False)
+    return found
+
+
+def _find_skeleton(image: sitk.Image) -> Skeleton:
     factors = [max(1, min(n, round(_STEP / s))) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
     small = sitk.Shrink(image, factors)
     values = sitk.GetArrayFromImage(small)
     spacing = np.asarray(small.GetSpacing()[::-1])
-    body = values > _BODY
-    body = _grown(_largest(~_grown(~body, _BRIDGE, spacing)), _BRIDGE, spacing)
+    solid = values > _BODY
+    thick = ~_grown(~solid, _BRIDGE, spacing)
+    body = _grown(_largest(thick), _BRIDGE, spacing)
     for layer in body:
         # Lungs and bowel are holes in the body.
         layer[...] = ndimage.binary_fill_holes(layer)
+    # Arms beside the body are thick; a table is a thin shell.
+    table = _outside(_large(solid & ~body & ~_grown(thick, _BRIDGE, spacing), spacing), body)
     metal = values > _METAL
     bone = (values > _BONE) & body & ~(_grown(metal, 2 * _STEP, spacing) if metal.any() else metal)
+    bone &= ~_contrast_agent(values, bone)
     bone |= ~_grown(~_grown(bone, _GAP, spacing), _GAP, spacing) & body
-    parts, _ = ndimage.label(bone)
+    points, around = (
+        to_points(np.argwhere(mask)[:, ::-1].astype(float), small) for mask in (_large(bone, spacing), table)
+    )
+    return Skeleton(points, around, float(spacing.max()))
+
+
+def _outside(mask: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """Return the connected components that lie beside the body, not within it as vessels of a lung do.
+
+    Within means between two parts of the body along a line of an axial slice, for a tenth of the component.
+    """
+    within = np.zeros_like(mask)
+    for axis in (1, 2):
+        before = np.logical_or.accumulate(body, axis=axis)
+        after = np.flip(np.logical_or.accumulate(np.flip(body, axis), axis=axis), axis)
+        within |= before & after
+    parts, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    beside = ndimage.mean(within, parts, np.arange(count + 1)) < _WITHIN
+    beside[0] = False
+    result: np.ndarray = beside[parts]
+    return result
+
+
+def _large(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Return the connected components that are not specks."""
+    parts, _ = ndimage.label(mask)
     large = np.bincount(parts.ravel()) * float(np.prod(spacing)) >= _LEAST_VOLUME
     large[0] = False
-    return to_points(np.argwhere(large[parts])[:, ::-1].astype(float), small)
+    result: np.ndarray = large[parts]
+    return result
+
+
+def _contrast_agent(values: np.ndarray, bone: np.ndarray) -> np.ndarray:
+    """Find large vessels and chambers of the heart with contrast agent among what is bright enough for bone."""
+    core: np.ndarray = ndimage.minimum_filter(bone.view(np.uint8), 3) > 0
+    if not core.any():
+        return core
+    bright = values.astype(np.float32)
+    mean = ndimage.uniform_filter(bright, 3)
+    variance = ndimage.uniform_filter(bright**2, 3) - mean**2
+    core &= (variance < _UNEVEN**2) & (mean < _CONTRAST)
+    result: np.ndarray = ndimage.binary_dilation(core, np.ones((3, 3, 3)), _RIM, mask=bone & (values < _CONTRAST))
+    return result
+
+
+def rigidity(points: np.ndarray, moved: np.ndarray, *, balls: int = _BALLS) -> Rigidity | None:
+    """Measure how far bone deviates from rigid motions.
+
+    A whole spine may bend, so the bone in each of many balls is compared with a rigid motion of its own. Separate bones
+    in one ball are separate: only what is connected to the center of the ball counts.
+
+    Args:
+        points: bone, (K, 3), millimeters.
+        moved: where the points are afterwards, (K, 3).
+        balls: number of balls, whose centers are spread evenly over the points.
+
+    Returns:
+        ``None`` if there is no ball with enough bone.
+    """
+    if len(points) < _LEAST_POINTS:
+        return None
+    tree = cKDTree(points)
+    centers = np.unique(np.linspace(0, len(points) - 1, min(balls, len(points))).astype(int))
+    reach = 2.5 * float(np.median(tree.query(points[centers], k=2)[0][:, 1]))
+    deviations, degrees = [], []
+    for center, inside in zip(centers, tree.query_ball_point(points[centers], _RADIUS), strict=True):
+        own = _connected(points, np.asarray(inside), center, reach)
+        if len(own) >= _LEAST_POINTS:
+            deviation, angle = rigid_fit(points[own], moved[own])
+            deviations.append(deviation)
+            degrees.append(angle)
+    if not deviations:
+        return None
+    every = np.concatenate(deviations)
+    largest = np.percentile([deviation.max() for deviation in deviations], 95)
+    return Rigidity(float(every.mean()), float(np.percentile(every, 95)), float(largest), float(np.mean(degrees)))
+
+
+def _connected(points: np.ndarray, inside: np.ndarray, center: int, reach: float) -> np.ndarray:
+    """Return those of the points ``inside`` that are connected to ``center`` by steps of at most ``reach``."""
+    pairs = cKDTree(points[inside]).query_pairs(reach, output_type="ndarray")
+    graph = coo_matrix((np.ones(len(pairs)), pairs.T), (len(inside), len(inside)))
+    _, part = csgraph.connected_components(graph, directed=False)
+    own: np.ndarray = inside[part == part[np.flatnonzero(inside == center)[0]]]
+    return own
+
+
+def rigid_fit(points: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, float]:
+    """Fit the rigid motion that moves points best (Kabsch 1976).
+
+    Args:
+        points, moved: (K, 3).
+
+    Returns:
+        Distances of ``moved`` from the rigid motion, (K,), and the angle of its rotation, degrees.
+    """
+    before, after = points - points.mean(axis=0), moved - moved.mean(axis=0)
+    u, _, v = np.linalg.svd(after.T @ before)
+    u[:, 2] *= np.sign(np.linalg.det(u @ v))
+    rotation = u @ v
+    angle = np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
+    return np.linalg.norm(after - before @ rotation.T, axis=1), float(angle)
 
 
 def _grown(mask: np.ndarray, radius: float, spacing: np.ndarray) -> np.ndarray:

@@ -1,0 +1,148 @@
+"""Draw a random deformation of an image and recover from it, on the grid of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from .diffusion.affine import random_pose
+from .diffusion.fields import compose
+from .diffusion.forward import ForwardProcess
+from .diffusion.recovery import recover
+from .diffusion.rigid import RigidParts
+from .diffusion.seeds import random_generator
+from .diffusion.slip import SlipPlanes
+from .models.model import Model
+from .runtime.device import full_precision
+from .runtime.fallback import with_fallback
+from .runtime.threads import one_thread
+from .settings import DeformationSettings
+from .spatial.model_grid import ModelGrid, model_grid, sample_image
+
+# Largest number of slices of a stack that are recovered together; limits the memory that the network needs.
+_STACK_BATCH = 16
+
+Progress = Callable[[int, int], None]
+
+
+class Generated(NamedTuple):
+    """Fields before and after recovery, on the model grid: (N, d, *S), fraction of the side."""
+
+    random: Tensor
+    recovered: Tensor
+
+
+def generate(
+    images: Tensor,
+    model: Model,
+    settings: DeformationSettings,
+    seeds: Sequence[int],
+    *,
+    planes: SlipPlanes | None = None,
+    rigid: RigidParts | None = None,
+    on_step: Progress | None = None,
+) -> Generated:
+    """Draw a random deformation and recover from it (Algorithm 2), on the model grid and the model's device.
+
+    Args:
+        images: (N, 1, *S), intensities 0..1. The slices of a stack share one random deformation, so that they stay
+            aligned.
+        settings: how to deform; the random and the recovered field get the same pose.
+        seeds: one seed; or, for a single image, K seeds that are computed together as a batch.
+        planes: planes that the deformation does not cross, except by a pose.
+        rigid: parts that the recovered deformation moves rigidly, except by a pose.
+        on_step: called with (done, total); may raise to cancel.
+
+    Returns:
+        Both fields, (N or K, d, *S), fraction of the side.
+
+    Warns:
+        FallbackWarning: memory was low, so that fewer slices were computed at a time, or the CPU was used.
+    """
+    if settings.steps is None:
+        settings = dataclasses.replace(settings, steps=model.default_steps)
+    if len(seeds) > 1:
+        images = images.expand(len(seeds), *images.shape[1:])
+
+    def compute(model: Model, batch: int) -> Generated:
+        with full_precision(model.device), one_thread():
+            return _generate(images, model, settings, seeds, planes, rigid, on_step, batch)
+
+    return with_fallback(compute, model, min(_STACK_BATCH, len(images)))
+
+
+def _generate(
+    images: Tensor,
+    model: Model,
+    settings: DeformationSettings,
+    seeds: Sequence[int],
+    planes: SlipPlanes | None,
+    rigid: RigidParts | None,
+    on_step: Progress | None,
+    batch: int,
+) -> Generated:
+    process = dataclasses.replace(ForwardProcess.of(model.metadata).invertible(), planes=planes)
+    level = settings.number(model.timesteps)
+    generators = [random_generator(seed, model.device) for seed in seeds]
+    # Level 0 draws, too, so that a seed gives the same pose at every level.
+    drawn = torch.cat([process.ddf(level, generator) for generator in generators])
+    drawn = drawn.expand(len(images), *drawn.shape[1:])
+    if level > 0:
+        recovered = _recovered(images, drawn, model, settings, planes, on_step, batch)
+        if rigid is not None:
+            recovered = rigid.hold(recovered)
+    else:
+        drawn = torch.zeros_like(drawn)
+        recovered = torch.zeros_like(drawn)
+        if on_step is not None:
+            on_step(1, 1)
+    if not settings.pose:
+        return Generated(drawn, recovered)
+    # The pose is drawn last and applied last, so that a seed gives the same anatomy in any pose.
+    poses = torch.cat([random_pose(model.size, model.ndim, settings.pose, generator) for generator in generators])
+    poses = poses.expand(len(images), *poses.shape[1:])
+    return Generated(compose(drawn, poses), compose(recovered, poses))
+
+
+def _recovered(
+    images: Tensor,
+    drawn: Tensor,
+    model: Model,
+    settings: DeformationSettings,
+    planes: SlipPlanes | None,
+    on_step: Progress | None,
+    batch: int,
+) -> Tensor:
+    """Recover from the random fields ``drawn``, ``batch`` images at a time."""
+    total = len(settings.schedule(model.timesteps))
+    chunks = images.split(batch)
+    parts = []
+    for number, chunk in enumerate(chunks):
+
+        def report(done: int, _: int, __: Tensor, number: int = number) -> None:
+            if on_step is not None:
+                on_step(number * total + done, len(chunks) * total)
+
+        random = drawn[number * batch : number * batch + len(chunk)]
+        how: Any = {"start": settings.start, "level": settings.level, "steps": settings.steps}
+        parts.append(recover(model, chunk, random, **how, planes=planes, on_step=report))
+    return torch.cat(parts)
+
+
+def prepare(image: sitk.Image, model: Model, plane: str = "auto") -> tuple[ModelGrid, Tensor]:
+    """Place the model grid on an image, and resample the image onto it.
+
+    Args:
+        plane: slice plane for a 2D model on a volume, see :class:`DRDMLib.DeformationSettings`.
+
+    Returns:
+        The grid, and the image on it: (N, 1, *S), intensities 0..1; N counts the slices of a stack and is 1 otherwise.
+    """
+    metadata = model.metadata
+    grid = model_grid(image, metadata, plane=plane)
+    return grid, sample_image(image, grid, metadata.intensity, metadata.image_padding)
