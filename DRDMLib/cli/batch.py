@@ -57,6 +57,7 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         "quality": options.quality,
         "label_geometry": options.label_geometry,
         "adapt": options.adapt,
+        "file_format": options.format,
     }
 
 

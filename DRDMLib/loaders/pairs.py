@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ..errors import OutputError, SettingError
 from ..io import schema
-from ..io.files import read_object
+from ..io.files import image_stem, read_object
 from ..io.images import read_field, read_image, read_label
 from ..spatial.coordinates import index_to_physical
 
@@ -95,7 +95,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         fixed, moving = read_image(files["fixed"]), read_image(files["moving"])
         images = [_tensor(image).float() for image in (moving, fixed)]
         item: dict[str, Any] = {
-            "name": files["displacement"].name.removesuffix(".nii.gz"),
+            "name": image_stem(files["displacement"]),
             "moving": images[0],
             "fixed": images[1],
             "ddf": _field(_on_image(read_field(files["displacement"]), fixed), self.unit),

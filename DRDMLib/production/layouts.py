@@ -112,7 +112,7 @@ def nnunet_dataset(
         "labels": labels,
         **({} if order is None else {"regions_class_order": order}),
         "numTraining": len(done),
-        "file_ending": ".nii.gz",
+        "file_ending": f".{plan.settings.file_format}",
         **({"original_label_values": changed} if changed else {}),
     }
 
