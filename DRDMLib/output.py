@@ -187,6 +187,7 @@ def report_entry(deformation: Deformation, files: dict[str, Path | None], folder
         "pose": deformation.pose,
         "seconds": round(deformation.seconds, 3),
         "metrics": deformation.metrics.to_dict(),
+        "from_outside": deformation.from_outside,
         "invented_fraction": deformation.invented_fraction,
         "repair": {"mean_mm": deformation.repaired.mean_mm, "max_mm": deformation.repaired.max_mm},
         **({} if deformation.bone_rigidity is None else {"bone_mm": deformation.bone_rigidity.to_dict()}),

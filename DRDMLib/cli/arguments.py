@@ -219,6 +219,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         help="smallest fraction of each label that must stay in the image",
     )
     parser.add_argument(
+        "--max-outside",
+        type=fraction,
+        metavar="F",
+        help="largest fraction of voxels that are read from outside the scan",
+    )
+    parser.add_argument(
         "--draws",
         type=whole_number(1, 1000),
         default=10,

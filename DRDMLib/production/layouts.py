@@ -20,6 +20,7 @@ _PAIR = {
     "displacement_voxels": "voxel_ddf",
     "fixed_label": "label",
     "moving_label": "moving_label",
+    "mask": "mask",
 }
 _MILLIMETERS = "ITK: LPS millimetres on the fixed image's grid, fixed(x) = moving(x + u(x))"
 _VOXELS = (

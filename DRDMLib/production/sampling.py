@@ -256,6 +256,8 @@ class SampleMaker:
             _add_image(product, "image", f"{images}/{task.name}_fixed{ending}", pair.fixed)
             product.record["files"]["ddf"] = f"{fields}/{task.name}{ending}"
             product.writers["ddf"] = functools.partial(output.write_ddf, deformation=pair.second)
+            # Where the fixed image does not show what lies outside of the moving one.
+            _add_image(product, "mask", f"{part_folder('masks', part)}/{task.name}{ending}", pair.second.inside)
             if settings.voxel_fields:
                 product.record["files"]["voxel_ddf"] = f"{part_folder('displacementsVoxel', part)}/{task.name}.nii.gz"
                 product.writers["voxel_ddf"] = functools.partial(output.write_voxel_ddf, deformation=pair.second)
