@@ -52,7 +52,7 @@ def test_datasets(scans, tmp_path, drdm, tiny_models, ending):
     for name in ("one", "two"):
         assert drdm(*command, "-o", tmp_path / name).status == 0
     files = sorted(path for path in (tmp_path / "one").rglob(f"*.{ending}"))
-    assert len(files) == 15
+    assert len(files) == 18
     for path in files:
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
     item = PairDataset(tmp_path / "one")[0]
