@@ -32,7 +32,7 @@ from .regions import Target, faces_held, fields_in_regions, find_target, rigid_p
 from .runtime.threads import one_thread
 from .settings import DeformationSettings, RegionSettings
 from .spatial.bones import Rigidity, Skeleton, rigidity
-from .spatial.borders import closed_faces, invented_fraction, planes_on_grid
+from .spatial.borders import closed_faces, inside_mask, invented_fraction, outside_fraction, planes_on_grid
 from .spatial.model_grid import (
     field_image,
     needs_refinement,
@@ -163,6 +163,16 @@ class Deformation:
             return None
         points = self.skeleton.bone
         return rigidity(points, inverse_points(self.before_pose or self.field, points))
+
+    @cached_property
+    def from_outside(self) -> float:
+        """Fraction of voxels that are read from outside the scan, where it shows nothing: air, or a mirror image."""
+        return outside_fraction(self.field, self.reference)
+
+    @property
+    def inside(self) -> sitk.Image:
+        """Mask of the voxels that are read from inside the scan: 8-bit, on the grid of ``reference``."""
+        return inside_mask(self.field, self.reference)
 
     @property
     def ddf(self) -> sitk.Image:

@@ -16,6 +16,7 @@ from .deformation import Deformation
 from .errors import OutputError, SettingError
 from .io.files import finite, output_error, read_object, write_text
 from .io.nifti import write_nifti
+from .io.volumes import write_volume
 from .spatial.coordinates import direction_matrix
 from .spatial.resampling import field_component, field_on_grid, slabs, warped_slabs
 
@@ -75,14 +76,14 @@ def _array_slabs(image: sitk.Image) -> Iterable[np.ndarray]:
 
 
 def write_image(path: Path, image: sitk.Image) -> Path:
-    """Write a scalar image as ``.nii.gz``."""
-    return write_nifti(path, image, _array_slabs(image), image.GetPixelID())
+    """Write a scalar image in the format of the file's name, see :mod:`DRDMLib.io.volumes`."""
+    return write_volume(path, image, _array_slabs(image), image.GetPixelID())
 
 
 def write_warped(path: Path, image: sitk.Image, deformation: Deformation) -> Path:
-    """Deform an image and write the result as ``.nii.gz``, slab by slab to save memory."""
+    """Deform an image and write the result; as ``.nii.gz`` slab by slab to save memory."""
     pieces = warped_slabs(image, deformation.reference, deformation.transform)
-    return write_nifti(path, deformation.reference, pieces, image.GetPixelID())
+    return write_volume(path, deformation.reference, pieces, image.GetPixelID())
 
 
 def _written_grid(reference: sitk.Image) -> sitk.Image:
@@ -108,7 +109,7 @@ def _repeated(pieces: Iterable[np.ndarray], reference: sitk.Image) -> Iterable[n
 
 def _write_vectors(path: Path, pieces: Iterable[np.ndarray], reference: sitk.Image) -> Path:
     """Write a field on the grid of an image; the pieces are slabs of its components, one component after the other."""
-    return write_nifti(
+    return write_volume(
         path,
         _written_grid(reference),
         _repeated(pieces, reference),
@@ -153,7 +154,7 @@ def write_field(path: Path, deformation: Deformation) -> Path:
     field = deformation.field
     view = sitk.GetArrayViewFromImage(field)
     pieces = (view[..., k].astype(np.float32) for k in range(view.shape[-1]))
-    return write_nifti(path, field, pieces, sitk.sitkVectorFloat32, components=view.shape[-1], noisy=True)
+    return write_volume(path, field, pieces, sitk.sitkVectorFloat32, components=view.shape[-1], noisy=True)
 
 
 def write_inverse(path: Path, deformation: Deformation) -> Path:
@@ -186,6 +187,7 @@ def report_entry(deformation: Deformation, files: dict[str, Path | None], folder
         "pose": deformation.pose,
         "seconds": round(deformation.seconds, 3),
         "metrics": deformation.metrics.to_dict(),
+        "from_outside": deformation.from_outside,
         "invented_fraction": deformation.invented_fraction,
         "repair": {"mean_mm": deformation.repaired.mean_mm, "max_mm": deformation.repaired.max_mm},
         **({} if deformation.bone_rigidity is None else {"bone_mm": deformation.bone_rigidity.to_dict()}),

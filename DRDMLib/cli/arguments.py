@@ -141,6 +141,16 @@ def add_generation(parser: argparse.ArgumentParser, *, pose: float | None = 0.0)
     )
 
 
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Add ``--format``."""
+    parser.add_argument(
+        "--format",
+        choices=["nii.gz", "nrrd", "mha"],
+        default="nii.gz",
+        help="format of the files of images, labels and fields (default: nii.gz)",
+    )
+
+
 def add_changes(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``drdm challenge`` that replace what its recipe says."""
     for name, what in (
@@ -177,6 +187,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "out of the training better",
     )
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same settings")
+    add_format(parser)
     parser.add_argument(
         "--jobs",
         type=whole_number(1, 256),
@@ -206,6 +217,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         type=fraction,
         metavar="F",
         help="smallest fraction of each label that must stay in the image",
+    )
+    parser.add_argument(
+        "--max-outside",
+        type=fraction,
+        metavar="F",
+        help="largest fraction of voxels that are read from outside the scan",
     )
     parser.add_argument(
         "--draws",

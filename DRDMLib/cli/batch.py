@@ -39,6 +39,7 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         least_mm=options.min_mm,
         most_mm=options.max_mm,
         inside=options.labels_inside,
+        outside=options.max_outside,
         max_attempts=options.draws,
     )
     deformation = DeformationSettings(
@@ -57,6 +58,7 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         "quality": options.quality,
         "label_geometry": options.label_geometry,
         "adapt": options.adapt,
+        "file_format": options.format,
     }
 
 

@@ -63,17 +63,17 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
 
             seeds = (options.seed + number,)
             result = next(make_deformations(image, model, settings, seeds, target=target, on_step=on_step))
-            base = folder / f"{stem}_{number:03d}"
+            base, ending = folder / f"{stem}_{number:03d}", f".{options.format}"
             files: dict[str, Path | None] = {"image": None, "label": None, "ddf": None}
             if options.only_field:
-                files["field"] = output.write_field(base.with_name(f"{base.name}_field.nii.gz"), result)
+                files["field"] = output.write_field(base.with_name(f"{base.name}_field{ending}"), result)
             else:
-                files["image"] = output.write_warped(base.with_name(f"{base.name}_image.nii.gz"), image, result)
-                files["ddf"] = output.write_ddf(base.with_name(f"{base.name}_ddf.nii.gz"), result)
+                files["image"] = output.write_warped(base.with_name(f"{base.name}_image{ending}"), image, result)
+                files["ddf"] = output.write_ddf(base.with_name(f"{base.name}_ddf{ending}"), result)
             if options.inverse:
-                files["inverse"] = output.write_inverse(base.with_name(f"{base.name}_inverse.nii.gz"), result)
+                files["inverse"] = output.write_inverse(base.with_name(f"{base.name}_inverse{ending}"), result)
             if label is not None and not options.only_field:
-                path = base.with_name(f"{base.name}_label.nii.gz")
+                path = base.with_name(f"{base.name}_label{ending}")
                 files["label"] = output.write_image(path, result.warp_label(label))
             doubtful = choice.fit.doubtful(result.metrics.mean_percent / 100)
             items.append(output.report_entry(result, files, folder) | {"doubtful": doubtful})
@@ -125,7 +125,7 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
     options.only_field = options.inverse = False
     options.region = options.around = options.margin = None
     options.keep = []
-    options.label_geometry = "file"
+    options.label_geometry, options.format = "file", "nii.gz"
     result = deform(options, reporter)
     picture = Path(options.output) / "demo.png"
     deformation_picture(result, picture, label=read_label(label_path, result.reference))

@@ -15,6 +15,7 @@ from ..runtime.reporter import Reporter
 from .arguments import (
     add_changes,
     add_device_and_progress,
+    add_format,
     add_generation,
     add_label_geometry,
     add_run,
@@ -117,6 +118,7 @@ def _add_deform(command: AddCommand) -> None:
         action="store_true",
         help="write only the field, on a coarse grid larger than the image (for transforms in 3D Slicer)",
     )
+    add_format(parser)
     add_generation(parser)
     add_region(parser)
     add_device_and_progress(parser)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ..errors import OutputError, SettingError
 from ..io import schema
-from ..io.files import read_object
+from ..io.files import image_stem, read_object
 from ..io.images import read_field, read_image, read_label
 from ..spatial.coordinates import index_to_physical
 
@@ -33,7 +33,7 @@ class PairDataset(Dataset[dict[str, Any]]):
 
     An item has ``name``, ``moving`` and ``fixed`` (1, *S) float32, ``ddf`` (d, *S) float32 with
     ``fixed(x) = moving(x + ddf(x))``, ``spacing`` (d,) in millimeters, and, with labels, ``moving_label`` and
-    ``fixed_label`` (1, *S) int64.
+    ``fixed_label`` (1, *S) int64. ``mask`` (1, *S) is true where the fixed image is read from inside the moving one.
 
     Example:
         >>> pairs = PairDataset("pairs", "train", unit="fraction")
@@ -95,12 +95,14 @@ class PairDataset(Dataset[dict[str, Any]]):
         fixed, moving = read_image(files["fixed"]), read_image(files["moving"])
         images = [_tensor(image).float() for image in (moving, fixed)]
         item: dict[str, Any] = {
-            "name": files["displacement"].name.removesuffix(".nii.gz"),
+            "name": image_stem(files["displacement"]),
             "moving": images[0],
             "fixed": images[1],
             "ddf": _field(_on_image(read_field(files["displacement"]), fixed), self.unit),
             "spacing": torch.tensor(fixed.GetSpacing(), dtype=torch.float32),
         }
+        if "mask" in files:
+            item["mask"] = _tensor(read_label(files["mask"], fixed)).bool()
         if self.scale:
             low, high = np.percentile(images[0].numpy(), [0.5, 99.5])
             for key in ("moving", "fixed"):
@@ -111,7 +113,7 @@ class PairDataset(Dataset[dict[str, Any]]):
                 item[key] = _tensor(read_label(files[key], image)).long()
         if self.size is not None:
             low = float(item["moving"].min())
-            for key in ("moving", "fixed", "ddf", "moving_label", "fixed_label"):
+            for key in ("moving", "fixed", "ddf", "moving_label", "fixed_label", "mask"):
                 if key in item:
                     item[key] = _fitted(item[key], self.size, low if key in ("moving", "fixed") else 0)
         if self.unit == "fraction":

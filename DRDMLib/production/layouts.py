@@ -20,6 +20,7 @@ _PAIR = {
     "displacement_voxels": "voxel_ddf",
     "fixed_label": "label",
     "moving_label": "moving_label",
+    "mask": "mask",
 }
 _MILLIMETERS = "ITK: LPS millimetres on the fixed image's grid, fixed(x) = moving(x + u(x))"
 _VOXELS = (
@@ -112,7 +113,7 @@ def nnunet_dataset(
         "labels": labels,
         **({} if order is None else {"regions_class_order": order}),
         "numTraining": len(done),
-        "file_ending": ".nii.gz",
+        "file_ending": f".{plan.settings.file_format}",
         **({"original_label_values": changed} if changed else {}),
     }
 

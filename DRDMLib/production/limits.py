@@ -27,6 +27,7 @@ class Limits:
         most_mm: largest allowed displacement of any voxel, millimeters.
         inside: smallest allowed fraction of each label's voxels that stay in the image. With any value, no label may
             disappear.
+        outside: largest allowed fraction of voxels that are read from outside the scan.
         max_attempts: number of attempts before a sample is given up.
         ignored: label value of voxels that are not trained on (nnU-Net's ``ignore``); no limit counts it.
 
@@ -38,6 +39,7 @@ class Limits:
     least_mm: float | None = None
     most_mm: float | None = None
     inside: float | None = None
+    outside: float | None = None
     max_attempts: int = 10
     ignored: int | None = None
 
@@ -47,6 +49,7 @@ class Limits:
             ("smallest mean displacement", self.least_mm, sys.float_info.max),
             ("largest displacement", self.most_mm, sys.float_info.max),
             ("fraction of each label", self.inside, 1.0),
+            ("fraction of voxels from outside", self.outside, 1.0),
         ):
             if value is not None and not 0 <= value <= most:
                 limits = "0 to 1" if most == 1 else "0 or more, in mm"
@@ -57,6 +60,9 @@ class Limits:
         values = asdict(self)
         values.pop("ignored")
         values["draws"] = values.pop("max_attempts")
+        if self.outside is None:
+            # So that runs from before this limit can be continued.
+            values.pop("outside")
         return values
 
     def violation(
@@ -69,7 +75,7 @@ class Limits:
             final: whether the field and its metrics are written.
 
         Returns:
-            ``"folded"``, ``"too little"``, ``"too much"``, ``"label left"``, or an empty string.
+            ``"folded"``, ``"too little"``, ``"too much"``, ``"from outside"``, ``"label left"``, or an empty string.
         """
         # Measuring takes time: folds are not searched in a field that is proven invertible and is not written.
         look = final or not deformation.certified
@@ -79,6 +85,8 @@ class Limits:
             return "too little"
         if self.most_mm is not None and deformation.metrics.max_mm > self.most_mm:
             return "too much"
+        if self.outside is not None and deformation.from_outside > self.outside:
+            return "from outside"
         if self.inside is not None and label is not None and warped is not None:
             kept = set(label_values(warped))
             counted = [value for value in label_values(label) if value not in (0, self.ignored)]

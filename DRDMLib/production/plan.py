@@ -42,6 +42,7 @@ class RunSettings:
         split: shares of the subjects for training, validation and test.
         quality: write thumbnails and the quality page.
         label_geometry: where labels lie, see :func:`DRDMLib.read_label`.
+        file_format: ending of the files of images, labels and fields, one of :data:`DRDMLib.io.volumes.FORMATS`.
         adapt: minutes for adapting the model to the images first; ``None`` takes the model as it is.
         seed_scheme: how the seeds of samples are made, see :mod:`DRDMLib.diffusion.seeds`; empty for runs of older
             versions, whose samples have seeds of 31 bits.
@@ -58,6 +59,7 @@ class RunSettings:
     quality: bool = True
     label_geometry: str = "file"
     adapt: float | None = None
+    file_format: str = "nii.gz"
     seed_scheme: str = SAMPLES
 
     def __post_init__(self) -> None:
@@ -103,6 +105,7 @@ class RunSettings:
             **self.deformation.bones_entry(),
             **({} if self.label_geometry == "file" else {"label_geometry": self.label_geometry}),
             **({} if self.adapt is None else {"adapt": self.adapt}),
+            **({} if self.file_format == "nii.gz" else {"format": self.file_format}),
             **({"seed_scheme": self.seed_scheme} if self.seed_scheme else {}),
         }
 

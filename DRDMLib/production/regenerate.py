@@ -14,6 +14,7 @@ from ..errors import ImageError, ModelError, OutputError
 from ..io.datasets import Case
 from ..io.files import digest_of_files, file_name, output_error
 from ..io.images import image_files
+from ..io.volumes import FORMATS
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings, RegionSettings
@@ -97,6 +98,7 @@ def regenerate(
         quality="thumbnail" in record["files"],
         # Old records have none.
         seed_scheme=_seed_scheme(record, record_file),
+        file_format=next((end for end in FORMATS if record["files"]["image"].endswith(f".{end}")), "nii.gz"),
     )
     source = _source(record, case)
     context = {key: record[key] for key in ("model", "configuration", "device", "software", "label_values")}

@@ -224,7 +224,13 @@ def _folders(plan: Plan, description: dict[str, Any]) -> list[str]:
     names = [records.RECORDS, LOGS, *([QUALITY] if plan.settings.quality else [])]
     if plan.settings.command == AUGMENT:
         return [*names, "imagesTr", "labelsTr"]
-    kinds = ["images", "labels", "displacements", *(["displacementsVoxel"] if plan.settings.voxel_fields else [])]
+    kinds = [
+        "images",
+        "labels",
+        "displacements",
+        "masks",
+        *(["displacementsVoxel"] if plan.settings.voxel_fields else []),
+    ]
     parts = sorted(set(description["parts"].values()))
     return [*names, *dict.fromkeys(part_folder(kind, part) for part in parts for kind in kinds)]
 

@@ -271,7 +271,12 @@ def clean_up(folder: Path) -> None:
     """Remove locks and the incomplete files of killed processes, unless another process still works in the folder."""
     if is_active(folder):
         return
-    for path in [*_locks(folder), *folder.glob(".*.partial"), *folder.glob("*/.*.partial")]:
+    for path in [
+        *_locks(folder),
+        *folder.glob(".*.partial"),
+        *folder.glob("*/.*.partial"),
+        *folder.glob("*/.*.partial.*"),
+    ]:
         with contextlib.suppress(OSError):
             path.unlink()
 

@@ -136,11 +136,12 @@ class SampleMaker:
         """Return the product of an undeformed image and its label, for an augmented dataset."""
         record = self._record(task) | {"status": records.DONE, "source": _source_entry(source, self.folder)}
         product = Product(record)
-        _add_image(product, "image", f"imagesTr/{task.name}_0000.nii.gz", source.image)
+        ending = self._ending
+        _add_image(product, "image", f"imagesTr/{task.name}_0000{ending}", source.image)
         for k, channel in enumerate(source.channels, start=1):
-            _add_image(product, f"channel_{k:04d}", f"imagesTr/{task.name}_{k:04d}.nii.gz", channel)
+            _add_image(product, f"channel_{k:04d}", f"imagesTr/{task.name}_{k:04d}{ending}", channel)
         assert source.label is not None
-        _add_image(product, "label", f"labelsTr/{task.name}.nii.gz", source.label)
+        _add_image(product, "label", f"labelsTr/{task.name}{ending}", source.label)
         return product
 
     def make(
@@ -200,6 +201,10 @@ class SampleMaker:
             _add_quality(product, task, made)
         return product
 
+    @property
+    def _ending(self) -> str:
+        return f".{self.plan.settings.file_format}"
+
     def _record(self, task: Task) -> dict[str, Any]:
         """Return the values of a record that are known before its task is done."""
         case, settings = self.plan.cases[task.case], self.plan.settings
@@ -228,6 +233,7 @@ class SampleMaker:
     def _generate(self, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Attempt:
         settings = self.plan.settings.for_labels({int(k): v for k, v in self.context["label_values"].items()})
         levels = self.levels or task.levels
+        ending = self._ending
         if settings.command == AUGMENT:
             deformation = settings.at_level(levels[0])
             made = augment(source.image, source.label, model, deformation, seed, on_step=on_step)
@@ -236,9 +242,9 @@ class SampleMaker:
             def add_files(product: Product, task: Task, part: str) -> None:
                 for k, image in enumerate([made.image, *channels]):
                     kind = f"channel_{k:04d}" if k else "image"
-                    _add_image(product, kind, f"imagesTr/{task.name}_{k:04d}.nii.gz", image)
+                    _add_image(product, kind, f"imagesTr/{task.name}_{k:04d}{ending}", image)
                 assert made.label is not None
-                _add_image(product, "label", f"labelsTr/{task.name}.nii.gz", made.label)
+                _add_image(product, "label", f"labelsTr/{task.name}{ending}", made.label)
 
             return _Attempt([made.image], [source.label, made.label], [made.deformation], add_files)
         both = settings.at_level(levels[0]), settings.at_level(levels[1])
@@ -247,16 +253,18 @@ class SampleMaker:
         def add_files_pair(product: Product, task: Task, part: str) -> None:
             images, labels, fields = (part_folder(kind, part) for kind in ("images", "labels", "displacements"))
             # In every report, image, label and ddf belong together; for a pair they are those of the fixed image.
-            _add_image(product, "image", f"{images}/{task.name}_fixed.nii.gz", pair.fixed)
-            product.record["files"]["ddf"] = f"{fields}/{task.name}.nii.gz"
+            _add_image(product, "image", f"{images}/{task.name}_fixed{ending}", pair.fixed)
+            product.record["files"]["ddf"] = f"{fields}/{task.name}{ending}"
             product.writers["ddf"] = functools.partial(output.write_ddf, deformation=pair.second)
+            # Where the fixed image does not show what lies outside of the moving one.
+            _add_image(product, "mask", f"{part_folder('masks', part)}/{task.name}{ending}", pair.second.inside)
             if settings.voxel_fields:
                 product.record["files"]["voxel_ddf"] = f"{part_folder('displacementsVoxel', part)}/{task.name}.nii.gz"
                 product.writers["voxel_ddf"] = functools.partial(output.write_voxel_ddf, deformation=pair.second)
-            _add_image(product, "moving", f"{images}/{task.name}_moving.nii.gz", pair.moving)
+            _add_image(product, "moving", f"{images}/{task.name}_moving{ending}", pair.moving)
             if pair.fixed_label is not None and pair.moving_label is not None:
-                _add_image(product, "label", f"{labels}/{task.name}_fixed.nii.gz", pair.fixed_label)
-                _add_image(product, "moving_label", f"{labels}/{task.name}_moving.nii.gz", pair.moving_label)
+                _add_image(product, "label", f"{labels}/{task.name}_fixed{ending}", pair.fixed_label)
+                _add_image(product, "moving_label", f"{labels}/{task.name}_moving{ending}", pair.moving_label)
 
         return _Attempt(
             [pair.moving, pair.fixed],

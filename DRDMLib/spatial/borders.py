@@ -6,7 +6,7 @@ along its normal, so that the new image reads nothing from beyond the face.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ _SHARE, _TISSUE = 0.005, 0.1
 _SAMPLE = 2**20
 # Points at most this far beyond a face are on it, millimeters.
 _ON_FACE = 1e-3
+# Rounding of positions, voxels.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,48 @@ def invented_fraction(field: sitk.Image, reference: sitk.Image, faces: Sequence[
             beyond |= depths.reshape(shape) + vectors @ outward > _ON_FACE
         count += int(np.count_nonzero(beyond))
     return count / int(reference.GetNumberOfPixels())
+
+
+def inside_mask(field: sitk.Image, reference: sitk.Image) -> sitk.Image:
+    """Mark the voxels whose value is read from inside the scan, up to half a voxel around its outermost centers.
+
+    Args:
+        field: displacement field, vector image, millimeters, LPS.
+        reference: the scan.
+
+    Returns:
+        8-bit image on the grid of the scan: 1 inside, 0 where the scan shows nothing.
+    """
+    size = reference.GetSize()
+    mask = np.empty(size[::-1], np.uint8)
+    for start, stop, inside in _inside(field, reference):
+        mask[start:stop] = inside
+    image = sitk.GetImageFromArray(mask)
+    image.CopyInformation(reference)
+    return image
+
+
+def outside_fraction(field: sitk.Image, reference: sitk.Image) -> float:
+    """Compute the fraction of voxels that are read from outside the scan, be it air or tissue.
+
+    Arguments as in :func:`inside_mask`.
+    """
+    outside = sum(inside.size - np.count_nonzero(inside) for _, _, inside in _inside(field, reference))
+    return float(outside / int(reference.GetNumberOfPixels()))
+
+
+def _inside(field: sitk.Image, reference: sitk.Image) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield start, end and mask of each slab."""
+    size, to_voxels = reference.GetSize(), np.linalg.inv(index_to_physical(reference)).astype(np.float32)
+    d = len(size)
+    for start, stop in slabs(size, 2**21):
+        vectors = field_on_grid(field, reference, start, stop)
+        inside = np.ones(vectors.shape[:-1], bool)
+        for axis, count in enumerate(size):
+            index = np.arange(start, stop) if axis == d - 1 else np.arange(count)
+            at = vectors @ to_voxels[axis] + index.reshape([-1 if a == d - 1 - axis else 1 for a in range(d)])
+            inside &= (at >= -0.5 - _ROUNDING) & (at <= count - 0.5 + _ROUNDING)
+        yield start, stop, inside
 
 
 def hold_faces(field: FieldGrid, faces: Sequence[Face], where: Block | None = None) -> None:

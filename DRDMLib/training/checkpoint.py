@@ -88,7 +88,9 @@ def load_checkpoint(run: Path, trainer: Trainer) -> None:
     trainer.load_state(state)
     for sampler in trainer.samplers:
         own = state["streams"].get(str(sampler.number))
-        sampler.load_state(own or _read(run / _SAMPLERS / _name(trainer.step, sampler.number), trainer.device, "draws"))
+        sampler.load_state(
+            own or _read(run / _SAMPLERS / _name(trainer.step, sampler.number), trainer.device, "fields")
+        )
 
 
 def earlier_training(run: Path) -> dict[str, Any] | None:

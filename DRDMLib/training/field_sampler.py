@@ -30,6 +30,9 @@ class FieldSampler:
         self.pool = pool
         self.renew = renew
         self.draws = 0
+        # How each field of the pool was generated: the state of the generator before, how many fields it then
+        # generated, and which of them it is. A checkpoint has this instead of the fields, which are large.
+        self._made: list[tuple[Tensor, int, int]] = []
         self.levels = torch.empty(0, dtype=torch.long, device=generator.device)
         self.fields = Diffusion(torch.empty(0), torch.empty(0))
 
@@ -51,8 +54,10 @@ class FieldSampler:
 
     def _add(self, batch: int) -> tuple[Tensor, Diffusion]:
         """Generate new fields and add them to the pool, which is not full yet."""
+        before = self.generator.get_state()
         levels, fresh = self._fresh(batch)
         space = self.pool - len(self.levels)
+        self._made += [(before, batch, number) for number in range(min(batch, space))]
         if len(self.levels) == 0:
             self.levels, self.fields = levels[:space], Diffusion(fresh.ddf[:space], fresh.step[:space])
         else:
@@ -64,10 +69,40 @@ class FieldSampler:
 
     def _replace(self) -> None:
         at = (self.draws // self.renew) % self.pool
+        self._made[at] = (self.generator.get_state(), 1, 0)
         levels, fields = self._fresh(1)
         self.levels[at] = levels[0]
         self.fields.ddf[at] = fields.ddf[0]
         self.fields.step[at] = fields.step[0]
+
+    def state(self) -> dict[str, Any]:
+        """Return the state for a checkpoint, without the fields: they can be generated again."""
+        states = {id(before): before for before, _, _ in self._made}
+        number = {key: k for k, key in enumerate(states)}
+        rows = [(number[id(before)], count, index) for before, count, index in self._made]
+        return {
+            "draws": self.draws,
+            "states": torch.stack(list(states.values())) if states else torch.empty(0, dtype=torch.uint8),
+            "made": torch.tensor(rows, dtype=torch.long).view(-1, 3),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore the state from a checkpoint; the state of the generator is restored separately."""
+        self.draws = state["draws"]
+        rows = state["made"].tolist()
+        states = state["states"].cpu()
+        befores = [states[k].clone() for k in range(len(states))]
+        self._made = [(befores[k], count, index) for k, count, index in rows]
+        generated: dict[int, tuple[Tensor, Diffusion]] = {}
+        for k, count, _ in rows:
+            if k not in generated:
+                self.generator.set_state(befores[k])
+                generated[k] = self._fresh(count)
+        if rows:
+            self.levels = torch.stack([generated[k][0][index] for k, _, index in rows])
+            self.fields = Diffusion(
+                *(torch.stack([generated[k][1][part][index] for k, _, index in rows]) for part in (0, 1))
+            )
 
     def _under_symmetries(self, chosen: Tensor) -> Diffusion:
         """Apply a random symmetry of the cube to each chosen field."""
@@ -139,16 +174,13 @@ class MicroBatchSampler:
         """Return the state for a checkpoint, as tensors and plain values."""
         return {
             "generator": self.generator.get_state(),
-            "bank": [self.fields.levels, *self.fields.fields],
-            "draws": self.fields.draws,
+            "fields": self.fields.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore the state from a checkpoint."""
+        self.fields.load_state(state["fields"])
         self.generator.set_state(state["generator"].cpu())
-        levels, ddf, step = state["bank"]
-        self.fields.levels, self.fields.draws = levels, state["draws"]
-        self.fields.fields = Diffusion(ddf, step)
 
 
 def _seed(run_seed: int, number: int) -> int:

@@ -9,11 +9,12 @@ import torch
 from support import rotation, smooth_image
 
 from DRDMLib import deform
+from DRDMLib.deformation import displacement_transform
 from DRDMLib.diffusion.slip import SlipPlanes
 from DRDMLib.invertibility.certificate import certify_on_grid
 from DRDMLib.samples import augment
 from DRDMLib.settings import DeformationSettings
-from DRDMLib.spatial.borders import closed_faces, invented_fraction
+from DRDMLib.spatial.borders import closed_faces, inside_mask, invented_fraction, outside_fraction
 from DRDMLib.spatial.resampling import warp_image, warp_label
 
 OBLIQUE = rotation(0.3, -0.2, 0.5)
@@ -149,3 +150,21 @@ def test_what_a_pose_brings_in_is_counted(tiny_model):
     assert still.invented_fraction == 0 < posed.invented_fraction
     assert posed.invented_fraction == invented_fraction(posed.field, scan, faces)
     assert posed.metrics.certified_invertible
+
+
+def test_what_is_read_from_outside_is_marked():
+    image = smooth_image((24, 20, 18), (1.5, 2.0, 2.5))
+    image.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))
+    shifted = sitk.Image(image.GetSize(), sitk.sitkVectorFloat64, 3)
+    shifted.CopyInformation(image)
+    index_shift = np.array([2.0, -3.0, 0.0])
+    vector = np.asarray(image.TransformContinuousIndexToPhysicalPoint(index_shift)) - image.GetOrigin()
+    values = np.broadcast_to(vector, (18, 20, 24, 3))
+    field = sitk.GetImageFromArray(values.copy(), isVector=True)
+    field.CopyInformation(image)
+    mask = sitk.GetArrayFromImage(inside_mask(field, image))
+    # SimpleITK reads its default value where a point is outside.
+    judge = sitk.Resample(image * 0 + 1, image, displacement_transform(field), sitk.sitkNearestNeighbor, 0.0)
+    assert np.array_equal(mask, sitk.GetArrayFromImage(judge))
+    assert mask.mean() == pytest.approx((22 / 24) * (17 / 20))
+    assert outside_fraction(field, image) == pytest.approx(1 - mask.mean())

@@ -1,5 +1,6 @@
 """Trainings that are stopped, killed, resumed with something else, or started in a folder of something else."""
 
+import io
 import json
 import subprocess
 import sys
@@ -8,8 +9,10 @@ import pytest
 import torch
 from command_helpers import command, environment, run_forked, run_process, scene, snapshot, write
 
+from DRDMLib.models.metadata import ModelMetadata
 from DRDMLib.models.model import load_model_file
 from DRDMLib.training.checkpoint import CHECKPOINT
+from DRDMLib.training.field_sampler import FieldSampler
 from DRDMLib.training.run_file import CHECKPOINT_BEFORE, RUN_FILE
 
 # Sends itself a signal, twice, at a moment in the middle of a step: before or after the CALL-th call of a function.
@@ -50,6 +53,31 @@ def weights(run):
 def assert_same_weights(first, second):
     first, second = weights(first), weights(second)
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_checkpoints_are_small_and_have_all_fields(tmp_path):
+    """A pool of fields is stored by how it was generated, not as voxels."""
+    metadata = ModelMetadata("m", "compact", 3, 32, noise_grids=[16, 8], control_size=32, amplitude=2.0)
+    sampler = FieldSampler(metadata, torch.Generator().manual_seed(1), pool=10, renew=1)
+    for _ in range(7):
+        sampler.draw(4)
+    stored = io.BytesIO()
+    torch.save(sampler.state(), stored)
+    assert len(stored.getvalue()) < 100_000 < sampler.fields.ddf.numel() * 4 / 10
+    again = FieldSampler(metadata, torch.Generator(), pool=10, renew=1)
+    again.load_state(torch.load(io.BytesIO(stored.getvalue()), weights_only=True))
+    again.generator.set_state(sampler.generator.get_state())
+    assert torch.equal(again.levels, sampler.levels) and again.draws == sampler.draws
+    for _ in range(3):
+        for one, two in zip(sampler.draw(3)[1], again.draw(3)[1], strict=True):
+            assert torch.equal(one, two)
+
+
+def test_checkpoints_are_at_most_six_times_the_model(drdm, data, tmp_path):
+    words = ["train", data, "--ndim", 2, "--size", 64, "--hold-out", 2, "--batch", 2, "--device", "cpu"]
+    assert drdm(*words, "--iterations", 3, "-o", tmp_path / "run").status == 0
+    model, checkpoint = (tmp_path / "run" / name for name in ("model.safetensors", CHECKPOINT))
+    assert checkpoint.stat().st_size < 6 * model.stat().st_size
 
 
 @posix
