@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         status = 130
     finally:
-        # A process without another task stays deaf to signals until it ends, so that it reports its own status.
+        # A process without another task goes on ignoring signals until it ends, so that its exit status is its own.
         for kind, handler in before.items() if arguments is not None else ():
             signal.signal(kind, handler)
     if isinstance(reporter, JsonReporter):
