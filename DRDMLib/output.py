@@ -62,7 +62,7 @@ def make_output_folder(folder: str | os.PathLike[str], besides: tuple[str, ...] 
         probe = path / ".drdm-probe"
         # What a killed process left there may be a link; it must not be followed.
         probe.unlink(missing_ok=True)
-        probe.write_bytes(b"")
+        probe.open("xb").close()
         probe.unlink()
     except OSError as error:
         raise output_error(path, error) from error

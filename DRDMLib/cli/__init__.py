@@ -58,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Clean up after a termination as after Ctrl-C. Only the first one interrupts: schedulers send several, and
             # impatient users press Ctrl-C again, which would end the cleanup.
             for number in (signal.SIGTERM, signal.SIGINT):
-                before[number] = signal.signal(number, interrupt_once)
+                # A shell starts programs in the background with Ctrl-C ignored.
+                if number is signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, interrupt_once)
             if watch_standard_input() and isinstance(reporter, JsonReporter):
                 # The end of standard input stops the run when nobody reads the output any more.
                 reporter.needs_reader = False
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         status = 130
     finally:
-        # A process without another task stays deaf to signals until it ends, so that it reports its own status.
+        # A process without another task goes on ignoring signals until it ends, so that its exit status is its own.
         for kind, handler in before.items() if arguments is not None else ():
             signal.signal(kind, handler)
     if isinstance(reporter, JsonReporter):

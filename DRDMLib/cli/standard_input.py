@@ -59,8 +59,13 @@ def watch_standard_input(grace_seconds: float = GRACE_SECONDS) -> bool:
 def interrupt_once(*_: object) -> None:
     """Interrupt the main thread, as Ctrl-C does, and ignore further signals: they would disturb the cleanup."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+        # With SIG_IGN, Python would report signals that have come meanwhile as errors.
+        signal.signal(number, _ignore)
     raise KeyboardInterrupt
+
+
+def _ignore(*_: object) -> None:
+    pass
 
 
 def _wait_for_end(descriptor: int) -> None:

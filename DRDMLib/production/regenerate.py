@@ -181,7 +181,8 @@ def _case(record: dict[str, Any], run: Path, image: str | None, label: str | Non
             continue
         series = record["source"]["series"] if kind == "image" else ""
         places = _places(name, record["source"].get("relative", {}).get(kind), run, images)
-        there = [path for path in dict.fromkeys(places) if path.exists()]
+        # No devices, which a record could name as well.
+        there = [path for path in dict.fromkeys(places) if path.is_file() or path.is_dir()]
         if not there:
             raise ImageError(
                 f"The source '{name}' no longer exists; give the folder with the images with --images, or its new path "
@@ -208,7 +209,7 @@ def _places(name: str, relative: str | None, run: Path, images: str | Path | Non
     if images is not None:
         for start in range(len(parts)):
             yield Path(images, *parts[start:])
-        yield from sorted(Path(images).rglob(parts[-1]) if parts else [])
+        yield from sorted(path for path in Path(images).rglob("*") if parts and path.name == parts[-1])
         return
     yield Path(name)
     if relative is not None:

@@ -9,10 +9,14 @@ from typing import Any
 from .. import output
 from ..errors import OutputError
 from ..io.datasets import Case
-from ..io.files import digest_of_files, read_object, require_no_links_out
+from ..io.files import digest_of_files, file_name, read_object, require_no_links_out
 from . import records, run_folder
 from .plan import AUGMENT, RunSettings, make_plan
 from .report import report_entry
+
+# As the command line allows.
+MOST_COPIES = 100_000
+_OTHER = "has other content than when it was written"
 
 
 def verify(folder: Path, on_sample: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
@@ -48,21 +52,22 @@ def verify(folder: Path, on_sample: Callable[[int, int], None] = lambda done, to
     listed = report.get("digests")
     digests: dict[str, Any] = listed if isinstance(listed, dict) else {}
     done: list[dict[str, Any]] = []
-    missing = 0
+    missing: list[str] = []
     for number, name in enumerate(names, start=1):
         path = records.record_path(folder, name)
         relative = path.relative_to(folder).as_posix()
         if not path.is_file() and relative not in digests:
-            missing += 1
+            missing.append(relative)
         else:
             found = _check_sample(folder, path, run, digests.get(relative), done)
             damaged += [_sentence(folder, file, how) for file, how in found.items()]
         on_sample(number, len(names))
-    if missing and not digests and report:
+    if missing and report and not digests:
         raise OutputError(
-            f"The run in '{folder}' is not finished ({missing} of {len(names)} samples are missing); continue it with "
-            "--resume."
+            f"The run in '{folder}' is not finished ({len(missing)} of {len(names)} samples are missing); continue it "
+            "with --resume."
         )
+    damaged += [_sentence(folder, name, "is missing") for name in missing]
     found = _check_descriptions(folder, run, digests, done, report)
     return damaged + [_sentence(folder, file, how) for file, how in found.items()]
 
@@ -72,8 +77,14 @@ def _sentence(folder: Path, file: str, how: str) -> str:
 
 
 def _names(run: dict[str, Any]) -> list[str]:
-    """Return the names of all samples of a run."""
+    """Return the names of all samples of a run.
+
+    Raises:
+        KeyError, TypeError, ValueError: the content of ``run.json`` is not valid.
+    """
     settings = run["settings"]
+    if not 0 < settings["copies"] <= MOST_COPIES or any(file_name(one["name"]) != one["name"] for one in run["cases"]):
+        raise ValueError("the number of copies, or the name of a case, is not valid")
     levels = tuple((one,) if settings["command"] == AUGMENT else tuple(one) for one in settings["levels"])
     plan = make_plan(
         RunSettings(settings["command"], levels, copies=settings["copies"]),
@@ -120,9 +131,6 @@ def _check_sample(
         return {name: f"cannot be read ({error.strerror})"}
 
 
-_OTHER = "has other content than when it was written"
-
-
 def _check_descriptions(
     folder: Path,
     run: dict[str, Any] | None,
@@ -135,6 +143,8 @@ def _check_descriptions(
     for name, digest in digests.items():
         # Records have been checked.
         if name.startswith(f"{records.RECORDS}/") or not records.is_inside(name):
+            continue
+        if name == run_folder.RUN and run is None:
             continue
         found |= _compare(folder, name, digest)
     if "dataset.json" not in digests:

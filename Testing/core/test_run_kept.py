@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from command_helpers import boxes, run_forked, scene, write
 from production_helpers import RecordingReporter, make, records_of, report_of, result, settings_for, write_cases
@@ -161,12 +162,13 @@ def test_a_run_that_is_not_finished_is_not_verified(data, tmp_path, tiny_models)
 def test_an_image_that_changes_while_the_run_goes_on(tmp_path, tiny_models):
     data, folder = write_cases(tmp_path / "data", ("a", "b", "c", "d"), size=SMALL), tmp_path / "out"
     kept = (data / "labels" / "d.nii.gz").read_bytes()
+    other = sitk.ReadImage(str(data / "labels" / "d.nii.gz")) == 1
 
     class Disturbing(RecordingReporter):
         def progress(self, task, done, total, **figures):
             # The plan is made, and only the first case has been read.
             if task == AUGMENT:
-                (data / "labels" / "d.nii.gz").write_bytes((data / "labels" / "c.nii.gz").read_bytes())
+                write(other, data / "labels" / "d.nii.gz")
 
     request = RunRequest(data, folder, model=str(tiny_models[3]), device="cpu")
     run = produce(request, settings_for(AUGMENT, levels=((40,),)), Disturbing())

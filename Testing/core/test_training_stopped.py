@@ -39,6 +39,12 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signa
 OPTIONS = ["--ndim", 2, "--size", 16, "--width", 8, "--hold-out", 2, "--batch", 2, "--device", "cpu"]
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Pictures would take most of the time."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+
 @pytest.fixture
 def data(tmp_path):
     for number, name in enumerate("abc"):
