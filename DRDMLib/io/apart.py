@@ -57,7 +57,8 @@ def read(path, most, memory, variable, value):
     image = reader.Execute()
     if kind == "GDCMImageIO":
         return {"kind": kind}, b""
-    voxels = sitk.GetArrayViewFromImage(image)
+    # A copy: a view would not keep the memory of the image.
+    voxels = sitk.GetArrayFromImage(image)
     described = {"kind": kind, "shape": voxels.shape, "type": voxels.dtype.str, "bytes": voxels.nbytes}
     described |= {"components": image.GetNumberOfComponentsPerPixel(), "dimension": image.GetDimension()}
     described |= {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}

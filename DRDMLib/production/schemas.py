@@ -23,9 +23,11 @@ _FIT = schema.record(
 
 def _inside(value: Any) -> bool:
     """Accept paths that stay in the folder of the run."""
-    if not isinstance(value, str) or "\0" in value:
+    if not isinstance(value, str) or "\0" in value or len(value) > 1000:
         return False
     windows = PureWindowsPath(value)
+    if not windows.parts or any(len(part.encode(errors="surrogatepass")) > 255 for part in windows.parts):
+        return False
     return not (PurePosixPath(value).is_absolute() or windows.drive or windows.root or ".." in windows.parts)
 
 

@@ -192,7 +192,7 @@ def test_the_reader_is_ended_with_its_process_and_starts_again(tmp_path):
     process.wait()
     assert apart.read_apart(path, "image").kind == "TIFFImageIO"
     code = (
-        "import sys; from pathlib import Path; from DRDMLib.io import trial; apart.read_apart(Path(sys.argv[1]),"
+        "import sys; from pathlib import Path; from DRDMLib.io import apart; apart.read_apart(Path(sys.argv[1]),"
         " 'image'); print(apart._READER._process.pid)"
     )
     ended = run_process(path, code=code)
