@@ -144,7 +144,9 @@ def grid_field(size, move):
 
 
 def rod():
-    return np.stack([np.full(40, 12.0), np.linspace(5, 20, 40), np.full(40, 11.0)], axis=1)
+    """Points of a rod of 20 mm thickness along axis 1, voxels of 5 mm."""
+    x, y, z = np.meshgrid(np.arange(10, 15), np.linspace(5, 20, 31), np.arange(9, 14), indexing="ij")
+    return np.stack([x.ravel(), y.ravel(), z.ravel()], axis=1)
 
 
 def test_a_rigid_motion_stays_and_a_stretch_goes():
@@ -153,8 +155,8 @@ def test_a_rigid_motion_stays_and_a_stretch_goes():
     turn, center = rotation(3.0, 9.0, -6.0), np.full((3, 1, 1, 1), 12.0)
     rigid = grid_field(size, lambda at: np.tensordot(turn, at - center, 1) + center + 0.5)
     at = (0, slice(None), 12, slice(6, 20), 11)
-    assert (parts.hold(rigid) - rigid)[at].abs().max() * size * 5 < 0.05
-    assert not parts.hold(torch.zeros_like(rigid)).any()
+    assert (parts.hold(rigid) - rigid)[at].abs().max() * size * 5 < 0.1
+    assert parts.hold(torch.zeros_like(rigid)).abs().max() < 1e-9
     stretch = grid_field(size, lambda at: center + 1.15 * (at - center))
     before, after = (
         float((u[0, 1, 12, 19, 11] - u[0, 1, 12, 6, 11]) * size * 5) for u in (stretch, parts.hold(stretch))
@@ -169,8 +171,7 @@ def test_a_rigid_motion_stays_and_a_stretch_goes():
 def test_held_bone_and_closed_planes_stay():
     size = 24
     shift = grid_field(size, lambda at: at + np.reshape([0.5, 0.8, 0.6], (3, 1, 1, 1)))
-    held = np.zeros(40, bool)
-    held[:4] = True
+    held = rod()[:, 1] < 6.5
     still = RigidParts(rod(), (5.0, 5.0, 5.0), SlipPlanes(((), (), ()), size), held=held).hold(shift)
     # A rod that is held at one end by a cell hardly moves along itself.
     assert still[0, 1, 12, 6:19, 11].abs().max() * size < 0.15
