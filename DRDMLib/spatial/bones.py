@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from threading import Lock
 from typing import NamedTuple
@@ -100,11 +101,14 @@ def find_skeleton(image: sitk.Image) -> Skeleton:
     Args:
         image: 3D, Hounsfield units.
     """
-    key = (sitk.Hash(image), image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    factors = [max(1, min(n, round(_STEP / s))) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+    small = sitk.Shrink(image, factors)
+    digest = hashlib.blake2b(sitk.GetArrayViewFromImage(small).tobytes()).digest()
+    key = (digest, small.GetSize(), small.GetSpacing(), small.GetOrigin(), small.GetDirection())
     with _LOCK:
         found = _FOUND.get(key)
     if found is None:
-        found = _find_skeleton(image)
+        found = _find_skeleton(small)
         with _LOCK:
             _FOUND[key] = found
             while len(_FOUND) > _MOST_FOUND:
@@ -112,9 +116,7 @@ def find_skeleton(image: sitk.Image) -> Skeleton:
     return found
 
 
-def _find_skeleton(image: sitk.Image) -> Skeleton:
-    factors = [max(1, min(n, round(_STEP / s))) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
-    small = sitk.Shrink(image, factors)
+def _find_skeleton(small: sitk.Image) -> Skeleton:
     values = sitk.GetArrayFromImage(small)
     spacing = np.asarray(small.GetSpacing()[::-1])
     solid = values > _BODY
