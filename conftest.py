@@ -40,6 +40,11 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_full_disk",
         "test_full_disk_while_training",
     ),
+    "test_bones": (
+        "test_bone_stays_rigid_and_the_table_straight",
+        "test_a_scan_without_air_is_taken_for_ct_on_request",
+        "test_records_say_how_bones_moved_and_repeat_it",
+    ),
     "test_banks": (
         "test_a_bank_gives_every_reader_the_same_voxels",
         "test_every_kind_of_scan_through_everything",

@@ -40,6 +40,8 @@ from .spatial.model_grid import (
 )
 from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label
 
+# Number of places at which reports compare bone with a rigid motion.
+_BALLS = 60
 DEFAULT_SETTINGS = DeformationSettings()
 
 
@@ -162,7 +164,7 @@ class Deformation:
         if self.skeleton is None or (self.pose and self.before_pose is None):
             return None
         points = self.skeleton.bone
-        return rigidity(points, inverse_points(self.before_pose or self.field, points))
+        return rigidity(points, inverse_points(self.before_pose or self.field, points), balls=_BALLS)
 
     @cached_property
     def from_outside(self) -> float:

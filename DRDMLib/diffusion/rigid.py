@@ -30,7 +30,8 @@ _HELD = 1.0
 _ROUNDS, _SEARCH = 5, 12
 # Number of points that a node follows, the nearest ones.
 _NEAREST = 12
-# Keeps thin rods from turning about their own axis: added to the spread of a neighborhood, as a part of it.
+# Weight of the last rotation found, as a part of a neighborhood's spread: it keeps thin rods from turning about their
+# own axis.
 _ISOTROPIC = 1e-3
 
 
@@ -157,17 +158,18 @@ class RigidParts:
 
     def _as_rigid_as_possible(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Change the places of the points in the new image: (C, 3), millimeters, and the rotation there (C, 3, 3)."""
-        wanted = places
+        wanted, rotations = places, np.tile(np.eye(3), (len(places), 1, 1))
         for _ in range(_ROUNDS):
-            turned = self._turned(self._rotations(places))
+            rotations = self._rotations(places, rotations)
+            turned = self._turned(rotations)
             places = np.empty_like(wanted)
             for axis, (solver, fixed) in enumerate(zip(self._solvers, self._fixed, strict=True)):
                 target = np.where(fixed, _HELD * self._points[:, axis], self._follow * wanted[:, axis])
                 places[:, axis] = solver.solve(turned[:, axis] + target)
-        return places, self._rotations(places)
+        return places, self._rotations(places, rotations)
 
-    def _rotations(self, places: np.ndarray) -> np.ndarray:
-        """Find the rotation of the window around each point."""
+    def _rotations(self, places: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Find the rotation of the window around each point; that of a rod about its own axis is as in ``last``."""
         points, windows = self._points, self._windows
         total = np.asarray(windows.sum(axis=1)).ravel()[:, None, None]
 
@@ -178,7 +180,7 @@ class RigidParts:
         products = (windows @ outer(places, points).reshape(-1, 9)).reshape(-1, 3, 3)
         spread = products - outer(places, windows @ points) - outer(windows @ places, points)
         spread += total * outer(places, points)
-        spread += _ISOTROPIC * np.trace(spread, axis1=1, axis2=2)[:, None, None] * np.eye(3)
+        spread += _ISOTROPIC * np.trace(spread, axis1=1, axis2=2)[:, None, None] * last
         u, _, v = np.linalg.svd(spread)
         u[:, :, 2] *= np.sign(np.linalg.det(u @ v))[:, None]
         result: np.ndarray = u @ v

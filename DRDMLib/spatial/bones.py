@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from threading import Lock
 from typing import NamedTuple
@@ -16,9 +17,9 @@ from .coordinates import to_points
 
 # Hounsfield units. Contrast agent can be above the least value of bone, too.
 _BONE, _METAL, _BODY = 300, 2500, -300
-# Blood with contrast agent is even: over 9 mm its values vary less than those of any bone, and they are not higher than
-# this. Hounsfield units; and how far it reaches beyond its even core, steps.
-_UNEVEN, _CONTRAST, _RIM = 60, 900, 3
+# Blood with contrast agent is even: over 9 mm its values vary less than those of bone, though not less than the noise
+# of any scanner, and they are not higher than this. Hounsfield units; and how far it reaches beyond its core, steps.
+_NOISE, _UNEVEN, _CONTRAST, _RIM = 2, 60, 900, 3
 # Air around a body: an image without it, or with lower values than any CT has, is not taken for CT.
 _AIR, _LOWEST = -900, -5000
 _LEAST_AIR = 0.02
@@ -26,8 +27,8 @@ _LEAST_AIR = 0.02
 # bone that are closed. Millimeters.
 _STEP, _BRIDGE, _GAP = 3.0, 6.0, 3.0
 _LEAST_VOLUME = 1000.0
-# Share of a component between parts of the body above which it belongs to the body.
-_WITHIN = 0.1
+# Shares of a component between parts of the body, and next to it, from which on it belongs to the body.
+_WITHIN, _SKIN = 0.1, 0.5
 # Radius of the balls in which bone is compared with a rigid motion, millimeters, and how many are looked at.
 _RADIUS, _BALLS = 20.0, 200
 _LEAST_POINTS = 20
@@ -100,11 +101,14 @@ def find_skeleton(image: sitk.Image) -> Skeleton:
     Args:
         image: 3D, Hounsfield units.
     """
-    key = (sitk.Hash(image), image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    factors = [max(1, min(n, round(_STEP / s))) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+    small = sitk.Shrink(image, factors)
+    digest = hashlib.blake2b(sitk.GetArrayViewFromImage(small).tobytes()).digest()
+    key = (digest, small.GetSize(), small.GetSpacing(), small.GetOrigin(), small.GetDirection())
     with _LOCK:
         found = _FOUND.get(key)
     if found is None:
-        found = _find_skeleton(image)
+        found = _find_skeleton(small)
         with _LOCK:
             _FOUND[key] = found
             while len(_FOUND) > _MOST_FOUND:
@@ -112,9 +116,7 @@ def find_skeleton(image: sitk.Image) -> Skeleton:
     return found
 
 
-def _find_skeleton(image: sitk.Image) -> Skeleton:
-    factors = [max(1, min(n, round(_STEP / s))) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
-    small = sitk.Shrink(image, factors)
+def _find_skeleton(small: sitk.Image) -> Skeleton:
     values = sitk.GetArrayFromImage(small)
     spacing = np.asarray(small.GetSpacing()[::-1])
     solid = values > _BODY
@@ -124,10 +126,10 @@ def _find_skeleton(image: sitk.Image) -> Skeleton:
         # Lungs and bowel are holes in the body.
         layer[...] = ndimage.binary_fill_holes(layer)
     # Arms beside the body are thick; a table is a thin shell.
-    table = _outside(_large(solid & ~body & ~_grown(thick, _BRIDGE, spacing), spacing), body)
+    table = _beside(_large(solid & ~body & ~_grown(thick, _BRIDGE, spacing), spacing), body, spacing)
     metal = values > _METAL
     bone = (values > _BONE) & body & ~(_grown(metal, 2 * _STEP, spacing) if metal.any() else metal)
-    bone &= ~_contrast_agent(values, bone)
+    bone &= ~_contrast_agent(values, bone, spacing)
     bone |= ~_grown(~_grown(bone, _GAP, spacing), _GAP, spacing) & body
     points, around = (
         to_points(np.argwhere(mask)[:, ::-1].astype(float), small) for mask in (_large(bone, spacing), table)
@@ -135,10 +137,10 @@ def _find_skeleton(image: sitk.Image) -> Skeleton:
     return Skeleton(points, around, float(spacing.max()))
 
 
-def _outside(mask: np.ndarray, body: np.ndarray) -> np.ndarray:
-    """Return the connected components that lie beside the body, not within it as vessels of a lung do.
+def _beside(mask: np.ndarray, body: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """Return the connected components beside the body: neither its skin, nor within it as vessels of a lung are.
 
-    Within means between two parts of the body along a line of an axial slice, for a tenth of the component.
+    Within means between two parts of the body along a line of an axial slice.
     """
     within = np.zeros_like(mask)
     for axis in (1, 2):
@@ -146,7 +148,9 @@ def _outside(mask: np.ndarray, body: np.ndarray) -> np.ndarray:
         after = np.flip(np.logical_or.accumulate(np.flip(body, axis), axis=axis), axis)
         within |= before & after
     parts, count = ndimage.label(mask, np.ones((3, 3, 3)))
-    beside = ndimage.mean(within, parts, np.arange(count + 1)) < _WITHIN
+    numbers = np.arange(count + 1)
+    beside = ndimage.mean(within, parts, numbers) < _WITHIN
+    beside &= ndimage.mean(_grown(body, _BRIDGE, spacing), parts, numbers) < _SKIN
     beside[0] = False
     result: np.ndarray = beside[parts]
     return result
@@ -161,7 +165,7 @@ def _large(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     return result
 
 
-def _contrast_agent(values: np.ndarray, bone: np.ndarray) -> np.ndarray:
+def _contrast_agent(values: np.ndarray, bone: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """Find large vessels and chambers of the heart with contrast agent among what is bright enough for bone."""
     core: np.ndarray = ndimage.minimum_filter(bone.view(np.uint8), 3) > 0
     if not core.any():
@@ -169,7 +173,8 @@ def _contrast_agent(values: np.ndarray, bone: np.ndarray) -> np.ndarray:
     bright = values.astype(np.float32)
     mean = ndimage.uniform_filter(bright, 3)
     variance = ndimage.uniform_filter(bright**2, 3) - mean**2
-    core &= (variance < _UNEVEN**2) & (mean < _CONTRAST)
+    core = core & (variance > _NOISE**2) & (variance < _UNEVEN**2) & (mean < _CONTRAST)
+    core = _large(core, spacing)
     result: np.ndarray = ndimage.binary_dilation(core, np.ones((3, 3, 3)), _RIM, mask=bone & (values < _CONTRAST))
     return result
 

@@ -47,7 +47,7 @@ def write_cases(folder, names=("a", "b"), size=(22, 20, 18), labels=True):
 
 def settings_for(command, **more):
     deformation = DeformationSettings(
-        **({"steps": 1} | {k: more.pop(k) for k in ("steps", "pose", "border") if k in more})
+        **({"steps": 1} | {k: more.pop(k) for k in ("steps", "pose", "border", "bones") if k in more})
     )
     defaults = {"levels": LEVELS[command], "deformation": deformation, "limits": Limits(folded=None)}
     return RunSettings(command, **(defaults | more))
