@@ -119,23 +119,30 @@ def syn_better(fixed: sitk.Image, moving: sitk.Image, folder: Path) -> sitk.Tran
     return _ants(fixed, moving, folder, type_of_transform="SyN", reg_iterations=(60, 40, 20))
 
 
+# Its defaults also penalize bending, have four resolutions and 256 iterations; that takes minutes of CPU time for each
+# crop of 50 mm.
+_FASTER = {
+    "Registration": "MultiResolutionRegistration",
+    "Metric": "AdvancedMattesMutualInformation",
+    "NumberOfResolutions": "3",
+    "GridSpacingSchedule": "4 2 1",
+    "MaximumNumberOfIterations": "100",
+}
+
+
 def _elastix(fixed: sitk.Image, moving: sitk.Image, folder: Path, **how: str) -> sitk.Transform:
     import itk
 
     parameters = itk.ParameterObject.New()
     for kind in ("affine", "bspline"):
         chosen = parameters.GetDefaultParameterMap(kind)
-        for key, value in how.items() if kind == "bspline" else ():
-            chosen[key] = (value,)
+        for key, value in (_FASTER | how).items() if kind == "bspline" else ():
+            chosen[key] = value.split()
         parameters.AddParameterMap(chosen)
     pictures = [_for_itk(image) for image in (fixed, moving)]
-    _moved, found = itk.elastix_registration_method(*pictures, parameter_object=parameters, log_to_console=False)
-    names = [str(folder / f"TransformParameters.{k}.txt") for k in range(2)]
-    for k, name in enumerate(names):
-        if k:
-            found.SetParameter(k, "InitialTransformParameterFileName", names[k - 1])
-        found.WriteParameterFile(found.GetParameterMap(k), name)
-    return read_result([Path(names[-1])], fixed)
+    where = {"output_directory": str(folder), "log_to_console": False}
+    itk.elastix_registration_method(*pictures, parameter_object=parameters, **where)
+    return read_result([folder / "TransformParameters.1.txt"], fixed)
 
 
 def _for_itk(image: sitk.Image) -> Any:
@@ -149,17 +156,17 @@ def _for_itk(image: sitk.Image) -> Any:
 
 
 def elastix(fixed: sitk.Image, moving: sitk.Image, folder: Path) -> sitk.Transform:
-    """Register with elastix: affine, then B-splines, all defaults."""
+    """Register with elastix: affine, then B-splines every 10 mm; faster than its defaults."""
     return _elastix(fixed, moving, folder)
 
 
 def elastix_better(fixed: sitk.Image, moving: sitk.Image, folder: Path) -> sitk.Transform:
-    """Register with elastix: affine, then B-splines of half the spacing (5 mm), more iterations and samples."""
+    """Register with elastix: affine, then B-splines every 7 mm, correlation."""
     size = np.asarray(fixed.GetSize()) * np.asarray(fixed.GetSpacing())
-    # Of a whole trunk that would be a million parameters.
-    spacing = max(5.0, float(size.max()) / 60)
-    more = {"MaximumNumberOfIterations": "512", "NumberOfSpatialSamples": "4096"}
-    return _elastix(fixed, moving, folder, FinalGridSpacingInPhysicalUnits=f"{spacing:g}", **more)
+    # Of a whole trunk, spacings of 7 mm would be half a million parameters.
+    spacing = max(7.0, float(size.max()) / 40)
+    how = {"Metric": "AdvancedNormalizedCorrelation", "FinalGridSpacingInPhysicalUnits": f"{spacing:g}"}
+    return _elastix(fixed, moving, folder, **how)
 
 
 PROGRAMS: dict[str, Program] = {

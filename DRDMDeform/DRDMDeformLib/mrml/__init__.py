@@ -4,7 +4,7 @@ Needs slicer-core (or Slicer), NumPy, SciPy and SimpleITK; neither Qt nor PyTorc
 correct is a :class:`SceneError`.
 """
 
-from .challenges import RegistrationCase, addCase, addErrorMap, caseOf, resultOf, showLegend
+from .challenges import RegistrationCase, addCase, addErrorMap, caseOf, resultOf, showLegend, showPlace
 from .display import jacobianColors, jacobianVolume, showDeformation
 from .errors import SceneError
 from .hardening import apply, applyVariants
@@ -62,6 +62,7 @@ __all__ = [
     "selectVariant",
     "showDeformation",
     "showLegend",
+    "showPlace",
     "transformOf",
     "variantTransforms",
     "variantsOf",

@@ -12,9 +12,9 @@ import vtk
 from ..deferred import sitk
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
-from .grids import FLIP, Grid, numpyMatrix
+from .grids import FLIP, Grid, numpyMatrix, transformPoints
 from .hierarchy import createFolder, placeBeside, placeIn
-from .transforms import displacements, fieldError
+from .transforms import displacements, gridTransform
 from .volumes import setImage, volumeFromImage
 
 # Attribute of a fixed image: the folder with the truth of its case.
@@ -113,11 +113,18 @@ def resultOf(transformNode: Any, images: tuple[sitk.Image, sitk.Image]) -> sitk.
         return _affine(np.linalg.inv(numpyMatrix(matrix)))
     transform = vtk.vtkGeneralTransform()
     transformNode.GetTransformFromWorld(transform)
-    grid = _gridAround(*(Grid.fromImage(image) for image in images))
-    vectors = displacements(transform, grid)
-    while grid.refined().voxels <= MAX_POINTS and fieldError(transform, grid, vectors) > TOLERANCE_MM:
-        grid = grid.refined()
+    fixed, moving = (Grid.fromImage(image) for image in images)
+    grid = _gridAround(fixed, moving)
+    # Only inside the fixed image: splines end with a jump.
+    index = np.random.default_rng(0).random((4000, 3)) * (np.asarray(fixed.size) - 1)
+    points = index @ fixed.matrix[:3, :3].T + fixed.matrix[:3, 3]
+    exact = transformPoints(transform, points)
+    while True:
         vectors = displacements(transform, grid)
+        apart = np.linalg.norm(transformPoints(gridTransform(grid, vectors), points) - exact, axis=1)
+        if grid.refined().voxels > MAX_POINTS or np.percentile(apart, 99.9) <= TOLERANCE_MM:
+            break
+        grid = grid.refined()
     return grid.place(sitk.GetImageFromArray(vectors * FLIP, isVector=True))
 
 
@@ -164,7 +171,8 @@ def addErrorMap(
         name: of the node.
     """
     errors, counted = images
-    counts = sitk.GetArrayViewFromImage(sitk.Resample(counted, errors, sitk.Transform(), sitk.sitkNearestNeighbor)) == 1
+    known = sitk.Resample(counted, errors, sitk.Transform(), sitk.sitkNearestNeighbor)
+    counts = sitk.GetArrayFromImage(known) == 1
     values = np.where(counts, sitk.GetArrayViewFromImage(errors), np.float32(NOT_COUNTED)).astype(np.float32)
     image = sitk.GetImageFromArray(values)
     image.CopyInformation(errors)
@@ -216,3 +224,8 @@ def showLegend(volumeNode: Any, title: str) -> Any:
     legend.SetLabelFormat("%.1f")
     legend.SetVisibility(True)
     return legend
+
+
+def showPlace(scene: Any, ras: tuple[float, float, float]) -> None:
+    """Move all slice views to a place, RAS millimeters, and center them on it."""
+    slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *ras, slicer.vtkMRMLSliceNode.CenteredJumpSlice)

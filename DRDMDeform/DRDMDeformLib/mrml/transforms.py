@@ -118,7 +118,7 @@ def _sampled(composite: Any, source: Grid, toTarget: Any) -> tuple[Grid, np.ndar
     grid = fittedGrid(concatenate(source.vtkMatrix, toTarget), source.size)
     while True:
         vectors = displacements(composite, grid)
-        if grid.refined().voxels > MAX_POINTS or fieldError(composite, grid, vectors) <= TOLERANCE_MM:
+        if grid.refined().voxels > MAX_POINTS or _error(composite, grid, vectors) <= TOLERANCE_MM:
             return grid, vectors
         grid = grid.refined()
 
@@ -131,7 +131,7 @@ def displacements(transform: Any, grid: Grid) -> np.ndarray:
     return moved.reshape(*grid.size[::-1], 3)
 
 
-def fieldError(composite: Any, grid: Grid, vectors: np.ndarray) -> float:
+def _error(composite: Any, grid: Grid, vectors: np.ndarray) -> float:
     """Error of the sampled map at random points (fixed seed): 99.9th percentile, millimeters."""
     generator = np.random.default_rng(0)
     index = generator.random((4000, 3)) * (np.asarray(grid.size) - 1)
