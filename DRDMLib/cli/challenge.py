@@ -106,16 +106,17 @@ def challenge(options: argparse.Namespace, reporter: Reporter) -> None:
 def score(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm score``."""
     truth = read_truth(Path(options.truth))
-    result = read_result([Path(path) for path in options.result], truth.fixed, options.convention)
+    result = read_result([Path(path) for path in options.result], truth.fixed, options.convention, truth.moving)
     backward = None
     if options.backward:
-        backward = read_result([Path(path) for path in options.backward], truth.moving, options.convention)
+        backward = read_result([Path(path) for path in options.backward], truth.moving, options.convention, truth.fixed)
     found = measure_score(result, truth, options.convention, backward)
     if options.output:
         with locked_folder(Path(options.output)) as folder:
             names = [Path(path).name for path in options.result]
             page = write_score(folder, found, truth, report(found, truth, names, options.convention))
         reporter.message(f"Open '{page}' in a browser. Its pictures are as confidential as the scan.")
-    print(text_table(found))
+    if options.progress != "json":
+        print(text_table(found))
     if found.looks_like is not None:
         reporter.warning(f"{found.looks_like.text} The score is that of the file as it was given.")

@@ -296,6 +296,7 @@ def _add_score(command: AddCommand) -> None:
         metavar="FILE",
         help="the transform from the moving to the fixed image, to measure inverse consistency",
     )
+    parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
     parser.set_defaults(func=_run_score)
 
 
