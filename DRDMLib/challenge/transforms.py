@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,9 @@ def _from_elastix(path: Path, grid: sitk.Image) -> sitk.Transform:
         moving.SetSpacing(grid.GetSpacing())
         moving.SetOrigin(grid.GetOrigin())
         moving.SetDirection(itk.matrix_from_array(np.asarray(grid.GetDirection()).reshape([grid.GetDimension()] * 2)))
-        found = itk.transformix_deformation_field(moving, parameters)
+        # It also writes the field into a folder, by default the current one.
+        with tempfile.TemporaryDirectory(prefix="drdm-") as folder:
+            found = itk.transformix_deformation_field(moving, parameters, output_directory=folder)
         field = sitk.GetImageFromArray(np.asarray(itk.array_from_image(found), np.float64), isVector=True)
         field.SetSpacing(tuple(found.GetSpacing()))
         field.SetOrigin(tuple(found.GetOrigin()))
