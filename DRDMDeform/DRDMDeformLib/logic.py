@@ -19,14 +19,15 @@ from .job import Job, JobState
 from .models import ModelLogic
 from .mrml import SceneError, links
 from .regions import SceneRegion, sceneRegion
+from .registration_tests import RegistrationTestLogic
 from .temporary import temporaryFolder
 
 # What a deformation is in the scene: a transform node, or a sequence browser node of several variants.
 Deformations: TypeAlias = Any
 
 
-class Logic(ModelLogic, BatchLogic):
-    """Deforms volumes of a scene, applies the result, makes training data and trains models.
+class Logic(ModelLogic, BatchLogic, RegistrationTestLogic):
+    """Deforms volumes of a scene, applies the result, makes training data, trains models and tests registrations.
 
     In the examples below ``volume`` and ``segmentation`` are nodes of the scene, ``transform`` is a result of
     ``deform`` for the volume, ``scans`` is a folder with ``images`` and ``labels``, and ``out`` is a folder that does

@@ -1,4 +1,4 @@
-"""The panel: one parameter node, six sections, and the jobs that run in the background."""
+"""The panel: one parameter node, seven sections, and the jobs that run in the background."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .sections import (
     DeformSection,
     InputSection,
     PanelContext,
+    RegistrationSection,
     Section,
     SetupSection,
     TrainSection,
@@ -55,7 +56,16 @@ class Panel(slicer.util.VTKObservationMixin):
         self.apply = ApplySection(self._context, self.input)
         self.batch = BatchSection(self._context, self.setup, self.input)
         self.train = TrainSection(self._context, self.setup, self.input)
-        self.sections: list[Section] = [self.setup, self.input, self.deform, self.apply, self.batch, self.train]
+        self.registration = RegistrationSection(self._context, self.setup, self.input)
+        self.sections: list[Section] = [
+            self.setup,
+            self.input,
+            self.deform,
+            self.apply,
+            self.batch,
+            self.train,
+            self.registration,
+        ]
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneClosed)
@@ -104,8 +114,9 @@ class Panel(slicer.util.VTKObservationMixin):
         self._preview, self._previewIDs = None, ()
 
     def onSceneStartClose(self, caller: Any, event: Any) -> None:
-        """Cancel a deformation, whose volume is removed; batches and trainings continue."""
+        """Cancel a deformation or a registration test, whose volume is removed; batches and trainings continue."""
         self.deform.cleanup()
+        self.registration.cleanup()
         self.detach()
 
     def onSceneStartImport(self, caller: Any, event: Any) -> None:

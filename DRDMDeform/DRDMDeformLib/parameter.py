@@ -152,6 +152,18 @@ class Dimension(enum.Enum):
         return {3: _("3D, volumes"), 2: _("2D, slices")}[self.value]
 
 
+class Recipe(enum.Enum):
+    """How hard a test case for registration is."""
+
+    MILD = "mild"
+    MEDIUM = "medium"
+    HARD = "hard"
+
+    def label(self) -> str:
+        """Text in the panel."""
+        return {"mild": _("Mild"), "medium": _("Medium"), "hard": _("Hard")}[self.value]
+
+
 @parameterNodeWrapper
 class DRDMDeformParameterNode:
     """Settings of the panel, saved with the scene under these names.
@@ -176,6 +188,8 @@ class DRDMDeformParameterNode:
     trainFolder, trainOutput - the scans to train on, and the folder of the run.
     trainSource - the model to adapt; empty: train a new one.
     trainName, trainDimension, trainSize, trainMinutes - the model (trainSize: voxels along each side), and the time.
+    challengeRecipe, challengeSeed, challengeFolder - a test case for registration, and where its files are made.
+    challengeFixed, challengeTransform - the fixed image of a case, and the result to score.
     """
 
     inputVolume: slicer.vtkMRMLScalarVolumeNode
@@ -220,3 +234,9 @@ class DRDMDeformParameterNode:
     trainSize: Annotated[int, WithinRange(16, 256), Default(48)]
     trainMinutes: Annotated[float, WithinRange(0.1, 100000.0), Default(60.0)]
     trainOutput: Path
+
+    challengeRecipe: Annotated[Recipe, Default(Recipe.MEDIUM)]
+    challengeSeed: Annotated[int, WithinRange(0, 2**31 - 1), Default(0)]
+    challengeFolder: Path
+    challengeFixed: Optional[slicer.vtkMRMLScalarVolumeNode]  # noqa: UP045
+    challengeTransform: Optional[slicer.vtkMRMLTransformNode]  # noqa: UP045

@@ -126,12 +126,41 @@ def _make_case(
     context: dict[str, Any],
     on_step: Callable[[int, int], None],
 ) -> dict[str, Any]:
+    def write_field(path: Path) -> Path:
+        made = next(make_deformations(scan.image, model, settings, (seed,), on_step=on_step))
+        return output.write_field(path, made)
+
+    return write_case(folder, name, scan, recipe, seed, context, write_field)
+
+
+def write_case(
+    folder: Path,
+    name: str,
+    scan: Scan,
+    recipe: Recipe,
+    seed: int,
+    context: dict[str, Any],
+    write_field: Callable[[Path], Path],
+) -> dict[str, Any]:
+    """Write one case with a field that is made or known.
+
+    Args:
+        folder: of all cases.
+        seed: of the changes.
+        context: what the record says of the field and of how it was made.
+        write_field: writes the displacement field (LPS, millimeters) and returns its path.
+
+    Returns:
+        The record of the case.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     pair, truth = folder / "pairs" / name, folder / "truth" / name
     for new in (pair, truth):
         output.make_output_folder(new)
-    made = next(make_deformations(scan.image, model, settings, (seed,), on_step=on_step))
     # The field as it is saved, with 32 bits, is the truth.
-    field_path = output.write_field(truth / "field.nii.gz", made)
+    field_path = write_field(truth / "field.nii.gz")
     saved = read_field(field_path)
     transform = displacement_transform(sitk.Cast(saved, sitk.sitkVectorFloat64))
     changes = draw_changes(recipe, scan.image, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,27 @@ from ..io.integrity import require_whole_file
 from ..io.plain_headers import is_plain
 from ..spatial.coordinates import index_to_physical
 from ..spatial.model_grid import overlap
+from .nifti_fields import from_fsl, from_niftyreg, header, is_fsl, is_niftyreg
 
 CONVENTIONS = ("mm", "voxels")
 _TRANSFORMS = (".h5", ".hdf5", ".hdf", ".tfm", ".txt", ".mat", ".xfm")
 _ARRAYS = (".npy", ".npz")
 
 
-def read_result(paths: Sequence[Path], grid: sitk.Image, convention: str = "mm") -> sitk.Transform:
+def read_result(
+    paths: Sequence[Path], grid: sitk.Image, convention: str = "mm", target: sitk.Image | None = None
+) -> sitk.Transform:
     """Read the result of a registration.
 
     Args:
         paths: files in the order in which they are applied to a point of the fixed image. Transforms as ITK, SimpleITK,
             3D Slicer and ANTs write them (.h5, .tfm, .txt, .mat, .xfm), parameter files of elastix (with the package
-            ``itk-elastix``), displacement fields in any image format, and NumPy arrays (.npy, .npz).
+            ``itk-elastix``), displacement fields in any image format, fields of NiftyReg and FNIRT (FSL), and NumPy
+            arrays (.npy, .npz).
         grid: the fixed image, or an image with its grid; for a transform of the other direction the moving image.
         convention: of displacement fields and arrays. ``"mm"``: millimeters, LPS; NIfTI files with the intent code
             1006 (displacement) are RAS. ``"voxels"``: voxels along the axes of the array, as voxelmorph writes them.
+        target: the image into which the result maps, the moving image; fields of FNIRT need its grid.
 
     Returns:
         Transform from points of the fixed to points of the moving image (LPS, millimeters).
@@ -45,12 +51,12 @@ def read_result(paths: Sequence[Path], grid: sitk.Image, convention: str = "mm")
     """
     if convention not in CONVENTIONS:
         raise SettingError(f"There is no convention '{convention}'; use 'mm' or 'voxels'.")
-    parts = [_read(path, grid, convention) for path in paths]
+    parts = [_read(path, grid, convention, target) for path in paths]
     # A composite transform applies the last one first.
     return sitk.CompositeTransform(parts[::-1]) if len(parts) > 1 else parts[0]
 
 
-def _read(path: Path, grid: sitk.Image, convention: str) -> sitk.Transform:
+def _read(path: Path, grid: sitk.Image, convention: str, target: sitk.Image | None) -> sitk.Transform:
     problem = path_problem(path)
     if problem:
         raise ImageError(f"The result '{shown(str(path))}' cannot be read: {problem}; check the path.")
@@ -64,7 +70,7 @@ def _read(path: Path, grid: sitk.Image, convention: str) -> sitk.Transform:
         if transform.GetDimension() != grid.GetDimension():
             raise _other_dimension(path, transform.GetDimension(), grid)
         return transform
-    return _from_image(path, grid, convention)
+    return _from_image(path, grid, convention, target)
 
 
 def _other_dimension(path: Path, dimension: int, grid: sitk.Image) -> ImageError:
@@ -83,7 +89,7 @@ def _from_itk(path: Path) -> sitk.Transform:
     return transform
 
 
-def _from_image(path: Path, grid: sitk.Image, convention: str) -> sitk.Transform:
+def _from_image(path: Path, grid: sitk.Image, convention: str, target: sitk.Image | None) -> sitk.Transform:
     """Read a displacement field from an image file."""
     try:
         apart = None if is_plain(path) else read_apart(path, "field")
@@ -94,13 +100,16 @@ def _from_image(path: Path, grid: sitk.Image, convention: str) -> sitk.Transform
             f"The result '{path}' cannot be read as a transform or displacement field; save it as .tfm, .h5, "
             ".nii.gz or .mha, or copy it again."
         ) from error
+    known = is_niftyreg(image) or is_fsl(image)
+    if is_niftyreg(image):
+        image = from_niftyreg(image, path)
+    elif is_fsl(image):
+        image = from_fsl(image, path, target)
     d, count = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
-    if _key(image, "intent_name").upper().startswith("NREG"):
-        raise ImageError(
-            f"'{path}' is a transform of NiftyReg, which cannot be read; convert it to a displacement field of ITK."
-        )
+    if convention == "voxels" and known:
+        raise ImageError(f"'{path}' says itself what its values mean; leave out '--convention voxels'.")
     if convention == "voxels":
-        if _key(image, "intent_code") == "1006":
+        if header(image, "intent_code") == "1006":
             raise ImageError(
                 f"'{path}' says itself that it is in millimeters (NIfTI intent 1006); leave out '--convention voxels'."
             )
@@ -128,10 +137,6 @@ def _from_image(path: Path, grid: sitk.Image, convention: str) -> sitk.Transform
             "smaller one); choose the result of this pair."
         )
     return _transform(image, path)
-
-
-def _key(image: sitk.Image, name: str) -> str:
-    return str(image.GetMetaData(name)) if image.HasMetaDataKey(name) else ""
 
 
 def _transform(field: sitk.Image, path: Path) -> sitk.Transform:
@@ -208,7 +213,9 @@ def _from_elastix(path: Path, grid: sitk.Image) -> sitk.Transform:
         moving.SetSpacing(grid.GetSpacing())
         moving.SetOrigin(grid.GetOrigin())
         moving.SetDirection(itk.matrix_from_array(np.asarray(grid.GetDirection()).reshape([grid.GetDimension()] * 2)))
-        found = itk.transformix_deformation_field(moving, parameters)
+        # It also writes the field into a folder, by default the current one.
+        with tempfile.TemporaryDirectory(prefix="drdm-") as folder:
+            found = itk.transformix_deformation_field(moving, parameters, output_directory=folder)
         field = sitk.GetImageFromArray(np.asarray(itk.array_from_image(found), np.float64), isVector=True)
         field.SetSpacing(tuple(found.GetSpacing()))
         field.SetOrigin(tuple(found.GetOrigin()))

@@ -18,6 +18,9 @@ def new_scene(cache):
         slicer.vtkSlicerMarkupsLogic(),
     ):
         logic.SetMRMLScene(scene)
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
+    # The class of the Colors module.
+    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
     manager = slicer.vtkDataIOManager()
     manager.SetCacheManager(slicer.vtkCacheManager())
     manager.GetCacheManager().SetRemoteCacheDirectory(str(cache))

@@ -4,6 +4,7 @@ Needs slicer-core (or Slicer), NumPy, SciPy and SimpleITK; neither Qt nor PyTorc
 correct is a :class:`SceneError`.
 """
 
+from .challenges import RegistrationCase, addCase, addErrorMap, caseOf, resultOf, showLegend, showPlace
 from .display import jacobianColors, jacobianVolume, showDeformation
 from .errors import SceneError
 from .hardening import apply, applyVariants
@@ -27,13 +28,17 @@ from .volumes import fitWarnings, imageDimension, imageFromVolume, labelMapFromI
 
 __all__ = [
     "LossCurve",
+    "RegistrationCase",
     "SceneError",
     "SegmentLabel",
+    "addCase",
+    "addErrorMap",
     "addVariants",
     "apply",
     "applyVariants",
     "boxFromROI",
     "browserOf",
+    "caseOf",
     "createTransform",
     "disablePreview",
     "enablePreview",
@@ -53,8 +58,11 @@ __all__ = [
     "records",
     "removeNode",
     "removeVariant",
+    "resultOf",
     "selectVariant",
     "showDeformation",
+    "showLegend",
+    "showPlace",
     "transformOf",
     "variantTransforms",
     "variantsOf",

@@ -4,6 +4,7 @@ from .apply import ApplySection
 from .batch import BatchSection
 from .deform import DeformSection
 from .input import InputSection
+from .registration import RegistrationSection
 from .section import PanelContext, Section
 from .setup import SetupSection
 from .train import TrainSection
@@ -14,6 +15,7 @@ __all__ = [
     "DeformSection",
     "InputSection",
     "PanelContext",
+    "RegistrationSection",
     "Section",
     "SetupSection",
     "TrainSection",

@@ -8,9 +8,10 @@ import slicer
 from DRDMDeformLib.batches import BatchLogic
 from DRDMDeformLib.logic import Logic
 from DRDMDeformLib.models import ModelLogic
+from DRDMDeformLib.registration_tests import RegistrationTestLogic
 from modulesupport import ModuleTestCase
 
-OWNERS = (Logic, ModelLogic, BatchLogic)
+OWNERS = (Logic, ModelLogic, BatchLogic, RegistrationTestLogic)
 
 
 def examples():
