@@ -9,7 +9,7 @@ from typing import Any
 
 from ..challenge.cases import Scan, make_cases
 from ..challenge.changes import RECIPES
-from ..challenge.landmarks import read_points, require_inside
+from ..challenge.landmarks import require_inside
 from ..challenge.page import report, text_table, write_score
 from ..challenge.score import score as measure_score
 from ..challenge.transforms import read_result
@@ -17,6 +17,7 @@ from ..challenge.truth import read_truth
 from ..deformation import model_and_choice
 from ..io.files import file_name, image_stem
 from ..io.images import image_files, read_image, read_label
+from ..io.points import read_points
 from ..io.resources import resource
 from ..models.catalogue import digest_of, resolve
 from ..production.run_folder import locked_folder

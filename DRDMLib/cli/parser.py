@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_demo(command)
     _add_deform(command)
+    _add_apply(command)
     _add_augment(command)
     _add_synthesize(command)
     _add_regenerate(command)
@@ -120,6 +121,35 @@ def _add_deform(command: AddCommand) -> None:
     add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_run_deform)
+
+
+def _add_apply(command: AddCommand) -> None:
+    parser = command(
+        "apply",
+        "apply a saved deformation to other channels, label maps, points and meshes",
+        "drdm apply variants/scan_000_ddf.nii.gz t2.nii.gz organs/*.nii.gz points.mrk.json liver.stl -o deformed",
+    )
+    parser.add_argument(
+        "field", metavar="FIELD", help="displacement field (_ddf or _field of 'drdm deform'), or a transform of ITK"
+    )
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="images and label maps; points (.csv, .fcsv, .mrk.json); meshes (.vtk, .vtp, .stl, .ply)",
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the results")
+    parser.add_argument(
+        "--inverse", action="store_true", help="the files belong to the new version, and go back to the original"
+    )
+    parser.add_argument(
+        "--label", nargs="+", default=[], metavar="FILE", help="files that are label maps, whatever their values are"
+    )
+    parser.add_argument(
+        "--image", nargs="+", default=[], metavar="FILE", help="files that are images, whatever their values are"
+    )
+    parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
+    parser.set_defaults(func=_run_apply)
 
 
 def _add_augment(command: AddCommand) -> None:
@@ -361,6 +391,12 @@ def _run_deform(options: argparse.Namespace, reporter: Reporter) -> None:
     from .commands import deform
 
     deform(options, reporter)
+
+
+def _run_apply(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .apply import apply
+
+    apply(options, reporter)
 
 
 def _run_augment(options: argparse.Namespace, reporter: Reporter) -> None:

@@ -62,6 +62,15 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
     return require_right_angles(image, str(path))
 
 
+def read_voxels(path: str | os.PathLike[str]) -> sitk.Image:
+    """Read any image file, or a folder with a DICOM series, with one value per voxel or several.
+
+    Raises:
+        ImageError: it is missing or damaged, or has a shear.
+    """
+    return _read(Path(path), "image")
+
+
 def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
     """List the files that :func:`read_image` reads: the file itself, or those of the DICOM series in their order.
 
