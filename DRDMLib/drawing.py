@@ -50,6 +50,9 @@ THUMBNAIL = Style(side=144, lines=12)
 # About twice as many pixels as a figure shows, so that its lines come out smooth.
 FIGURE = Style(side=640, lines=24, line_width=2, contour_width=4, smooth=True)
 
+# For a picture that is written beside each result.
+RESULT = Style(side=384, lines=20, contour_width=2, smooth=True)
+
 
 @dataclass(frozen=True)
 class Plane:
@@ -111,6 +114,19 @@ def fullest_plane(image: sitk.Image, label: sitk.Image | None, axis: int = 2) ->
         if counts.any():
             return Plane(axis, int(counts.argmax()))
     return Plane(axis, image.GetSize()[axis] // 2)
+
+
+def joined_if_many(label: sitk.Image) -> sitk.Image:
+    """Join the structures of a label with more values than there are colors: their contours would hide the image."""
+    values = np.unique(sitk.GetArrayViewFromImage(label))
+    return label if np.count_nonzero(values) <= len(LABEL_COLORS) else label != 0
+
+
+def upright_slice(image: sitk.Image, plane: Plane) -> sitk.Image:
+    """Cut one slice out of a volume, as a volume with its axes in the order of the patient's (LPS)."""
+    size, start = list(image.GetSize()), [0, 0, 0]
+    size[plane.axis], start[plane.axis] = 1, plane.layer
+    return sitk.DICOMOrient(sitk.RegionOfInterest(image, size, start), "LPS")
 
 
 def contrast_window(values: np.ndarray) -> tuple[float, float]:

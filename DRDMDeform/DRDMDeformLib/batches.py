@@ -200,9 +200,10 @@ class BatchLogic:
             DRDMError: the job failed.
 
         Usage example:
-        >>> job = logic.applyToFiles(transform, sorted(scans.glob("labels/*")), out)
-        >>> len(list(out.glob("*"))) == len(list(scans.glob("labels/*")))
-        True
+        >>> saved = slicer.util.saveNode(volume, str(scans / "t2.nrrd"))
+        >>> job = logic.applyToFiles(transform, [scans / "t2.nrrd"], out)
+        >>> [path.name for path in out.iterdir()]
+        ['t2.nrrd']
         """
         field = mrml.fieldFromTransform(transformNode)
         folder = Path(slicer.util.tempDirectory("drdm-"))

@@ -7,10 +7,16 @@ from collections import Counter
 from pathlib import Path
 
 from ..application import IMAGE, LABEL, MESH, POINTS, apply_field, read_deformation
+from ..io.files import counted
 from ..production.run_folder import BEGINNINGS, locked_folder
 from ..runtime.reporter import Reporter
 
-_NAMES = {IMAGE: "image(s)", LABEL: "label map(s)", POINTS: "list(s) of points", MESH: "mesh(es)"}
+_NAMES = {
+    IMAGE: ("image", "images"),
+    LABEL: ("label map", "label maps"),
+    POINTS: ("list of points", "lists of points"),
+    MESH: ("mesh", "meshes"),
+}
 
 
 def apply(options: argparse.Namespace, reporter: Reporter) -> None:
@@ -30,5 +36,5 @@ def apply(options: argparse.Namespace, reporter: Reporter) -> None:
     for one in done:
         reporter.item(source=str(one.source), file=one.path.name, kind=one.kind, not_exact=one.not_exact)
     counts = Counter(one.kind for one in done)
-    text = ", ".join(f"{counts[kind]} {name}" for kind, name in _NAMES.items() if counts[kind])
-    reporter.message(f"{text} are in '{options.output}'.")
+    text = ", ".join(counted(counts[kind], *names) for kind, names in _NAMES.items() if counts[kind])
+    reporter.message(f"{text} {'is' if len(done) == 1 else 'are'} in '{options.output}'.")

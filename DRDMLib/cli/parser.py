@@ -46,7 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="drdm",
         description="Make new, anatomically plausible versions of a medical image, with their displacement fields.",
-        epilog="example:  drdm deform scan.nii.gz -o variants --count 5",
+        epilog="example:\n  drdm deform scan.nii.gz -o variants --count 5\n\n"
+        "exit status: 0 success, 1 error in DRDM, 2 wrong input or use, 130 stopped (what is finished is kept)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"drdm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -77,13 +79,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(command: AddCommand) -> None:
-    parser = command("demo", "deform the sample image of DRDM and draw the result", "drdm demo -o demo")
+    parser = command("demo", "deform the sample of DRDM or a scan of yours, and draw what happens", "drdm demo -o demo")
+    parser.add_argument("image", nargs="?", metavar="SCAN", help="scan to deform in place of the sample")
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="new folder (default: drdm-demo, or the next free drdm-demo-2, ...)"
     )
     parser.add_argument(
         "--level", type=strength, default=64, metavar="T'", help="strength, a word or 0 to 79 (default: 64)"
     )
+    parser.add_argument("--label", action="append", default=[], metavar="LABEL", help="label map of the scan")
+    add_label_geometry(parser)
     add_generation(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_run_demo)
@@ -97,7 +102,20 @@ def _add_deform(command: AddCommand) -> None:
     )
     parser.add_argument("image", metavar="IMAGE", help="2D or 3D image file, or a folder with one DICOM series")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the results")
-    parser.add_argument("--label", metavar="LABEL", help="label map to deform with the image")
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="label map to deform with the image; may be given several times, --around and --keep use the first one",
+    )
+    parser.add_argument(
+        "--channel",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="another channel of the scan to deform in the same way; may be given several times",
+    )
     add_label_geometry(parser)
     parser.add_argument(
         "--level",
@@ -116,6 +134,12 @@ def _add_deform(command: AddCommand) -> None:
         "--only-field",
         action="store_true",
         help="write only the field, on a coarse grid larger than the image (for transforms in 3D Slicer)",
+    )
+    parser.add_argument(
+        "--picture",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="draw each version beside the original, with contours and the bent grid (default: yes)",
     )
     add_generation(parser)
     add_region(parser)

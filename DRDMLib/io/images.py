@@ -17,6 +17,7 @@ from .dicom import read_series, series_files
 from .files import path_problem, shown
 from .geometry import nifti_axes, require_right_angles
 from .integrity import require_whole_file
+from .label_maps import label_warning, mask_warning
 from .multiframe import read_dicom_file
 
 # ITK prints its own warnings to standard error; whatever matters is raised as an error here.
@@ -96,9 +97,15 @@ def read_image(path: str | os.PathLike[str], series: str = "", *, need_contrast:
 
     Raises:
         ImageError: the image is missing or damaged, or cannot be used (see :func:`require_scalar_image`).
+
+    Warns:
+        FallbackWarning: it has only two values and contrast is needed.
     """
     path = Path(path)
-    return require_scalar_image(_read(path, "image", series), str(path), need_contrast=need_contrast)
+    image = require_scalar_image(_read(path, "image", series), str(path), need_contrast=need_contrast)
+    if need_contrast and (problem := mask_warning(image, str(path))):
+        warnings.warn(problem, FallbackWarning, stacklevel=2)
+    return image
 
 
 def require_scalar_image(image: sitk.Image, name: str = "image", *, need_contrast: bool = True) -> sitk.Image:
@@ -197,10 +204,13 @@ def read_label(path: str | os.PathLike[str], image: sitk.Image, *, geometry: str
             but lies in another place, or overlaps it too little.
 
     Warns:
-        FallbackWarning: the label was resampled.
+        FallbackWarning: the label was resampled, or looks like no label map.
     """
     path = Path(path)
-    return fit_label(_read(path, "label"), image, str(path), geometry=geometry)
+    label = fit_label(_read(path, "label"), image, str(path), geometry=geometry)
+    if problem := label_warning(label, image, str(path)):
+        warnings.warn(problem, FallbackWarning, stacklevel=2)
+    return label
 
 
 def fit_label(label: sitk.Image, image: sitk.Image, name: str = "label", *, geometry: str = "file") -> sitk.Image:

@@ -68,7 +68,7 @@ def test_images_and_labels_are_pulled_as_by_simpleitk(case, tmp_path, drdm):
     folder, image, transform = case
     made = drdm("apply", folder / "ddf.nii.gz", folder / "scan.nii.gz", folder / "organ.nii.gz", "-o", tmp_path / "out")
     assert made.status == 0, made.err
-    assert "1 image(s), 1 label map(s)" in made.err
+    assert "1 image, 1 label map are in" in made.err
     result = sitk.ReadImage(str(tmp_path / "out" / "scan.nii.gz"))
     expected = sitk.Resample(sitk.Cast(image, sitk.sitkFloat32), image, transform, sitk.sitkLinear, np.nan)
     ours, theirs = map(sitk.GetArrayFromImage, (result, expected))
