@@ -22,7 +22,7 @@ LABEL_COLORS = np.asarray(
     np.uint8,
 )
 # Parts of the image and of the grid's color where a line lies over the image.
-_IMAGE_PART, _GRID_PART = 0.45, 0.55
+_IMAGE_PART, GRID_PART = 0.45, 0.55
 # These percentiles of the gray values become black and white.
 CONTRAST_PERCENTILES = (0.5, 99.5)
 
@@ -186,7 +186,7 @@ class SlicePicture:
             self.rgb[:] = BACKGROUND
             self.rgb[on] = GRID_COLOR
         else:
-            self.rgb[on] = (_IMAGE_PART * self.rgb[on] + _GRID_PART * GRID_COLOR).astype(np.uint8)
+            self.rgb[on] = (_IMAGE_PART * self.rgb[on] + GRID_PART * GRID_COLOR).astype(np.uint8)
 
     def draw_contours(self, label: sitk.Image) -> None:
         """Draw the outline of each value of ``label``, integers on the grid of the image, in a color of its own."""

@@ -23,7 +23,7 @@ _REPORT_SHARE = 0.02
 
 def report_entry(run: Run, record: dict[str, Any]) -> dict[str, Any]:
     """Return the entry of a sample in ``report.json``."""
-    files = {kind: path for kind, path in record["files"].items() if kind != "thumbnail"}
+    files = {kind: path for kind, path in record["files"].items() if kind not in ("thumbnail", "layers")}
     item = record["item"]
     return {
         "name": record["name"],
