@@ -270,9 +270,12 @@ def _write(result: sitk.Image, like: sitk.Image, out: Path) -> None:
         write_nifti(out, result, (view[a:b] for a, b in slabs(result.GetSize())), result.GetPixelID())
         return
     if out.suffix.lower() == ".nrrd":
-        # Names and colors of segments.
+        # Names and colors of segments. Their extents have changed; that of the image covers them all.
+        whole = " ".join(f"0 {n - 1}" for n in result.GetSize())
         for key in like.GetMetaDataKeys():
-            result.SetMetaData(key, like.GetMetaData(key))
+            if not key.startswith(("ITK_", "NRRD_")):
+                segment = key.startswith("Segment") and key.endswith("_Extent")
+                result.SetMetaData(key, whole if segment else like.GetMetaData(key))
     with atomic_write(out) as partial:
         named = partial.with_name(partial.name + "".join(out.suffixes[-2:]))
         try:

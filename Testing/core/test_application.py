@@ -360,3 +360,17 @@ def test_the_files_of_deform_follow_its_own_label(tmp_path, tiny_models, drdm):
         b = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "made" / f"scan_000_{other}.nii.gz"))).astype(float)
         assert (np.abs(a - b) <= 1).mean() > 0.999, name
     assert DRDMLib.apply_field is apply_field
+
+
+def test_segmentations_of_slicer_keep_their_names(case, tmp_path):
+    folder, image, _ = case
+    layers = sitk.Compose(boxes(image) == 1, boxes(image))
+    keys = {"Segment0_Name": "liver", "Segment0_Extent": "3 4 3 4 3 4", "Segment0_Layer": "1"}
+    for key, value in keys.items():
+        layers.SetMetaData(key, value)
+    sitk.WriteImage(layers, str(tmp_path / "organs.seg.nrrd"), True)
+    (made,) = apply_field(folder / "ddf.nii.gz", [tmp_path / "organs.seg.nrrd"], tmp_path / "out")
+    result = sitk.ReadImage(str(made.path))
+    assert made.kind == "label" and made.path.name == "organs.seg.nrrd"
+    assert result.GetMetaData("Segment0_Name") == "liver" and result.GetMetaData("Segment0_Extent") == "0 23 0 21 0 17"
+    assert set(np.unique(sitk.GetArrayFromImage(result)[..., 1])) == {0, 1, 3}
