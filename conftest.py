@@ -67,6 +67,10 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_library_and_training_need_no_extras",
         "test_training_can_be_stopped_and_resumed",
     ),
+    "test_deform_more": (
+        "test_demo_of_a_scan_of_ones_own",
+        "test_several_labels_and_channels_move_alike",
+    ),
     "test_docs": ("test_snippets_for_slicer_run", "test_what_is_written_can_be_done"),
     "test_extension": ("test_the_module_says_the_same_as_the_extension",),
     "test_fallback": ("test_training_accumulates_gradients_when_memory_is_short",),
@@ -155,6 +159,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_command_trains_and_resumes_and_its_model_deforms",
         "test_the_published_network_trains",
     ),
+    "test_wrong_input": ("test_a_training_on_one_scan_that_learned_nothing_says_so",),
 }
 
 

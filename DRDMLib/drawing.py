@@ -126,7 +126,8 @@ def upright_slice(image: sitk.Image, plane: Plane) -> sitk.Image:
     """Cut one slice out of a volume, as a volume with its axes in the order of the patient's (LPS)."""
     size, start = list(image.GetSize()), [0, 0, 0]
     size[plane.axis], start[plane.axis] = 1, plane.layer
-    return sitk.DICOMOrient(sitk.RegionOfInterest(image, size, start), "LPS")
+    turned: sitk.Image = sitk.DICOMOrient(sitk.RegionOfInterest(image, size, start), "LPS")
+    return turned
 
 
 def contrast_window(values: np.ndarray) -> tuple[float, float]:

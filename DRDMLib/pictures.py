@@ -182,7 +182,7 @@ def _center_of_motion(field: sitk.Image, image: sitk.Image) -> np.ndarray:
     vectors = sitk.GetArrayViewFromImage(field)
     weight = np.square(vectors).sum(axis=-1)
     if not weight.any():
-        return (np.asarray(image.GetSize()) - 1) / 2
+        return np.asarray([(n - 1) / 2 for n in image.GetSize()])
     sums = [weight.sum(axis=tuple(b for b in range(weight.ndim) if b != axis)) for axis in range(weight.ndim)]
     index = np.asarray([[np.average(np.arange(len(one)), weights=one) for one in sums[::-1]]])
     return to_index(to_points(index, field), image)[0]

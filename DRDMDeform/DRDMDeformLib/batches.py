@@ -200,10 +200,11 @@ class BatchLogic:
             DRDMError: the job failed.
 
         Usage example:
-        >>> saved = slicer.util.saveNode(volume, str(scans / "t2.nrrd"))
-        >>> job = logic.applyToFiles(transform, [scans / "t2.nrrd"], out)
+        >>> right, front, up = volume.GetOrigin()
+        >>> length = (scans / "point.csv").write_text(f"{-right},{-front},{up}")
+        >>> job = logic.applyToFiles(transform, [scans / "point.csv"], out)
         >>> [path.name for path in out.iterdir()]
-        ['t2.nrrd']
+        ['point.csv']
         """
         field = mrml.fieldFromTransform(transformNode)
         folder = Path(slicer.util.tempDirectory("drdm-"))
