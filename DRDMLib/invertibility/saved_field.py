@@ -78,13 +78,16 @@ class SavedField:
             grid: the image; the result lies on its grid.
             inverse: make the original from the new version, and not the new version from the original.
         """
-        if not inverse:
-            parts = [part.over(grid) for part in self._parts]
-            return parts[0] if len(parts) == 1 else sitk.CompositeTransform(parts[::-1])
-        key = (grid.GetSize(), grid.GetSpacing(), grid.GetOrigin(), grid.GetDirection())
+        # Many label maps of one scan have the same grid.
+        key = (inverse, grid.GetSize(), grid.GetSpacing(), grid.GetOrigin(), grid.GetDirection())
         if self._cache is None or self._cache[0] != key:
-            self._cache = (key, self._inverse_on(grid))
+            self._cache = (key, self._inverse_on(grid) if inverse else self._over(grid))
         return self._cache[1]
+
+    def _over(self, grid: sitk.Image) -> sitk.Transform:
+        """Return the deformation itself, with its fields continued as far as a grid needs them."""
+        parts = [part.over(grid) for part in self._parts]
+        return parts[0] if len(parts) == 1 else sitk.CompositeTransform(parts[::-1])
 
     def _inverse_on(self, grid: sitk.Image) -> sitk.Transform:
         """Invert the deformation at each voxel of a grid."""
@@ -151,7 +154,9 @@ class _Displacement(_Part):
         grid = FieldGrid.of(self.field)
         self._own = grid
         largest = max(float(np.linalg.norm(layer, axis=-1).max(initial=0)) for layer in grid.vectors)
-        self._reach = 0.0 if grid.border_is_zero() else 6 * largest + max(grid.spacing)
+        # One layer has no extent of its own.
+        closed = grid.border_is_zero() and min(self.field.GetSize()) > 1
+        self._reach = 0.0 if closed else 6 * largest + max(grid.spacing)
         continued: DisplacementGrid = FadingGrid(grid, self._reach) if self._reach else grid
         self._ends = [(float(nodes[0]), float(nodes[-1])) for nodes in continued.nodes]
         self._continued = continued

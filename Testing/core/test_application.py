@@ -16,7 +16,7 @@ from DRDMLib.errors import FallbackWarning, ImageError
 from DRDMLib.io.label_maps import looks_like_label
 from DRDMLib.io.meshes import read_mesh
 from DRDMLib.io.points import read_points
-from DRDMLib.spatial.coordinates import to_points
+from DRDMLib.spatial.coordinates import to_index, to_points
 
 RAS = np.array([-1.0, -1.0, 1.0])
 
@@ -374,3 +374,22 @@ def test_segmentations_of_slicer_keep_their_names(case, tmp_path):
     assert made.kind == "label" and made.path.name == "organs.seg.nrrd"
     assert result.GetMetaData("Segment0_Name") == "liver" and result.GetMetaData("Segment0_Extent") == "0 23 0 21 0 17"
     assert set(np.unique(sitk.GetArrayFromImage(result)[..., 1])) == {0, 1, 3}
+
+
+def test_the_field_of_a_single_slice(tmp_path):
+    """ITK reads one layer of vectors as it is written by other programs."""
+    image = smooth_image((24, 22, 1), (1.0, 1.2, 3.0))
+    vectors = np.zeros((1, 22, 24, 3))
+    vectors[..., 0] = 1.5 * np.sin(np.linspace(0, np.pi, 24))
+    field = sitk.GetImageFromArray(vectors, isVector=True)
+    field.CopyInformation(image)
+    sitk.WriteImage(image, str(tmp_path / "slice.nrrd"))
+    points = to_points(np.array([[11.0, 10.0, 0.0]]), image)
+    (tmp_path / "p.csv").write_text(",".join(map(str, points[0])))
+    apply_field(field, [tmp_path / "slice.nrrd", tmp_path / "p.csv"], tmp_path / "out")
+    new = read_points(tmp_path / "out" / "p.csv", 3).points
+    assert np.linalg.norm(new - points) > 1
+    back = new + [np.interp(to_index(new, image)[0, 0], np.arange(24), vectors[0, 0, :, 0]), 0, 0]
+    assert np.abs(back - points).max() < 1e-3
+    moved = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "slice.nrrd")))
+    assert moved.shape == (1, 22, 24) and (moved != sitk.GetArrayFromImage(image)).any()
