@@ -85,6 +85,10 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_names_that_are_no_text",
         "test_the_reader_is_ended_with_its_process_and_starts_again",
     ),
+    "test_deform_more": (
+        "test_demo_of_a_scan_of_ones_own",
+        "test_several_labels_and_channels_move_alike",
+    ),
     "test_docs": ("test_snippets_for_slicer_run", "test_what_is_written_can_be_done"),
     "test_extension": ("test_the_module_says_the_same_as_the_extension",),
     "test_fallback": ("test_training_accumulates_gradients_when_memory_is_short",),
@@ -195,6 +199,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_a_source_tree_runs_without_being_installed",
         "test_started_in_a_folder_with_such_files",
     ),
+    "test_wrong_input": ("test_a_training_on_one_scan_that_learned_nothing_says_so",),
 }
 
 

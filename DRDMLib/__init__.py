@@ -31,6 +31,7 @@ _MODULES = {
     "save_model": "models.model",
     "random_ddf": "diffusion.forward",
     "recover": "diffusion.recovery",
+    "apply_field": "application",
     "augment": "samples",
     "synthesize": "samples",
     "read_image": "io.images",
@@ -41,6 +42,7 @@ _MODULES = {
 __all__ = ["__version__", *sorted(_MODULES)]
 
 if TYPE_CHECKING:
+    from .application import apply_field as apply_field
     from .deformation import Deformation as Deformation
     from .deformation import deform as deform
     from .deformation import deform_all as deform_all

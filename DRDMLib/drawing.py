@@ -22,7 +22,7 @@ LABEL_COLORS = np.asarray(
     np.uint8,
 )
 # Parts of the image and of the grid's color where a line lies over the image.
-_IMAGE_PART, _GRID_PART = 0.45, 0.55
+_IMAGE_PART, GRID_PART = 0.45, 0.55
 # These percentiles of the gray values become black and white.
 CONTRAST_PERCENTILES = (0.5, 99.5)
 
@@ -49,6 +49,9 @@ class Style:
 THUMBNAIL = Style(side=144, lines=12)
 # About twice as many pixels as a figure shows, so that its lines come out smooth.
 FIGURE = Style(side=640, lines=24, line_width=2, contour_width=4, smooth=True)
+
+# For a picture that is written beside each result.
+RESULT = Style(side=384, lines=20, contour_width=2, smooth=True)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,20 @@ def fullest_plane(image: sitk.Image, label: sitk.Image | None, axis: int = 2) ->
     return Plane(axis, image.GetSize()[axis] // 2)
 
 
+def joined_if_many(label: sitk.Image) -> sitk.Image:
+    """Join the structures of a label with more values than there are colors: their contours would hide the image."""
+    values = np.unique(sitk.GetArrayViewFromImage(label))
+    return label if np.count_nonzero(values) <= len(LABEL_COLORS) else label != 0
+
+
+def upright_slice(image: sitk.Image, plane: Plane) -> sitk.Image:
+    """Cut one slice out of a volume, as a volume with its axes in the order of the patient's (LPS)."""
+    size, start = list(image.GetSize()), [0, 0, 0]
+    size[plane.axis], start[plane.axis] = 1, plane.layer
+    turned: sitk.Image = sitk.DICOMOrient(sitk.RegionOfInterest(image, size, start), "LPS")
+    return turned
+
+
 def contrast_window(values: np.ndarray) -> tuple[float, float]:
     """Return the gray values to be shown as black and as white."""
     low, high = np.percentile(values, CONTRAST_PERCENTILES)
@@ -170,7 +187,7 @@ class SlicePicture:
             self.rgb[:] = BACKGROUND
             self.rgb[on] = GRID_COLOR
         else:
-            self.rgb[on] = (_IMAGE_PART * self.rgb[on] + _GRID_PART * GRID_COLOR).astype(np.uint8)
+            self.rgb[on] = (_IMAGE_PART * self.rgb[on] + GRID_PART * GRID_COLOR).astype(np.uint8)
 
     def draw_contours(self, label: sitk.Image) -> None:
         """Draw the outline of each value of ``label``, integers on the grid of the image, in a color of its own."""

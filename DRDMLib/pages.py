@@ -17,7 +17,7 @@ from .io.files import to_json
 
 
 def write_png(path: Path, rgb: np.ndarray) -> None:
-    """Write (rows, columns, 3) uint8 as PNG, also under a name without that suffix.
+    """Write (rows, columns, 3) uint8, or 4 with opacity, as PNG, also under a name without that suffix.
 
     Raises:
         OutputError: it cannot be written.

@@ -14,13 +14,24 @@ from .deformation import Deformation, displacement_transform
 from .diffusion.fields import warp
 from .diffusion.forward import ForwardProcess
 from .diffusion.recovery import recover
-from .drawing import BACKGROUND, FIGURE, LABEL_COLORS, Plane, SlicePicture, contrast_window, fullest_plane
+from .drawing import (
+    BACKGROUND,
+    FIGURE,
+    RESULT,
+    Plane,
+    SlicePicture,
+    contrast_window,
+    fullest_plane,
+    joined_if_many,
+    upright_slice,
+)
 from .errors import SettingError
 from .invertibility.metrics import folded_fraction
 from .io.files import atomic_write
 from .io.images import fit_label
 from .models.model import Model
-from .spatial.coordinates import direction_matrix
+from .pages import write_png
+from .spatial.coordinates import direction_matrix, to_index, to_points
 from .spatial.jacobian import jacobian_determinant
 from .spatial.model_grid import ModelGrid, field_image, image_extent
 from .spatial.resampling import field_on_grid, warp_image, warp_label
@@ -83,7 +94,7 @@ def deformation_picture(result: Deformation, path: Path, *, label: sitk.Image | 
     image = result.reference if flat else sitk.DICOMOrient(result.reference, "LPS")
     if label is not None:
         label = fit_label(label, result.reference)
-        label = _outlined(label if flat else sitk.DICOMOrient(label, "LPS"))
+        label = joined_if_many(label if flat else sitk.DICOMOrient(label, "LPS"))
     versions = _versions(result, image, label)
     determinants = _determinants(result.field, image)
     window = contrast_window(sitk.GetArrayViewFromImage(image))
@@ -115,10 +126,66 @@ def deformation_picture(result: Deformation, path: Path, *, label: sitk.Image | 
     return path
 
 
-def _outlined(label: sitk.Image) -> sitk.Image:
-    """Join the structures of a label with more values than there are colors: their contours would hide the image."""
-    values = np.unique(sitk.GetArrayViewFromImage(label))
-    return label if np.count_nonzero(values) <= len(LABEL_COLORS) else label != 0
+def version_picture(
+    image: sitk.Image,
+    field: sitk.Image,
+    path: Path,
+    labels: tuple[sitk.Image, sitk.Image] | None = None,
+    *,
+    where_it_moves: bool = False,
+) -> Path:
+    """Draw the original, the new version, and the new version with the bent grid into one PNG, without matplotlib.
+
+    Volumes are shown in up to three planes, one below the other.
+
+    Args:
+        image: the original.
+        field: displacement field, LPS millimeters.
+        labels: label map of the original and of the new version, on the grid of the image; drawn as contours.
+        where_it_moves: show the slices where most moves, in place of those with most of the label.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    flat = image.GetDimension() == 2
+    size, extent = np.asarray(image.GetSize()), image_extent(image)
+    # Planes through less than a tenth of the longest side are stripes.
+    axes = [2] if flat else [a for a in (2, 1, 0) if min(np.delete(extent, a)) > 0.1 * extent.max()]
+    center = _center_of_motion(field, image) if where_it_moves and not flat else None
+    transform = displacement_transform(field)
+    rows = []
+    for axis in axes or [int(np.argmin(size))]:
+        plane = fullest_plane(image, None if labels is None else labels[0], axis)
+        if center is not None:
+            plane = Plane(axis, int(np.clip(round(center[axis]), 0, size[axis] - 1)))
+        before = image if flat else upright_slice(image, plane)
+        after = warp_image(image, before, transform)
+        outlines = [joined_if_many(one if flat else upright_slice(one, plane)) for one in labels or ()]
+        shown = Plane(int(np.argmin(before.GetSize())) if not flat else 2, 0)
+        window = contrast_window(shown.cut(before))
+        tiles = []
+        for number, picture in enumerate((before, after, after)):
+            drawn = SlicePicture(picture, shown, RESULT, window)
+            if number == 2:
+                drawn.draw_grid(field)
+            elif outlines:
+                drawn.draw_contours(outlines[number])
+            tiles.append(drawn.upright_square())
+        rows.append(np.concatenate(tiles, axis=1))
+    with atomic_write(path) as partial:
+        write_png(partial, np.concatenate(rows))
+    return path
+
+
+def _center_of_motion(field: sitk.Image, image: sitk.Image) -> np.ndarray:
+    """Compute the voxel index (d,) of the image around which most moves."""
+    vectors = sitk.GetArrayViewFromImage(field)
+    weight = np.square(vectors).sum(axis=-1)
+    if not weight.any():
+        return np.asarray([(n - 1) / 2 for n in image.GetSize()])
+    sums = [weight.sum(axis=tuple(b for b in range(weight.ndim) if b != axis)) for axis in range(weight.ndim)]
+    index = np.asarray([[np.average(np.arange(len(one)), weights=one) for one in sums[::-1]]])
+    return to_index(to_points(index, field), image)[0]
 
 
 def _versions(
@@ -146,7 +213,8 @@ def _show_determinants(axes: Any, determinants: sitk.Image, plane: Plane) -> Non
     picture = plane.upright(plane.cut(determinants), determinants)
     shown = axes.imshow(picture, cmap="RdBu_r", vmin=0, vmax=2, aspect=spacing[down] / spacing[across])
     bar = axes.figure.colorbar(shown, ax=axes, shrink=0.85)
-    bar.ax.tick_params(colors=_INK)
+    bar.set_ticks([0, 0.5, 1, 1.5, 2], labels=["0", "0.5\ngrew", "1", "1.5\nshrank", "2"])
+    bar.ax.tick_params(colors=_INK, labelsize=8)
 
 
 def training_picture(model: Model, images: Tensor, path: Path) -> Path:

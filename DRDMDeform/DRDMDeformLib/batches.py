@@ -174,6 +174,50 @@ class BatchLogic:
         job = self._batchJob(["synthesize", folder, "-o", outputFolder, *options], batch, temporary)
         return runToEnd(job) if wait else job
 
+    # Files
+
+    def applyToFiles(
+        self,
+        transformNode: slicer.vtkMRMLTransformNode,
+        files: Sequence[str | Path],
+        outputFolder: str | Path,
+        inverse: bool = False,
+        *,
+        wait: bool = True,
+    ) -> Job:
+        """Apply a deformation to files: other channels, label maps, points and meshes.
+
+        Images keep their own voxel grid. The results have the names of the files.
+
+        Args:
+            transformNode: a transform made by this module; the files lie where its volume is in the world.
+            files: of the original, or with ``inverse`` of the deformed version.
+            outputFolder: a new or empty folder.
+            inverse: take files of the deformed version back to the original.
+            wait: return when the job has ended; otherwise return a job to start.
+
+        Raises:
+            SceneError: the transform cannot be used.
+            DRDMError: the job failed.
+
+        Usage example:
+        >>> right, front, up = volume.GetOrigin()
+        >>> length = (scans / "point.csv").write_text(f"{-right},{-front},{up}")
+        >>> job = logic.applyToFiles(transform, [scans / "point.csv"], out)
+        >>> [path.name for path in out.iterdir()]
+        ['point.csv']
+        """
+        field = mrml.fieldFromTransform(transformNode)
+        folder = Path(slicer.util.tempDirectory("drdm-"))
+        job = Job(["apply", folder / "field.nrrd", *files, "-o", outputFolder, *(["--inverse"] if inverse else [])])
+        job.onFinished(lambda _job: shutil.rmtree(folder, ignore_errors=True))
+        try:
+            writeTemporary(field, folder / "field.nrrd")
+        except SceneError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return runToEnd(job) if wait else job
+
     def _batchJob(self, command: list[object], settings: BatchSettings, temporary: Path | None) -> Job:
         """A job that runs a command; the temporary folder is removed at its end."""
         more: list[object] = ["--resume"] if settings.resume else []

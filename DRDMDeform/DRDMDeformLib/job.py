@@ -76,6 +76,7 @@ class Job:
         state: state of the job.
         text: the error message of a failed job, or the last message of a finished one.
         messages: all messages of the command.
+        warnings: all its warnings.
         items: the results so far.
         log: file with the output of a job that ended unexpectedly; ``None`` otherwise.
         onProgress, onItem, onWarning: called by ``poll`` for each such event of the command.
@@ -93,6 +94,7 @@ class Job:
         self.state = JobState.READY
         self.text = ""
         self.messages: list[str] = []
+        self.warnings: list[str] = []
         self.items: list[dict[str, Any]] = []
         self.log: Path | None = None
         self._endStatus: int | None = None
@@ -191,6 +193,7 @@ class Job:
         elif kind == "message":
             self.messages.append(event["text"])
         elif kind == "warning":
+            self.warnings.append(event["text"])
             self.onWarning(event["text"])
         elif kind == "error":
             self.text = event["text"]

@@ -1,6 +1,7 @@
 """The ``drdm`` command.
 
-Exit status: 0 success, 1 internal error, 2 invalid usage or input (one line on standard error), 130 interrupted.
+Exit status: 0 success, 1 internal error, 2 invalid usage or input (one line on standard error), 130 stopped by Ctrl-C
+or by a signal.
 """
 
 from __future__ import annotations

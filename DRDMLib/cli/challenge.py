@@ -9,7 +9,7 @@ from typing import Any
 
 from ..challenge.cases import Scan, make_cases
 from ..challenge.changes import RECIPES
-from ..challenge.landmarks import read_points, require_inside
+from ..challenge.landmarks import require_inside
 from ..challenge.page import report, text_table, write_score
 from ..challenge.score import score as measure_score
 from ..challenge.transforms import read_result
@@ -18,6 +18,7 @@ from ..deformation import model_and_choice
 from ..errors import SettingError
 from ..io.files import file_name, image_stem, write_bytes
 from ..io.images import image_files, read_image, read_label
+from ..io.points import read_points
 from ..io.resources import resource
 from ..models.catalogue import digest_of, resolve
 from ..output import make_output_folder

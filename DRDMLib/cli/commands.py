@@ -9,22 +9,27 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import SimpleITK as sitk
+
 from .. import output
 from ..deformation import Deformation, make_deformations, model_and_choice, prepare
 from ..diffusion.seeds import PLAIN
 from ..errors import ImageError, SettingError
 from ..invertibility.metrics import measure_ddf
 from ..io.datasets import Case
-from ..io.files import file_name, finite, image_stem, shown
-from ..io.images import read_field, read_image, read_label
+from ..io.files import counted, file_name, file_names, finite, image_stem, shown
+from ..io.images import LEAST_OVERLAP, read_field, read_image, read_label
 from ..io.left_out import LeftOut
 from ..models.catalogue import available_models, fetch, model_metadata, remove
 from ..models.strength import with_level
+from ..pictures import version_picture
 from ..production.run_folder import locked_folder
 from ..regions import find_target
 from ..runtime.device import choose_device
 from ..runtime.reporter import Reporter
 from ..settings import DeformationSettings
+from ..spatial.model_grid import overlap
+from ..spatial.resampling import warp_image
 from .region import region_settings
 
 
@@ -42,7 +47,12 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     )
     choose_device(options.device)
     image = read_image(options.image)
-    label = read_label(options.label, image, geometry=options.label_geometry) if options.label else None
+    labels = {
+        name: read_label(path, image, geometry=options.label_geometry)
+        for name, path in _named("label", options.label, many=len(options.label) > 1).items()
+    }
+    channels = {name: _read_channel(path, image) for name, path in _named("channel", options.channel).items()}
+    label = next(iter(labels.values()), None)
     target = None if region is None else find_target(image, region, label)
     place = image if target is None else target.largest
     model, choice = model_and_choice(place, options.model, options.device, plane=settings.plane)
@@ -72,11 +82,20 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
                 files["ddf"] = output.write_ddf(base.with_name(f"{base.name}_ddf{ending}"), result)
             if options.inverse:
                 files["inverse"] = output.write_inverse(base.with_name(f"{base.name}_inverse{ending}"), result)
-            if label is not None and not options.only_field:
-                path = base.with_name(f"{base.name}_label{ending}")
-                files["label"] = output.write_image(path, result.warp_label(label))
+            more: dict[str, list[str]] = {}
+            if not options.only_field:
+                made = {name: result.warp_label(one) for name, one in labels.items()}
+                more = _write_others(base, ending, made, channels, result)
+                files["label"] = folder / more["labels"][0] if made else None
+                if options.picture:
+                    pair = None if label is None else (label, next(iter(made.values())))
+                    path = base.with_name(f"{base.name}.png")
+                    files["picture"] = version_picture(
+                        image, result.field, path, pair, where_it_moves=target is not None
+                    )
             doubtful = choice.fit.doubtful(result.metrics.mean_percent / 100)
-            items.append(output.report_entry(result, files, folder) | {"doubtful": doubtful})
+            entry = output.report_entry(result, files, folder) | {"doubtful": doubtful}
+            items.append(entry | {kind: names for kind, names in more.items() if kind == "channels" or len(names) > 1})
             # After each version, so that an interrupted run leaves a valid result.
             written = {"source": Path(options.image).name, "fit": choice.fit.to_dict(), "seed_scheme": PLAIN}
             written |= {} if region is None else {"region": region.to_dict()}
@@ -86,8 +105,42 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
         reporter.warning(choice.doubt())
     if region is not None:
         reporter.message(movement_message(items))
-    reporter.message(f"{len(items)} version(s) of '{options.image}' are in '{folder}'.")
+    verb = "is" if len(items) == 1 else "are"
+    reporter.message(f"{counted(len(items), 'version')} of '{options.image}' {verb} in '{folder}'.")
     return result
+
+
+def _named(kind: str, paths: list[str], *, many: bool = True) -> dict[str, str]:
+    """Return the paths of labels or channels by the names that their results get."""
+    if not many:
+        return {kind: paths[0]} if paths else {}
+    stems = file_names([image_stem(path) for path in paths])
+    return {f"{kind}_{stem}": path for stem, path in zip(stems, paths, strict=True)}
+
+
+def _read_channel(path: str, image: sitk.Image) -> sitk.Image:
+    """Read another channel of an image; it keeps its own grid.
+
+    Raises:
+        ImageError: it cannot be used, or lies elsewhere.
+    """
+    channel = read_image(path, need_contrast=False)
+    if channel.GetDimension() != image.GetDimension() or overlap(channel, image) < LEAST_OVERLAP:
+        raise ImageError(f"The channel '{path}' does not lie where the image is; choose a channel of the same scan.")
+    return channel
+
+
+def _write_others(
+    base: Path, ending: str, labels: dict[str, sitk.Image], channels: dict[str, sitk.Image], result: Deformation
+) -> dict[str, list[str]]:
+    """Write the labels and channels of a version; return the names of their files."""
+    names: dict[str, list[str]] = {"labels": [], "channels": []}
+    for name, label in labels.items():
+        names["labels"].append(output.write_image(base.with_name(f"{base.name}_{name}{ending}"), label).name)
+    for name, channel in channels.items():
+        warped = warp_image(channel, channel, result.transform)
+        names["channels"].append(output.write_image(base.with_name(f"{base.name}_{name}{ending}"), warped).name)
+    return {kind: found for kind, found in names.items() if found}
 
 
 def movement_message(items: list[dict[str, Any]]) -> str:
@@ -120,15 +173,18 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
     if options.output is None:
         names = itertools.chain(["drdm-demo"], (f"drdm-demo-{n}" for n in itertools.count(2)))
         options.output = next(name for name in names if not Path(name).exists())
-    image_path, label_path = resource("Sample", "sample.nii.gz"), resource("Sample", "sample_label.nii.gz")
-    options.image, options.label, options.count = str(image_path), str(label_path), 1
-    options.only_field = options.inverse = False
+    if options.image is None:
+        options.image = str(resource("Sample", "sample.nii.gz"))
+        options.label = options.label or [str(resource("Sample", "sample_label.nii.gz"))]
+    options.count, options.channel = 1, []
+    options.only_field = options.inverse = options.picture = False
     options.region = options.around = options.margin = None
     options.keep = []
-    options.label_geometry, options.format = "file", "nii.gz"
+    options.format = "nii.gz"
     result = deform(options, reporter)
     picture = Path(options.output) / "demo.png"
-    deformation_picture(result, picture, label=read_label(label_path, result.reference))
+    label = read_label(options.label[0], result.reference, geometry=options.label_geometry) if options.label else None
+    deformation_picture(result, picture, label=label)
     reporter.message(f"The picture is '{picture}'.")
 
 

@@ -47,7 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="drdm",
         description="Make new, anatomically plausible versions of a medical image, with their displacement fields.",
-        epilog="example:  drdm deform scan.nii.gz -o variants --count 5",
+        epilog="example:\n  drdm deform scan.nii.gz -o variants --count 5\n\n"
+        "exit status: 0 success, 1 error in DRDM, 2 wrong input or use, 130 stopped (what is finished is kept)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"drdm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -63,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_demo(command)
     _add_deform(command)
+    _add_apply(command)
     _add_augment(command)
     _add_synthesize(command)
     _add_regenerate(command)
@@ -78,13 +81,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_demo(command: AddCommand) -> None:
-    parser = command("demo", "deform the sample image of DRDM and draw the result", "drdm demo -o demo")
+    parser = command("demo", "deform the sample of DRDM or a scan of yours, and draw what happens", "drdm demo -o demo")
+    parser.add_argument("image", nargs="?", metavar="SCAN", help="scan to deform in place of the sample")
     parser.add_argument(
         "-o", "--output", metavar="OUT", help="new folder (default: drdm-demo, or the next free drdm-demo-2, ...)"
     )
     parser.add_argument(
         "--level", type=strength, default=64, metavar="T'", help="strength, a word or 0 to 79 (default: 64)"
     )
+    parser.add_argument("--label", action="append", default=[], metavar="LABEL", help="label map of the scan")
+    add_label_geometry(parser)
     add_generation(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_run_demo)
@@ -98,7 +104,20 @@ def _add_deform(command: AddCommand) -> None:
     )
     parser.add_argument("image", metavar="IMAGE", help="2D or 3D image file, or a folder with one DICOM series")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the results")
-    parser.add_argument("--label", metavar="LABEL", help="label map to deform with the image")
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="label map to deform with the image; may be given several times, --around and --keep use the first one",
+    )
+    parser.add_argument(
+        "--channel",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="another channel of the scan to deform in the same way; may be given several times",
+    )
     add_label_geometry(parser)
     parser.add_argument(
         "--level",
@@ -119,10 +138,45 @@ def _add_deform(command: AddCommand) -> None:
         help="write only the field, on a coarse grid larger than the image (for transforms in 3D Slicer)",
     )
     add_format(parser)
+    parser.add_argument(
+        "--picture",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="draw each version beside the original, with contours and the bent grid (default: yes)",
+    )
     add_generation(parser)
     add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_run_deform)
+
+
+def _add_apply(command: AddCommand) -> None:
+    parser = command(
+        "apply",
+        "apply a saved deformation to other channels, label maps, points and meshes",
+        "drdm apply variants/scan_000_ddf.nii.gz t2.nii.gz organs/*.nii.gz points.mrk.json liver.stl -o deformed",
+    )
+    parser.add_argument(
+        "field", metavar="FIELD", help="displacement field (_ddf or _field of 'drdm deform'), or a transform of ITK"
+    )
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="images and label maps; points (.csv, .fcsv, .mrk.json); meshes (.vtk, .vtp, .stl, .ply)",
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the results")
+    parser.add_argument(
+        "--inverse", action="store_true", help="the files belong to the new version, and go back to the original"
+    )
+    parser.add_argument(
+        "--label", nargs="+", default=[], metavar="FILE", help="files that are label maps, whatever their values are"
+    )
+    parser.add_argument(
+        "--image", nargs="+", default=[], metavar="FILE", help="files that are images, whatever their values are"
+    )
+    parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
+    parser.set_defaults(func=_run_apply)
 
 
 def _add_augment(command: AddCommand) -> None:
@@ -380,6 +434,12 @@ def _run_deform(options: argparse.Namespace, reporter: Reporter) -> None:
     from .commands import deform
 
     deform(options, reporter)
+
+
+def _run_apply(options: argparse.Namespace, reporter: Reporter) -> None:
+    from .apply import apply
+
+    apply(options, reporter)
 
 
 def _run_augment(options: argparse.Namespace, reporter: Reporter) -> None:

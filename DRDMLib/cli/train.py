@@ -33,6 +33,7 @@ from ..training.adaptation import (
 from ..training.checkpoint import earlier_training
 from ..training.config import FIELD_POOL, default_batch
 from ..training.data import load_subjects, scan_digests, split, together, usable_images
+from ..training.loop import last_validation
 from ..training.run_file import has_checkpoint, is_training, require_own_folder
 
 _DESCRIBED = ("anatomy", "modality", "training_data", "licence")
@@ -77,6 +78,8 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
     kept, left_out = split([images for _, images in usable], options.hold_out)
     scans = {case.name: digests[case.name] for case, _ in usable}
     images, held_out = together(kept, metadata), together(left_out, metadata)
+    if process.first and len(kept) + len(left_out) == 1:
+        reporter.warning("There is only one scan to train on, so the model will fit no other scan; add more scans.")
 
     def on_checkpoint(folder: Path, model: Model) -> None:
         if importlib.util.find_spec("matplotlib") is None:
@@ -106,10 +109,23 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
         except OSError as error:
             raise output_error(run, error) from error
     if process.first:
-        reporter.message(f"The model is in '{path}'; try it with: drdm deform IMAGE -o OUT --model {path}")
+        _report_result(path, reporter)
     if process.world > 1:
         reporter.close()
         leave()
+
+
+def _report_result(path: Path, reporter: Reporter) -> None:
+    """Say where the trained model is, and whether it has learned anything."""
+    loss = last_validation(path.parent)
+    if loss is not None and loss >= 1:
+        reporter.warning(
+            f"The model has not learned anything yet: on scans left out of the training its error is {loss:.2f} of the "
+            "deformation (below 1 is needed); train longer with --resume and more --minutes, or on more scans."
+        )
+        reporter.message(f"The model is in '{path}'.")
+        return
+    reporter.message(f"The model is in '{path}'; try it with: drdm deform IMAGE -o OUT --model {path}")
 
 
 def adapt_model(options: argparse.Namespace, reporter: Reporter) -> None:

@@ -118,6 +118,11 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return first if len(names) <= most else f"{first} and {len(names) - most} more"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number and a noun for a message: ``1 pair``, ``2 pairs``."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def path_problem(path: Path) -> str:
     """Return why a path cannot be the path of any file, or an empty string."""
     try:

@@ -20,6 +20,7 @@ from .dicom import read_series, series_files
 from .files import path_problem, shown
 from .geometry import nifti_axes, require_right_angles
 from .integrity import require_room, require_whole_file, too_large
+from .label_maps import label_warning, mask_warning
 from .multiframe import read_dicom_file
 from .plain_headers import is_plain
 
@@ -117,6 +118,15 @@ def _read_and_checked(path: Path, what: str, apart: ReadApart) -> sitk.Image:
     return image
 
 
+def read_voxels(path: str | os.PathLike[str]) -> sitk.Image:
+    """Read any image file, or a folder with a DICOM series, with one value per voxel or several.
+
+    Raises:
+        ImageError: it is missing or damaged, or has a shear.
+    """
+    return _read(Path(path), "image")
+
+
 def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
     """List the files that :func:`read_image` reads: the file itself, or those of the DICOM series in their order.
 
@@ -143,10 +153,16 @@ def read_image(path: str | os.PathLike[str], series: str = "", *, need_contrast:
 
     Raises:
         ImageError: the image is missing or damaged, or cannot be used (see :func:`require_scalar_image`).
+
+    Warns:
+        FallbackWarning: it has only two values and contrast is needed.
     """
     path = Path(path)
     with reading(path):
-        return require_scalar_image(_read(path, "image", series), str(path), need_contrast=need_contrast)
+        image = require_scalar_image(_read(path, "image", series), str(path), need_contrast=need_contrast)
+    if need_contrast and (problem := mask_warning(image, str(path))):
+        warnings.warn(problem, FallbackWarning, stacklevel=2)
+    return image
 
 
 def require_scalar_image(image: sitk.Image, name: str = "image", *, need_contrast: bool = True) -> sitk.Image:
@@ -249,11 +265,14 @@ def read_label(path: str | os.PathLike[str], image: sitk.Image, *, geometry: str
             but lies in another place, or overlaps it too little.
 
     Warns:
-        FallbackWarning: the label was resampled.
+        FallbackWarning: the label was resampled, or looks like no label map.
     """
     path = Path(path)
     with reading(path, "label"):
-        return fit_label(_read(path, "label"), image, str(path), geometry=geometry)
+        label = fit_label(_read(path, "label"), image, str(path), geometry=geometry)
+    if problem := label_warning(label, image, str(path)):
+        warnings.warn(problem, FallbackWarning, stacklevel=2)
+    return label
 
 
 def fit_label(label: sitk.Image, image: sitk.Image, name: str = "label", *, geometry: str = "file") -> sitk.Image:

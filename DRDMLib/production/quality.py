@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..deformation import Deformation
-from ..drawing import SlicePicture, fullest_plane
+from ..drawing import BACKGROUND, GRID_COLOR, GRID_PART, SlicePicture, fullest_plane
 from ..io.files import write_text
 from ..models.fit import Fit
 from ..pages import fill_page, is_png, png_uri
@@ -18,15 +19,49 @@ from ..spatial.jacobian import jacobian_determinant
 from ..spatial.model_grid import image_extent
 from ..spatial.resampling import field_on_grid
 from . import records
-from .plan import Plan
+from .plan import AUGMENT, SYNTHESIZE, Plan
 
 PAGE = "quality.html"
 # Displacement in percent of the image's longest side; Jacobian determinant.
 DISPLACEMENT_BINS = np.linspace(0.0, 15.0, 31)
 JACOBIAN_BINS = np.linspace(0.0, 3.0, 31)
 _NODES = 40
+# Titles of the images of a sample; the grid is drawn on the last one.
+_IMAGES = {AUGMENT: ["original", "new version"], SYNTHESIZE: ["original", "moving", "fixed"]}
 # Pictures that are put into the page; the others are listed by their figures.
 _MOST_PICTURES = 1200
+
+
+class Outlier(NamedTuple):
+    """How far a sample lies from the others of its strength.
+
+    Attributes:
+        score: distance of its most unusual figure from the median, robust standard deviations.
+        figure: name of that figure.
+        median: median of that figure.
+    """
+
+    score: float
+    figure: str
+    median: float
+
+
+def find_outliers(rows: list[dict[str, float]], groups: Sequence[object]) -> list[Outlier]:
+    """Judge each sample among those of its group.
+
+    Args:
+        rows: for each sample the same metrics.
+        groups: for each sample its group, such as its strength.
+    """
+    found: dict[int, Outlier] = {}
+    for group in dict.fromkeys(groups):
+        members = [k for k, own in enumerate(groups) if own == group]
+        keys = sorted(rows[members[0]])
+        distances, medians = _distances([rows[k] for k in members])
+        for k, away in zip(members, distances, strict=True):
+            worst = int(away.argmax())
+            found[k] = Outlier(round(float(away[worst]), 2), keys[worst], float(f"{medians[worst]:.4g}"))
+    return [found[k] for k in range(len(rows))]
 
 
 def outlier_scores(rows: list[dict[str, float]]) -> list[float]:
@@ -35,13 +70,17 @@ def outlier_scores(rows: list[dict[str, float]]) -> list[float]:
     Args:
         rows: for each sample the same metrics.
     """
-    if not rows:
-        return []
+    return [round(float(score), 2) for score in _distances(rows)[0].max(axis=1)] if rows else []
+
+
+def _distances(rows: list[dict[str, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far each metric of each sample is from its median, robust standard deviations, and the medians."""
     table = np.asarray([[row[key] for key in sorted(rows[0])] for row in rows], np.float64)
-    away = np.abs(table - np.median(table, axis=0))
+    medians = np.median(table, axis=0)
+    away = np.abs(table - medians)
     spread = 1.4826 * np.median(away, axis=0)
     spread = np.where(spread > 0, spread, np.maximum(table.std(axis=0), 1e-9))
-    return [round(float(score), 2) for score in (away / spread).max(axis=1)]
+    return away / spread, medians
 
 
 def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) -> Path:
@@ -56,7 +95,8 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
         m = record["item"]["metrics"]
         figures.append({key: m[key] for key in ("mean_mm", "max_mm", "min_jacobian", "folded_fraction")})
     samples = []
-    for record, row, score in zip(made, figures, outlier_scores(figures), strict=True):
+    outliers = find_outliers(figures, [tuple(record["levels"]) for record in made])
+    for record, row, outlier in zip(made, figures, outliers, strict=True):
         samples.append(
             {
                 "name": record["name"],
@@ -67,7 +107,7 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
                 "seed": str(record["seed"]),
                 "redrawn": len(record["redrawn"]),
                 **({"fit": str(Fit.from_dict(record["fit"]))} if "fit" in record else {}),
-                "score": score,
+                **outlier._asdict(),
                 **{key: float(f"{value:.4g}") for key, value in row.items()},
                 **record.get("histograms", {}),
             }
@@ -76,12 +116,17 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
     samples = [samples[k] for k in order]
     for sample, k in list(zip(samples, order, strict=True))[:_MOST_PICTURES]:
         # A record may name any file of the disk.
-        path = (records.files_of(folder, made[k]) or {}).get("thumbnail")
-        if path is not None and is_png(path):
+        files = records.files_of(folder, made[k]) or {}
+        path, parts = files.get("thumbnail"), files.get("layers")
+        if parts is not None and is_png(parts):
+            sample |= {"layers": png_uri(parts), "has_contours": "label" in files}
+        elif path is not None and is_png(path):
+            # Runs from before the layers.
             sample["picture"] = png_uri(path)
     data = {
         "title": folder.name,
         "command": plan.settings.command,
+        "images": _IMAGES[plan.settings.command],
         "model": ", ".join(dict.fromkeys(record["model"]["name"] for record in made)),
         "samples": samples,
         "lost": [
@@ -142,3 +187,39 @@ def thumbnail(pictures: list[tuple[sitk.Image, sitk.Image | None]], field: sitk.
             picture.draw_contours(label)
         tiles.append(picture.upright_square())
     return np.concatenate(tiles, axis=1)
+
+
+def layers(pictures: list[tuple[sitk.Image, sitk.Image | None]], field: sitk.Image) -> np.ndarray:
+    """Draw images, grid and contours as tiles side by side, so that the page can lay them over each other.
+
+    Args:
+        pictures: images, and labels on their grids.
+        field: displacement field, LPS millimeters, that bends the grid on the last image.
+
+    Returns:
+        (rows, columns, 4) uint8 with opacity: all images, the grid, and with labels the contours on each image.
+    """
+    tiles, contours = [], []
+    plane = fullest_plane(*pictures[-1])
+    for image, label in pictures:
+        picture = SlicePicture(image, plane)
+        tiles.append(_with_opacity(picture.upright_square(), 255))
+        lines = SlicePicture(image, plane)
+        lines.rgb[:] = BACKGROUND
+        if label is not None:
+            lines.draw_contours(label)
+        contours.append(_with_opacity(lines.upright_square(), 255, besides=BACKGROUND))
+    picture.draw_grid(field, alone=True)
+    grid = picture.upright_square()
+    grid[(grid != GRID_COLOR).any(axis=-1)] = BACKGROUND
+    tiles.append(_with_opacity(grid, round(255 * GRID_PART), besides=BACKGROUND))
+    with_labels = any(label is not None for _, label in pictures)
+    return np.concatenate([*tiles, *(contours if with_labels else [])], axis=1)
+
+
+def _with_opacity(rgb: np.ndarray, opacity: int, besides: np.ndarray | None = None) -> np.ndarray:
+    """Add the opacity to a picture (rows, columns, 3); pixels of the color ``besides`` are transparent."""
+    alpha = np.full((*rgb.shape[:2], 1), opacity, np.uint8)
+    if besides is not None:
+        alpha[(rgb == besides).all(axis=-1)] = 0
+    return np.concatenate([np.where(alpha > 0, rgb, 0).astype(np.uint8), alpha], axis=-1)

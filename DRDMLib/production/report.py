@@ -26,7 +26,7 @@ DESCRIPTIONS = (run_folder.RUN, "dataset.json", "splits_final.json", "splits.jso
 
 def report_entry(record: dict[str, Any], seconds: float | None) -> dict[str, Any]:
     """Return the entry of a sample in ``report.json``."""
-    files = {kind: path for kind, path in record["files"].items() if kind != "thumbnail"}
+    files = {kind: path for kind, path in record["files"].items() if kind not in ("thumbnail", "layers")}
     item = record["item"]
     return {
         "name": record["name"],

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..io.datasets import unused_sentence
+from ..io.files import counted
 from ..models.model import Model
 from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
@@ -85,12 +86,9 @@ class Clock:
             "compressing and writing": self.seconds["wait for writing"] / spent,
         }
         worst, share = max(waits.items(), key=lambda entry: entry[1])
-        slowest = worst if share > _WAITING else "generating and warping"
+        waited = f" {share:.0%} of the time was spent waiting for {worst}." if share > _WAITING else ""
         busy = "" if gpu_busy is None else f" The GPU was busy {gpu_busy:.0%} of the time."
-        return (
-            f"{f['samples_per_hour']:.0f} samples per hour, limited by {slowest} "
-            f"({max(0.0, f['overhead']):.0%} more time than for generating and warping alone).{busy}"
-        )
+        return f"{f['samples_per_hour']:.0f} samples per hour.{waited}{busy}"
 
 
 class GpuWatch:
@@ -195,9 +193,9 @@ class Run:
         """Return a sentence about the finished run."""
         made = sum(r["status"] == records.DONE and bool(r["levels"]) for r in self.done.values())
         again = sum(len(r.get("redrawn", [])) for r in self.done.values())
-        more = f" {again} attempts broke the limits and were repeated." if again else ""
+        more = f" {counted(again, 'attempt')} broke the limits and had to be repeated." if again else ""
         more += f" {unused_sentence(self.unused)}" if self.unused else ""
         if self.plan.settings.command == AUGMENT:
             originals = sum(r["status"] == records.DONE and not r["levels"] for r in self.done.values())
-            return f"{originals} originals and {made} new versions are in '{self.folder}'.{more}"
-        return f"{made} pairs are in '{self.folder}'.{more}"
+            return f"{counted(originals, 'original')} and {counted(made, 'new version')} are in '{self.folder}'.{more}"
+        return f"{counted(made, 'pair')} {'is' if made == 1 else 'are'} in '{self.folder}'.{more}"

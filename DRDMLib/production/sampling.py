@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import SimpleITK as sitk
 import torch
 
@@ -24,10 +25,11 @@ from ..samples import augment, synthesize
 from . import records
 from .limits import Limits
 from .plan import AUGMENT, Plan, Task
-from .quality import histograms, thumbnail
+from .quality import histograms, layers, thumbnail
 from .sources import Source, SourceChanged, digest_of_files
 
 QUALITY = "quality"
+_Pictures: TypeAlias = list[tuple[sitk.Image, sitk.Image | None]]
 
 Writer = Callable[[Path], Path]
 
@@ -101,13 +103,16 @@ def _rejection(reasons: list[str]) -> str:
     return f"None of {len(reasons)} draws keeps to the limits ({counts})."
 
 
-def _add_quality(product: Product, task: Task, made: _Attempt) -> None:
-    """Add the thumbnail and the histograms of the last deformation."""
+def _add_quality(product: Product, task: Task, made: _Attempt, original: sitk.Image) -> None:
+    """Add the thumbnail, the layers of the quality page, and the histograms of the last deformation."""
     last = made.deformations[-1]
     pictures = [] if len(made.deformations) == 1 else [(made.images[0], made.labels[1])]
     pictures.append((made.images[-1], made.labels[-1]))
     product.record["files"]["thumbnail"] = f"{QUALITY}/{task.name}.png"
-    product.writers["thumbnail"] = functools.partial(_write_thumbnail, pictures, last)
+    product.writers["thumbnail"] = functools.partial(_write_picture, thumbnail, pictures, last)
+    product.record["files"]["layers"] = f"{QUALITY}/{task.name}_layers.png"
+    shown = list(zip([original, *made.images], made.labels, strict=True))
+    product.writers["layers"] = functools.partial(_write_picture, layers, shown, last)
     product.finish = functools.partial(_add_histograms, last)
 
 
@@ -198,7 +203,7 @@ class SampleMaker:
         product = Product(record, seconds=seconds)
         made.add_files(product, task, part)
         if self.plan.settings.quality:
-            _add_quality(product, task, made)
+            _add_quality(product, task, made, source.image)
         return product
 
     @property
@@ -299,11 +304,11 @@ def _add_image(product: Product, kind: str, path: str, image: sitk.Image) -> Non
     product.writers[kind] = functools.partial(output.write_image, image=image)
 
 
-def _write_thumbnail(
-    pictures: list[tuple[sitk.Image, sitk.Image | None]], deformation: Deformation, path: Path
+def _write_picture(
+    draw: Callable[[_Pictures, sitk.Image], np.ndarray], pictures: _Pictures, deformation: Deformation, path: Path
 ) -> Path:
     with atomic_write(path) as partial:
-        write_png(partial, thumbnail(pictures, deformation.field))
+        write_png(partial, draw(pictures, deformation.field))
     return path
 
 

@@ -28,3 +28,10 @@ def to_index(points: np.ndarray, image: sitk.Image) -> np.ndarray:
     """Convert points (K, d) to voxel indices (K, d), not rounded."""
     result: np.ndarray = (points - np.asarray(image.GetOrigin())) @ np.linalg.inv(index_to_physical(image)).T
     return result
+
+
+def inside(points: np.ndarray, image: sitk.Image) -> np.ndarray:
+    """Return which points (K, d) lie within the faces of an image: (K,) bool."""
+    index = to_index(points, image)
+    result: np.ndarray = np.all((index >= -0.5) & (index <= np.asarray(image.GetSize()) - 0.5), axis=1)
+    return result

@@ -203,6 +203,16 @@ def _provenance(trainer: Trainer, images: int) -> dict[str, Any]:
     }
 
 
+def last_validation(run: Path) -> float | None:
+    """Return the last validation loss in the log of a run, or ``None`` if there is none."""
+    try:
+        with (run / "log.csv").open(newline="", encoding="utf-8") as stream:
+            losses = [float(row["validation"]) for row in csv.DictReader(stream)]
+    except (OSError, KeyError, ValueError, TypeError):
+        return None
+    return losses[-1] if losses and math.isfinite(losses[-1]) else None
+
+
 class RunLog:
     """The log of a run: ``log.csv``, and TensorBoard's events if tensorboard is installed."""
 

@@ -19,12 +19,13 @@ from scipy import ndimage
 from support import rotation, smooth_image
 
 from DRDMLib.challenge.changes import RECIPES, Recipe, alter, cut, draw_changes, fixed_grid
-from DRDMLib.challenge.landmarks import choose_landmarks, read_points
+from DRDMLib.challenge.landmarks import choose_landmarks
 from DRDMLib.challenge.score import Score, score
 from DRDMLib.challenge.transforms import read_result
 from DRDMLib.challenge.truth import Truth, read_truth
 from DRDMLib.errors import ImageError
 from DRDMLib.invertibility.certificate import certify_saved
+from DRDMLib.io.points import read_points
 from DRDMLib.io.resources import resource
 from DRDMLib.spatial.coordinates import to_points
 

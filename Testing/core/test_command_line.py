@@ -58,7 +58,8 @@ def test_deform_writes_image_label_field_and_report(succeed, tmp_path, tiny_mode
     succeed("deform", scan, "--label", label, "-o", out, "--model", model, "--level", 16, "--count", 2, "--steps", 5)
 
     stems = ["scan_000", "scan_001"]
-    assert names_in(out) == ["report.json", *(f"{s}_{k}.nii.gz" for s in stems for k in ("ddf", "image", "label"))]
+    made = [f"{s}{k}" for s in stems for k in (".png", "_ddf.nii.gz", "_image.nii.gz", "_label.nii.gz")]
+    assert names_in(out) == ["report.json", *made]
     report = report_of(out)
     assert report["model"] == model.stem
     for item, stem in zip(report["items"], stems, strict=True):

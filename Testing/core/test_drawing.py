@@ -116,8 +116,8 @@ def test_smooth_contours_keep_single_voxels():
 
 def test_a_label_with_very_many_values_is_outlined():
     pytest.importorskip("matplotlib")
-    from DRDMLib.pictures import _outlined
+    from DRDMLib.drawing import joined_if_many
 
     few, many = (image_of((np.indices((12, 12)).sum(axis=0) % n).astype(np.uint8)) for n in (8, 9))
-    assert np.unique(sitk.GetArrayViewFromImage(_outlined(few))).tolist() == list(range(8))
-    assert np.array_equal(sitk.GetArrayFromImage(_outlined(many)), sitk.GetArrayFromImage(many) != 0)
+    assert np.unique(sitk.GetArrayViewFromImage(joined_if_many(few))).tolist() == list(range(8))
+    assert np.array_equal(sitk.GetArrayFromImage(joined_if_many(many)), sitk.GetArrayFromImage(many) != 0)

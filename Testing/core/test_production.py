@@ -19,7 +19,7 @@ from DRDMLib.models.catalogue import digest_of
 from DRDMLib.production.layouts import folds, split_subjects
 from DRDMLib.production.limits import Limits
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE
-from DRDMLib.production.quality import outlier_scores, thumbnail
+from DRDMLib.production.quality import find_outliers, outlier_scores, thumbnail
 from DRDMLib.production.regenerate import regenerate
 from DRDMLib.production.sources import read_source
 
@@ -42,7 +42,7 @@ def test_every_sample_is_regenerated_exactly_from_its_record(command, ndim, pose
         assert {k: p.read_bytes() for k, p in again.files.items()} == {
             k: (folder / f).read_bytes() for k, f in record["files"].items()
         }
-        kinds = {"image", "label"} if not record["levels"] else {"image", "label", "thumbnail"}
+        kinds = {"image", "label"} if not record["levels"] else {"image", "label", "thumbnail", "layers"}
         kinds |= {"ddf", "voxel_ddf", "moving", "moving_label"} if command == SYNTHESIZE else set()
         assert set(again.files) == kinds
 
@@ -56,7 +56,7 @@ def test_differences_of_a_regenerated_sample_are_reported(tmp_path, tiny_models)
     record["software"]["torch"] = "0.0"
     path.write_text(json.dumps(record), encoding="utf-8")
     again = regenerate(path, tmp_path / "again", model=str(tiny_models[3]))
-    assert set(again.differences) == {"image", "label", "thumbnail"}
+    assert set(again.differences) == {"image", "label", "thumbnail", "layers"}
     assert len(again.environment_differences) == 1 and "torch" in again.environment_differences[0]
 
 
@@ -217,8 +217,9 @@ def test_the_quality_page_needs_no_other_file_and_shows_outliers_first(tmp_path,
     scores = [s["score"] for s in content["samples"]]
     assert scores == sorted(scores, reverse=True) and scores[0] > scores[-1]
     for sample in content["samples"]:
-        picture = base64.b64decode(sample["picture"].removeprefix("data:image/png;base64,"))
-        assert picture == (folder / "quality" / f"{sample['name']}.png").read_bytes()
+        picture = base64.b64decode(sample["layers"].removeprefix("data:image/png;base64,"))
+        assert picture == (folder / "quality" / f"{sample['name']}_layers.png").read_bytes()
+        assert sample["has_contours"] and sample["figure"] in ("mean_mm", "max_mm", "min_jacobian", "folded_fraction")
         assert sum(sample["jacobian"]) == sum(sample["displacement_percent"]) > 0
 
 
@@ -234,6 +235,32 @@ def test_thumbnails_show_grid_and_contours(tmp_path, tiny_models):
     assert not blue[:, :144].any() and blue[:, 144:].mean() > 0.05
     yellow = (picture == [255, 202, 40]).all(axis=2)
     assert yellow[:, :144].any() and yellow[:, 144:].any()
+
+
+def test_layers_put_together_are_the_thumbnail(tmp_path, tiny_models):
+    image = scene((40, 36, 18))
+    write(image, tmp_path / "data" / "images" / "a.nii.gz")
+    write(boxes(image), tmp_path / "data" / "labels" / "a.nii.gz")
+    make(tmp_path / "data", tmp_path / "out", tiny_models[3], levels=((40,),))
+    thumbnail = array_of(tmp_path / "out" / "quality" / "a_t40_000.png").astype(float)
+    layers = array_of(tmp_path / "out" / "quality" / "a_t40_000_layers.png").astype(float)
+    assert layers.shape == (144, 5 * 144, 4)
+    original, new, grid, before, after = np.split(layers, 5, axis=1)
+    put = new[..., :3]
+    for one in (grid, after):
+        part = one[..., 3:] / 255
+        put = part * one[..., :3] + (1 - part) * put
+    assert np.abs(put - thumbnail).max() < 3
+    assert (original[..., 3] == 255).all() and np.abs(original - new)[..., :3].max() > 50
+    assert 0 < (before[..., 3] > 0).mean() < 0.2
+
+
+def test_outliers_are_judged_within_their_strength():
+    weak = [{"a": 1.0 + 0.1 * k, "b": 0.0} for k in range(6)] + [{"a": 5.0, "b": 0.0}]
+    strong = [{"a": 20.0 + k, "b": 7.0} for k in range(7)]
+    found = find_outliers(weak + strong, [(20,)] * 7 + [(60,)] * 7)
+    assert [k for k, one in enumerate(found) if one.score > 3.5] == [6]
+    assert found[6].figure == "a" and found[6].median == pytest.approx(1.3)
 
 
 def test_outliers_are_samples_far_from_the_median():

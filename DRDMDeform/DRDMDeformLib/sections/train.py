@@ -191,6 +191,7 @@ class TrainSection(JobSection):
             texts = [_("Finished: the model '{name}' is chosen in Input.").format(name=name)]
             # Of an adapted model, the command says whether adapting helped.
             texts += job.messages[:1] if len(job.messages) > 1 else []
+            texts += job.warnings
             self.showMessage(self.ui.trainLabel, " ".join(texts))
 
 
