@@ -29,7 +29,9 @@ from .integrity import most_values
 
 # Each answer is a line of JSON, then the voxels. The reader's own lines, and those of libraries, must not get between.
 _CODE = """
-import json, math, os, sys
+import sys
+sys.path[:] = [part for part in sys.path if part]
+import json, math, os
 sys.path[:] = json.loads(sys.argv[1])
 answers, quiet = os.fdopen(os.dup(1), "wb"), os.open(os.devnull, os.O_WRONLY)
 os.dup2(quiet, 1), os.dup2(quiet, 2)
@@ -151,9 +153,11 @@ class _Reader:
             if program is None:
                 raise CannotStart
             try:
-                # Isolated, so that no file in the working folder is taken for a library.
+                # No file in the working folder is taken for a library. ("-I" would hide what PythonSlicer sets.)
                 self._process = subprocess.Popen(
-                    [program, "-I", "-c", _CODE, json.dumps(paths)],
+                    [program, "-c", _CODE, json.dumps(paths)],
+                    cwd=Path(__file__).parent,
+                    env=os.environ | {"PYTHONSAFEPATH": "1"},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

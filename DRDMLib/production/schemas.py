@@ -26,7 +26,10 @@ def _inside(value: Any) -> bool:
     if not isinstance(value, str) or "\0" in value or len(value) > 1000:
         return False
     windows = PureWindowsPath(value)
-    if not windows.parts or any(len(part.encode(errors="surrogatepass")) > 255 for part in windows.parts):
+    # Names of files that are written here are text, and not longer than any file system allows.
+    if not windows.parts or any("\ud800" <= letter <= "\udfff" for letter in value):
+        return False
+    if any(len(part.encode()) > 255 for part in windows.parts):
         return False
     return not (PurePosixPath(value).is_absolute() or windows.drive or windows.root or ".." in windows.parts)
 

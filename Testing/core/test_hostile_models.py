@@ -143,7 +143,7 @@ def test_a_folder_with_hostile_models_can_be_listed(tmp_path, monkeypatch):
     for name, make in HOSTILE.items():
         if name.endswith("safetensors"):
             make(tmp_path / "models" / name)
-    assert {entry.name for entry in user_models()} <= {"wide", "deep", "passes", "both"}
+    assert {entry.name for entry in user_models()} <= {"wide", "deep", "passes", "both", "sparse"}
 
 
 def test_code_in_an_archive_is_refused(tmp_path):
