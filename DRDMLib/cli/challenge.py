@@ -15,10 +15,12 @@ from ..challenge.score import score as measure_score
 from ..challenge.transforms import read_result
 from ..challenge.truth import read_truth
 from ..deformation import model_and_choice
-from ..io.files import file_name, image_stem
+from ..errors import SettingError
+from ..io.files import file_name, image_stem, write_bytes
 from ..io.images import image_files, read_image, read_label
 from ..io.resources import resource
 from ..models.catalogue import digest_of, resolve
+from ..output import make_output_folder
 from ..production.run_folder import locked_folder
 from ..production.sources import digest_of_files
 from ..runtime.device import choose_device
@@ -27,12 +29,17 @@ from ..settings import DeformationSettings
 
 # Name of the shipped sample, of which everybody can make the same cases.
 PHANTOM = "phantom"
+# Name of the shipped case, which is the same for everybody.
+REFERENCE = "reference"
 # Options that replace what the recipe says.
 _CHANGES = ("pose", "noise", "blur", "bias", "contrast", "resample", "crop")
 
 
 def challenge(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm challenge``."""
+    if options.scan == REFERENCE and not Path(REFERENCE).exists():
+        _copy_reference(options, reporter)
+        return
     choose_device(options.device)
     given: dict[str, Any] = {name: getattr(options, name) for name in _CHANGES if getattr(options, name) is not None}
     if options.levels:
@@ -100,6 +107,28 @@ def challenge(options: argparse.Namespace, reporter: Reporter) -> None:
         f"{len(cases)} case(s) are in '{options.output}'. Register 'pairs/NAME/moving.nii.gz' to "
         "'pairs/NAME/fixed.nii.gz', then run 'drdm score TRANSFORM --truth "
         f"{Path(options.output) / 'truth' / cases[0]['name']}'."
+    )
+
+
+def _copy_reference(options: argparse.Namespace, reporter: Reporter) -> None:
+    """Copy the shipped case, which no option changes."""
+    given = [name for name in ("label", "points", "levels", "model", *_CHANGES) if getattr(options, name) is not None]
+    if given or options.count != 1:
+        raise SettingError(
+            f"The case '{REFERENCE}' is always the same; leave out '--{(given or ['count'])[0]}', or use '{PHANTOM}'."
+        )
+    source = resource("Challenge")
+    with locked_folder(Path(options.output)) as folder:
+        for part in ("pairs", "truth"):
+            make_output_folder(folder / part / REFERENCE)
+            for path in sorted((source / part / REFERENCE).iterdir()):
+                write_bytes(folder / part / REFERENCE / path.name, path.read_bytes())
+    case = read_truth(folder / "truth" / REFERENCE).record
+    reporter.item(name=case["name"], **case["files"], not_counted=case["not_counted"])
+    reporter.message(
+        f"The case is in '{options.output}'. Register 'pairs/{REFERENCE}/moving.nii.gz' to "
+        f"'pairs/{REFERENCE}/fixed.nii.gz', then run 'drdm score TRANSFORM --truth "
+        f"{Path(options.output) / 'truth' / REFERENCE}'."
     )
 
 

@@ -242,7 +242,8 @@ def _add_challenge(command: AddCommand) -> None:
     parser.add_argument(
         "scan",
         metavar="SCAN",
-        help="2D or 3D image file, a folder with one DICOM series, or 'phantom' for the drawn sample that is shipped",
+        help="2D or 3D image file, a folder with one DICOM series, 'phantom' for the drawn sample that is shipped, or "
+        "'reference' for a shipped case that is the same for everybody",
     )
     parser.add_argument("-o", "--output", required=True, metavar="CASES", help="new or empty folder for the cases")
     parser.add_argument("--label", metavar="LABEL", help="label map of the scan")

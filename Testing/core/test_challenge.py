@@ -24,6 +24,8 @@ from DRDMLib.challenge.score import Score, score
 from DRDMLib.challenge.transforms import read_result
 from DRDMLib.challenge.truth import Truth, read_truth
 from DRDMLib.errors import ImageError
+from DRDMLib.invertibility.certificate import certify_saved
+from DRDMLib.io.resources import resource
 from DRDMLib.spatial.coordinates import to_points
 
 FLIP = np.asarray([-1.0, -1.0, 1.0])
@@ -375,6 +377,23 @@ def test_cases_of_the_shipped_phantom(drdm, tmp_path, tiny_models, monkeypatch):
     assert drdm("challenge", "phantom", "-o", "cases", *how).status == 0
     truth = read_truth(tmp_path / "cases" / "truth" / "phantom_000")
     assert truth.moving_label is not None and len(truth.names) > 20
+
+
+def test_the_shipped_case_is_the_same_for_everybody(drdm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert drdm("challenge", "reference", "-o", "cases", "--progress", "none").status == 0
+    copied, shipped = snapshot(tmp_path / "cases"), resource("Challenge")
+    named = [path for path in shipped.rglob("*") if path.is_file() and path.suffix != ".py"]
+    assert len(named) == len(copied) == 8
+    truth = read_truth(tmp_path / "cases" / "truth" / "reference")
+    # The pair is made of the truth, so that a change in how it is made is seen here.
+    nothing = score(sitk.Transform(3, sitk.sitkIdentity), truth)
+    assert nothing.result.body["mean"] == pytest.approx(2.806, abs=2e-3)
+    assert nothing.result.landmarks["mean"] == pytest.approx(2.972, abs=2e-3)
+    assert nothing.floor.body["mean"] == pytest.approx(0.015, abs=2e-3)
+    assert certify_saved(sitk.Cast(truth.field, sitk.sitkVectorFloat32)).certified
+    outcome = drdm("challenge", "reference", "-o", "other", "--noise", "0")
+    assert outcome.status == 2 and "leave out '--noise'" in outcome.err and not Path("other").exists()
 
 
 def test_landmarks_lie_apart_on_features():
