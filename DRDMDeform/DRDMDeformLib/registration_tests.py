@@ -85,9 +85,7 @@ class RegistrationTestLogic:
         """
         made: list[RegistrationCase] = []
         runToEnd(
-            self.startChallenge(
-                volumeNode, segmentation, recipe, seed, folder, model, onMade=made.append, **settings
-            )
+            self.startChallenge(volumeNode, segmentation, recipe, seed, folder, model, onMade=made.append, **settings)
         )
         return made[0]
 
@@ -139,9 +137,7 @@ class RegistrationTestLogic:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        job = Job(
-            ["challenge", temporary / "scan.nrrd", "-o", cases, "--recipe", recipe, *label, *run.arguments()]
-        )
+        job = Job(["challenge", temporary / "scan.nrrd", "-o", cases, "--recipe", recipe, *label, *run.arguments()])
         scene = volumeNode.GetScene()
 
         def addToScene(job: Job) -> None:
@@ -293,9 +289,7 @@ def _readScore(folder: Path, case: RegistrationCase, scene: Any, name: str) -> R
     ]
     node = mrml.addErrorMap(scene, case.fixed, (errors, counted), largest, name)
     looksLike = report["looks_like"]
-    return RegistrationScore(
-        rows, worst, report, looksLike["text"] if looksLike else "", folder / "score.html", node
-    )
+    return RegistrationScore(rows, worst, report, looksLike["text"] if looksLike else "", folder / "score.html", node)
 
 
 def _number(text: str) -> float | None:

@@ -1,9 +1,9 @@
 """Read the fields of NiftyReg and FSL, which keep their meaning in the header of the NIfTI file.
 
 NiftyReg writes vectors in world coordinates (RAS, millimeters) at the voxels of the fixed image: positions in the
-moving image (``reg_transform -def``) or displacements (``-disp``). FNIRT of FSL writes them in coordinates of its own: the
-voxel index times the voxel size, with the first axis reversed in images whose axes are right-handed (neurological);
-either positions in the moving image or displacements to them, of which the file does not say which.
+moving image (``reg_transform -def``) or displacements (``-disp``). FNIRT of FSL writes them in coordinates of its own:
+the voxel index times the voxel size, with the first axis reversed in images whose axes are right-handed (neurological);
+either positions in the moving image or displacements to them, and the file does not say which.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _from_fsl(coordinates: np.ndarray, image: sitk.Image) -> np.ndarray:
 
 
 def _reversed(image: sitk.Image) -> bool:
-    """Return whether FSL reverses the first axis; two signs differ between LPS and RAS, so the handedness is the same."""
+    """Return whether FSL reverses the first axis; the handedness of LPS and RAS is the same."""
     return float(np.linalg.det(np.asarray(image.GetDirection()).reshape(3, 3))) > 0
 
 

@@ -92,21 +92,18 @@ def resampled(image: sitk.Image, spacing: float | None, nearest: bool = False) -
 
 
 def prepare(data: Path, work: Path, name: str, count: int | None) -> list[tuple[Path, Path | None]]:
-    """Write the scans and their labels with centers together, and return their paths."""
+    """Write the scans and their labels, in the place that their files say, and return their paths."""
     anatomy, written = ANATOMIES[name], []
     for case in scans(data, name, anatomy)[:count]:
         folder = work / name / "scans"
         folder.mkdir(parents=True, exist_ok=True)
         paths = folder / f"{case.name}.nii.gz", folder / f"{case.name}_label.nii.gz"
         image = resampled(read_image(case.image), anatomy.spacing)
-        middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
-        origin = (np.asarray(image.GetOrigin()) - middle).tolist()
         label = None
         if case.label is not None:
             label = resampled(read_label(case.label, read_image(case.image)), anatomy.spacing, nearest=True)
         for path, one in zip(paths, (image, label), strict=True):
             if one is not None:
-                one.SetOrigin(origin)
                 sitk.WriteImage(one, str(path))
         written.append((paths[0], None if label is None else paths[1]))
     return written
@@ -197,7 +194,9 @@ class Records:
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items() if k != "broken"}, flush=True)
 
 
-def register(records: Records, key: dict[str, str], pair: tuple[sitk.Image, sitk.Image], work: Path, judge: Any) -> None:
+def register(
+    records: Records, key: dict[str, str], pair: tuple[sitk.Image, sitk.Image], work: Path, judge: Any
+) -> None:
     """Register a pair with every setting, and record what ``judge`` says of the results."""
     fixed, moving = (sitk.Cast(image, sitk.sitkFloat32) for image in pair)
     for program, run in PROGRAMS.items():

@@ -91,7 +91,7 @@ def _b_splines(fixed: sitk.Image, moving: sitk.Image, cells: int, method: sitk.I
     method.SetShrinkFactorsPerLevel([2])
     method.SetSmoothingSigmasPerLevel([1.0])
     method.SetMetricSamplingStrategy(method.NONE)
-    method.SetOptimizerAsLBFGSB(numberOfIterations=30, maximumNumberOfFunctionEvaluations=40)
+    method.SetOptimizerAsLBFGSB(numberOfIterations=15, maximumNumberOfFunctionEvaluations=20)
     method.SetInitialTransform(sitk.BSplineTransformInitializer(fixed, [cells] * 3), inPlace=False)
     return method.Execute(fixed, moving)
 
@@ -105,7 +105,7 @@ def _ants(fixed: sitk.Image, moving: sitk.Image, folder: Path, **how: Any) -> si
     found = ants.registration(
         *(ants.image_read(str(path)) for path in images), outprefix=str(folder / "ants_"), random_seed=1, **how
     )
-    # ANTs lists them in the order of ITK's composite transform, the last one first; a point goes through the warp first.
+    # A point goes through the warp first, then through the affine, as ANTs lists them.
     return read_result([Path(path) for path in found["fwdtransforms"]], fixed)
 
 

@@ -18,8 +18,12 @@ FLIP = np.asarray([-1.0, -1.0, 1.0])
 
 def pair(neurological: bool) -> tuple[sitk.Image, sitk.Image]:
     """A fixed and a moving image; the handedness of the axes of the fixed image is as wanted, of the moving one not."""
-    fixed = smooth_image((12, 10, 8), (2.0, 1.5, 2.5), rotation(10, -20, 30) @ np.diag([1 if neurological else -1, 1, 1]))
-    moving = smooth_image((14, 9, 11), (1.8, 2.0, 1.5), rotation(0, 15, -10) @ np.diag([-1 if neurological else 1, 1, 1]))
+    fixed = smooth_image(
+        (12, 10, 8), (2.0, 1.5, 2.5), rotation(10, -20, 30) @ np.diag([1 if neurological else -1, 1, 1])
+    )
+    moving = smooth_image(
+        (14, 9, 11), (1.8, 2.0, 1.5), rotation(0, 15, -10) @ np.diag([-1 if neurological else 1, 1, 1])
+    )
     moving.SetOrigin((np.asarray(fixed.GetOrigin()) + (3.0, -2.0, 1.0)).tolist())
     return fixed, moving
 
@@ -34,7 +38,7 @@ def affine_of(image: sitk.Image) -> np.ndarray:
 
 
 def write_nifti(path: Path, image: sitk.Image, array: np.ndarray, intent: int, name: str = "", p1: float = 0.0) -> Path:
-    """Write an array (x, y, z, ...) as 32-bit NIfTI-1 with the geometry of an image in sform, without an intent of ITK."""
+    """Write an array (x, y, z, ...) as 32-bit NIfTI-1 with the geometry of an image in sform."""
     head = bytearray(352)
     shape = array.shape
     struct.pack_into("<i", head, 0, 348)

@@ -7,9 +7,8 @@ import slicer
 from DRDMDeformLib import mrml
 from DRDMDeformLib.mrml import SceneError, volumeFromImage
 from DRDMDeformLib.mrml.challenges import NOT_COUNTED
-from scenes import displacement, image_of, inner_points, linear_node, smooth_field
+from scenes import displacement, inner_points, linear_node, smooth_field
 from support import rotation, smooth_image
-
 
 FLIP = np.asarray([-1.0, -1.0, 1.0])
 

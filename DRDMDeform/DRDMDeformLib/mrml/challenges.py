@@ -58,8 +58,7 @@ def addCase(scene: Any, volumeNode: Any, images: tuple[sitk.Image, sitk.Image], 
     """
     name = volumeNode.GetName()
     fixed, moving = (
-        volumeFromImage(scene, image, f"{name} {kind}")
-        for image, kind in zip(images, ("fixed", "moving"), strict=True)
+        volumeFromImage(scene, image, f"{name} {kind}") for image, kind in zip(images, ("fixed", "moving"), strict=True)
     )
     fixed.SetAttribute(TRUTH_ATTRIBUTE, str(truth))
     fixed.SetNodeReferenceID(MOVING_REFERENCE, moving.GetID())
@@ -88,8 +87,8 @@ def resultOf(transformNode: Any, images: tuple[sitk.Image, sitk.Image]) -> sitk.
     """Convert a transform node to the map from points of the fixed to points of the moving image, LPS millimeters.
 
     That is the transform from the world to what is under the node, its transform from parent if it has no parent
-    itself. Registration modules give the transform that shows the moving image on the fixed one when the moving image is
-    put under it: at a place of the world, which is one of the fixed image, it shows what it has at the mapped place.
+    itself. Registration modules give the transform that shows the moving image on the fixed one when the moving image
+    is put under it: at a place of the world, which is one of the fixed image, it shows what it has at the mapped place.
 
     Args:
         transformNode: any transform node: linear, B-spline, grid, or several of them.
@@ -157,9 +156,7 @@ def _gridAround(fixed: Grid, moving: Grid) -> Grid:
     return grid
 
 
-def addErrorMap(
-    scene: Any, fixedNode: Any, images: tuple[sitk.Image, sitk.Image], largest: float, name: str
-) -> Any:
+def addErrorMap(scene: Any, fixedNode: Any, images: tuple[sitk.Image, sitk.Image], largest: float, name: str) -> Any:
     """Add the errors of a result as a volume, colored from 0 to ``largest``; it replaces the one of an earlier result.
 
     Args:

@@ -43,11 +43,14 @@ class RegistrationSection(JobSection):
         self._setUp(
             ui.scoreTable,
             {
-                _("Figure"): _("Errors are distances between where the result and where the truth take a point."),
+                _("Figure"): _(
+                    "Errors, in millimeters, are distances between where the result and the truth take a point."
+                ),
                 _("Before"): _("Without registration."),
                 _("Result"): _("With the chosen transform."),
                 _("Floor"): _("What the truth itself loses when it is interpolated between the voxels."),
             },
+            stretched=0,
         )
         self._setUp(
             ui.worstTable,
@@ -56,14 +59,14 @@ class RegistrationSection(JobSection):
                 _("Before, mm"): _("Error without registration."),
                 _("R, A, S"): _("Position in the fixed image, millimeters."),
             },
+            stretched=2,
         )
-        ui.worstTable.toolTip = _("The places with the largest errors. Click on one to see it in the views.")
         self._folder = FolderField(self.context, ui.challengeFolderPath, "challengeFolder")
         ui.challengeProgressBar.visible = False
         self.showMessage(ui.challengeLabel, "")
         self.showMessage(ui.scoreLabel, "")
 
-    def _setUp(self, table: Any, columns: dict[str, str]) -> None:
+    def _setUp(self, table: Any, columns: dict[str, str], stretched: int) -> None:
         table.columnCount = len(columns)
         table.setHorizontalHeaderLabels(list(columns))
         for column, meaning in enumerate(columns.values()):
@@ -72,6 +75,8 @@ class RegistrationSection(JobSection):
         table.selectionMode = qt.QAbstractItemView.SingleSelection
         table.editTriggers = qt.QAbstractItemView.NoEditTriggers
         table.verticalHeader().visible = False
+        # The narrow panel must show the figures; names that are too long are in tool tips.
+        table.horizontalHeader().setSectionResizeMode(stretched, qt.QHeaderView.Stretch)
         table.visible = False
 
     def restore(self) -> None:
@@ -166,12 +171,12 @@ class RegistrationSection(JobSection):
             share = job.items[0]["not_counted"]["voxels"]
             texts = [
                 _(
-                    "Register the moving to the fixed image with any module, then choose its transform below. The truth "
-                    "is in '{folder}'."
+                    "Register the moving to the fixed image with any module, then choose its transform below. The "
+                    "truth is in '{folder}'."
                 ).format(folder=mrml.caseOf(fixed).truth if fixed is not None else ""),
-                _(
-                    "{percent} % of the body lie outside of one of the images and do not count."
-                ).format(percent=f"{100 * share:.1f}")
+                _("{percent} % of the body lie outside of one of the images and do not count.").format(
+                    percent=f"{100 * share:.1f}"
+                )
                 if share > 0
                 else "",
             ]
@@ -195,8 +200,7 @@ class RegistrationSection(JobSection):
         """Show figures, worst places, and the errors over the fixed image."""
         self._score, self._scored = score, chosen
         rows = [
-            [f"{name} ({unit})" if unit else name, *("" if v is None else f"{v:.3f}" for v in values)]
-            for name, unit, *values in score.rows
+            [_short(name), *("" if v is None else f"{v:.2f}" for v in values)] for name, _unit, *values in score.rows
         ]
         self._fill(self.ui.scoreTable, rows, 12)
         places = [
@@ -214,6 +218,7 @@ class RegistrationSection(JobSection):
         for row, cells in enumerate(rows):
             for column, text in enumerate(cells):
                 table.setItem(row, column, qt.QTableWidgetItem(text))
+                table.item(row, column).setToolTip(text)
         table.resizeColumnsToContents()
         height = table.horizontalHeader().height + sum(table.rowHeight(n) for n in range(min(len(rows), most))) + 4
         table.minimumHeight = height
@@ -228,3 +233,17 @@ class RegistrationSection(JobSection):
         """Open the page of the score in the browser."""
         if self._score is not None:
             qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(Path(self._score.page))))
+
+
+def _short(name: str) -> str:
+    """The name of a figure, short enough for the panel; errors and distances are in millimeters."""
+    for long, short in (
+        ("error at landmarks, ", _("landmarks, mm: ")),
+        ("error over the body, ", _("body, mm: ")),
+        ("95 % Hausdorff distance", _("Hausdorff 95 %, mm")),
+        ("smallest Jacobian determinant", _("smallest Jacobian")),
+        ("folded voxels", _("folded voxels, %")),
+        ("there and back, ", _("there and back, mm: ")),
+    ):
+        name = name.replace(long, short)
+    return name

@@ -67,13 +67,13 @@ class RegistrationTestCase(ModuleTestCase):
         # Nothing.
         nothing = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "nothing")
         rows = self.score(nothing)
-        before, result, floor = rows["error over the body, mean (mm)"]
+        before, result, floor = rows["body, mm: mean"]
         self.assertEqual(before, result)
         self.assertLess(floor, 0.2 * before)
         self.assertTrue(self.ui.scoreTable.visible or self.ui.registrationSection.collapsed)
         errors = next(n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if "errors" in n.GetName())
         counts = arrayOf(errors) >= 0
-        self.assertAlmostEqual(arrayOf(errors)[counts].mean(), before, delta=0.01)
+        self.assertAlmostEqual(arrayOf(errors)[counts].mean(), before, delta=0.02)
         self.assertTrue(all(node.GetForegroundVolumeID() == errors.GetID() for node in composites))
         self.assertTrue(slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(errors).GetVisibility())
 
@@ -96,12 +96,12 @@ class RegistrationTestCase(ModuleTestCase):
         field = sitk.ReadImage(str(case.truth / "field.nii.gz"))
         right = mrml.createTransform(slicer.mrmlScene, sitk.Cast(field, sitk.sitkVectorFloat64), "right")
         rows = self.score(right)
-        self.assertLess(rows["error over the body, mean (mm)"][1], 0.02)
+        self.assertLess(rows["body, mm: mean"][1], 0.02)
         self.assertEqual(self.ui.scoreLabel.text, "")
         self.assertEqual(errors.GetName(), "right errors")
         right.Inverse()
         rows = self.score(right)
-        self.assertGreater(rows["error over the body, mean (mm)"][1], before)
+        self.assertGreater(rows["body, mm: mean"][1], before)
         self.assertIn("inverse", self.ui.scoreLabel.text)
 
         # Another transform: the score is no longer shown, and the errors do not change.
