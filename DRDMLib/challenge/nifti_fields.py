@@ -97,12 +97,13 @@ def _to_fsl(index: np.ndarray, image: sitk.Image) -> np.ndarray:
     index = index.copy()
     if _reversed(image):
         index[:, 0] = image.GetSize()[0] - 1 - index[:, 0]
-    return index * np.asarray(image.GetSpacing())
+    coordinates: np.ndarray = index * np.asarray(image.GetSpacing())
+    return coordinates
 
 
 def _from_fsl(coordinates: np.ndarray, image: sitk.Image) -> np.ndarray:
     """Convert FSL's coordinates (K, 3), millimeters, to voxel indices."""
-    index = coordinates / np.asarray(image.GetSpacing())
+    index: np.ndarray = coordinates / np.asarray(image.GetSpacing())
     if _reversed(image):
         index[:, 0] = image.GetSize()[0] - 1 - index[:, 0]
     return index
@@ -116,13 +117,15 @@ def _reversed(image: sitk.Image) -> bool:
 def _indices(image: sitk.Image) -> np.ndarray:
     """Return the index of each voxel, (K, d) in x, y, z, in array order."""
     shape = image.GetSize()[::-1]
-    return np.indices(shape).reshape(len(shape), -1).T[:, ::-1].astype(np.float64)
+    index: np.ndarray = np.indices(shape).reshape(len(shape), -1).T[:, ::-1].astype(np.float64)
+    return index
 
 
 def _positions(image: sitk.Image) -> np.ndarray:
     """Return the position of each voxel, (*S, d), LPS, millimeters."""
     d = image.GetDimension()
-    return to_points(_indices(image), image).reshape(*image.GetSize()[::-1], d)
+    points: np.ndarray = to_points(_indices(image), image).reshape(*image.GetSize()[::-1], d)
+    return points
 
 
 def _field(vectors: np.ndarray, image: sitk.Image) -> sitk.Image:

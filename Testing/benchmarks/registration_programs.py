@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
-
 import numpy as np
 import SimpleITK as sitk
 
@@ -258,6 +256,9 @@ def main() -> None:
     parser.add_argument("--cases", type=int, help="fewer scans of each anatomy")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    # Before ANTs and elastix are loaded; their results may depend on the number of threads.
+    os.environ.setdefault("ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS", "1")
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     if options.action == "run":
         run(*options.folders, options.anatomies, options.pairs, options.cases)
         return
