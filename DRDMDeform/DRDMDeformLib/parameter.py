@@ -127,11 +127,7 @@ class Recipe(enum.Enum):
 
     def label(self) -> str:
         """Text in the panel."""
-        return {
-            "mild": _("Mild: the same person again"),
-            "medium": _("Medium"),
-            "hard": _("Hard: as far apart as different people"),
-        }[self.value]
+        return {"mild": _("Mild"), "medium": _("Medium"), "hard": _("Hard")}[self.value]
 
 
 @parameterNodeWrapper

@@ -154,6 +154,8 @@ class RegistrationSection(JobSection):
 
     def onMade(self, case: RegistrationCase) -> None:
         """Show the pair, and choose it for the score."""
+        if self.parameter is None:
+            return
         self.parameter.challengeFixed = case.fixed
         slicer.util.setSliceViewerLayers(
             background=case.fixed, foreground=case.moving, foregroundOpacity=0.5, label=None, fit=True
@@ -198,6 +200,8 @@ class RegistrationSection(JobSection):
 
     def onScored(self, score: RegistrationScore, chosen: tuple[str, str]) -> None:
         """Show figures, worst places, and the errors over the fixed image."""
+        if self.parameter is None:
+            return
         self._score, self._scored = score, chosen
         rows = [
             [_short(name), *("" if v is None else f"{v:.2f}" for v in values)] for name, _unit, *values in score.rows
