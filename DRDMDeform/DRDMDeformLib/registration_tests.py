@@ -216,7 +216,7 @@ class RegistrationTestLogic:
                 )
             )
         pair = case.truth.parents[1] / "pairs" / case.truth.name
-        images = tuple(_grid(pair / f"{kind}.nii.gz") for kind in ("fixed", "moving"))
+        images = _read(pair / "fixed.nii.gz"), _read(pair / "moving.nii.gz")
         result = mrml.resultOf(transformNode, images)
         temporary = Path(slicer.util.tempDirectory("drdm-"))
         try:
@@ -259,7 +259,7 @@ def _newFolder(parent: str | Path | None, name: str) -> Path:
     )
 
 
-def _grid(path: Path) -> sitk.Image:
+def _read(path: Path) -> sitk.Image:
     """Read an image of a case, of which only the grid is used.
 
     Raises:
@@ -277,7 +277,7 @@ def _readScore(folder: Path, case: RegistrationCase, scene: Any, name: str) -> R
     report = json.loads((folder / "score.json").read_text(encoding="utf-8"))
     with (folder / "score.csv").open(encoding="utf-8", newline="") as file:
         rows = [
-            (row["figure"], row["unit"], *(_number(row[kind]) for kind in ("before", "result", "floor")))
+            (row["figure"], row["unit"], _number(row["before"]), _number(row["result"]), _number(row["floor"]))
             for row in csv.DictReader(file)
         ]
     errors = sitk.ReadImage(str(folder / "errors.nii.gz"))
