@@ -185,7 +185,8 @@ def _center_of_motion(field: sitk.Image, image: sitk.Image) -> np.ndarray:
         return np.asarray([(n - 1) / 2 for n in image.GetSize()])
     sums = [weight.sum(axis=tuple(b for b in range(weight.ndim) if b != axis)) for axis in range(weight.ndim)]
     index = np.asarray([[np.average(np.arange(len(one)), weights=one) for one in sums[::-1]]])
-    return to_index(to_points(index, field), image)[0]
+    center: np.ndarray = to_index(to_points(index, field), image)[0]
+    return center
 
 
 def _versions(
