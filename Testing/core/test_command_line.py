@@ -22,7 +22,7 @@ import DRDMLib
 from DRDMLib.models import catalogue
 from DRDMLib.models.model import load_model_file, read_metadata
 
-COMMANDS = ["demo", "deform", "augment", "synthesize", "regenerate", "train", "evaluate", "models"]
+COMMANDS = ["demo", "deform", "apply", "augment", "synthesize", "regenerate", "train", "evaluate", "models"]
 METRICS = ["mean_mm", "max_mm", "mean_percent", "max_percent", "folded_fraction", "min_jacobian"]
 
 
