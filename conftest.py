@@ -176,6 +176,8 @@ SLOW: dict[str, tuple[str, ...]] = {
     ),
     "test_shipped": (
         "test_a_second_demo_does_not_change_the_first",
+        "test_demo",
+        "test_the_chest_is_the_output_of_its_script",
         "test_brain_model_recovers_held_out_subjects",
         "test_cardiac_model_recovers_hearts_of_another_hospital",
         "test_demo",

@@ -174,8 +174,8 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
         names = itertools.chain(["drdm-demo"], (f"drdm-demo-{n}" for n in itertools.count(2)))
         options.output = next(name for name in names if not Path(name).exists())
     if options.image is None:
-        options.image = str(resource("Sample", "sample.nii.gz"))
-        options.label = options.label or [str(resource("Sample", "sample_label.nii.gz"))]
+        options.image = str(resource("Sample", "chest.nii.gz"))
+        options.label = options.label or [str(resource("Sample", "chest.seg.nrrd"))]
     options.count, options.channel = 1, []
     options.only_field = options.inverse = options.picture = False
     options.region = options.around = options.margin = None

@@ -87,7 +87,7 @@ def _add_demo(command: AddCommand) -> None:
         "-o", "--output", metavar="OUT", help="new folder (default: drdm-demo, or the next free drdm-demo-2, ...)"
     )
     parser.add_argument(
-        "--level", type=strength, default=64, metavar="T'", help="strength, a word or 0 to 79 (default: 64)"
+        "--level", type=strength, default="strong", metavar="T'", help="strength, a word or 0 to 79 (default: strong)"
     )
     parser.add_argument("--label", action="append", default=[], metavar="LABEL", help="label map of the scan")
     add_label_geometry(parser)

@@ -107,6 +107,7 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
                 "seed": str(record["seed"]),
                 "redrawn": len(record["redrawn"]),
                 **({"fit": str(Fit.from_dict(record["fit"]))} if "fit" in record else {}),
+                **{key: record["item"][key] for key in ("from_outside",) if key in record["item"]},
                 **outlier._asdict(),
                 **{key: float(f"{value:.4g}") for key, value in row.items()},
                 **record.get("histograms", {}),

@@ -222,12 +222,12 @@ def test_demo(tmp_path):
     out = tmp_path / "my demo"
     assert main(["demo", "-o", str(out), "--level", "20", "--device", "cpu"]) == 0
     names = {path.name for path in out.iterdir()}
-    assert names == {"demo.png", "report.json", *(f"sample_000_{kind}.nii.gz" for kind in ("image", "label", "ddf"))}
+    assert names == {"demo.png", "report.json", *(f"chest_000_{kind}.nii.gz" for kind in ("image", "label", "ddf"))}
     assert (out / "demo.png").stat().st_size > 50_000
     (item,) = json.loads((out / "report.json").read_text(encoding="utf-8"))["items"]
     assert item["metrics"]["folded_fraction"] == 0
-    assert 0.1 < item["metrics"]["mean_mm"] < 5
-    sample, new = (sitk.ReadImage(str(p)) for p in (resource("Sample", "sample.nii.gz"), out / item["image"]))
+    assert 0.1 < item["metrics"]["mean_mm"] < 15
+    sample, new = (sitk.ReadImage(str(p)) for p in (resource("Sample", "chest.nii.gz"), out / item["image"]))
     assert np.abs(sitk.GetArrayFromImage(sample).astype(float) - sitk.GetArrayFromImage(new)).mean() > 1
 
 
@@ -236,6 +236,18 @@ def test_a_second_demo_does_not_change_the_first(tmp_path, monkeypatch):
     for _ in range(2):
         assert main(["demo", "--level", "3", "--device", "cpu"]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["drdm-demo", "drdm-demo-2"]
+
+
+def test_the_chest_is_the_output_of_its_script():
+    """The chest is drawn, not a scan; its segments have names."""
+    import runpy
+
+    script = runpy.run_path(str(resource("Sample", "make_chest.py")))
+    image, label = script["draw"]()
+    chest, shipped = (read_image(resource("Sample", name)) for name in ("chest.nii.gz", "chest.seg.nrrd"))
+    assert np.abs(sitk.GetArrayFromImage(chest).astype(float) - image).max() <= 8
+    assert (sitk.GetArrayFromImage(shipped) != label).mean() < 1e-4
+    assert shipped.GetMetaData("Segment2_Name") == "heart" and script["LABELS"]["heart"] == 3
 
 
 def test_the_sample_is_the_output_of_its_script():
