@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..deformation import Deformation
-from ..drawing import BACKGROUND, GRID_COLOR, GRID_PART, SlicePicture, fullest_plane
+from ..drawing import BACKGROUND, GRID_COLOR, GRID_PART, Plane, SlicePicture, fullest_plane
 from ..io.files import write_text
 from ..models.fit import Fit
 from ..pages import fill_page, is_png, png_uri
@@ -30,6 +31,8 @@ _NODES = 40
 _IMAGES = {AUGMENT: ["original", "new version"], SYNTHESIZE: ["original", "moving", "fixed"]}
 # Pictures that are put into the page; the others are listed by their figures.
 _MOST_PICTURES = 1200
+# Distance of the slices above and below the one of the thumbnail, as a fraction of their number.
+_SLICE_STEP = 0.15
 
 
 class Outlier(NamedTuple):
@@ -120,7 +123,7 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
         files = records.files_of(folder, made[k]) or {}
         path, parts = files.get("thumbnail"), files.get("layers")
         if parts is not None and is_png(parts):
-            sample |= {"layers": png_uri(parts), "has_contours": "label" in files}
+            sample |= {"layers": png_uri(parts), "has_contours": "label" in files, "tall": _tall(parts)}
         elif path is not None and is_png(path):
             # Runs from before the layers.
             sample["picture"] = png_uri(path)
@@ -198,10 +201,21 @@ def layers(pictures: list[tuple[sitk.Image, sitk.Image | None]], field: sitk.Ima
         field: displacement field, LPS millimeters, that bends the grid on the last image.
 
     Returns:
-        (rows, columns, 4) uint8 with opacity: all images, the grid, and with labels the contours on each image.
+        (rows, columns, 4) uint8 with opacity: all images, the grid, and with labels the contours on each image. Of a
+        volume, rows of tiles show several slices, one below the other; the one of the thumbnail is in the middle.
     """
+    middle = fullest_plane(*pictures[-1])
+    planes, last = [middle], pictures[-1][0]
+    if last.GetDimension() == 3:
+        count = last.GetSize()[middle.axis]
+        steps = (-round(_SLICE_STEP * count), 0, round(_SLICE_STEP * count))
+        planes = [Plane(middle.axis, min(count - 1, max(0, middle.layer + step))) for step in steps]
+    return np.concatenate([_tiles(pictures, field, plane) for plane in planes], axis=0)
+
+
+def _tiles(pictures: list[tuple[sitk.Image, sitk.Image | None]], field: sitk.Image, plane: Plane) -> np.ndarray:
+    """Draw the tiles of one slice."""
     tiles, contours = [], []
-    plane = fullest_plane(*pictures[-1])
     for image, label in pictures:
         picture = SlicePicture(image, plane)
         tiles.append(_with_opacity(picture.upright_square(), 255))
@@ -216,6 +230,12 @@ def layers(pictures: list[tuple[sitk.Image, sitk.Image | None]], field: sitk.Ima
     tiles.append(_with_opacity(grid, round(255 * GRID_PART), besides=BACKGROUND))
     with_labels = any(label is not None for _, label in pictures)
     return np.concatenate([*tiles, *(contours if with_labels else [])], axis=1)
+
+
+def _tall(png: Path) -> float:
+    """Return the height of a PNG as a multiple of its width, from its header."""
+    width, height = struct.unpack(">II", png.read_bytes()[16:24])
+    return float(height / width)
 
 
 def _with_opacity(rgb: np.ndarray, opacity: int, besides: np.ndarray | None = None) -> np.ndarray:
