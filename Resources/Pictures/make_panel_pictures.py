@@ -20,7 +20,7 @@ SECTIONS = ("setupSection", "inputSection", "deformSection", "applySection", "ba
 
 
 def main() -> None:
-    """Use every section of the panel and take its picture."""
+    """Use Batch and Train and take their pictures."""
     standin.install()
     standin.load_module(ROOT / "DRDMDeform" / "DRDMDeform.py")
     from modulesupport import ModuleTestCase, processEvents, waitFor
