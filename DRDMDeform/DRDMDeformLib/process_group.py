@@ -17,6 +17,8 @@ from typing import Any
 # Of the Windows API: JOBOBJECT_EXTENDED_LIMIT_INFORMATION, and the limit that kills the job with its last handle.
 _EXTENDED_LIMITS = 9
 _KILL_ON_JOB_CLOSE = 0x2000
+# A killed process ends at once; the panel does not wait longer.
+_WAIT_SECONDS = 1.0
 
 
 class ProcessGroup:
@@ -67,6 +69,9 @@ class ProcessGroup:
             # The group keeps its number, that of the process, as long as one of its processes runs.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
+        # Otherwise it stays in the system's list of processes as long as Slicer runs.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_WAIT_SECONDS)
 
 
 def _windows() -> Any:

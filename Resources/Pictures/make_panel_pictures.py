@@ -1,6 +1,6 @@
-"""Take the screenshots of the panel for the README, outside Slicer, on the imitation in ``Testing/standin``.
+"""Take the screenshots of Batch and Train for the README, outside Slicer, on the imitation in ``Testing/standin``.
 
-It deforms the phantom and trains a small model, which takes minutes.
+The other pictures of the panel are from the application. This trains a small model, which takes minutes.
 
 Usage: PYTHONPATH=.:Testing:DRDMDeform:DRDMDeform/Testing/Python python Resources/Pictures/make_panel_pictures.py
 """
@@ -20,7 +20,7 @@ SECTIONS = ("setupSection", "inputSection", "deformSection", "applySection", "ba
 
 
 def main() -> None:
-    """Use every section of the panel and take its picture."""
+    """Use Batch and Train and take their pictures."""
     standin.install()
     standin.load_module(ROOT / "DRDMDeform" / "DRDMDeform.py")
     from modulesupport import ModuleTestCase, processEvents, waitFor
@@ -47,22 +47,6 @@ def main() -> None:
     try:
         ui, panel = session.ui, session.panel
         ui.advancedSection.collapsed = True
-        session.choosePhantom(steps=0)
-        landmarks = session.addMarkups()
-        ui.otherNodesSelector.setCheckState(landmarks, 2)
-        panel.setup.check()
-        waitFor(lambda: "Ready" in ui.setupStatusLabel.text)
-        session.take("panel_input", "setupSection", "inputSection")
-        ui.variantsSpinBox.value = 3
-        ui.seedSpinBox.value = 11
-        session.deform(seconds=600)
-        ui.variantsTable.selectRow(1)
-        ui.displayComboBox.currentIndex = 1
-        session.take("panel_deform", "inputSection", "deformSection")
-        ui.variantChoiceComboBox.currentIndex = 1
-        ui.applyButton.click()
-        session.take("panel_apply", "applySection")
-
         ui.stepsSpinBox.value = 4
         # Short paths in the pictures.
         os.chdir(session.folder)

@@ -49,6 +49,8 @@ class ProcessesTestCase(ModuleTestCase):
     def testCancel(self):
         job = self.startBatch()
         job.cancel()
+        # The launcher is not left in the system's list of processes either.
+        self.assertIsNotNone(job.process._group.process.returncode)
         self.assertNothingRuns()
         made = len(list((self.folder / "out").rglob("*.nii.gz")))
         processEvents(0.5)
