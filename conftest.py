@@ -19,13 +19,6 @@ FILES = {
     "Testing/core/test_batches.py": "slow",
     "Testing/core/test_production_resumed.py": "slow",
     "Testing/core/test_training_together.py": "slow",
-    "test_training_stopped": (
-        "test_a_training_continues_after_a_power_cut",
-        "test_a_training_killed_before_its_first_checkpoint_starts_again",
-        "test_a_training_stopped_at_many_moments_ends_with_the_same_weights",
-        "test_a_training_whose_input_ends_stops_after_a_step",
-        "test_something_else_is_not_resumed",
-    ),
 }
 SLOW: dict[str, tuple[str, ...]] = {
     "test_adaptation": (
@@ -195,6 +188,13 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_pool_returns_matching_fields_and_is_renewed",
         "test_the_command_trains_and_resumes_and_its_model_deforms",
         "test_the_published_network_trains",
+    ),
+    "test_training_stopped": (
+        "test_a_training_continues_after_a_power_cut",
+        "test_a_training_killed_before_its_first_checkpoint_starts_again",
+        "test_a_training_stopped_at_many_moments_ends_with_the_same_weights",
+        "test_a_training_whose_input_ends_stops_after_a_step",
+        "test_something_else_is_not_resumed",
     ),
     "test_working_folder": (
         "test_a_job_of_the_panel",

@@ -25,8 +25,9 @@ PEOPLE_DIFFER = 0.035
 # Mean displacement that recovery approaches as the random field gets stronger, fraction of the side, where it was not
 # measured for the model.
 REACH = 0.12
-# Strongest level of each word. Some models recover so much that even the strongest level moves less than the word says.
-_MOST = {"subtle": 32, "medium": 48, "strong": 72}
+# Largest displacement of each word as a share of the reach: near the reach, stronger random fields leave waves, but
+# hardly move anything farther.
+_OF_REACH = {"subtle": 0.25, "medium": 0.4, "strong": 0.6}
 # Random fields that are drawn to measure their size, and voxels along each side of them.
 _FIELDS, _SIDE = 16, 16
 
@@ -75,8 +76,8 @@ def level_of(level: Level, metadata: ModelMetadata) -> int:
     """
     if not isinstance(level, str):
         return level
-    wanted = MEANING[level] * people_differ(metadata)
-    numbers = range(1, min(_MOST[level], metadata.timesteps - 1) + 1)
+    wanted = min(MEANING[level] * people_differ(metadata), _OF_REACH[level] * reach(metadata))
+    numbers = range(1, metadata.timesteps)
     found = _recovered(torch.tensor(numbers), metadata)
     return min(zip(numbers, found, strict=True), key=lambda one: abs(one[1] - wanted))[0]
 

@@ -274,9 +274,9 @@ def test_label_on_another_grid_is_resampled(drdm, scan, tmp_path, tiny_models):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--level", "strong"], "--level.*whole number"),
-        (["--level", "4.5"], "--level.*whole number"),
-        (["--level", "-3"], "--level.*out of range"),
+        (["--level", "bold"], "--level.*subtle, medium, strong"),
+        (["--level", "4.5"], "--level.*a number from 0 to 79"),
+        (["--level", "-3"], "--level.*a number from 0 to 79"),
         (["--level", "80"], "level 80 is out of range.*79"),
         (["--level", "1000"], "level 1000 is out of range.*79"),
         (["--count", "0"], "--count.*out of range"),
@@ -575,11 +575,11 @@ def test_dataset_without_images(refused, tmp_path, tiny_models, command, kind):
     ("command", "options", "says"),
     [
         ("augment", ["--levels", "80"], "level 80 is out of range"),
-        ("augment", ["--levels", "strong"], "whole number"),
+        ("augment", ["--levels", "bold"], "subtle, medium, strong"),
         ("augment", ["--copies", "0"], "out of range"),
         ("augment", ["--model", "no-such-model"], "no model"),
         ("augment", ["--device", "toaster"], "toaster"),
-        ("synthesize", ["--levels", "40"], "40:24"),
+        ("synthesize", ["--levels", "40"], "strong:medium or 40:24"),
         ("synthesize", ["--levels", "20:80"], "level 80 is out of range"),
         ("synthesize", ["--copies", "0"], "out of range"),
         ("synthesize", ["--steps", "0"], "out of range"),

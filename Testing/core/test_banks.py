@@ -271,7 +271,8 @@ def test_real_scans_through_everything(collection, shared, tmp_path):
     image = read_image(scan)
     stored = (bank.folder / "case.safetensors").stat().st_size
     assert stored < 0.52 * 4 * bank.field("case", 0).vectors.numel()
-    assert stored < 1_000_000 or "cardiac" in collection
+    # A field that keeps bone rigid is no coarse spline.
+    assert stored < (5_000_000 if collection == "ct" else 1_000_000) or "cardiac" in collection
     made = deform(image, model_for(image, model, "cpu"), 40, seed_of(0, "case", (40,), 0, 0), 1)
     assert error_in_voxels(bank.field("case", 0).vectors, world_field(made.field, image).vectors, image) < 0.02
     assert through_everything(item, model, bank, (40,)) == 6

@@ -398,7 +398,8 @@ def test_synthesize_makes_pairs_and_their_field(succeed, tmp_path, tiny_models, 
 
     names = ["case_t09-16_000", "case_t20-12_000"]
     run_files = sorted([*RUN_FILES, "splits.json"])
-    assert names_in(out) == ["dataset.json", "displacementsTr", "imagesTr", "labelsTr", *run_files]
+    assert names_in(out) == sorted(["dataset.json", "displacementsTr", "imagesTr", "labelsTr", "masksTr", *run_files])
+    assert names_in(out / "masksTr") == names_in(out / "displacementsTr")
     assert names_in(out / "displacementsTr") == [f"{name}.nii.gz" for name in names]
     both = [f"{name}_{kind}.nii.gz" for name in names for kind in ("fixed", "moving")]
     assert names_in(out / "imagesTr") == names_in(out / "labelsTr") == both

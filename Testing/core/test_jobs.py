@@ -63,10 +63,14 @@ def test_stopping_ends_all_processes(scans, tmp_path, tiny_models):
     process = subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
     records = tmp_path / "out" / "records"
     end = time.monotonic() + 300
-    while not (records.is_dir() and len(list(records.iterdir())) > 3) and time.monotonic() < end:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=200)
+    try:
+        while not (records.is_dir() and len(list(records.iterdir())) > 3) and time.monotonic() < end:
+            time.sleep(0.1)
+        # Not SIGINT, which a shell that starts the tests in the background lets its children ignore.
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=200)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     made = len(list(records.iterdir()))
     time.sleep(1.5)

@@ -43,7 +43,7 @@ def test_every_sample_is_regenerated_exactly_from_its_record(command, ndim, pose
             k: (folder / f).read_bytes() for k, f in record["files"].items()
         }
         kinds = {"image", "label"} if not record["levels"] else {"image", "label", "thumbnail", "layers"}
-        kinds |= {"ddf", "voxel_ddf", "moving", "moving_label"} if command == SYNTHESIZE else set()
+        kinds |= {"ddf", "voxel_ddf", "mask", "moving", "moving_label"} if command == SYNTHESIZE else set()
         assert set(again.files) == kinds
 
 
