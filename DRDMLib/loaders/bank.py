@@ -112,7 +112,7 @@ class FieldBank:
                 one = header.packed[number]
                 data: Tensor = stored[one["start"] : one["start"] + one["bytes"]]
             return WorldField(unpack(one["how"], data.numpy().tobytes()), np.asarray(one["affine"], np.float64))
-        except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        except (OSError, SafetensorError, ValueError, RuntimeError, LookupError, TypeError) as error:
             raise _damaged(path) from error
 
     def draw(
@@ -157,7 +157,7 @@ class FieldBank:
                 with safe_open(path, "pt") as stream:
                     written = json.loads(stream.metadata()[METADATA_KEY])
                     self._headers[name] = _Header.of(written, stream.get_slice("fields").get_shape())
-            except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+            except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
                 raise _damaged(path) from error
         return self._headers[name]
 
@@ -366,7 +366,7 @@ def _written(path: Path) -> dict[str, Any] | None:
     try:
         with safe_open(path, "pt") as stream:
             written: dict[str, Any] = json.loads(stream.metadata()[METADATA_KEY])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
         raise _damaged(path) from error
     return written
 

@@ -34,6 +34,8 @@ _VALUES: dict[str, schema.Check] = {
     "options": schema.table(schema.either(schema.truth, schema.whole(0, 4096), schema.number(), schema.text(100)), 40),
     "velocity_scale": schema.number(0, 1e3),
     "amplitude": schema.optional(schema.number(0, 1e6)),
+    "people_differ": schema.optional(schema.number(1e-4, 1)),
+    "reach": schema.optional(schema.number(1e-4, 1)),
     "noise_grids": schema.optional(schema.listing(schema.whole(1, 1024), 20, 1)),
     "control_size": schema.whole(4, 1024),
     "training": schema.table(schema.remark, 200),
@@ -155,7 +157,7 @@ def read_header(path: str | os.PathLike[str]) -> ModelMetadata:
         if 8 + length + max(tensor["data_offsets"][1] for tensor in header.values()) != path.stat().st_size:
             raise ValueError
         return ModelMetadata.from_dict({"name": path.stem, **values})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"'{path}' is not a readable DRDM model file (safetensors); download or copy it again."
         ) from error

@@ -204,7 +204,7 @@ def _described(path: Path) -> tuple[ModelMetadata, dict[str, tuple[int, ...]]]:
         shapes = {key: tuple(map(int, value["shape"])) for key, value in tensors.items()}
         text = header.get("__metadata__", {}).get(METADATA_KEY)
         values = json.loads(text) if text else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ModelError(f"'{path}' is not a readable model file (safetensors); download or copy it again.") from error
     if not isinstance(values, dict):
         raise ModelError(

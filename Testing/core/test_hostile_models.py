@@ -169,3 +169,13 @@ def test_shapes_are_those_of_the_network(tiny_model_path, tiny_model):
 def test_later_versions_may_add_values():
     values = {"name": "x", "architecture": "compact", "ndim": 2, "size": 16, "new": {"a": [1]}}
     assert ModelMetadata.from_dict(values).size == 16
+
+
+def test_a_header_without_offsets_is_refused(tmp_path):
+    """Found by the fuzzer."""
+    header = {"__metadata__": {"drdm": json.dumps({"name": "m"})}, "a": {"data_offsets": []}}
+    text = json.dumps(header).encode()
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(ModelError, match="not a readable DRDM model file"):
+        read_header(path)
