@@ -16,8 +16,9 @@ def sinusoidal_table(timesteps: int, channels: int) -> Tensor:
 
     Columns 2p and 2p+1 are the sine and the cosine of ``t / 10000^(4p / channels)``.
     """
-    t = torch.arange(timesteps, dtype=torch.float32)[:, None]
-    p = torch.arange((channels + 1) // 2, dtype=torch.float32)[None]
+    # On the CPU also where only shapes are asked for: on the meta device, these functions load PyTorch's compiler.
+    t = torch.arange(timesteps, dtype=torch.float32, device="cpu")[:, None]
+    p = torch.arange((channels + 1) // 2, dtype=torch.float32, device="cpu")[None]
     angle = t / 10000.0 ** (4.0 * p / channels)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :channels]
 

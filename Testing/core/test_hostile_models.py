@@ -4,8 +4,10 @@ import json
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -17,6 +19,8 @@ from DRDMLib.models.catalogue import user_models
 from DRDMLib.models.metadata import ModelMetadata, read_header
 from DRDMLib.models.model import load_model_file, read_metadata
 from DRDMLib.networks import RecResACNet, shapes_of_network
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Loads a model and prints the kind of its error, and by how many megabytes the process has grown at most.
 LOAD = """
@@ -179,3 +183,11 @@ def test_a_header_without_offsets_is_refused(tmp_path):
     path.write_bytes(len(text).to_bytes(8, "little") + text)
     with pytest.raises(ModelError, match="not a readable DRDM model file"):
         read_header(path)
+
+
+def test_checking_shapes_does_not_load_the_compiler():
+    """It takes seconds, and may crash a program that has other parts of LLVM, such as 3D Slicer."""
+    code = "import sys; from DRDMLib import load_model; load_model('hippocampus-mr-3d', 'cpu'); "
+    code += "print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.stdout.strip() == "False", done.stderr

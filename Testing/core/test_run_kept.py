@@ -212,7 +212,7 @@ def test_a_record_is_used_from_another_folder(tmp_path, tiny_models, monkeypatch
     assert regenerate(project / name, tmp_path / "1", model=model).differences == []
     project.rename(tmp_path / "moved")
     again = regenerate(tmp_path / "moved" / name, tmp_path / "2", model=model)
-    assert again.differences == [] and set(again.compared) == {"image", "label", "thumbnail"}
+    assert again.differences == [] and set(again.compared) == {"image", "label", "thumbnail", "layers"}
     # A record of an older version has the path as it was given, relative to a folder that is not known.
     record = json.loads((tmp_path / "moved" / name).read_text(encoding="utf-8"))
     record["source"] |= {"files": {kind: f"data/{kind}s/a.nii.gz" for kind in ("image", "label")}}
@@ -258,7 +258,8 @@ def test_a_record_cannot_name_other_files(data, tmp_path, tiny_models):
         assert page.count("data:image/png") <= 4
         assert result(folder) == before or thumbnail == "run.json"
     path.write_text(json.dumps(record | {"copy": 10**15}), "utf-8")
-    assert regenerate(path, tmp_path / "again", model=str(tiny_models[3])).differences
+    with pytest.raises(OutputError, match="no valid 'copy'"):
+        regenerate(path, tmp_path / "again", model=str(tiny_models[3]))
 
 
 def test_seeds_of_samples():
