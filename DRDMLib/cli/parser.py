@@ -6,7 +6,9 @@ The modules that do the work, and PyTorch, are imported only when a command runs
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
+from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from .. import __version__
@@ -93,7 +95,7 @@ def _add_demo(command: AddCommand) -> None:
     add_label_geometry(parser)
     add_generation(parser)
     add_device_and_progress(parser)
-    parser.set_defaults(func=_run_demo)
+    parser.set_defaults(func=_runs("commands", "demo"))
 
 
 def _add_deform(command: AddCommand) -> None:
@@ -147,7 +149,7 @@ def _add_deform(command: AddCommand) -> None:
     add_generation(parser)
     add_region(parser)
     add_device_and_progress(parser)
-    parser.set_defaults(func=_run_deform)
+    parser.set_defaults(func=_runs("commands", "deform"))
 
 
 def _add_apply(command: AddCommand) -> None:
@@ -176,7 +178,7 @@ def _add_apply(command: AddCommand) -> None:
         "--image", nargs="+", default=[], metavar="FILE", help="files that are images, whatever their values are"
     )
     parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
-    parser.set_defaults(func=_run_apply)
+    parser.set_defaults(func=_runs("apply", "apply"))
 
 
 def _add_augment(command: AddCommand) -> None:
@@ -208,7 +210,7 @@ def _add_augment(command: AddCommand) -> None:
     add_generation(parser)
     add_region(parser)
     add_device_and_progress(parser)
-    parser.set_defaults(func=_run_augment)
+    parser.set_defaults(func=_runs("batch", "augment"))
 
 
 def _add_synthesize(command: AddCommand) -> None:
@@ -254,7 +256,7 @@ def _add_synthesize(command: AddCommand) -> None:
     add_generation(parser)
     add_region(parser)
     add_device_and_progress(parser)
-    parser.set_defaults(func=_run_synthesize)
+    parser.set_defaults(func=_runs("batch", "synthesize"))
 
 
 def _add_regenerate(command: AddCommand) -> None:
@@ -272,7 +274,7 @@ def _add_regenerate(command: AddCommand) -> None:
         "--images", metavar="FOLDER", help="folder with the images and labels, at any depth, if they were moved"
     )
     add_device_and_progress(parser)
-    parser.set_defaults(device=None, func=_run_regenerate)
+    parser.set_defaults(device=None, func=_runs("batch", "regenerate"))
 
 
 def _add_verify(command: AddCommand) -> None:
@@ -283,7 +285,7 @@ def _add_verify(command: AddCommand) -> None:
     )
     parser.add_argument("folder", metavar="OUT", help="folder of the run")
     parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
-    parser.set_defaults(func=_run_verify)
+    parser.set_defaults(func=_runs("batch", "verify"))
 
 
 def _add_gallery(command: AddCommand) -> None:
@@ -308,7 +310,7 @@ def _add_gallery(command: AddCommand) -> None:
     parser.add_argument("--blind", metavar="PAGE", help="also write a blinded test: is a picture real or made?")
     add_generation(parser)
     add_device_and_progress(parser)
-    parser.set_defaults(func=_run_gallery)
+    parser.set_defaults(func=_runs("gallery", "gallery"))
 
 
 def _add_challenge(command: AddCommand) -> None:
@@ -345,7 +347,7 @@ def _add_challenge(command: AddCommand) -> None:
     add_changes(parser)
     add_generation(parser, pose=None)
     add_device_and_progress(parser)
-    parser.set_defaults(func=_run_challenge)
+    parser.set_defaults(func=_runs("challenge", "challenge"))
 
 
 def _add_score(command: AddCommand) -> None:
@@ -376,7 +378,7 @@ def _add_score(command: AddCommand) -> None:
         help="the transform from the moving to the fixed image, to measure inverse consistency",
     )
     parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
-    parser.set_defaults(func=_run_score)
+    parser.set_defaults(func=_runs("challenge", "score"))
 
 
 def _add_train(command: AddCommand) -> None:
@@ -387,7 +389,7 @@ def _add_train(command: AddCommand) -> None:
     )
     add_train(parser)
     add_device_and_progress(parser)
-    parser.set_defaults(func=_run_train)
+    parser.set_defaults(func=_runs("train", "train"))
 
 
 def _add_evaluate(command: AddCommand) -> None:
@@ -397,7 +399,7 @@ def _add_evaluate(command: AddCommand) -> None:
         "drdm evaluate variants/scan_000_ddf.nii.gz",
     )
     parser.add_argument("ddf", nargs="+", metavar="DDF", help="displacement field (vector image, millimeters)")
-    parser.set_defaults(func=_run_evaluate)
+    parser.set_defaults(func=_runs("commands", "evaluate"))
 
 
 def _add_models(command: AddCommand) -> None:
@@ -405,7 +407,7 @@ def _add_models(command: AddCommand) -> None:
     parser.add_argument("action", nargs="?", choices=["list", "fetch", "info", "remove"], default="list")
     parser.add_argument("name", nargs="?", metavar="NAME", help="model name, or path for info")
     parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
-    parser.set_defaults(func=_run_models)
+    parser.set_defaults(func=_runs("commands", "models"))
 
 
 def _add_fit(command: AddCommand) -> None:
@@ -421,88 +423,13 @@ def _add_fit(command: AddCommand) -> None:
         help="plane of the slices for 2D models on a volume (default: auto, the acquisition plane)",
     )
     parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
-    parser.set_defaults(func=_run_fit)
+    parser.set_defaults(func=_runs("fit", "fit"))
 
 
-def _run_demo(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .commands import demo
+def _runs(module: str, name: str) -> Callable[[argparse.Namespace, Reporter], None]:
+    """Return a function that imports a command and runs it, since most of them need PyTorch."""
 
-    demo(options, reporter)
+    def run(options: argparse.Namespace, reporter: Reporter) -> None:
+        getattr(importlib.import_module(f".{module}", __package__), name)(options, reporter)
 
-
-def _run_deform(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .commands import deform
-
-    deform(options, reporter)
-
-
-def _run_apply(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .apply import apply
-
-    apply(options, reporter)
-
-
-def _run_augment(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .batch import augment
-
-    augment(options, reporter)
-
-
-def _run_synthesize(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .batch import synthesize
-
-    synthesize(options, reporter)
-
-
-def _run_regenerate(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .batch import regenerate
-
-    regenerate(options, reporter)
-
-
-def _run_verify(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .batch import verify
-
-    verify(options, reporter)
-
-
-def _run_gallery(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .gallery import gallery
-
-    gallery(options, reporter)
-
-
-def _run_challenge(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .challenge import challenge
-
-    challenge(options, reporter)
-
-
-def _run_score(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .challenge import score
-
-    score(options, reporter)
-
-
-def _run_train(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .train import train
-
-    train(options, reporter)
-
-
-def _run_evaluate(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .commands import evaluate
-
-    evaluate(options, reporter)
-
-
-def _run_models(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .commands import models
-
-    models(options, reporter)
-
-
-def _run_fit(options: argparse.Namespace, reporter: Reporter) -> None:
-    from .fit import fit
-
-    fit(options, reporter)
+    return run

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,11 @@ def run_forked(*commands, timeout=900):
         timeout=timeout,
     )
     return [int(line) for line in done.stdout.split()], done.stderr
+
+
+def check_refusal(status, err, says):
+    """Check that a command refused its input in one line."""
+    assert status == 2, err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1, f"not one line:\n{err}"
+    assert re.search(says, err, re.IGNORECASE), err

@@ -2,6 +2,7 @@ import signal
 from collections import namedtuple
 
 import pytest
+from command_helpers import check_refusal, scene, snapshot, write
 
 from DRDMLib.cli import main
 
@@ -30,3 +31,37 @@ def drdm(capfd, monkeypatch, tmp_path):
 
     yield run
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def scan(tmp_path):
+    return write(scene(), tmp_path / "scan.nii.gz")
+
+
+@pytest.fixture
+def flat_scan(tmp_path):
+    return write(scene((30, 26)), tmp_path / "flat.nii.gz")
+
+
+@pytest.fixture
+def refused(drdm, tmp_path):
+    """Run a command that must fail, and check its message and that no file was changed."""
+
+    def run(*arguments, says):
+        before = snapshot(tmp_path)
+        outcome = drdm(*arguments)
+        check_refusal(outcome.status, outcome.err, says)
+        assert snapshot(tmp_path) == before, "something was created or changed"
+        return outcome
+
+    return run
+
+
+@pytest.fixture
+def deform_refused(refused, tiny_models, tmp_path):
+    """Run ``drdm deform IMAGE`` with a 3D model; it must fail."""
+
+    def run(image, *more, says, model=tiny_models[3]):
+        return refused("deform", image, "-o", tmp_path / "out", "--level", 4, "--model", model, *more, says=says)
+
+    return run
