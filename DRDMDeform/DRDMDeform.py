@@ -34,7 +34,7 @@ class DRDMDeform(ScriptedLoadableModule):
         self.parent.helpText = _(
             "Makes new, anatomically plausible versions of a scan. Each version is a transform that also moves "
             "segmentations, models and markups. Many versions of many scans become training data. Choose a volume, "
-            "move the slider, and press Deform. See the "
+            "choose a strength, and press Deform. See the "
             '<a href="{link}">tutorial and documentation</a>.'
         ).format(link=HOMEPAGE)
         self.parent.acknowledgementText = _(

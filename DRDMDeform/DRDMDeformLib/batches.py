@@ -133,8 +133,8 @@ class BatchLogic:
         2
         """
         batch = BatchSettings(**settings)
-        folder, temporary = self._scansFolder(source, batch, needLabels=True)
         options = ["--levels", *levels, "--copies", copies, *batch.regionArguments(source)]
+        folder, temporary = self._scansFolder(source, batch, needLabels=True)
         job = self._batchJob(["augment", folder, "-o", outputFolder, *options], batch, temporary)
         return runToEnd(job) if wait else job
 
@@ -168,9 +168,9 @@ class BatchLogic:
         2
         """
         batch = BatchSettings(**settings)
-        folder, temporary = self._scansFolder(source, batch, needLabels=False)
         options = ["--levels", *(f"{first}:{second}" for first, second in levels), "--copies", copies]
         options += batch.regionArguments(source)
+        folder, temporary = self._scansFolder(source, batch, needLabels=False)
         job = self._batchJob(["synthesize", folder, "-o", outputFolder, *options], batch, temporary)
         return runToEnd(job) if wait else job
 
@@ -208,7 +208,7 @@ class BatchLogic:
         ['point.csv']
         """
         field = mrml.fieldFromTransform(transformNode)
-        folder = Path(slicer.util.tempDirectory("drdm-"))
+        folder = temporaryFolder()
         job = Job(["apply", folder / "field.nrrd", *files, "-o", outputFolder, *(["--inverse"] if inverse else [])])
         job.onFinished(lambda _job: shutil.rmtree(folder, ignore_errors=True))
         try:

@@ -20,6 +20,7 @@ from .batches import RunSettings, writeTemporary
 from .deferred import sitk
 from .job import Job, JobState, runToEnd
 from .mrml import RegistrationCase, SceneError, links
+from .temporary import temporaryFolder
 
 RECIPES = ("mild", "medium", "hard")
 
@@ -50,26 +51,14 @@ class RegistrationTestLogic:
     """Makes test cases for registration programs, and scores results."""
 
     def makeChallenge(
-        self,
-        volumeNode: slicer.vtkMRMLScalarVolumeNode,
-        segmentation: Any = None,
-        recipe: str = "medium",
-        seed: int = 0,
-        folder: str | Path | None = None,
-        model: str | None = None,
-        **settings: Any,
+        self, volumeNode: slicer.vtkMRMLScalarVolumeNode, segmentation: Any = None, **how: Any
     ) -> RegistrationCase:
         """Make a moving and a fixed image whose true transform is known, and wait for it.
 
         Args:
-            volumeNode: the volume of which the case is made, as it lies in the world.
-            segmentation: segmentation or label map of the volume, whose overlap is measured too.
-            recipe: ``"mild"``, ``"medium"`` or ``"hard"``.
-            seed: the same seed gives the same case.
-            folder: where a new folder with the files of the case is made; ``None``: in a temporary folder, which is
-                lost with the next start.
-            model: name or path; ``None``: the one that fits the volume best.
-            settings: steps, device and plane as in :meth:`Logic.deform`.
+            volumeNode: as in :meth:`startChallenge`.
+            segmentation: as in :meth:`startChallenge`.
+            how: recipe, seed, folder, model and settings as in :meth:`startChallenge`.
 
         Returns:
             The volumes ``fixed`` and ``moving``, and the folder ``truth``, which is not loaded.
@@ -84,9 +73,7 @@ class RegistrationTestLogic:
         ('Phantom fixed', 'Phantom moving')
         """
         made: list[RegistrationCase] = []
-        runToEnd(
-            self.startChallenge(volumeNode, segmentation, recipe, seed, folder, model, onMade=made.append, **settings)
-        )
+        runToEnd(self.startChallenge(volumeNode, segmentation, onMade=made.append, **how))
         return made[0]
 
     def startChallenge(
@@ -103,14 +90,15 @@ class RegistrationTestLogic:
         """Return a job that makes a test case in a separate process; see :meth:`makeChallenge`.
 
         Args:
-            volumeNode: as in :meth:`makeChallenge`.
-            segmentation: as in :meth:`makeChallenge`.
-            recipe: as in :meth:`makeChallenge`.
-            seed: as in :meth:`makeChallenge`.
-            folder: as in :meth:`makeChallenge`.
-            model: as in :meth:`makeChallenge`.
+            volumeNode: the volume of which the case is made, as it lies in the world.
+            segmentation: segmentation or label map of the volume, whose overlap is measured too.
+            recipe: ``"mild"``, ``"medium"`` or ``"hard"``.
+            seed: the same seed gives the same case.
+            folder: where a new folder with the files of the case is made; ``None``: in a temporary folder, which is
+                removed at the next start of Slicer.
+            model: name or path; ``None``: the one that fits the volume best.
             onMade: called with the case when it is in the scene.
-            settings: as in :meth:`makeChallenge`.
+            settings: steps, device and plane as in :meth:`Logic.deform`.
 
         Raises:
             SceneError: a node cannot be used.
@@ -126,7 +114,7 @@ class RegistrationTestLogic:
             raise SceneError(_("There is no recipe '{name}'; use mild, medium or hard.").format(name=recipe))
         image = mrml.imageFromVolume(volumeNode)
         run = RunSettings(model, seed, **settings)
-        temporary = Path(slicer.util.tempDirectory("drdm-"))
+        temporary = temporaryFolder()
         try:
             cases = _newFolder(folder, f"{recipe}-{seed}")
             label: list[object] = []
@@ -143,6 +131,8 @@ class RegistrationTestLogic:
         def addToScene(job: Job) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
             if job.state is not JobState.DONE:
+                # The folder is new, and a case that is not complete is of no use.
+                shutil.rmtree(cases, ignore_errors=True)
                 return
             try:
                 if volumeNode.GetScene() is not scene:
@@ -218,7 +208,7 @@ class RegistrationTestLogic:
         pair = case.truth.parents[1] / "pairs" / case.truth.name
         images = _read(pair / "fixed.nii.gz"), _read(pair / "moving.nii.gz")
         result = mrml.resultOf(transformNode, images)
-        temporary = Path(slicer.util.tempDirectory("drdm-"))
+        temporary = temporaryFolder()
         try:
             if isinstance(result, sitk.Transform):
                 path = temporary / "result.tfm"
@@ -252,7 +242,7 @@ class RegistrationTestLogic:
 
 def _newFolder(parent: str | Path | None, name: str) -> Path:
     """Return the path of a folder that does not exist yet, in ``parent`` or a temporary folder."""
-    within = Path(slicer.util.tempDirectory("drdm-case-")) if parent is None else Path(parent)
+    within = temporaryFolder() if parent is None else Path(parent)
     stem = file_name(name)
     return next(
         path for path in (within / (f"{stem}-{n}" if n > 1 else stem) for n in range(1, 10**6)) if not path.exists()

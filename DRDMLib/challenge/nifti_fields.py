@@ -14,9 +14,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
+from ..io.points import FLIP
 from ..spatial.coordinates import to_points
 
-_FLIP = np.asarray([-1.0, -1.0, 1.0])
 # NIfTI's intent code of a displacement field of FNIRT, and of coefficients of FNIRT and TOPUP.
 _FNIRT_FIELD = "2006"
 _FSL_COEFFICIENTS = ("2007", "2008", "2009", "2016", "2017")
@@ -54,7 +54,7 @@ def from_niftyreg(image: sitk.Image, path: Path) -> sitk.Image:
             f"'{path}' is a transform of NiftyReg with control points or velocities; convert it with "
             "'reg_transform -def' or '-disp'."
         )
-    vectors = sitk.GetArrayFromImage(image).astype(np.float64) * _FLIP[:d]
+    vectors = sitk.GetArrayFromImage(image).astype(np.float64) * FLIP[:d]
     if kind == _POSITIONS:
         vectors -= _positions(image)
     return _field(vectors, image)

@@ -10,11 +10,12 @@ import slicer
 import vtk
 
 from ..deferred import sitk
+from .display import colorTable
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
-from .grids import FLIP, Grid, numpyMatrix, transformPoints
+from .grids import FLIP, Grid, numpyMatrix
 from .hierarchy import createFolder, placeBeside, placeIn
-from .transforms import displacements, gridTransform
+from .transforms import MAX_POINTS, sampledOn
 from .volumes import setImage, volumeFromImage
 
 # Attribute of a fixed image: the folder with the truth of its case.
@@ -24,8 +25,6 @@ MOVING_REFERENCE = "DRDM.moving"
 ERRORS_REFERENCE = "DRDM.errors"
 # Largest error of a saved transform between its grid points (99.9th percentile), millimeters.
 TOLERANCE_MM = 0.005
-# A saved transform has at most this many points, whatever its error.
-MAX_POINTS = 6_000_000
 # The value of voxels that do not count in an error map; they are not drawn.
 NOT_COUNTED = -1.0
 _COLORS = "DRDMRegistrationErrors"
@@ -113,17 +112,8 @@ def resultOf(transformNode: Any, images: tuple[sitk.Image, sitk.Image]) -> sitk.
     transform = vtk.vtkGeneralTransform()
     transformNode.GetTransformFromWorld(transform)
     fixed, moving = (Grid.fromImage(image) for image in images)
-    grid = _gridAround(fixed, moving)
-    # Only inside the fixed image: splines end with a jump.
-    index = np.random.default_rng(0).random((4000, 3)) * (np.asarray(fixed.size) - 1)
-    points = index @ fixed.matrix[:3, :3].T + fixed.matrix[:3, 3]
-    exact = transformPoints(transform, points)
-    while True:
-        vectors = displacements(transform, grid)
-        apart = np.linalg.norm(transformPoints(gridTransform(grid, vectors), points) - exact, axis=1)
-        if grid.refined().voxels > MAX_POINTS or np.percentile(apart, 99.9) <= TOLERANCE_MM:
-            break
-        grid = grid.refined()
+    # Judged only inside the fixed image: splines end with a jump.
+    grid, vectors = sampledOn(transform, _gridAround(fixed, moving), within=fixed, tolerance=TOLERANCE_MM)
     return grid.place(sitk.GetImageFromArray(vectors * FLIP, isVector=True))
 
 
@@ -194,22 +184,13 @@ def addErrorMap(scene: Any, fixedNode: Any, images: tuple[sitk.Image, sitk.Image
 
 def errorColors(scene: Any) -> Any:
     """Return the color table of registration errors, from dark blue over cyan and yellow to red; made once a scene."""
-    node = scene.GetSingletonNode(_COLORS, "vtkMRMLColorTableNode")
-    if node is not None:
-        return node
-    node = slicer.vtkMRMLColorTableNode()
-    node.SetSingletonTag(_COLORS)
-    node.SetName("DRDM registration errors")
-    node.SetDescription("Error of a registration: dark blue none, red large")
-    node.SetAttribute("Category", "DRDM")
-    node.SetTypeToUser()
-    node.SetHideFromEditors(False)
-    node.SetNumberOfColors(_ENTRIES)
     at = np.linspace(0, 1, len(_STOPS))
-    for entry in range(_ENTRIES):
-        position = entry / (_ENTRIES - 1)
-        node.SetColor(entry, f"{position:.2f}", *(float(np.interp(position, at, c)) for c in _STOPS.T), 1.0)
-    return scene.AddNode(node)
+    entries = [
+        (f"{position:.2f}", [float(np.interp(position, at, channel)) for channel in _STOPS.T])
+        for position in np.linspace(0, 1, _ENTRIES)
+    ]
+    description = "Error of a registration: dark blue none, red large"
+    return colorTable(scene, _COLORS, "DRDM registration errors", description, entries)
 
 
 def showLegend(volumeNode: Any, title: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -129,21 +130,34 @@ def jacobianColors(scene: Any) -> Any:
     White at 1, blue below (tissue has grown), red above (it has shrunk). The colors change fast near 1, as most
     determinants do. The first entry, used for 0 and below, is magenta.
     """
-    node = scene.GetSingletonNode(_COLORS, "vtkMRMLColorTableNode")
+    entries = [(f"{2 * n / (_ENTRIES - 1):.2f}", color) for n, color in enumerate(_diverging(_ENTRIES))]
+    entries[0] = ("folded", (1.0, 0.0, 1.0))
+    node = colorTable(scene, _COLORS, "DRDM Jacobian", "Jacobian determinant, white at 1; magenta: folded", entries)
+    node.GetLookupTable().SetTableRange(0.0, 2.0)
+    return node
+
+
+def colorTable(
+    scene: Any, tag: str, name: str, description: str, entries: Sequence[tuple[str, Sequence[float]]]
+) -> Any:
+    """Return the color table with a singleton tag; it is created once per scene.
+
+    Args:
+        entries: name of each color, and its red, green and blue from 0 to 1.
+    """
+    node = scene.GetSingletonNode(tag, "vtkMRMLColorTableNode")
     if node is not None:
         return node
     node = slicer.vtkMRMLColorTableNode()
-    node.SetSingletonTag(_COLORS)
-    node.SetName("DRDM Jacobian")
-    node.SetDescription("Jacobian determinant from 0 to 2, white at 1; magenta: folded")
+    node.SetSingletonTag(tag)
+    node.SetName(name)
+    node.SetDescription(description)
     node.SetAttribute("Category", "DRDM")
     node.SetTypeToUser()
     node.SetHideFromEditors(False)
-    node.SetNumberOfColors(_ENTRIES)
-    node.GetLookupTable().SetTableRange(0.0, 2.0)
-    for entry, (red, green, blue) in enumerate(_diverging(_ENTRIES)):
-        node.SetColor(entry, f"{2 * entry / (_ENTRIES - 1):.2f}", red, green, blue, 1.0)
-    node.SetColor(0, "folded", 1.0, 0.0, 1.0, 1.0)
+    node.SetNumberOfColors(len(entries))
+    for number, (text, color) in enumerate(entries):
+        node.SetColor(number, text, *color, 1.0)
     return scene.AddNode(node)
 
 

@@ -115,10 +115,24 @@ def _sampled(composite: Any, source: Grid, toTarget: Any) -> tuple[Grid, np.ndar
     Returns:
         The grid, and the vectors (k, j, i, 3), RAS millimeters.
     """
-    grid = fittedGrid(concatenate(source.vtkMatrix, toTarget), source.size)
+    return sampledOn(composite, fittedGrid(concatenate(source.vtkMatrix, toTarget), source.size))
+
+
+def sampledOn(
+    composite: Any, grid: Grid, *, within: Grid | None = None, tolerance: float = TOLERANCE_MM
+) -> tuple[Grid, np.ndarray]:
+    """Sample ``composite`` on a grid, which is refined until the samples are accurate or too many.
+
+    Args:
+        within: grid over the place where the error is measured; by default all of ``grid``.
+        tolerance: largest error, 99.9th percentile, millimeters.
+
+    Returns:
+        The grid, and the vectors (k, j, i, 3), RAS millimeters.
+    """
     while True:
         vectors = displacements(composite, grid)
-        if grid.refined().voxels > MAX_POINTS or _error(composite, grid, vectors) <= TOLERANCE_MM:
+        if grid.refined().voxels > MAX_POINTS or _error(composite, grid, vectors, within or grid) <= tolerance:
             return grid, vectors
         grid = grid.refined()
 
@@ -131,11 +145,11 @@ def displacements(transform: Any, grid: Grid) -> np.ndarray:
     return moved.reshape(*grid.size[::-1], 3)
 
 
-def _error(composite: Any, grid: Grid, vectors: np.ndarray) -> float:
-    """Error of the sampled map at random points (fixed seed): 99.9th percentile, millimeters."""
+def _error(composite: Any, grid: Grid, vectors: np.ndarray, within: Grid) -> float:
+    """Error of the sampled map at random points of ``within`` (fixed seed): 99.9th percentile, millimeters."""
     generator = np.random.default_rng(0)
-    index = generator.random((4000, 3)) * (np.asarray(grid.size) - 1)
-    points = index @ grid.matrix[:3, :3].T + grid.matrix[:3, 3]
+    index = generator.random((4000, 3)) * (np.asarray(within.size) - 1)
+    points = index @ within.matrix[:3, :3].T + within.matrix[:3, 3]
     miss = transformPoints(composite, points) - transformPoints(gridTransform(grid, vectors), points)
     return float(np.percentile(np.linalg.norm(miss, axis=1), 99.9))
 

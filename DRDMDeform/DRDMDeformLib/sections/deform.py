@@ -16,14 +16,14 @@ from .. import mrml
 from ..job import Job, JobState, Progress
 from ..parameter import Display, Strength
 from .input import InputSection
-from .section import JobSection, PanelContext, Severity, showProgress
+from .section import JobSection, PanelContext, Severity, fitHeight, prepareTable, showProgress
 from .setup import SetupSection
 
 
 def strengthText(strength: Strength, level: int) -> str:
     """Say what a strength means."""
     if strength is Strength.LEVEL:
-        return _("T' = {level} of 79").format(level=level)
+        return _("level {level} of 79").format(level=level)
     percent = round(100 * MEANING[strength.value])
     return _("moves tissue about {percent} % as far as two people differ").format(percent=percent)
 
@@ -88,15 +88,7 @@ class DeformSection(JobSection):
             _("Folded"): _("Voxels where the deformation folds over itself, which tissue cannot do."),
             _("Invertible"): _("Whether every point has exactly one counterpart, proven for the whole field."),
         }
-        table = ui.variantsTable
-        table.columnCount = len(self.columns)
-        table.setHorizontalHeaderLabels(list(self.columns))
-        for column, meaning in enumerate(self.columns.values()):
-            table.horizontalHeaderItem(column).setToolTip(meaning)
-        table.selectionBehavior = qt.QAbstractItemView.SelectRows
-        table.selectionMode = qt.QAbstractItemView.SingleSelection
-        table.editTriggers = qt.QAbstractItemView.NoEditTriggers
-        table.verticalHeader().visible = False
+        prepareTable(ui.variantsTable, self.columns)
         ui.progressBar.visible = False
 
     def onSceneClosed(self) -> None:
@@ -230,11 +222,7 @@ class DeformSection(JobSection):
                 for row, (_node, _index, record) in enumerate(variants):
                     for column, text in enumerate(self._cells(row, record)):
                         table.setItem(row, column, qt.QTableWidgetItem(text))
-                table.resizeColumnsToContents()
-                header = table.horizontalHeader().height
-                height = header + sum(table.rowHeight(row) for row in range(min(len(rows), 6))) + 4
-                table.minimumHeight = height
-                table.maximumHeight = height
+                fitHeight(table, 6)
             table.visible = bool(rows)
             current = None if shown is None else (shown, self.logic.shownVariant(shown))
             chosen = rows.index(current) if current in rows else None

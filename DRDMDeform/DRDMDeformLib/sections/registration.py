@@ -16,7 +16,7 @@ from ..mrml import RegistrationCase
 from ..registration_tests import RegistrationScore
 from .folders import FolderField
 from .input import InputSection
-from .section import JobSection, PanelContext, Severity, isSet, showProgress
+from .section import JobSection, PanelContext, Severity, fitHeight, isSet, prepareTable, showProgress
 from .setup import SetupSection
 
 
@@ -67,14 +67,7 @@ class RegistrationSection(JobSection):
         self.showMessage(ui.scoreLabel, "")
 
     def _setUp(self, table: Any, columns: dict[str, str], stretched: int) -> None:
-        table.columnCount = len(columns)
-        table.setHorizontalHeaderLabels(list(columns))
-        for column, meaning in enumerate(columns.values()):
-            table.horizontalHeaderItem(column).setToolTip(meaning)
-        table.selectionBehavior = qt.QAbstractItemView.SelectRows
-        table.selectionMode = qt.QAbstractItemView.SingleSelection
-        table.editTriggers = qt.QAbstractItemView.NoEditTriggers
-        table.verticalHeader().visible = False
+        prepareTable(table, columns)
         # The narrow panel must show the figures; names that are too long are in tool tips.
         table.horizontalHeader().setSectionResizeMode(stretched, qt.QHeaderView.Stretch)
         table.visible = False
@@ -176,7 +169,7 @@ class RegistrationSection(JobSection):
                     "Register the moving to the fixed image with any module, then choose its transform below. The "
                     "truth is in '{folder}'."
                 ).format(folder=mrml.caseOf(fixed).truth if fixed is not None else ""),
-                _("{percent} % of the body lie outside of one of the images and do not count.").format(
+                _("{percent} % of the body lies outside of one of the images and does not count.").format(
                     percent=f"{100 * share:.1f}"
                 )
                 if share > 0
@@ -223,10 +216,7 @@ class RegistrationSection(JobSection):
             for column, text in enumerate(cells):
                 table.setItem(row, column, qt.QTableWidgetItem(text))
                 table.item(row, column).setToolTip(text)
-        table.resizeColumnsToContents()
-        height = table.horizontalHeader().height + sum(table.rowHeight(n) for n in range(min(len(rows), most))) + 4
-        table.minimumHeight = height
-        table.maximumHeight = height
+        fitHeight(table, most)
 
     def onPlace(self, row: int, column: int) -> None:
         """Bring the views to a place with a large error."""

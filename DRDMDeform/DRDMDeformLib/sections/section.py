@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +142,26 @@ class JobSection(Section):
         if self.job is not None:
             self.job.cancel()
             self.job = None
+
+
+def prepareTable(table: Any, columns: Mapping[str, str]) -> None:
+    """Give a table columns, each with its meaning as a tool tip; one row can be selected, nothing edited."""
+    table.columnCount = len(columns)
+    table.setHorizontalHeaderLabels(list(columns))
+    for column, meaning in enumerate(columns.values()):
+        table.horizontalHeaderItem(column).setToolTip(meaning)
+    table.selectionBehavior = qt.QAbstractItemView.SelectRows
+    table.selectionMode = qt.QAbstractItemView.SingleSelection
+    table.editTriggers = qt.QAbstractItemView.NoEditTriggers
+    table.verticalHeader().visible = False
+
+
+def fitHeight(table: Any, most: int) -> None:
+    """Make a table as wide as its texts and as high as its rows, of which at most ``most`` are seen at once."""
+    table.resizeColumnsToContents()
+    height = table.horizontalHeader().height + sum(table.rowHeight(n) for n in range(min(table.rowCount, most))) + 4
+    table.minimumHeight = height
+    table.maximumHeight = height
 
 
 def messageColor(palette: Any, severity: Severity) -> str:
