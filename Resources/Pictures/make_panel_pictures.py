@@ -16,7 +16,15 @@ from PIL import Image
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 WIDTH = 520
-SECTIONS = ("setupSection", "inputSection", "deformSection", "applySection", "batchSection", "trainSection")
+SECTIONS = (
+    "setupSection",
+    "inputSection",
+    "deformSection",
+    "applySection",
+    "batchSection",
+    "trainSection",
+    "registrationSection",
+)
 
 
 def main() -> None:
