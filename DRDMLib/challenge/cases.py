@@ -20,13 +20,12 @@ from scipy import ndimage
 from .. import output
 from ..deformation import displacement_transform, make_deformations
 from ..invertibility.inverse import inverse_points
-from ..io.files import to_json, write_text
+from ..io.files import digest_of_files, to_json, write_text
 from ..io.images import read_field
 from ..io.points import Landmarks
 from ..models.model import Model
 from ..production.plan import seed_of
 from ..production.records import device_described, software
-from ..production.sources import digest_of_files
 from ..settings import DeformationSettings
 from ..spatial.coordinates import inside
 from ..spatial.resampling import warp_image, warp_label

@@ -14,9 +14,8 @@ import SimpleITK as sitk
 from ..deformation import displacement_transform
 from ..errors import ImageError
 from ..invertibility.inverse import inverse_points
-from ..io.files import read_object
+from ..io.files import digest_of_files, read_object
 from ..io.images import read_field, read_image, read_label
-from ..production.sources import digest_of_files
 from .cases import CASE, FORMAT
 
 _NEEDED = ("format", "name", "dimension", "files", "digests", "level", "model")

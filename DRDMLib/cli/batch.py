@@ -69,7 +69,8 @@ def _produce(options: argparse.Namespace, reporter: Reporter, settings: RunSetti
         # Checked here, since each of several processes would join a run that is already there.
         earlier_run(Path(options.output), resume=options.resume)
         run_in_jobs(options.command_line, options.jobs, reporter)
-        return
+        # Nothing is left to make; this checks the folder and sums it up.
+        options.resume = True
     process = current_process(options.share)
     request = RunRequest(
         dataset=Path(options.dataset),

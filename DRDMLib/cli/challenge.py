@@ -16,14 +16,13 @@ from ..challenge.transforms import read_result
 from ..challenge.truth import read_truth
 from ..deformation import model_and_choice
 from ..errors import SettingError
-from ..io.files import file_name, image_stem, write_bytes
+from ..io.files import digest_of_files, file_name, image_stem, write_bytes
 from ..io.images import image_files, read_image, read_label
 from ..io.points import read_points
 from ..io.resources import resource
 from ..models.catalogue import digest_of, resolve
 from ..output import make_output_folder
 from ..production.run_folder import locked_folder
-from ..production.sources import digest_of_files
 from ..runtime.device import choose_device
 from ..runtime.reporter import Reporter
 from ..settings import DeformationSettings
@@ -107,7 +106,7 @@ def challenge(options: argparse.Namespace, reporter: Reporter) -> None:
             on_step=lambda done, total: reporter.progress("challenge", done, total),
         )
     reporter.message(
-        f"{len(cases)} case(s) are in '{options.output}'. Register 'pairs/NAME/moving.nii.gz' to "
+        f"{counted(len(cases), 'case')} made in '{options.output}'. Register 'pairs/NAME/moving.nii.gz' to "
         "'pairs/NAME/fixed.nii.gz', then run 'drdm score TRANSFORM --truth "
         f"{Path(options.output) / 'truth' / cases[0]['name']}'."
     )

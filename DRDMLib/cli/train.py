@@ -71,10 +71,10 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
     build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
     cases = datasets.find_cases(options.dataset)
     on_case = (lambda d, n: reporter.progress("read", d, n)) if process.first else None
-    # Split after reading, so that images for training remain where some cases cannot be used.
     # Before reading, so that a file that changes meanwhile is noticed when the training is resumed.
     digests = scan_digests(cases)
     usable = usable_images(cases, metadata, plane=options.plane, on_case=on_case)
+    # After reading, so that images for training remain where some cases cannot be used.
     kept, left_out = split([images for _, images in usable], options.hold_out)
     scans = {case.name: digests[case.name] for case, _ in usable}
     images, held_out = together(kept, metadata), together(left_out, metadata)

@@ -278,7 +278,10 @@ def read_object(path: str | os.PathLike[str], keys: Sequence[str] = ()) -> dict[
         ValueError: it is not a JSON object with these keys.
     """
     # From bytes, because editors on Windows may add a byte-order mark.
-    value = json.loads(Path(path).read_bytes())
+    try:
+        value = json.loads(Path(path).read_bytes())
+    except RecursionError as error:
+        raise ValueError(f"'{path}' is nested too deeply.") from error
     if not isinstance(value, dict) or not set(keys) <= set(value):
         raise ValueError(f"'{path}' is not a JSON object with {', '.join(keys)}.")
     return value

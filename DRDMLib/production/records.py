@@ -59,7 +59,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = read_object(path, ("name", "status"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise OutputError(
             f"'{path}' is not the record of a sample; choose a file in the folder '{RECORDS}' of a run."
         ) from error

@@ -80,7 +80,8 @@ def regenerate(
         ModelError: the model is missing or is another one.
     """
     record = _read_complete_record(Path(record_file))
-    case = _case(record, Path(record_file).absolute().parent.parent, image, label, images)
+    run = Path(record_file).absolute().parent.parent
+    case = _case(record, run, image, label, images)
     settings = RunSettings(
         command=record["command"],
         levels=(tuple(record["levels"]),) if record["levels"] else (),
@@ -94,8 +95,7 @@ def regenerate(
             region=RegionSettings.of(record.get("region")),
             bones=record.get("bones", "free"),
         ),
-        voxel_fields="voxel_ddf" in record["files"],
-        quality="thumbnail" in record["files"],
+        voxel_fields=True,
         # Old records have none.
         seed_scheme=_seed_scheme(record, record_file),
         file_format=next((end for end in FORMATS if record["files"]["image"].endswith(f".{end}")), "nii.gz"),
@@ -110,13 +110,16 @@ def regenerate(
     if task.original:
         product = maker.original(task, source)
     else:
-        loaded = load_model(_model(record, model, Path(record_file).parent.parent), device or record["device"]["type"])
+        loaded = load_model(_model(record, model, run), device or record["device"]["type"])
         environment_differences += _differences(record["device"], records.device_described(loaded.device))
         part = "test" if record["files"]["image"].startswith("imagesTs") else "train"
         attempt = record["attempt"]
         with one_thread_each(loaded.device):
             product = maker.make(task, source, loaded, part=part, attempt=attempt, on_step=on_step)
         product.record["redrawn"] = record["redrawn"]
+    # The version that made the record may have written fewer kinds of files.
+    for kind in product.record["files"].keys() - record["files"].keys():
+        del product.record["files"][kind], product.writers[kind]
     with locked_folder(Path(folder)) as made:
         return _write_and_compare(product, record, made, environment_differences)
 
@@ -184,9 +187,10 @@ def _case(record: dict[str, Any], run: Path, image: str | None, label: str | Non
         # No devices, which a record could name as well.
         there = [path for path in dict.fromkeys(places) if path.is_file() or path.is_dir()]
         if not there:
+            where = "no longer exists" if images is None else f"is not in '{images}'"
             raise ImageError(
-                f"The source '{name}' no longer exists; give the folder with the images with --images, or its new path "
-                "with --image or --label."
+                f"The source '{name}' {where}; give the folder with the images with --images, or its new path with "
+                "--image or --label."
             )
         # Another file of this name may lie in one of the places.
         files[kind] = next((path for path in there if _digest(path, series) == digests.get(kind)), there[0])

@@ -42,7 +42,11 @@ def report_entry(record: dict[str, Any], seconds: float | None) -> dict[str, Any
         "seconds": seconds,
         "metrics": item["metrics"],
         "repair": item["repair"],
-        **({"region": item["region"]} if "region" in item else {}),
+        **{
+            key: item[key]
+            for key in ("strength", "from_outside", "invented_fraction", "bone_mm", "region")
+            if key in item
+        },
     }
 
 
@@ -133,8 +137,17 @@ def interrupted(run: Run) -> None:
     """Write the report of an interrupted run, if it can be written."""
     with contextlib.suppress(DRDMError, OSError):
         if run.process.world == 1:
+            _read_records(run)
             read_times(run)
             write_report(run)
+
+
+def _read_records(run: Run) -> None:
+    """Read the records of tasks that this process has not done itself."""
+    for task in run.plan.tasks:
+        if task.number not in run.done:
+            with contextlib.suppress(OutputError):
+                run.done[task.number] = records.read_record(records.record_path(run.folder, task.name))
 
 
 def finalize_run(run: Run) -> bool:
@@ -147,10 +160,7 @@ def finalize_run(run: Run) -> bool:
         ImageError: no case could be used.
         OutputError: the disk is full or the folder cannot be written to.
     """
-    for task in run.plan.tasks:
-        if task.number not in run.done:
-            with contextlib.suppress(OutputError):
-                run.done[task.number] = records.read_record(records.record_path(run.folder, task.name))
+    _read_records(run)
     read_times(run)
     write_report(run)
     if not run.complete:

@@ -48,7 +48,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         if wrong is not None:
             raise ValueError(f"'{wrong}' is not valid.")
         return run
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise OutputError(f"'{path}' is damaged, so this run cannot be resumed; choose a new folder.") from error
 
 

@@ -18,7 +18,7 @@ import torch
 from .. import output
 from ..deformation import Deformation, Progress
 from ..errors import DRDMError, OutputError
-from ..io.files import atomic_write
+from ..io.files import atomic_write, digest_of_files
 from ..models.model import Model
 from ..pages import write_png
 from ..samples import augment, synthesize
@@ -26,7 +26,7 @@ from . import records
 from .limits import Limits
 from .plan import AUGMENT, Plan, Task
 from .quality import histograms, layers, thumbnail
-from .sources import Source, SourceChanged, digest_of_files
+from .sources import Source, SourceChanged
 
 QUALITY = "quality"
 _Pictures: TypeAlias = list[tuple[sitk.Image, sitk.Image | None]]

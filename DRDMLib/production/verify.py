@@ -62,7 +62,7 @@ def verify(folder: Path, on_sample: Callable[[int, int], None] = lambda done, to
             found = _check_sample(folder, path, run, digests.get(relative), done)
             damaged += [_sentence(folder, file, how) for file, how in found.items()]
         on_sample(number, len(names))
-    if missing and report and not digests:
+    if missing and not digests and (report or not (folder / output.REPORT).exists()):
         raise OutputError(
             f"The run in '{folder}' is not finished ({len(missing)} of {len(names)} samples are missing); continue it "
             "with --resume."
@@ -185,6 +185,11 @@ def _agrees(report: dict[str, Any], done: list[dict[str, Any]]) -> bool:
     try:
         expected = [report_entry(record, None) for record in done if record["levels"]]
         items = [{**item, "seconds": None} for item in report["items"]]
+        # Without the plan, the records are in the order of their names.
+        return sorted(items, key=_name) == sorted(expected, key=_name)
     except (KeyError, TypeError):
         return False
-    return bool(items == expected)
+
+
+def _name(item: dict[str, Any]) -> str:
+    return str(item["name"])

@@ -167,8 +167,7 @@ class Work:
                 pool.shutdown(wait=False, cancel_futures=True)
         if changed:
             self.run.reporter.warning(
-                f"{len(changed)} file(s) of finished samples are missing or not as they were written "
-                f"({listed(changed)}); the samples are made again."
+                f"Not as they were written, or missing: {listed(changed)}; the samples are made again."
             )
         return found
 

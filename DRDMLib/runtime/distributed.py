@@ -62,7 +62,9 @@ def current_process(share: tuple[int, int] | None = None) -> ProcessInfo:
         SettingError: the environment variables are not valid.
     """
     if share is not None:
-        return ProcessInfo(share[0] - 1, share[1])
+        # Set by --jobs, so that each process has a GPU of its own.
+        local = os.environ.get("LOCAL_RANK", "")
+        return ProcessInfo(share[0] - 1, share[1], int(local) if local.isascii() and local.isdigit() else 0)
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     slurm = os.environ.get("SLURM_NTASKS", "").strip()
     if "WORLD_SIZE" not in os.environ and slurm not in ("", "0", "1"):

@@ -119,6 +119,9 @@ def _last(run: Path, device: torch.device) -> dict[str, Any]:
     except SettingError:
         state = _read(before, device, "streams")
     if path.is_file():
+        # It must not become the checkpoint before when the next one is written.
+        with contextlib.suppress(OSError):
+            path.unlink()
         warnings.warn(
             f"The checkpoint '{path}' is damaged; the training continues from the one before, at step {state['step']}.",
             FallbackWarning,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.forward import Diffusion, ForwardProcess
+from ..errors import SettingError
 from ..models.metadata import ModelMetadata
 from .config import TrainingConfig
 
@@ -178,7 +179,15 @@ class MicroBatchSampler:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore the state from a checkpoint."""
+        """Restore the state from a checkpoint.
+
+        Raises:
+            SettingError: an older version has written it.
+        """
+        if "fields" not in state:
+            raise SettingError(
+                "The checkpoint was made by an older version of DRDM; start a new run in another folder."
+            )
         self.fields.load_state(state["fields"])
         self.generator.set_state(state["generator"].cpu())
 
