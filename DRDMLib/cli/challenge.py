@@ -16,7 +16,7 @@ from ..challenge.transforms import read_result
 from ..challenge.truth import read_truth
 from ..deformation import model_and_choice
 from ..errors import SettingError
-from ..io.files import digest_of_files, file_name, image_stem, write_bytes
+from ..io.files import counted, digest_of_files, file_name, image_stem, write_bytes
 from ..io.images import image_files, read_image, read_label
 from ..io.points import read_points
 from ..io.resources import resource
@@ -114,11 +114,15 @@ def challenge(options: argparse.Namespace, reporter: Reporter) -> None:
 
 def _copy_reference(options: argparse.Namespace, reporter: Reporter) -> None:
     """Copy the shipped case, which no option changes."""
-    given = [name for name in ("label", "points", "levels", "model", *_CHANGES) if getattr(options, name) is not None]
-    if given or options.count != 1:
-        raise SettingError(
-            f"The case '{REFERENCE}' is always the same; leave out '--{(given or ['count'])[0]}', or use '{PHANTOM}'."
-        )
+    given = [
+        name
+        for name in ("label", "points", "levels", "model", "steps", *_CHANGES)
+        if getattr(options, name) is not None
+    ]
+    usual = {"count": 1, "seed": 0, "recipe": "medium", "plane": "auto", "border": "auto", "bones": "auto"}
+    given += [name for name, value in usual.items() if getattr(options, name) != value]
+    if given:
+        raise SettingError(f"The case '{REFERENCE}' is always the same; leave out '--{given[0]}', or use '{PHANTOM}'.")
     source = resource("Challenge")
     with locked_folder(Path(options.output)) as folder:
         for part in ("pairs", "truth"):

@@ -76,7 +76,7 @@ def derived_seed(seed: int, purpose: Purpose, number: int = 1) -> int:
 def random_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator on a device that starts from a seed.
 
-    The seed of a sample sets all of the state on a CPU, 126 of its bits on a CUDA device, and 64 of them on others.
+    The seed of a sample sets all of the state on a CPU, 124 of its bits on a CUDA device, and 64 of them on others.
     """
     generator = torch.Generator(device)
     if seed < _SAMPLE:

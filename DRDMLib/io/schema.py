@@ -55,6 +55,11 @@ def either(*checks: Check) -> Check:
     return lambda value: any(check(value) for check in checks)
 
 
+def both(*checks: Check) -> Check:
+    """Accept what all of the checks accept."""
+    return lambda value: all(check(value) for check in checks)
+
+
 def listing(check: Check, most: int = 10**7, least: int = 0) -> Check:
     """Accept lists of ``least`` to ``most`` entries that ``check`` accepts."""
     return lambda value: isinstance(value, list) and least <= len(value) <= most and all(map(check, value))

@@ -67,15 +67,6 @@ def find_outliers(rows: list[dict[str, float]], groups: Sequence[object]) -> lis
     return [found[k] for k in range(len(rows))]
 
 
-def outlier_scores(rows: list[dict[str, float]]) -> list[float]:
-    """Score how far each sample lies from the others: its largest distance from the median, robust standard deviations.
-
-    Args:
-        rows: for each sample the same metrics.
-    """
-    return [round(float(score), 2) for score in _distances(rows)[0].max(axis=1)] if rows else []
-
-
 def _distances(rows: list[dict[str, float]]) -> tuple[np.ndarray, np.ndarray]:
     """Return how far each metric of each sample is from its median, robust standard deviations, and the medians."""
     table = np.asarray([[row[key] for key in sorted(rows[0])] for row in rows], np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,12 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def is_whole(record: dict[str, Any]) -> bool:
+    """Whether the record of a task that is done has all that reports need."""
+    needed = schemas.DONE | (schemas.SAMPLE if record.get("levels") else {})
+    return record["status"] == DONE and wrong_key(record, needed, {}) is None
+
+
 def completed(folder: Path, name: str) -> dict[str, Any] | None:
     """Return the record of a finished task: its files are there, or it was given up because of the limits.
 
@@ -85,8 +91,8 @@ def completed(folder: Path, name: str) -> dict[str, Any] | None:
     if record["status"] == REJECTED:
         return record
     files = files_of(folder, record)
-    whole = record["status"] == DONE and files is not None and all(path.is_file() for path in files.values())
-    return record if whole else None
+    there = files is not None and all(path.is_file() for path in files.values())
+    return record if there and is_whole(record) else None
 
 
 def files_of(folder: Path, record: dict[str, Any]) -> dict[str, Path] | None:
@@ -94,16 +100,10 @@ def files_of(folder: Path, record: dict[str, Any]) -> dict[str, Path] | None:
     found = {}
     files = record.get("files")
     for kind, name in files.items() if isinstance(files, dict) else ():
-        if not isinstance(name, str) or not is_inside(name):
+        if not isinstance(name, str) or not schemas.is_inside(name):
             return None
         found[kind] = folder / name
     return found if isinstance(files, dict) else None
-
-
-def is_inside(name: str) -> bool:
-    """Whether a relative path from a record or report stays inside of the folder of its run, on every system."""
-    parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and not set(name) & set(":\\\0")
 
 
 def changed_files(folder: Path, record: dict[str, Any]) -> dict[str, str]:

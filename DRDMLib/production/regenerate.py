@@ -20,7 +20,7 @@ from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings, RegionSettings
 from . import records
 from .adapted import FILE
-from .plan import Plan, RunSettings, Task
+from .plan import AUGMENT, Plan, RunSettings, Task
 from .run_folder import locked_folder
 from .sampling import Product, SampleMaker
 from .sources import Source, read_source
@@ -141,9 +141,20 @@ def _read_complete_record(path: Path) -> dict[str, Any]:
         raise OutputError(f"The sample '{record['name']}' was not made: {record.get('reason', 'unknown')}")
     needed = _VALUES | (_VALUES_OF_SAMPLES if record.get("levels") else {})
     wrong = next((key for key, kind in needed.items() if not isinstance(record.get(key), kind)), None)
+    wrong = wrong or _inconsistent_key(record)
     if wrong is not None:
         raise OutputError(f"The record '{path}' has no valid '{wrong}'; choose the unchanged file of a run.")
     return record
+
+
+def _inconsistent_key(record: dict[str, Any]) -> str | None:
+    """Return a key whose value does not fit the command of a record; ``None`` if there is none."""
+    augments = record["command"] == AUGMENT
+    if len(record["levels"]) not in ((0, 1) if augments else (2,)):
+        return "levels"
+    if not {"image", *(["label"] if augments else [])} <= set(record["source"]["files"]):
+        return "source"
+    return None if "image" in record["files"] else "files"
 
 
 def _seed_scheme(record: dict[str, Any], path: str | Path) -> str:

@@ -134,9 +134,9 @@ class ReportKeeper:
 
 
 def interrupted(run: Run) -> None:
-    """Write the report of an interrupted run, if it can be written."""
+    """Write the report of an interrupted run, if it can be written and there is anything new."""
     with contextlib.suppress(DRDMError, OSError):
-        if run.process.world == 1:
+        if run.process.world == 1 and (run.clock.samples or not (run.folder / output.REPORT).exists()):
             _read_records(run)
             read_times(run)
             write_report(run)
@@ -147,7 +147,9 @@ def _read_records(run: Run) -> None:
     for task in run.plan.tasks:
         if task.number not in run.done:
             with contextlib.suppress(OutputError):
-                run.done[task.number] = records.read_record(records.record_path(run.folder, task.name))
+                record = records.read_record(records.record_path(run.folder, task.name))
+                if record["status"] != records.DONE or records.is_whole(record):
+                    run.done[task.number] = record
 
 
 def finalize_run(run: Run) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from ..io import schema
@@ -10,6 +10,9 @@ from ..levels import STRENGTHS
 
 _NAME = schema.text(1000)
 _LEVEL = schema.either(schema.whole(-1, 100_000), schema.one_of(*STRENGTHS))
+_FIGURE = schema.optional(schema.number())
+_NUMBER = schema.whole(-1, 100_000)
+_NUMBERS = schema.listing(_NUMBER, 2, 2)
 _MODEL = schema.record({"name": schema.text(), "digest": schema.text(200)}, {"file": schema.text()})
 _FIT = schema.record(
     {"model": schema.text()},
@@ -21,17 +24,15 @@ _FIT = schema.record(
 )
 
 
-def _inside(value: Any) -> bool:
-    """Accept paths that stay in the folder of the run."""
-    if not isinstance(value, str) or "\0" in value or len(value) > 1000:
+def is_inside(value: Any) -> bool:
+    """Whether a value is a relative path that stays in the folder of its run, on every system."""
+    if not isinstance(value, str) or set(value) & set(":\\\0") or len(value) > 1000:
         return False
-    windows = PureWindowsPath(value)
+    parts = PurePosixPath(value).parts
     # Names of files that are written here are text, and not longer than any file system allows.
-    if not windows.parts or any("\ud800" <= letter <= "\udfff" for letter in value):
+    if not parts or value.startswith("/") or ".." in parts or any("\ud800" <= letter <= "\udfff" for letter in value):
         return False
-    if any(len(part.encode()) > 255 for part in windows.parts):
-        return False
-    return not (PurePosixPath(value).is_absolute() or windows.drive or windows.root or ".." in windows.parts)
+    return all(len(part.encode()) <= 255 for part in parts)
 
 
 RECORD_NEEDED: dict[str, schema.Check] = {"name": _NAME, "status": schema.one_of("done", "failed", "rejected")}
@@ -59,25 +60,65 @@ RECORD: dict[str, schema.Check] = {
     "label_values": schema.table(schema.whole(), keys=schema.whole_text),
     "source": schema.record(
         {"files": schema.table(schema.text()), "digests": schema.table(schema.text(200)), "series": schema.text()},
-        {"label_geometry": schema.text(100)},
+        {"label_geometry": schema.text(100), "relative": schema.table(schema.text())},
     ),
-    "files": schema.table(_inside),
+    "files": schema.table(is_inside),
     "digests": schema.table(schema.text(200)),
-    "item": schema.table(schema.remark),
+    "sizes": schema.table(schema.whole(0)),
+    "seed_scheme": schema.text(100),
+    "bones": schema.one_of("auto", "rigid", "free"),
+    "changed": schema.truth,
+    "item": schema.both(schema.table(schema.remark), schema.record({}, {"level": _NUMBER, "levels": _NUMBERS})),
     "histograms": schema.table(schema.listing(schema.number())),
 }
+# What the record of a finished task has, too; that of a sample has also what reports need.
+DONE: dict[str, schema.Check] = {
+    "case": _NAME,
+    "subject": _NAME,
+    "levels": RECORD["levels"],
+    "model": _MODEL,
+    "files": schema.record({"image": is_inside}),
+    "digests": RECORD["digests"],
+    "source": schema.record(
+        {"files": schema.record({"image": schema.text()}), "digests": schema.table(schema.text(200))}
+    ),
+}
+SAMPLE: dict[str, schema.Check] = {
+    "seed": RECORD["seed"],
+    "redrawn": RECORD["redrawn"],
+    "item": schema.record(
+        {
+            "seed": RECORD["seed"],
+            "level": _NUMBER,
+            "steps": schema.whole(0, 10**6),
+            "pose": schema.number(0, 100),
+            "metrics": schema.record(
+                dict.fromkeys(("mean_mm", "max_mm", "mean_percent", "min_jacobian", "folded_fraction"), _FIGURE)
+            ),
+            "repair": schema.table(_FIGURE),
+        }
+    ),
+}
+_PAIR = schema.listing(_LEVEL, 2, 2)
+# As the command line allows.
+_SETTINGS = {"copies": schema.whole(1, 100_000), "seed": schema.whole(0, 2**130)}
 RUN_NEEDED: dict[str, schema.Check] = {
-    "settings": schema.table(schema.anything),
+    "settings": schema.either(
+        schema.record({"command": schema.one_of("augment"), **_SETTINGS, "levels": schema.listing(_LEVEL, 10_000, 1)}),
+        schema.record(
+            {"command": schema.one_of("synthesize"), **_SETTINGS, "levels": schema.listing(_PAIR, 10_000, 1)}
+        ),
+    ),
     "model": _MODEL,
     "cases": schema.listing(schema.record({"name": _NAME}, {"subject": _NAME})),
     "software": schema.record({"drdm": schema.text(100)}),
     "device": RECORD["device"],
-}
-RUN: dict[str, schema.Check] = {
-    "candidates": schema.listing(_MODEL, 10_000),
-    "dimension": schema.whole(2, 3),
     "label_values": RECORD["label_values"],
     "labels": schema.table(schema.either(schema.whole(), schema.listing(schema.whole()))),
     "source_description": schema.table(lambda _: True),
     "parts": schema.table(schema.one_of("train", "validation", "test")),
+}
+RUN: dict[str, schema.Check] = {
+    "candidates": schema.listing(_MODEL, 10_000),
+    "dimension": schema.whole(2, 3),
 }

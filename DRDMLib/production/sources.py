@@ -137,6 +137,3 @@ def read_case(plan: Plan, number: int, label_mapping: dict[int, int]) -> Source:
         values=label_mapping,
         label_geometry=settings.label_geometry,
     )
-
-
-__all__ = ["Source", "SourceChanged", "digest_of_files", "read_case", "read_source", "source_digests", "source_paths"]

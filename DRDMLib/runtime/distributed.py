@@ -63,8 +63,8 @@ def current_process(share: tuple[int, int] | None = None) -> ProcessInfo:
     """
     if share is not None:
         # Set by --jobs, so that each process has a GPU of its own.
-        local = os.environ.get("LOCAL_RANK", "")
-        return ProcessInfo(share[0] - 1, share[1], int(local) if local.isascii() and local.isdigit() else 0)
+        place = os.environ.get("LOCAL_RANK", "")
+        return ProcessInfo(share[0] - 1, share[1], int(place) if place.isascii() and place.isdigit() else 0)
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     slurm = os.environ.get("SLURM_NTASKS", "").strip()
     if "WORLD_SIZE" not in os.environ and slurm not in ("", "0", "1"):

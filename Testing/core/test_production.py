@@ -19,7 +19,7 @@ from DRDMLib.models.catalogue import digest_of
 from DRDMLib.production.layouts import folds, split_subjects
 from DRDMLib.production.limits import Limits
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE
-from DRDMLib.production.quality import find_outliers, outlier_scores, thumbnail
+from DRDMLib.production.quality import find_outliers, thumbnail
 from DRDMLib.production.regenerate import regenerate
 from DRDMLib.production.sources import read_source
 
@@ -268,9 +268,9 @@ def test_outliers_are_judged_within_their_strength():
 
 def test_outliers_are_samples_far_from_the_median():
     rows = [{"a": float(v), "b": 0.0} for v in (1, 2, 3, 4, 5, 60)]
-    scores = outlier_scores(rows)
+    scores = [one.score for one in find_outliers(rows, [0] * len(rows))]
     assert scores[-1] == max(scores) > 20 and max(scores[:-1]) < 3
-    assert outlier_scores([]) == [] and outlier_scores(rows[:1]) == [0.0]
+    assert find_outliers([], []) == [] and find_outliers(rows[:1], [0])[0].score == 0
 
 
 def test_results_do_not_depend_on_the_number_of_threads(tmp_path):
