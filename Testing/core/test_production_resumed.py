@@ -132,7 +132,7 @@ def test_the_process_is_read_from_the_environment(variables, expected, monkeypat
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert current_process() == expected
-    assert current_process((2, 3)) == ProcessInfo(1, 3)
+    assert current_process((2, 3)) == ProcessInfo(1, 3, int(variables.get("LOCAL_RANK", 0)))
 
 
 def test_an_invalid_environment_is_reported(monkeypatch):
