@@ -211,8 +211,9 @@ def choose_model(image: sitk.Image, *, plane: str = "auto", among: Sequence[Entr
     if problem is not None and not measured:
         raise problem
     measured.sort(key=lambda pair: _by_preference(*pair), reverse=True)
-    best = measured[0][1].undone
-    close = [pair for pair in measured if best is None or _undone(pair[1]) >= best - PREFERENCE]
+    suitable = _without_single_slices(measured, effective_dimension(image))
+    best = suitable[0][1].undone
+    close = [pair for pair in suitable if best is None or _undone(pair[1]) >= best - PREFERENCE]
     chosen = max(close, key=lambda pair: _rank(pair[0]))
     others = tuple(fit for entry, fit in measured if entry is not chosen[0])
     return Choice(chosen[0].name, chosen[1], others)
@@ -252,6 +253,12 @@ def loaded(entry: Entry) -> Model:
             model.metadata = replace(model.metadata, name=entry.name)
             _LOADED[key] = model
         return _LOADED[key]
+
+
+def _without_single_slices(measured: list[tuple[Entry, Fit]], dimension: int) -> list[tuple[Entry, Fit]]:
+    """Leave out the shipped models for slices where one for volumes suits: it keeps the slices of a stack together."""
+    suits = any(entry.ndim == dimension and not fit.poor for entry, fit in measured)
+    return [pair for pair in measured if not suits or pair[0].ndim == dimension or pair[0].own is not None]
 
 
 def _by_preference(entry: Entry, fit: Fit) -> tuple[float, int]:

@@ -117,15 +117,23 @@ def test_ct_never_gets_a_model_for_mr_only(millimeters):
     assert all("CT" in reason or "mm" in reason for reason in reasons_against(image, only_mr))
 
 
-def test_thick_slices_get_a_model_for_slices():
+def test_thick_slices_get_a_model_for_volumes_if_one_suits(tmp_path, monkeypatch):
+    monkeypatch.setenv("DRDM_HOME", str(tmp_path))
     image = thick_slices()
     assert has_thick_slices(image)
+    # It keeps the slices together, although each slice alone is easier.
     chosen = choose_model(image)
-    assert chosen.name == "general-2d" and {fit.model for fit in chosen.others} == {"general-3d", "brain-t1-3d"}
+    assert chosen.name == "general-3d" and {fit.model for fit in chosen.others} == {"general-2d", "brain-t1-3d"}
+    assert fit_of(image, "general-2d").undone > chosen.fit.undone
+    only = [find(name) for name in ("hippocampus-mr-3d", "general-2d")]
+    assert choose_model(image, among=only).name == "general-2d"
     # Slices that are thin for the grid of a 3D model, a volume of cubes, and a single slice.
     assert not has_thick_slices(scan(np.zeros((80, 100, 100)), (0.7, 0.7, 5.0)))
     assert not has_thick_slices(head())
     assert not has_thick_slices(image[:, :, 3]) and choose_model(image[:, :, 3]).name == "general-2d"
+    # The user's own model for slices is made for such stacks.
+    add_user_model(find("general-2d").path, "mine")
+    assert choose_model(image).name == "mine"
 
 
 def test_of_models_that_fit_alike_the_users_own_is_preferred(tmp_path, monkeypatch):
@@ -172,8 +180,8 @@ def test_the_smaller_copy_of_a_large_scan_gives_nearly_the_same_fit():
 
 
 def mixed_cases(folder):
-    """A dataset of a CT, a stack of thick slices and a head."""
-    for name, image in (("ct", body(40)), ("slices", thick_slices(5)), ("zhead", head(64))):
+    """A dataset of a CT, a single slice and a head."""
+    for name, image in (("ct", body(40)), ("slices", thick_slices(5)[:, :, 2:3]), ("zhead", head(64))):
         write(image, folder / "images" / f"{name}.nii.gz")
         write(boxes(image), folder / "labels" / f"{name}.nii.gz")
     return folder
@@ -293,7 +301,7 @@ def test_drdm_deform_says_the_fit(drdm, tmp_path):
 
 def test_loaders_choose_for_each_image(tmp_path):
     data = tmp_path / "data"
-    for name, image in (("ct", body(32)), ("slices", thick_slices(4))):
+    for name, image in (("ct", body(32)), ("slices", thick_slices(4)[:, :, 1:2])):
         write(image, data / "images" / f"{name}.nii.gz")
     bank = make_bank(data, tmp_path / "bank", levels=(8,), copies=1, steps=1, device="cpu")
     assert {name: _written(tmp_path / "bank" / f"{name}.safetensors")["model"] for name in bank.names} == {
@@ -306,7 +314,7 @@ def test_loaders_choose_for_each_image(tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "bank").iterdir()} == before
 
     source = FieldGenerator(levels=(8,), steps=1, device="cpu")
-    for image in (body(32), thick_slices(4)):
+    for image in (body(32), thick_slices(4)[:, :, 1:2]):
         voxels = torch.from_numpy(sitk.GetArrayFromImage(image).transpose(2, 1, 0).copy())[None]
         source.draw("case", voxels, ras_affine(image), 0)
     assert set(source._chosen) == {"general-3d", "general-2d"}
@@ -319,7 +327,7 @@ _REAL = {
     "brain_misc/images/colin27_T1.nii.gz": {"brain-t1-3d", "general-3d"},
     "brain_misc/images/datalad_anat_T1w_1.5mm.nii.gz": {"brain-t1-3d", "general-3d"},
     "hippocampus/images/hippocampus_003.nii.gz": {"hippocampus-mr-3d"},
-    "cardiac_acdc/images/patient001_ED.nii.gz": {"general-2d", "cardiac-mr-2d"},
+    "cardiac_acdc/images/patient001_ED.nii.gz": {"general-3d"},
     "ct/images/lung_baseline.nii.gz": {"general-3d"},
     "prostate_mr/images/prostate_19.nii.gz": {"general-3d"},
 }
@@ -329,7 +337,7 @@ _REAL = {
 def test_real_scans_get_a_model_that_suits(shared, path):
     chosen = choose_model(read_image(shared / "data" / path))
     assert chosen.name in _REAL[path] and chosen.fit.word in ("good", "fair"), chosen
-    assert all(fit.undone <= chosen.fit.undone + 0.03 for fit in chosen.others)
+    assert all(fit.undone <= chosen.fit.undone + 0.03 for fit in chosen.others if fit.ndim == chosen.fit.ndim)
 
 
 @pytest.mark.parametrize("name", ["IXI013-HH-1212", "IXI284-HH-2354"])
