@@ -22,8 +22,8 @@ from torch import Tensor
 # Bytes of all values and of the pickle; the published networks have 2 and 6 million, and 30,000. Each byte of a pickle
 # can become an object of 64 bytes.
 _MOST_BYTES, _MOST_PICKLE = 2**27, 2**20
-# Of members of the archive, and of names of tensors.
-_MOST_MEMBERS = 10_000
+# Of members of the archive, and of names of tensors; and bytes of the list of the members.
+_MOST_MEMBERS, _MOST_LIST = 10_000, 2**22
 _TYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -130,6 +130,17 @@ class _Unpickler(pickle._Unpickler):
         return _Storage(pid[1], pid[2])
 
 
+class _Limited(io.FileIO):
+    """A file of which no more than ``most`` bytes can be read at once, such as the list of an archive's members."""
+
+    most = _MOST_LIST
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.most:
+            raise ValueError("a part of the archive is too long")
+        return super().read(-1 if size is None else size) or b""
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a table of tensors.
 
@@ -144,7 +155,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             with path.open("rb") as stream:
                 _unpickled(stream.read(_MOST_PICKLE))
             raise ValueError("not an archive")
-        with zipfile.ZipFile(path) as archive:
+        with _Limited(path) as stream, zipfile.ZipFile(stream) as archive:
+            stream.most = _MOST_BYTES
             return _read_archive(archive)
     except (pickle.UnpicklingError, ValueError, OSError):
         raise

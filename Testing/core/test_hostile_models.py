@@ -104,6 +104,17 @@ def many_names(path):
     return archive(path, one + names + b"u.", [("0", bytes(12 * 2**20))])
 
 
+def long_list(path):
+    """A list of 400,000 members, all of which are one."""
+    archive(path, pickled_tensor((2, 10, 3, 3), (90, 9, 3, 1)), [("0", bytes(720))])
+    data = path.read_bytes()
+    start, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
+    listed = data[start:end] * 200_000
+    counts = struct.pack("<HHHHHHII", 0x4B50, 0x605, 0, 0, 0xFFFF, 0xFFFF, len(listed), start)
+    path.write_bytes(data[:start] + listed + counts + b"\0\0")
+    return path
+
+
 def nested_key(path):
     """A name of a storage that is a pair of pairs, and would be a text of 2^30 characters."""
     key = b"K\x01" + b"q\x05h\x05\x86" * 30
@@ -167,10 +178,13 @@ HOSTILE = {
     "hashed.pth": lambda path: archive(path, b"\x80\x02}K\x01" + b"q\x05h\x05\x86" * 60 + b"Ns."),
     "copied.pth": copied_tables,
     "members.pth": lambda path: archive(path, b"\x80\x02}.", [(str(k), b"") for k in range(12_000)]),
+    "list.pth": long_list,
+    "storage.pth": lambda path: archive(path, pickled_tensor((2,), (1,), b"K\x01"), [("1", bytes(8))]),
+    "popped.pth": lambda path: archive(path, b"\x80\x02}2" + b"0" * 9 + b"."),
+    "order.pth": lambda path: archive(path, pickled_tensor((2,), (1,)), [("0", bytes(8)), ("../byteorder", b"big")]),
 }
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs getrusage")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_refused_in_one_sentence(tmp_path, name):
     path = HOSTILE[name](tmp_path / name)
@@ -188,7 +202,7 @@ def test_refused_in_one_sentence(tmp_path, name):
     "name",
     [
         *("bomb.pth", "sparse.safetensors", "both.safetensors", "memo.pth"),
-        *("bytearray.pth", "small.pth", "names.pth", "nested.pth", "copied.pth"),
+        *("bytearray.pth", "small.pth", "names.pth", "nested.pth", "copied.pth", "list.pth"),
     ],
 )
 def test_memory_is_not_used_for_them(tmp_path, name):
