@@ -89,7 +89,7 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
         reader.SetFileName(str(path))
         with nifti_axes(path):
             reader.ReadImageInformation()
-            require_room(reader, path)
+            require_room(reader, path, what)
             image: sitk.Image = reader.Execute()
     except OSError as error:
         raise ImageError(
@@ -106,7 +106,7 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
 def _read_and_checked(path: Path, what: str, apart: ReadApart) -> sitk.Image:
     """Return an image that another process has read, if its file is whole."""
     if apart.too_large:
-        raise too_large(path)
+        raise too_large(path, what)
     image = apart.image
     size = None
     if image is not None:
