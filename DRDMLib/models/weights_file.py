@@ -12,6 +12,7 @@ import io
 import math
 import pickle
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,11 @@ def _not_allowed(unpickler: pickle._Unpickler) -> None:
 class _Unpickler(pickle._Unpickler):
     """Unpickle tables of tensors, and nothing else."""
 
-    dispatch = dict.fromkeys(pickle._Unpickler.dispatch, _not_allowed) | {
+    dispatch: Any = dict.fromkeys(pickle._Unpickler.dispatch, _not_allowed) | {
         code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES
     }
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
 
     def _drop_state(self) -> None:
         # Attributes of tables and parameters, which are not needed.
@@ -152,8 +155,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if not zipfile.is_zipfile(path):
             # Only to tell a file with code from one that is damaged.
-            with path.open("rb") as stream:
-                _unpickled(stream.read(_MOST_PICKLE))
+            with path.open("rb") as old:
+                _unpickled(old.read(_MOST_PICKLE))
             raise ValueError("not an archive")
         with _Limited(path) as stream, zipfile.ZipFile(stream) as archive:
             stream.most = _MOST_BYTES
