@@ -69,6 +69,8 @@ def _read(path: Path) -> Mesh:
         ) from error
     if not len(mesh.vertices) or not np.isfinite(mesh.vertices).all():
         raise ImageError(f"'{path}' has no vertices, or some that are not finite; export it again.")
+    if mesh.normals is not None and (mesh.normals.shape != mesh.vertices.shape or not np.isfinite(mesh.normals).all()):
+        raise ImageError(f"'{path}' has other normals than one of finite numbers for each vertex; export it again.")
     return _in_lps(mesh) if ras else mesh
 
 
