@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ def _not_allowed(unpickler: pickle._Unpickler) -> None:
 class _Unpickler(pickle._Unpickler):
     """Unpickle tables of tensors, and nothing else."""
 
-    dispatch: Any = dict.fromkeys(pickle._Unpickler.dispatch, _not_allowed) | {
+    dispatch: ClassVar[Any] = dict.fromkeys(pickle._Unpickler.dispatch, _not_allowed) | {
         code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES
     }
     stack: list[Any]
