@@ -153,9 +153,12 @@ def _start(program: str) -> subprocess.Popen[bytes]:
             lines = iter(process.stdout.readline, b"")
             if any(b'{"ready": true}' in line for line in itertools.islice(lines, _MOST_GREETINGS)):
                 return process
+            _end(process)
+        except BaseException:
+            _end(process)
+            raise
         finally:
             killer.cancel()
-        _end(process)
         errors.seek(0)
         said = errors.read(2**16).decode("utf-8", "replace").split("\n")
         raise CannotStart(next((shown(line, 200) for line in reversed(said) if line.strip()), "it ends at once"))
