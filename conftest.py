@@ -96,13 +96,18 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_real_scans_get_a_model_that_suits",
         "test_the_smaller_copy_of_a_large_scan_gives_nearly_the_same_fit",
     ),
-    "test_fuzz": ("test_images", "test_models", "test_weights"),
+    "test_fuzz": ("test_images", "test_the_longer_run_covers_all_kinds", "test_models", "test_weights"),
     "test_geometry": (
         "test_pictures_have_the_same_orientation_for_all_stored_axes",
         "test_simpleitk_gives_the_saved_image_of_a_volume",
         "test_the_field_decreases_smoothly_to_zero_outside",
     ),
     "test_hostile_models": ("test_memory_is_not_used_for_them", "test_refused_in_one_sentence"),
+    "test_hostile_objects": (
+        "test_a_mesh_does_not_unpack_to_all_the_memory",
+        "test_damaged_meshes_and_points",
+        "test_damaged_transforms",
+    ),
     "test_images": (
         "test_every_sample_of_a_run_has_its_own_seed",
         "test_simpleitk_gives_the_saved_image_of_real_images",

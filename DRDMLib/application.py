@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,21 +14,20 @@ import SimpleITK as sitk
 
 from .errors import FallbackWarning, ImageError, SettingError
 from .invertibility.saved_field import SavedField
-from .io.files import SUFFIXES, atomic_write, file_names, listed, shown, write_bytes, write_text
-from .io.images import LEAST_OVERLAP, fit_label, read_field, read_voxels, require_scalar_image
+from .io.files import SUFFIXES, file_names, listed, path_problem, shown, write_bytes, write_text
+from .io.images import LEAST_OVERLAP, fit_label, read_field, read_voxels, reading, require_scalar_image
 from .io.label_maps import looks_like_label
 from .io.meshes import MESH_SUFFIXES, read_mesh
 from .io.nifti import write_nifti
 from .io.points import POINT_SUFFIXES, read_point_file
+from .io.transforms import EITHER_SUFFIXES, TRANSFORM_SUFFIXES, NoTransformError, read_transform
+from .io.volumes import write_itk
 from .output import make_output_folder
 from .spatial.coordinates import inside
 from .spatial.model_grid import overlap
 from .spatial.resampling import slabs, warp_image, warp_label
 
 IMAGE, LABEL, POINTS, MESH = "image", "label", "points", "mesh"
-_TRANSFORMS = (".tfm", ".txt", ".mat", ".xfm")
-# Formats that may hold a transform or an image.
-_EITHER = (".h5", ".hdf5", ".hdf")
 # Image formats in one file that results are written in; results of all others are .nii.gz.
 _WRITTEN = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha", ".png", ".tif", ".tiff")
 _FLOAT_VECTORS = (sitk.sitkVectorFloat32, sitk.sitkVectorFloat64)
@@ -64,15 +64,13 @@ def read_deformation(path: str | os.PathLike[str]) -> SavedField:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix in (*_TRANSFORMS, *_EITHER) and path.is_file():
-        try:
-            return SavedField([sitk.ReadTransform(str(path))])
-        except RuntimeError as error:
-            if suffix in _TRANSFORMS:
-                raise ImageError(
-                    f"'{path}' is not a transform that ITK knows; save it as .tfm, .h5 or as a displacement field."
-                ) from error
-    return SavedField([sitk.DisplacementFieldTransform(sitk.Cast(read_field(path), sitk.sitkVectorFloat64))])
+    with reading(path, "field"):
+        if suffix in TRANSFORM_SUFFIXES:
+            return SavedField([read_transform(path)])
+        if suffix in EITHER_SUFFIXES:
+            with contextlib.suppress(NoTransformError):
+                return SavedField([read_transform(path)])
+        return SavedField([sitk.DisplacementFieldTransform(sitk.Cast(read_field(path), sitk.sitkVectorFloat64))])
 
 
 def kind_of(path: Path) -> str:
@@ -89,7 +87,7 @@ def _is_vtk_image(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
             return b"STRUCTURED_POINTS" in stream.read(1024).upper()
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
@@ -171,7 +169,11 @@ def _split(path: Path, kind: str) -> tuple[str, str]:
     """Return the stem of a file's name, and the suffix of its result."""
     name = path.name.lower()
     known = sorted((*POINT_SUFFIXES, ".seg.nrrd", *SUFFIXES, *MESH_SUFFIXES), key=len, reverse=True)
-    length = 0 if path.is_dir() else next((len(suffix) for suffix in known if name.endswith(suffix)), 0)
+    length = (
+        0
+        if not path_problem(path) and path.is_dir()
+        else next((len(suffix) for suffix in known if name.endswith(suffix)), 0)
+    )
     stem, suffix = path.name[: len(name) - length] or "file", path.name[len(name) - length :]
     return stem, suffix if kind in (POINTS, MESH) or suffix.lower() in _WRITTEN else ".nii.gz"
 
@@ -191,7 +193,9 @@ def _apply(field: SavedField, path: Path, asked: str, out: Path, inverse: bool) 
         found = read_point_file(path, field.dimension)
         d = field.dimension
         moved, wrong = _carried(field, found.points[:, :d], path, inverse)
-        write_text(out, found.rewritten(np.concatenate([moved, found.points[:, d:]], axis=1)))
+        with reading(path, kind):
+            text = found.rewritten(np.concatenate([moved, found.points[:, d:]], axis=1))
+        write_text(out, text)
         return Applied(path, out, kind, wrong)
     if kind == MESH:
         if field.dimension != 3:
@@ -199,7 +203,9 @@ def _apply(field: SavedField, path: Path, asked: str, out: Path, inverse: bool) 
         mesh = read_mesh(path)
         moved, wrong = _carried(field, mesh.vertices, path, inverse)
         normals = None if mesh.normals is None else _turned(field, mesh.vertices, mesh.normals, inverse)
-        write_bytes(out, mesh.rewritten(moved, normals))
+        with reading(path, kind):
+            data = mesh.rewritten(moved, normals)
+        write_bytes(out, data)
         return Applied(path, out, kind, wrong)
     image = read_voxels(path)
     return Applied(path, out, _apply_to_image(field, image, path, asked, out, inverse))
@@ -276,14 +282,5 @@ def _write(result: sitk.Image, like: sitk.Image, out: Path) -> None:
             if not key.startswith(("ITK_", "NRRD_")):
                 segment = key.startswith("Segment") and key.endswith("_Extent")
                 result.SetMetaData(key, whole if segment else like.GetMetaData(key))
-    with atomic_write(out) as partial:
-        named = partial.with_name(partial.name + "".join(out.suffixes[-2:]))
-        try:
-            sitk.WriteImage(result, str(named), True)
-            os.replace(named, partial)
-        except RuntimeError as error:
-            raise ImageError(
-                f"'{out.name}' cannot hold the deformed image; convert the original to .nii.gz first."
-            ) from error
-        finally:
-            named.unlink(missing_ok=True)
+    failure = ImageError(f"'{out.name}' cannot hold the deformed image; convert the original to .nii.gz first.")
+    write_itk(out, result, failure)

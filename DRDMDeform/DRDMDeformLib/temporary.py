@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 import socket
-import sys
 from pathlib import Path
 
 import slicer
+
+from DRDMLib.runtime.processes import is_running
 
 _PREFIX = "drdm-"
 # File that names the process that a folder belongs to; folders without it are left alone.
@@ -45,29 +46,4 @@ def _isLeftover(path: Path) -> bool:
         own = owner["program"] == "DRDM Deform" and owner["host"] == socket.gethostname()
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return own and isinstance(process, int) and process > 0 and not _isRunning(process)
-
-
-def _isRunning(process: int) -> bool:
-    """Whether there is a process of this number; numbers are used again, so it may be another one."""
-    if sys.platform == "win32":
-        import ctypes
-
-        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
-        # PROCESS_QUERY_LIMITED_INFORMATION.
-        handle = kernel.OpenProcess(0x1000, False, process)
-        if not handle:
-            # ERROR_INVALID_PARAMETER: there is no such process.
-            return ctypes.get_last_error() != 87
-        status = ctypes.c_ulong()
-        known = kernel.GetExitCodeProcess(handle, ctypes.byref(status))
-        kernel.CloseHandle(handle)
-        # STILL_ACTIVE.
-        return not known or status.value == 259
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
+    return own and isinstance(process, int) and process > 0 and not is_running(process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,18 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError, SettingError
-from ..io.apart import read_apart
 from ..io.files import path_problem, shown
-from ..io.images import LEAST_OVERLAP
-from ..io.integrity import require_whole_file
-from ..io.plain_headers import is_plain
+from ..io.images import LEAST_OVERLAP, read_voxels, reading
+from ..io.integrity import too_large
+from ..io.transforms import EITHER_SUFFIXES, TRANSFORM_SUFFIXES, read_transform
 from ..spatial.coordinates import index_to_physical
 from ..spatial.model_grid import overlap
 from .nifti_fields import from_fsl, from_niftyreg, header, is_fsl, is_niftyreg
 
 CONVENTIONS = ("mm", "voxels")
-_TRANSFORMS = (".h5", ".hdf5", ".hdf", ".tfm", ".txt", ".mat", ".xfm")
 _ARRAYS = (".npy", ".npz")
+# Bytes of an array for each displacement, and of its header.
+_MOST_BYTES, _MOST_HEADER = 16, 2**16
 
 
 def read_result(
@@ -62,11 +63,16 @@ def _read(path: Path, grid: sitk.Image, convention: str, target: sitk.Image | No
         raise ImageError(f"The result '{shown(str(path))}' cannot be read: {problem}; check the path.")
     if not path.is_file():
         raise ImageError(f"There is no result '{path}'; check the path.")
+    with reading(path, "result"):
+        return _read_file(path, grid, convention, target)
+
+
+def _read_file(path: Path, grid: sitk.Image, convention: str, target: sitk.Image | None) -> sitk.Transform:
     suffix = path.suffix.lower()
     if suffix in _ARRAYS:
-        return _from_array(_load(path), path, grid, convention)
-    if suffix in _TRANSFORMS:
-        transform = _from_elastix(path, grid) if _is_elastix(path) else _from_itk(path)
+        return _from_array(_load(path, grid), path, grid, convention)
+    if suffix in (*TRANSFORM_SUFFIXES, *EITHER_SUFFIXES):
+        transform = _from_elastix(path, grid) if _is_elastix(path) else read_transform(path, "result")
         if transform.GetDimension() != grid.GetDimension():
             raise _other_dimension(path, transform.GetDimension(), grid)
         return transform
@@ -79,27 +85,9 @@ def _other_dimension(path: Path, dimension: int, grid: sitk.Image) -> ImageError
     )
 
 
-def _from_itk(path: Path) -> sitk.Transform:
-    try:
-        transform: sitk.Transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise ImageError(
-            f"'{path}' is not a transform that ITK knows; save the result as .tfm, .h5 or as a displacement field."
-        ) from error
-    return transform
-
-
 def _from_image(path: Path, grid: sitk.Image, convention: str, target: sitk.Image | None) -> sitk.Transform:
     """Read a displacement field from an image file."""
-    try:
-        apart = None if is_plain(path) else read_apart(path, "field")
-        require_whole_file(path, "field", "" if apart is None else apart.kind)
-        image = sitk.ReadImage(str(path)) if apart is None or apart.image is None else apart.image
-    except (RuntimeError, OSError) as error:
-        raise ImageError(
-            f"The result '{path}' cannot be read as a transform or displacement field; save it as .tfm, .h5, "
-            ".nii.gz or .mha, or copy it again."
-        ) from error
+    image = read_voxels(path, "result")
     known = is_niftyreg(image) or is_fsl(image)
     if is_niftyreg(image):
         image = from_niftyreg(image, path)
@@ -146,12 +134,19 @@ def _transform(field: sitk.Image, path: Path) -> sitk.Transform:
     return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
 
 
-def _load(path: Path) -> np.ndarray:
+def _load(path: Path, grid: sitk.Image) -> np.ndarray:
+    """Read an array of NumPy that is not larger than displacements on a grid can be."""
+    most = _MOST_HEADER + _MOST_BYTES * grid.GetDimension() * grid.GetNumberOfPixels()
     try:
-        loaded: Any = np.load(path, allow_pickle=False)
+        # Mapped, so that no memory is used for values that are not in the file.
+        loaded: Any = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
             if len(loaded.files) != 1:
                 raise ImageError(f"'{path}' has {len(loaded.files)} arrays; save the displacements as a single one.")
+            with zipfile.ZipFile(path) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > most:
+                raise too_large(path, "array")
             loaded = loaded[loaded.files[0]]
         return np.asarray(loaded, np.float64)
     except (OSError, ValueError, TypeError, EOFError) as error:

@@ -1,18 +1,21 @@
-"""Read unusual image files in a process of their own, because a damaged header can crash ITK's reader.
+"""Read unusual image files and transforms in a process of their own, because damaged ones can crash ITK's reader.
 
-The process reads one file after the other and passes the voxels on. It is started only when the first such file comes.
-If it ends while it reads a file, twice, the file is refused, and the process that needs the image goes on.
+The process (``reader_process.py``) reads one file after the other and passes the voxels on. It is started only when the
+first such file comes. If it ends while it reads a file, twice, the file is refused, and the process that needs the
+image goes on.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,63 +27,18 @@ import SimpleITK as sitk
 from ..errors import ImageError
 from ..runtime.programs import python_program
 from .detached import files_of_image
+from .files import shown
 from .geometry import PERMISSIVE, nifti_axes
 from .integrity import most_values
 
-# Each answer is a line of JSON, then the voxels. The reader's own lines, and those of libraries, must not get between.
-_CODE = """
-import sys
-sys.path[:] = [part for part in sys.path if part]
-import json, math, os
-sys.path[:] = json.loads(sys.argv[1])
-answers, quiet = os.fdopen(os.dup(1), "wb"), os.open(os.devnull, os.O_WRONLY)
-os.dup2(quiet, 1), os.dup2(quiet, 2)
-import SimpleITK as sitk
-sitk.ProcessObject.SetGlobalWarningDisplay(False)
-
-def limit_memory(most):
-    try:
-        import resource
-        resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    except (ImportError, OSError, ValueError):
-        pass
-
-def read(path, most, memory, variable, value):
-    limit_memory(memory)
-    os.environ.pop(variable, None)
-    if value is not None:
-        os.environ[variable] = value
-    kind = sitk.ImageFileReader.GetImageIOFromFileName(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
-    reader.ReadImageInformation()
-    if math.prod(reader.GetSize()) * reader.GetNumberOfComponents() > most:
-        return {"kind": kind, "too_large": True}, b""
-    image = reader.Execute()
-    if kind == "GDCMImageIO":
-        return {"kind": kind}, b""
-    # A copy: a view would not keep the memory of the image.
-    voxels = sitk.GetArrayFromImage(image)
-    described = {"kind": kind, "shape": voxels.shape, "type": voxels.dtype.str, "bytes": voxels.nbytes}
-    described |= {"components": image.GetNumberOfComponentsPerPixel(), "dimension": image.GetDimension()}
-    described |= {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
-    return described, voxels
-
-for line in sys.stdin.buffer:
-    try:
-        described, voxels = read(*json.loads(line))
-        answer = json.dumps(described).encode()
-    except Exception as error:
-        answer, voxels = b'{"kind": "", "failed": true}', b""
-    answers.write(answer + b"\\n")
-    answers.write(memoryview(voxels).cast("B") if len(voxels) else b"")
-    answers.flush()
-"""
+_SCRIPT = Path(__file__).with_name("reader_process.py")
 _TRIES = 2
 # Bytes of memory that the process may use, and more for each byte of a file.
 _MEMORY, _PER_BYTE = 3 * 2**30, 64
 # Seconds, and bytes per second of a slow disk.
 _PATIENCE, _SLOW = 600.0, 2**20
+# Lines that a launcher may print before the process is ready.
+_MOST_GREETINGS = 100
 
 
 @dataclass(frozen=True)
@@ -88,8 +46,10 @@ class ReadApart:
     """What the process has read.
 
     Attributes:
-        kind: ITK's name for the reader of the file, such as ``"TIFFImageIO"``; empty if it cannot be read.
-        image: the image; ``None`` for DICOM files, which are only tried, and for files that cannot be read.
+        kind: ITK's name for the reader of the file, such as ``"TIFFImageIO"``, or ``"transform"``; empty if it cannot
+            be read.
+        image: the image; ``None`` for DICOM files and transforms, which are only tried, and for files that cannot be
+            read.
         too_large: whether the header asks for more voxels than the file can hold.
     """
 
@@ -99,7 +59,7 @@ class ReadApart:
 
 
 class CannotStart(Exception):
-    """No process can be started here."""
+    """The process cannot be started; the text says why."""
 
 
 class _Reader:
@@ -110,8 +70,12 @@ class _Reader:
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
 
-    def read(self, path: Path) -> ReadApart | None:
+    def read(self, path: Path, program: str, what: str) -> ReadApart | None:
         """Read a file; ``None`` if the process has ended meanwhile.
+
+        Args:
+            program: the Python that runs the process.
+            what: ``"image"`` or ``"transform"``.
 
         Raises:
             CannotStart: there is no such process.
@@ -119,9 +83,9 @@ class _Reader:
         with nifti_axes(path):
             permissive = os.environ.get(PERMISSIVE)
         most, memory = most_values(path), _MEMORY + _PER_BYTE * sum(p.stat().st_size for p in files_of_image(path))
-        request = json.dumps([str(path.absolute()), most, memory, PERMISSIVE, permissive])
+        request = json.dumps([what, str(path.absolute()), most, memory, PERMISSIVE, permissive])
         with self._lock:
-            process = self._running()
+            process = self._running(program)
             assert process.stdin is not None and process.stdout is not None
             killer = threading.Timer(_PATIENCE + path.stat().st_size / _SLOW, _kill, [process])
             killer.start()
@@ -143,30 +107,12 @@ class _Reader:
                     self.close()
             return found
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self, program: str) -> subprocess.Popen[bytes]:
         """Return the process, and start it if there is none that belongs to this process and runs."""
         if self._process is not None and self._owner == os.getpid() and self._process.poll() is not None:
             self.close()
         if self._process is None or self._owner != os.getpid():
-            paths = [part for part in sys.path if Path(part).is_absolute()]
-            program = python_program()
-            if program is None:
-                raise CannotStart
-            try:
-                # No file in the working folder is taken for a library. ("-I" would hide what PythonSlicer sets.)
-                self._process = subprocess.Popen(
-                    [program, "-c", _CODE, json.dumps(paths)],
-                    cwd=Path(__file__).parent,
-                    env=os.environ | {"PYTHONSAFEPATH": "1"},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-                    # A group of its own, because the process may be the child of a launcher.
-                    start_new_session=os.name != "nt",
-                )
-            except OSError as error:
-                raise CannotStart from error
+            self._process = _start(program)
             self._owner = os.getpid()
         return self._process
 
@@ -174,11 +120,58 @@ class _Reader:
         """End the process, if it was started by this one."""
         process, self._process = self._process, None
         if process is not None and self._owner == os.getpid():
-            _kill(process)
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    stream.close()
+            _end(process)
+
+
+def _start(program: str) -> subprocess.Popen[bytes]:
+    """Start the process and wait until it is ready.
+
+    Raises:
+        CannotStart: it ends before.
+    """
+    paths = [part for part in sys.path if Path(part).is_absolute()]
+    with tempfile.TemporaryFile() as errors:
+        try:
+            # No file in the working folder is taken for a library. ("-I" would hide what PythonSlicer sets.)
+            process = subprocess.Popen(
+                [program, str(_SCRIPT), json.dumps(paths)],
+                cwd=_SCRIPT.parent,
+                env=os.environ | {"PYTHONSAFEPATH": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                # A group of its own, because the process may be the child of a launcher.
+                start_new_session=os.name != "nt",
+            )
+        except OSError as error:
+            raise CannotStart(error.strerror or str(error)) from error
+        assert process.stdout is not None
+        killer = threading.Timer(_PATIENCE, _kill, [process])
+        killer.start()
+        try:
+            lines = iter(process.stdout.readline, b"")
+            if any(b'{"ready": true}' in line for line in itertools.islice(lines, _MOST_GREETINGS)):
+                return process
+            _end(process)
+        except BaseException:
+            _end(process)
+            raise
+        finally:
+            killer.cancel()
+        errors.seek(0)
+        said = errors.read(2**16).decode("utf-8", "replace").split("\n")
+        raise CannotStart(next((shown(line, 200) for line in reversed(said) if line.strip()), "it ends at once"))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and close its streams."""
+    _kill(process)
+    process.wait()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -201,6 +194,8 @@ def _image(described: dict[str, Any], voxels: bytes) -> ReadApart:
     image.SetSpacing(described["spacing"])
     image.SetOrigin(described["origin"])
     image.SetDirection(described["direction"])
+    for key, value in described["metadata"].items():
+        image.SetMetaData(key, value)
     return ReadApart(described["kind"], image)
 
 
@@ -211,23 +206,30 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_READER.__init__)  # type: ignore[misc]
 
 
-def read_apart(path: Path, what: str) -> ReadApart | None:
+def read_apart(path: Path, what: str, *, transform: bool = False) -> ReadApart | None:
     """Read a file in another process.
 
     Args:
         what: kind of file in error messages, such as ``"image"``.
+        transform: the file is a transform and no image.
 
     Returns:
-        What was read; ``None`` if no process can be started here.
+        What was read; ``None`` if this process runs in a program that has no Python to start.
 
     Raises:
-        ImageError: the reader crashes.
+        ImageError: the reader crashes, or cannot be started.
     """
+    program = python_program()
+    if program is None:
+        return None
     for _ in range(_TRIES):
         try:
-            found = _READER.read(path)
-        except CannotStart:
-            return None
+            found = _READER.read(path, program, "transform" if transform else "image")
+        except CannotStart as error:
+            raise ImageError(
+                f"The {what} '{path}' cannot be read, because the process that reads such files cannot be started by "
+                f"'{program}' ({error}); repair this Python, or save the {what} in another format."
+            ) from error
         if found is not None:
             return found
     raise ImageError(

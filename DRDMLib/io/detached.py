@@ -8,10 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 # Lines of a header; what follows are voxels, or no header at all.
 _MOST_LINES = 10_000
+# Bytes; colors, names and extents of segments are long.
+_LONGEST_LINE = 2**16
+# Of NRRD, without spaces.
+_NRRD_FIELDS = {
+    *("content", "number", "type", "blocksize", "dimension", "space", "spacedimension", "sizes", "spacings"),
+    *("thicknesses", "axismins", "axismaxs", "axismaxes", "spacedirections", "centers", "centerings", "kinds"),
+    *("labels", "units", "min", "max", "oldmin", "oldmax", "endian", "encoding", "lineskip", "byteskip"),
+    *("sampleunits", "spaceunits", "spaceorigin", "measurementframe", "datafile"),
+}
 # Formats of C's printf for one integer, which name several files.
 _PATTERN = re.compile(r"%0?\d{0,2}[diu]")
 
@@ -29,59 +41,104 @@ def files_of_image(path: Path) -> list[Path]:
 def _data_files(path: Path) -> list[Path]:
     name = path.name.lower()
     if name.endswith((".mhd", ".mha")):
-        return metaimage_data(path)[1]
+        return metaimage_data(path).files
     if name.endswith((".nhdr", ".nrrd")):
-        return nrrd_data(path)[1]
+        return nrrd_data(path).files
     if name.endswith((".hdr", ".img", ".hdr.gz", ".img.gz")):
         return _other_half(path)
     return [path.with_suffix(suffix) for suffix in (".sdt", ".SDT")] if name.endswith(".spr") else []
 
 
-def metaimage_data(path: Path) -> tuple[dict[str, str], list[Path], int]:
-    """Read the header of a MetaImage file.
+@dataclass(frozen=True)
+class Header:
+    """A header of text.
 
-    Returns:
-        Its fields; the files with the voxels, none if they follow in the file itself; and the length of the header.
+    Attributes:
+        pairs: keys and values, in their order; those of NRRD files with lower-case keys.
+        files: those with the voxels; none if they follow in the file itself.
+        end: length of the header in bytes.
+        is_clear: whether all lines have one meaning only: a key at the start, a separator and a value, of printable
+            text. Readers do not agree about other ones.
     """
-    fields: dict[str, str] = {}
+
+    pairs: list[tuple[str, str]]
+    files: list[Path]
+    end: int
+    is_clear: bool
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The values by their keys; of equal keys, the last one counts."""
+        return dict(self.pairs)
+
+
+def metaimage_data(path: Path) -> Header:
+    """Read the header of a MetaImage file."""
+    pairs: list[tuple[str, str]] = []
+    clear, data, names = True, "", []
     with path.open("rb") as stream:
-        for _ in range(_MOST_LINES):
-            line = stream.readline(4096)
-            key, _, value = _text(line).partition("=")
-            fields[key.strip()] = value.strip()
-            if not line or key.strip() == "ElementDataFile":
+        for line, whole in _lines(stream):
+            key, found, value = (part.strip() for part in line.partition("="))
+            pairs.append((key, value))
+            clear = clear and whole and bool(found) and _is_clear(line) and ":" not in key
+            if key == "ElementDataFile":
+                data = value
                 break
         start = stream.tell()
-        data = fields.get("ElementDataFile", "")
-        names: list[str] = []
         if data.startswith("LIST"):
             names = _names(stream.read(2**24))
         elif "%" in data:
             names = _numbered(data)
         elif data and data.upper() != "LOCAL":
             names = [data]
-    return fields, [path.parent / name for name in names], start
+    return Header(pairs, [path.parent / name for name in names], start, clear)
 
 
-def nrrd_data(path: Path) -> tuple[dict[str, str], list[Path], int]:
-    """Read the header of an NRRD file; returns the same as :func:`metaimage_data`, with lower-case fields."""
-    fields: dict[str, str] = {}
-    names: list[str] = []
+def nrrd_data(path: Path) -> Header:
+    """Read the header of an NRRD file. Its first line, and comments, are no pairs."""
+    pairs: list[tuple[str, str]] = []
+    data, names = "", []
     with path.open("rb") as stream:
-        for _ in range(_MOST_LINES):
-            line = stream.readline(4096).strip()
-            if not line:
+        first = stream.readline(16)
+        clear = re.fullmatch(rb"NRRD000[1-5]\r?\n", first) is not None
+        for line, whole in _lines(stream):
+            if not line.strip():
+                clear = clear and not line
                 break
-            key, _, value = _text(line).partition(":")
-            fields[key.strip().lower()] = value.strip()
-            if key.strip().lower() in ("data file", "datafile") and value.strip().startswith("LIST"):
-                names = _names(stream.read(2**24))
-                break
+            key, found, value = (part.strip() for part in line.partition(":"))
+            key = {"datafile": "data file"}.get(key.lower(), key.lower())
+            clear = clear and whole and line.isprintable()
+            if line.startswith("#"):
+                continue
+            clear = clear and bool(found) and _is_clear(line)
+            if value.startswith("="):
+                # Values that belong to the program that wrote them. Some readers take those of a field for the field.
+                clear = clear and key.replace(" ", "") not in _NRRD_FIELDS
+                continue
+            pairs.append((key, value))
+            if key == "data file":
+                data = value
+                if value.startswith("LIST"):
+                    names = _names(stream.read(2**24))
+                    break
         start = stream.tell()
-    data = fields.get("data file", fields.get("datafile", ""))
     if not names and data:
         names = _numbered(data) if "%" in data else [data]
-    return fields, [path.parent / name for name in names], start
+    return Header(pairs, [path.parent / name for name in names], start, clear)
+
+
+def _lines(stream: BinaryIO) -> Iterator[tuple[str, bool]]:
+    """Read lines without their ends, and whether each was read in full and has an end."""
+    for _ in range(_MOST_LINES):
+        line = stream.readline(_LONGEST_LINE)
+        if not line:
+            return
+        yield _text(line.removesuffix(b"\n").removesuffix(b"\r")), line.endswith(b"\n")
+
+
+def _is_clear(line: str) -> bool:
+    """Whether a line is printable text that begins with its key."""
+    return line.isprintable() and line[:1].isalpha()
 
 
 def _names(data: bytes) -> list[str]:

@@ -158,7 +158,7 @@ def _read_header(file: str) -> Slice:
     reader.SetFileName(file)
     try:
         reader.ReadImageInformation()
-        require_room(reader, Path(file))
+        require_room(reader, Path(file), "image")
     except RuntimeError as error:
         raise ImageError(
             f"The DICOM file '{file}' is damaged or incomplete; copy or export it again, or remove it."

@@ -17,6 +17,9 @@ from typing import Any
 
 from ..errors import OutputError
 
+if sys.platform != "win32":
+    import fcntl
+
 # Bytes. File systems allow 255; the rest is for endings such as "_t79-79_000_moving.nii.gz" and for "..partial".
 LONGEST_NAME = 200
 # Windows reserves these names, whatever follows after a dot.
@@ -179,12 +182,26 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"'{path}' cannot be written ({error.strerror or error}); choose another output folder.")
 
 
+def sync(descriptor: int) -> None:
+    """Wait until the content of an open file is on the disk.
+
+    Raises:
+        OSError: the system cannot tell.
+    """
+    if sys.platform == "darwin":
+        # Its fsync does not wait for the disk. Not all file systems have this call.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
 def _sync(path: Path) -> None:
     """Wait until the content of a file is on the disk, where the system can tell."""
     # Windows only syncs what is open for writing.
     descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     except OSError as error:
         # Some network shares cannot sync.
         if error.errno not in _NO_SYNC:

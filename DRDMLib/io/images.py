@@ -89,7 +89,7 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
         reader.SetFileName(str(path))
         with nifti_axes(path):
             reader.ReadImageInformation()
-            require_room(reader, path)
+            require_room(reader, path, what)
             image: sitk.Image = reader.Execute()
     except OSError as error:
         raise ImageError(
@@ -106,7 +106,7 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
 def _read_and_checked(path: Path, what: str, apart: ReadApart) -> sitk.Image:
     """Return an image that another process has read, if its file is whole."""
     if apart.too_large:
-        raise too_large(path)
+        raise too_large(path, what)
     image = apart.image
     size = None
     if image is not None:
@@ -118,13 +118,17 @@ def _read_and_checked(path: Path, what: str, apart: ReadApart) -> sitk.Image:
     return image
 
 
-def read_voxels(path: str | os.PathLike[str]) -> sitk.Image:
+def read_voxels(path: str | os.PathLike[str], what: str = "image") -> sitk.Image:
     """Read any image file, or a folder with a DICOM series, with one value per voxel or several.
+
+    Args:
+        what: kind of file in error messages.
 
     Raises:
         ImageError: it is missing or damaged, or has a shear.
     """
-    return _read(Path(path), "image")
+    with reading(path, what):
+        return _read(Path(path), what)
 
 
 def image_files(path: str | os.PathLike[str], series: str = "") -> list[Path]:
@@ -239,9 +243,9 @@ def read_field(path: str | os.PathLike[str]) -> sitk.Image:
         ImageError: the file is missing, damaged, not a displacement field, or has NaN or infinite values.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ImageError(f"'{path}' is a folder; choose the file of a displacement field.")
     with reading(path, "field"):
+        if not path_problem(path) and path.is_dir():
+            raise ImageError(f"'{path}' is a folder; choose the file of a displacement field.")
         field = _read(path, "field")
     if field.GetNumberOfComponentsPerPixel() != field.GetDimension():
         raise ImageError(

@@ -138,7 +138,8 @@ def _check_nifti(head: BinaryIO, stream: BinaryIO, path: Path, what: str) -> boo
 
 def _check_metaimage(path: Path, size: int | None = None) -> bool:
     """Whether a MetaImage file contains all its voxels, or the files that it names do."""
-    fields, files, start = metaimage_data(path)
+    header = metaimage_data(path)
+    fields, files, start = header.fields, header.files, header.end
     if "ElementDataFile" not in fields:
         return False
     if "%" in fields["ElementDataFile"] and not files:
@@ -166,18 +167,36 @@ def _inflates_to(path: Path, start: int, stored: int, size: int) -> bool:
     Args:
         stored: number of packed bytes; 0 for the rest of the file.
     """
+    return _inflated_bytes(path, start, stored, size) == size
+
+
+def _inflated_bytes(path: Path, start: int, stored: int, most: int, *, several: bool = False) -> int:
+    """Count the bytes of compressed data (zlib or gzip) up to their end, and verify their checksum.
+
+    Args:
+        stored: number of packed bytes; 0 for the rest of the file.
+        several: whether gzip data may follow, which continue the first.
+
+    Raises:
+        EOFError: the data have no end, or are larger than ``most`` bytes.
+        zlib.error: they are damaged.
+    """
     unpacker, present = zlib.decompressobj(zlib.MAX_WBITS | 32), 0
-    left = stored or path.stat().st_size
     with path.open("rb") as stream:
         stream.seek(start)
-        while not unpacker.eof and (packed := stream.read(min(_CHUNK // 16, left))):
-            left -= len(packed)
-            while packed and present <= size:
-                present += len(unpacker.decompress(packed, _CHUNK))
-                packed = unpacker.unconsumed_tail
-            if present > size:
-                return False
-    return unpacker.eof and present == size
+        end, packed = start + (stored or path.stat().st_size), b""
+        while packed or (packed := stream.read(max(0, min(_CHUNK // 16, end - stream.tell())))):
+            present += len(unpacker.decompress(packed, _CHUNK))
+            packed = unpacker.unconsumed_tail
+            if present > most:
+                raise EOFError
+            if unpacker.eof:
+                packed = unpacker.unused_data
+                packed += stream.read(2) if len(packed) < 2 else b""
+                if not several or packed[:2] != b"\x1f\x8b":
+                    return present
+                unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    raise EOFError
 
 
 def most_values(path: Path) -> int:
@@ -185,24 +204,29 @@ def most_values(path: Path) -> int:
     return _MOST_RATIO * sum(file.stat().st_size for file in files_of_image(path)) + _CHUNK
 
 
-def require_room(reader: sitk.ImageFileReader, path: Path) -> None:
+def require_room(reader: sitk.ImageFileReader, path: Path, what: str) -> None:
     """Check that an image has no more voxels than its file can hold, before memory is used for them.
 
     Args:
         reader: has read the header.
+        what: kind of file in error messages, such as ``"image"``.
 
     Raises:
         ImageError: it has, so the header is damaged.
     """
     if math.prod(reader.GetSize()) * int(reader.GetNumberOfComponents()) > most_values(path):
-        raise too_large(path)
+        raise too_large(path, what)
 
 
-def too_large(path: Path) -> ImageError:
-    """Return the error for an image with more voxels than its file can hold."""
+def too_large(path: Path, what: str) -> ImageError:
+    """Return the error for a file that asks for more values than it can hold.
+
+    Args:
+        what: kind of file in the message, such as ``"image"``.
+    """
     return ImageError(
-        f"The image '{path}' cannot be read, because its header asks for more voxels than its file can hold; "
-        "copy or export it again."
+        f"The {what} '{path}' cannot be read, because it asks for more values than it can hold; copy or export it "
+        "again."
     )
 
 
@@ -219,32 +243,17 @@ def _voxel_bytes(path: Path) -> int:
 
 
 def _check_nrrd(path: Path, size: int | None = None) -> bool:
-    """Whether the compressed voxels of an NRRD file have their end; ITK itself checks files without compression."""
-    fields, files, start = nrrd_data(path)
+    """Whether the compressed voxels of an NRRD file are whole; ITK itself checks files without compression."""
+    header = nrrd_data(path)
+    fields, files, start = header.fields, header.files, header.end
     if any(not file.is_file() for file in files):
         return False
     if fields.get("encoding", "").lower() not in ("gzip", "gz"):
         return True
     size = _voxel_bytes(path) if size is None else size
-    if len(files) > 1:
-        return sum(_unpacked_bytes(file, 0, size) for file in files) >= size
-    data = files[0] if files else path
-    with data.open("rb") as stream:
-        stream.seek(-4, 2)
-        if int.from_bytes(stream.read(4), "little") == size % 2**32:
-            return True
-    return _unpacked_bytes(data, 0 if files else start, size) >= size
-
-
-def _unpacked_bytes(path: Path, start: int, most: int) -> int:
-    """Count the bytes of compressed data, up to ``most``."""
-    present = 0
-    with path.open("rb") as stream:
-        stream.seek(start)
-        with gzip.open(stream, "rb") as unpacked:
-            while present < most and (chunk := unpacked.read(_CHUNK)):
-                present += len(chunk)
-    return present
+    # More may lie before the voxels or behind them.
+    parts = [(file, 0) for file in files] or [(path, start)]
+    return sum(_inflated_bytes(file, at, 0, size + _MOST_BEHIND, several=True) for file, at in parts) >= size
 
 
 def _check_gipl(path: Path, size: int | None = None) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..runtime.processes import is_running
 from .files import read_object
 
 if sys.platform == "win32":
@@ -32,6 +34,8 @@ _TAKEN = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK}
 _EVERY, _UNFINISHED = 0.1, 10.0
 # Suffix of the file that names the owner of a lock.
 OWNER = ".owner"
+# Namespace of the numbers of processes outside of all containers; this number is the same on all computers.
+_NO_CONTAINER = "pid:[4026531836]"
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,14 @@ class Owner:
     """The process that has a lock.
 
     Attributes:
-        host: name of the computer, and on Linux what tells containers and restarts of a computer apart.
+        host: name of the computer.
         process: number of the process.
         started: when the process was started, as the system counts; empty if unknown.
         since: date and time at which it took the lock.
         alone: whether the file with these values is itself the lock.
+        boot: what tells the starts of a computer apart (Linux); empty if unknown.
+        container: what tells its containers apart, in which numbers of processes are valid (Linux).
+        machine: what tells computers with the same name apart (Linux).
     """
 
     host: str
@@ -51,12 +58,15 @@ class Owner:
     started: str = ""
     since: str = ""
     alone: bool = False
+    boot: str = ""
+    container: str = ""
+    machine: str = ""
 
     @staticmethod
     def this(*, alone: bool) -> Owner:
         """Describe this process."""
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        return Owner(_host(), os.getpid(), _started(os.getpid()), now, alone)
+        return Owner(process=os.getpid(), started=_started(os.getpid()), since=now, alone=alone, **_place())
 
     @staticmethod
     def read(path: Path) -> Owner | None:
@@ -65,7 +75,12 @@ class Owner:
             values = read_object(path, ("host", "process"))
         except (OSError, ValueError):
             return None
-        texts = {key: str(values.get(key, ""))[:200] for key in ("host", "started", "since")}
+        keys = ("host", "started", "since", "boot", "container", "machine")
+        texts = {key: str(values.get(key, ""))[:200] for key in keys}
+        if "boot" not in values:
+            # Earlier versions wrote all of it into one text.
+            parts = [*texts["host"].split(" "), "", ""][:3]
+            texts |= dict(zip(("host", "boot", "container"), parts, strict=True))
         process = values["process"]
         if not isinstance(process, int) or isinstance(process, bool) or not 0 < process < 2**31:
             return None
@@ -74,28 +89,39 @@ class Owner:
     @property
     def has_ended(self) -> bool:
         """Whether this process is known to have ended; never for one on another computer."""
-        if self.host != _host() or sys.platform == "win32":
+        here = _place()
+        if (self.host, self.container) != (here["host"], here["container"]):
             return False
-        try:
-            os.kill(self.process, 0)
-        except ProcessLookupError:
+        if self.boot != here["boot"]:
+            # The computer was started again. Containers are not: those with equal names may run on different computers.
+            known = bool(self.boot and self.machine) and self.machine == here["machine"]
+            return known and self.container == _NO_CONTAINER
+        if not is_running(self.process):
             return True
-        except (PermissionError, OverflowError):
-            return False
         return bool(self.started) and _started(self.process) != self.started
+
+    @property
+    def is_this(self) -> bool:
+        """Whether this is the process that asks."""
+        here = _place()
+        own = (here["host"], here["boot"], here["container"], os.getpid())
+        return (self.host, self.boot, self.container, self.process) == own
 
     def __str__(self) -> str:
         """Return the words for a message."""
-        return f"process {self.process} on {self.host.partition(' ')[0]} since {self.since or 'an unknown time'}"
+        return f"process {self.process} on {self.host} since {self.since or 'an unknown time'}"
 
 
-def _host() -> str:
-    """Name this computer, and on Linux its start and its container, in which numbers of processes are valid."""
-    parts = [socket.gethostname() or "unknown"]
+def _place() -> dict[str, str]:
+    """Describe this computer, its start and its container."""
+    place = {"host": socket.gethostname() or "unknown", "boot": "", "container": "", "machine": ""}
     with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(parts)
+        place["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        place["container"] = str(Path("/proc/self/ns/pid").readlink())
+        # Its identity is not to be made public.
+        machine = Path("/etc/machine-id").read_bytes().strip()
+        place["machine"] = hashlib.sha256(b"drdm" + machine).hexdigest()[:16] if machine else ""
+    return place
 
 
 def _started(process: int) -> str:
@@ -255,7 +281,7 @@ class Lock:
         if self._named:
             with contextlib.suppress(OSError):
                 owner = Owner.read(self._owner_path)
-                if owner is not None and (owner.host, owner.process) == (_host(), os.getpid()):
+                if owner is not None and owner.is_this:
                     self._owner_path.unlink()
         self._close()
 

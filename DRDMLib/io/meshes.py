@@ -16,8 +16,10 @@ import numpy as np
 
 from ..errors import ImageError
 from .files import shown
+from .images import reading
+from .integrity import too_large
 from .points import FLIP
-from .vtp import vtp_mesh
+from .vtp import AsksForTooMuch, vtp_mesh
 
 MESH_SUFFIXES = (".stl", ".ply", ".vtk", ".vtp")
 _VTK_TYPES = {"float": "f4", "double": "f8"}
@@ -49,18 +51,26 @@ def read_mesh(path: Path) -> Mesh:
     Raises:
         ImageError: the file is missing, damaged, or of a kind that cannot be read.
     """
-    suffix = path.suffix.lower()
+    with reading(path, "mesh"):
+        return _read(path)
+
+
+def _read(path: Path) -> Mesh:
     try:
         data = path.read_bytes()
-        mesh, ras = _READERS[suffix](data)
+        mesh, ras = _READERS[path.suffix.lower()](data)
     except OSError as error:
         raise ImageError(f"The mesh '{shown(str(path))}' cannot be read ({error.strerror}); check the path.") from error
+    except AsksForTooMuch as error:
+        raise too_large(path, "mesh") from error
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
         raise ImageError(
             f"'{path}' is not a mesh that can be read; save it as .stl, .ply, legacy .vtk or .vtp with 3D points."
         ) from error
     if not len(mesh.vertices) or not np.isfinite(mesh.vertices).all():
         raise ImageError(f"'{path}' has no vertices, or some that are not finite; export it again.")
+    if mesh.normals is not None and (mesh.normals.shape != mesh.vertices.shape or not np.isfinite(mesh.normals).all()):
+        raise ImageError(f"'{path}' has other normals than one of finite numbers for each vertex; export it again.")
     return _in_lps(mesh) if ras else mesh
 
 

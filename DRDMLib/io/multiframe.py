@@ -34,7 +34,7 @@ def read_dicom_file(path: Path) -> sitk.Image:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    require_room(reader, path)
+    require_room(reader, path, "image")
     frames = reader.GetSize()[2] if reader.GetDimension() > 2 else 1
     if frames == 1 or reader.GetNumberOfComponents() > 1:
         single: sitk.Image = reader.Execute()

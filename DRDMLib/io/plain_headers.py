@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from .detached import metaimage_data, nrrd_data
+from .detached import Header, metaimage_data, nrrd_data
 
 # Bits of NIfTI's types.
 _NIFTI_BITS = {
@@ -33,7 +33,7 @@ _NRRD_KINDS = ("domain", "space", "vector", "covariant-vector", "list", "point",
 _NRRD_SPACES = re.compile(r"(left|right)-(anterior|posterior)-(superior|inferior)|[lr][ap][si]", re.IGNORECASE)
 _NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?"
 _VECTOR = re.compile(rf"none|\(\s*{_NUMBER}(\s*,\s*{_NUMBER}){{1,3}}\s*\)")
-_LONGEST_LINE, _MOST_SIDE, _MOST_SIZE = 2000, 2**20, 1e9
+_LONGEST, _MOST_SIDE, _MOST_SIZE = 2000, 2**20, 1e9
 
 
 def is_plain(path: Path) -> bool:
@@ -43,9 +43,9 @@ def is_plain(path: Path) -> bool:
         if name.endswith((".nii", ".nii.gz", ".hdr", ".img", ".img.gz")):
             return _is_plain_nifti(path)
         if name.endswith((".mha", ".mhd")):
-            return _is_plain_text(path, _META_FIELDS, *metaimage_data(path)[::2])
+            return _is_plain_text(metaimage_data(path), _META_FIELDS, _META_NEEDED, "NDims")
         if name.endswith((".nrrd", ".nhdr")):
-            return _is_plain_nrrd(path)
+            return _is_plain_text(nrrd_data(path), _NRRD_FIELDS, _NRRD_NEEDED, "dimension")
     except Exception:
         # Whatever cannot be understood is not plain.
         return False
@@ -139,37 +139,22 @@ _META_FIELDS: dict[str, Callable[[str, int], bool]] = {
 _META_NEEDED = {"NDims", "DimSize", "ElementType", "ElementDataFile"}
 
 
-def _is_plain_text(path: Path, known: dict[str, Callable[[str, int], bool]], fields: dict[str, str], end: int) -> bool:
-    """Whether the header of a MetaImage file, which is ``end`` bytes long, has known fields only, each once."""
-    with path.open("rb") as stream:
-        lines = stream.read(end).decode("utf-8").splitlines()
-    keys = [line.partition("=")[0].strip() for line in lines]
-    if len(set(keys)) < len(keys) or not set(keys) >= _META_NEEDED or any(len(line) > _LONGEST_LINE for line in lines):
-        return False
-    if not _is_whole(fields["NDims"], 2, 4):
-        return False
-    count = int(fields["NDims"])
-    return all(key in known and known[key](fields[key], count) for key in keys)
+def _is_plain_text(
+    header: Header, known: dict[str, Callable[[str, int], bool]], needed: set[str], dimension: str
+) -> bool:
+    """Whether a header has known fields only, each once, with values within their limits.
 
-
-def _is_plain_nrrd(path: Path) -> bool:
-    fields, _, end = nrrd_data(path)
-    with path.open("rb") as stream:
-        head, *lines = stream.read(end).decode("utf-8").splitlines()
-    if not re.fullmatch(r"NRRD000[1-5]", head) or any(len(line) > 2**16 for line in lines):
+    Args:
+        needed: fields that must be there.
+        dimension: field with the number of dimensions.
+    """
+    fields = header.fields
+    if not header.is_clear or len(fields) < len(header.pairs) or not set(fields) >= needed:
         return False
-    keys = []
-    for line in lines:
-        # Comments, and values that belong to the program that wrote them.
-        if not line.strip() or line.startswith("#") or re.match(r"[^:]+:=", line):
-            continue
-        keys.append(line.partition(":")[0].strip().lower())
-    if len(set(keys)) < len(keys) or not {"type", "dimension", "sizes", "encoding"} <= set(keys):
+    if not _is_whole(fields[dimension], 2, 4):
         return False
-    if not _is_whole(fields["dimension"], 2, 4):
-        return False
-    count = int(fields["dimension"])
-    return all(key in _NRRD_FIELDS and _NRRD_FIELDS[key](fields[key], count) for key in keys)
+    count = int(fields[dimension])
+    return all(key in known and len(value) < _LONGEST and known[key](value, count) for key, value in header.pairs)
 
 
 def _are_vectors(text: str, count: int) -> bool:
@@ -182,13 +167,11 @@ _NRRD_FIELDS: dict[str, Callable[[str, int], bool]] = {
     "space": lambda text, _: _NRRD_SPACES.fullmatch(text) is not None,
     "sizes": _are_sides,
     "spacings": _are_numbers,
-    "space directions": lambda text, count: (
-        _are_vectors(text, count) and len(re.findall(r"none|\(", text)) == count and len(text) < _LONGEST_LINE
-    ),
+    "space directions": lambda text, count: _are_vectors(text, count) and len(re.findall(r"none|\(", text)) == count,
     "space origin": lambda text, _: _VECTOR.fullmatch(text) is not None and text != "none",
     "kinds": lambda text, count: len(text.split()) == count and all(w.lower() in _NRRD_KINDS for w in text.split()),
     "endian": lambda text, _: text in ("little", "big"),
     "encoding": lambda text, _: text in ("raw", "gzip", "gz"),
     "data file": _is_file,
-    "datafile": _is_file,
 }
+_NRRD_NEEDED = {"type", "dimension", "sizes", "encoding"}

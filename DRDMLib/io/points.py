@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import ImageError
 from .files import shown
+from .images import reading
 
 # RAS to LPS.
 FLIP = np.asarray([-1.0, -1.0, 1.0])
@@ -65,6 +66,11 @@ def read_point_file(path: Path, dimension: int) -> PointFile:
     Raises:
         ImageError: the file is missing, or is no such file.
     """
+    with reading(path, "list of points"):
+        return _read(path, dimension)
+
+
+def _read(path: Path, dimension: int) -> PointFile:
     try:
         if path.name.lower().endswith(".json"):
             found = _markups(json.loads(path.read_bytes()))
@@ -75,7 +81,7 @@ def read_point_file(path: Path, dimension: int) -> PointFile:
         raise ImageError(
             f"The points '{shown(str(path))}' cannot be read ({error.strerror}); check the path."
         ) from error
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIteration) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, StopIteration, csv.Error) as error:
         raise ImageError(
             f"'{path}' is not a list of points; use a table with columns x, y and z (LPS, millimeters), or a markups "
             "file of 3D Slicer (.mrk.json, .fcsv)."

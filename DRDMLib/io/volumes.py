@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import OutputError
+from ..errors import DRDMError, OutputError
 from .files import atomic_write
 from .nifti import write_nifti
 
@@ -46,16 +46,28 @@ def write_volume(
         voxels = np.moveaxis(voxels.reshape(components, *shape), 0, -1)
     image = sitk.GetImageFromArray(voxels.reshape(*shape, *([components] if components > 1 else [])), components > 1)
     image.CopyInformation(reference)
+    failure = OutputError(f"'{path}' cannot be written; check the disk, or use --format nii.gz for this image.")
+    return write_itk(path, sitk.Cast(image, pixel_id), failure)
+
+
+def write_itk(path: Path, image: sitk.Image, failure: DRDMError) -> Path:
+    """Write an image with ITK in the format of the file's name, compressed, completely or not at all.
+
+    Args:
+        failure: error that is raised if ITK cannot write the image.
+
+    Raises:
+        DRDMError: ``failure``.
+        OutputError: the folder cannot be written to.
+    """
     with atomic_write(path) as partial:
         # ITK takes the format from the ending.
-        written = partial.with_name(partial.name + path.suffix)
+        written = partial.with_name(partial.name + "".join(path.suffixes[-2:]))
         try:
-            sitk.WriteImage(sitk.Cast(image, pixel_id), str(written), useCompression=True)
+            sitk.WriteImage(image, str(written), useCompression=True)
             os.replace(written, partial)
         except RuntimeError as error:
-            raise OutputError(
-                f"'{path}' cannot be written; check the disk, or use --format nii.gz for this image."
-            ) from error
+            raise failure from error
         finally:
             written.unlink(missing_ok=True)
     return path

@@ -11,6 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 _TYPES = {"Float32": "f4", "Float64": "f8", "Int8": "i1", "UInt8": "u1", "String": "i1"}
+# Bytes that an array may have, and more for each byte of the file; a bomb has a thousand.
+_MOST_BYTES, _PER_BYTE = 2**26, 32
+
+
+class AsksForTooMuch(Exception):
+    """An array is far larger than its file."""
 
 
 class _Format(NamedTuple):
@@ -45,6 +51,7 @@ def vtp_mesh(
 
     Raises:
         ValueError, KeyError: the file is no such file, or is stored in a way that cannot be read.
+        AsksForTooMuch: an array is far larger than the file.
     """
     top = re.search(rb"<VTKFile\b[^>]*>", data)
     if top is None or _attribute(top.group(), "type") != "PolyData":
@@ -122,10 +129,16 @@ def _unpacked(data: bytes, start: int, coded: bool, how: _Format) -> bytes:
     lengths, at = take(start, each * (3 + blocks))
     sizes = np.frombuffer(lengths, header)[3:].tolist()
     packed = take(at, sum(sizes))[0]
-    out = []
+    out, at, left = [], 0, _MOST_BYTES + _PER_BYTE * len(data)
     for size in sizes:
-        out.append(zlib.decompress(packed[:size]))
-        packed = packed[size:]
+        unpacker = zlib.decompressobj()
+        out.append(unpacker.decompress(packed[at : at + size], left))
+        left -= len(out[-1])
+        if left <= 0:
+            raise AsksForTooMuch
+        if not unpacker.eof:
+            raise ValueError("the numbers are cut off")
+        at += size
     return b"".join(out)
 
 

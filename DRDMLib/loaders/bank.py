@@ -68,6 +68,12 @@ _FIELDS: dict[str, schema.Check] = {
         {"size": schema.listing(_SIDES, 3, 3), "affine": _AFFINE, "others": schema.listing(_AFFINE, 20)}
     ),
 }
+# And what it says about how they were made.
+_WRITTEN: dict[str, schema.Check] = {
+    **dict.fromkeys(("model", "model_digest", "image_digest", "plane", "border", "drdm"), schema.text()),
+    **dict.fromkeys(("copies", "seed"), schema.whole()),
+    **dict.fromkeys(("levels", "steps", "pose", "region", "bones", "fit"), schema.anything),
+}
 
 
 class FieldBank:
@@ -351,7 +357,7 @@ def _make_file(path: Path, source: Source, name: str, used: Model, settings: Ban
 def _model_in(path: Path) -> str | None:
     """Return the model of an earlier call's file, so that models added since then do not change the choice."""
     written = _written(path)
-    name = "" if written is None else str(written.get("model", ""))
+    name = "" if written is None else written.get("model", "")
     return name if name and find(name) is not None else None
 
 
@@ -366,7 +372,9 @@ def _written(path: Path) -> dict[str, Any] | None:
     try:
         with safe_open(path, "pt") as stream:
             written: dict[str, Any] = json.loads(stream.metadata()[METADATA_KEY])
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
+        if schema.wrong_key(written, {}, _WRITTEN) is not None:
+            raise ValueError
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise _damaged(path) from error
     return written
 

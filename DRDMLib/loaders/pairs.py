@@ -22,7 +22,8 @@ _KEYS = {"train": "training_paired_images", "validation": "registration_val", "t
 _PATH = schema.text()
 _are_pairs = schema.listing(
     schema.record(
-        dict.fromkeys(("fixed", "moving", "displacement"), _PATH), dict.fromkeys(("fixed_label", "moving_label"), _PATH)
+        dict.fromkeys(("fixed", "moving", "displacement"), _PATH),
+        dict.fromkeys(("fixed_label", "moving_label", "mask", "displacement_voxels"), _PATH),
     )
 )
 _UNITS = ("voxels", "fraction", "millimetres")
@@ -33,7 +34,8 @@ class PairDataset(Dataset[dict[str, Any]]):
 
     An item has ``name``, ``moving`` and ``fixed`` (1, *S) float32, ``ddf`` (d, *S) float32 with
     ``fixed(x) = moving(x + ddf(x))``, ``spacing`` (d,) in millimeters, and, with labels, ``moving_label`` and
-    ``fixed_label`` (1, *S) int64. ``mask`` (1, *S) is true where the fixed image is read from inside the moving one.
+    ``fixed_label`` (1, *S) int64. ``mask`` (1, *S) is true where the fixed image is read from inside the moving one; it
+    is there if all pairs of the part have one.
 
     Example:
         >>> pairs = PairDataset("pairs", "train", unit="fraction")
@@ -81,6 +83,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         if labels and not with_labels:
             raise SettingError(f"Not all pairs of '{folder}' have labels; leave them out with labels=False.")
         self.labels = with_labels if labels is None else labels
+        self._masks = all("mask" in pair for pair in self.pairs)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -91,7 +94,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         Raises:
             ImageError: a file is missing or damaged.
         """
-        files = {key: self.folder / file for key, file in self.pairs[index].items()}
+        files = {key: self.folder / file for key, file in self.pairs[index].items() if isinstance(file, str)}
         fixed, moving = read_image(files["fixed"]), read_image(files["moving"])
         images = [_tensor(image).float() for image in (moving, fixed)]
         item: dict[str, Any] = {
@@ -101,7 +104,7 @@ class PairDataset(Dataset[dict[str, Any]]):
             "ddf": _field(_on_image(read_field(files["displacement"]), fixed), self.unit),
             "spacing": torch.tensor(fixed.GetSpacing(), dtype=torch.float32),
         }
-        if "mask" in files:
+        if self._masks:
             item["mask"] = _tensor(read_label(files["mask"], fixed)).bool()
         if self.scale:
             low, high = np.percentile(images[0].numpy(), [0.5, 99.5])

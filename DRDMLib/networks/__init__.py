@@ -17,6 +17,7 @@ from .recresacnet import RecResACNet
 
 # Limits of whole-number options: larger networks are not trained here, and files with larger numbers are damaged.
 _LIMITS = {"width": (1, 1024), "depth": (0, 64), "passes": (1, 16)}
+_SWITCHES = ("whole", "coarse", "places")
 # Values of the largest array in a network for one image; a model file must not ask for all the memory.
 _MOST_VALUES = 2**31
 
@@ -39,8 +40,11 @@ def build_network(architecture: str, ndim: int, timesteps: int, options: dict[st
         known = ", ".join(ARCHITECTURES)
         raise ModelError(f"Architecture '{architecture}' is not known to this version of DRDM; choose one of {known}.")
     try:
-        for name, (low, high) in _LIMITS.items():
-            if not low <= int((options or {}).get(name, low)) <= high:
+        for name, value in (options or {}).items():
+            low, high = _LIMITS.get(name, (0, 0))
+            if name in _LIMITS and (type(value) is not int or not low <= value <= high):
+                raise ValueError(name)
+            if name in _SWITCHES and type(value) is not bool:
                 raise ValueError(name)
         return ARCHITECTURES[architecture](ndim, timesteps, **(options or {}))
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:

@@ -10,8 +10,7 @@ from pathlib import Path
 def find_program(name: str) -> str | None:
     """Return the absolute path of a program in one of the folders of ``PATH``; ``None`` if there is none.
 
-    Other than ``shutil.which`` and Windows itself, it does not look in the working folder, and ignores relative folders
-    in ``PATH``.
+    The working folder and relative folders in ``PATH`` are ignored.
     """
     folders = [folder.strip('"') for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)]
     if sys.platform == "win32":
@@ -30,11 +29,19 @@ def find_program(name: str) -> str | None:
 def python_program() -> str | None:
     """Return the Python that runs DRDM in other processes, as an absolute path.
 
-    It is PythonSlicer inside Slicer, where it is on the ``PATH``, otherwise this Python; ``None`` if this process runs
-    in another program.
+    It is this Python; inside 3D Slicer and other programs it is PythonSlicer, where it is on the ``PATH``. ``None`` if
+    there is neither.
     """
-    launcher = find_program("PythonSlicer")
-    if launcher is not None:
-        return launcher
-    own = sys.executable or ""
-    return own if Path(own).is_absolute() and Path(own).name.lower().startswith("python") else None
+    own = Path(sys.executable or "")
+    is_python = own.is_absolute() and own.name.lower().startswith("python")
+    if not is_python or _in_slicer(own):
+        launcher = find_program("PythonSlicer")
+        if launcher is not None:
+            return launcher
+    return str(own) if is_python else None
+
+
+def _in_slicer(own: Path) -> bool:
+    """Whether this process is 3D Slicer, or its Python, which needs the launcher to find its libraries."""
+    home = os.environ.get("SLICER_HOME", "")
+    return "slicer" in sys.modules or (bool(home) and own.is_relative_to(home))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed
 
 from ..errors import SettingError
+from ..io.files import sync
 from ..models.metadata import ModelMetadata
 from ..models.model import Model, save_model
 from ..runtime.device import choose_device
@@ -235,7 +236,7 @@ class RunLog:
         with self.path.open("a", newline="", encoding="utf-8") as stream:
             csv.DictWriter(stream, LOG_COLUMNS).writerow(values)
             stream.flush()
-            os.fsync(stream.fileno())
+            sync(stream.fileno())
         if self.board is not None:
             for name, value in figures.items():
                 self.board.add_scalar(name, value, step)

@@ -1,4 +1,6 @@
-"""Damage image headers, model files and JSON at random, with a seed, and see whether the library survives it.
+"""Damage images, models, JSON, banks, transforms, meshes and points at random, with a seed.
+
+Each must be read or refused in one sentence.
 
 ``test_fuzz.py`` runs a few hundred of these with fixed seeds. A longer run, which prints each file that was not handled
 and keeps it::
@@ -24,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from command_helpers import environment
@@ -49,6 +52,58 @@ ODD_VALUES: tuple[Any, ...] = (
     float("inf"),
 )
 ODD_VALUES += ("", "x", "../../x", "/etc/passwd", "nan", "\ud800", "A" * 5000, [], {}, [[]], [1], {"a": 1}, {"a": {}})
+RECORD: dict[str, Any] = {
+    "name": "a_t40_000",
+    "status": "done",
+    "command": "augment",
+    "case": "a",
+    "subject": "a",
+    "levels": [40],
+    "copy": 0,
+    "run_seed": 0,
+    "seed": 5,
+    "attempt": 0,
+    "redrawn": [],
+    "steps": None,
+    "pose": 0.0,
+    "plane": "auto",
+    "border": "auto",
+    "model": {"name": "m", "digest": "sha256:0"},
+    "fit": {"model": "m", "undone": 0.4, "still": 0.01, "ndim": 3, "word": "fair"},
+    "configuration": "sha256:0",
+    "device": {"type": "cpu", "name": "x"},
+    "software": {"drdm": "1"},
+    "label_values": {"0": 0, "7": 1},
+    "source": {"files": {"image": "a.nii.gz"}, "series": "", "digests": {"image": "sha256:0"}},
+    "files": {"image": "imagesTr/a.nii.gz"},
+    "digests": {"image": "sha256:0"},
+}
+RUN: dict[str, Any] = {
+    "settings": {"command": "augment", "levels": [40]},
+    "cases": [{"name": "a", "subject": "a"}],
+    "model": {"name": "m", "digest": "sha256:0"},
+    "candidates": [{"name": "m", "digest": "sha256:0"}],
+    "dimension": 3,
+    "device": {"type": "cpu", "name": "x"},
+    "software": {"drdm": "1"},
+    "label_values": {"0": 0},
+    "labels": {"background": 0, "organs": [1, 2]},
+    "source_description": {},
+    "parts": {"a": "train"},
+}
+DATASET: dict[str, Any] = {
+    "channel_names": {"0": "CT"},
+    "labels": {"background": 0, "liver": 1, "organs": [1, 2], "ignore": 3},
+    "numTraining": 2,
+    "file_ending": ".nii.gz",
+    "training_paired_images": [{"fixed": "a.nii.gz", "moving": "b.nii.gz", "displacement": "c.nii.gz"}],
+}
+_HOW = {"type": "int16", "shape": [3, 4, 4, 4], "scale": 0.1, "axes": [None, None, None]}
+_EYE = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]]
+BANK: dict[str, Any] = {
+    "fields": [{"start": 0, "bytes": 384, "affine": _EYE, "how": _HOW}],
+    "geometry": {"size": [4, 4, 4], "affine": _EYE, "others": []},
+}
 _TEXT = (".mha", ".mhd", ".nrrd", ".nhdr", ".vtk", ".spr")
 
 
@@ -104,6 +159,13 @@ def damaged_images(folder: Path, samples: list[Path], seed: int, count: int) -> 
         path = chance.choice(samples)
         place = folder / f"{seed}-{number:06d}"
         shutil.copytree(path.parent, place)
+        others = [other for other in sorted(place.iterdir()) if other.name != path.name]
+        if others and chance.random() < 0.3:
+            # The voxels of a detached header.
+            other = chance.choice(others)
+            other.write_bytes(damaged_bytes(other.read_bytes(), chance, 2**20))
+            yield place / path.name
+            continue
         data = path.read_bytes()
         text = path.suffix in _TEXT and chance.random() < 0.8
         (place / path.name).write_bytes(damaged_text(data, chance) if text else damaged_bytes(data, chance))
@@ -176,6 +238,46 @@ def damaged_weights(folder: Path, good: Path, seed: int, count: int) -> Iterator
         yield path
 
 
+def damaged_descriptions(folder: Path, seed: int, count: int) -> Iterator[Path]:
+    """Write ``count`` damaged records, ``run.json`` and ``dataset.json``, one folder each."""
+    chance = random.Random(seed)
+    kinds = (("records/a.json", RECORD), ("run.json", RUN), ("dataset.json", DATASET))
+    for number in range(count):
+        name, value = chance.choice(kinds)
+        path = folder / f"{seed}-{number:06d}" / name
+        path.parent.mkdir(parents=True)
+        data = json.dumps(damaged_json(value, chance)).encode()
+        path.write_bytes(damaged_bytes(data, chance, len(data)) if chance.random() < 0.2 else data)
+        yield path
+
+
+def damaged_banks(folder: Path, seed: int, count: int) -> Iterator[Path]:
+    """Write ``count`` damaged banks, one folder each."""
+    import torch
+    from safetensors.torch import save
+
+    chance = random.Random(seed)
+    for number in range(count):
+        path = folder / f"{seed}-{number:06d}" / "bank" / "a.safetensors"
+        path.parent.mkdir(parents=True)
+        text = json.dumps(damaged_json(BANK, chance))
+        data = save({"fields": torch.zeros(384, dtype=torch.uint8)}, {"drdm": text})
+        path.write_bytes(damaged_bytes(data, chance, len(data)) if chance.random() < 0.3 else data)
+        yield path
+
+
+def damaged_objects(folder: Path, samples: list[Path], seed: int, count: int) -> Iterator[Path]:
+    """Write ``count`` damaged transforms, meshes and lists of points."""
+    chance = random.Random(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        sample = chance.choice(samples)
+        path = folder / f"{seed}-{number:06d}-{sample.name}"
+        damage = chance.choice((damaged_bytes, damaged_text))
+        path.write_bytes(damage(sample.read_bytes(), chance))
+        yield path
+
+
 _LOOP = """
 import json, sys, traceback, warnings
 from pathlib import Path
@@ -203,8 +305,51 @@ READER = _LOOP.format(
 MODELS = _LOOP.format(
     imports="from DRDMLib.models.model import load_model_file, read_metadata\n"
     "from DRDMLib.models.metadata import read_header\n"
-    "import resource\nresource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))",
+    "if sys.platform != 'win32':\n"
+    "    import resource\n"
+    "    resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))",
     use="read_header(path) if path.suffix != '.pth' else read_metadata(path); load_model_file(path, 'cpu')",
+)
+
+
+DESCRIBED = _LOOP.format(
+    imports="""
+from DRDMLib.io.nnunet import declared_labels, read_description
+from DRDMLib.loaders import FieldBank, PairDataset, bank
+from DRDMLib.models.fit import Fit
+from DRDMLib.production import records
+from DRDMLib.production.run_folder import read_run
+
+def use(path):
+    if path.name == "run.json":
+        read_run(path.parent)
+    elif path.name == "dataset.json":
+        declared_labels(read_description(path.parent))
+        PairDataset(path.parent)
+    elif path.suffix == ".safetensors":
+        bank._model_in(path)
+        FieldBank(path.parent).field(path.stem, 0)
+    else:
+        record = records.read_record(path)
+        Fit.from_dict(record["fit"]) if "fit" in record else None
+        records.completed(path.parents[1], path.stem)
+""",
+    use="use(path)",
+)
+OBJECTS = _LOOP.format(
+    imports="""
+import SimpleITK as sitk
+from DRDMLib.application import apply_field, read_deformation
+from DRDMLib.io.transforms import EITHER_SUFFIXES, TRANSFORM_SUFFIXES
+field = sitk.Image([8, 7, 6], sitk.sitkVectorFloat64)
+
+def use(path):
+    if path.suffix in (*TRANSFORM_SUFFIXES, *EITHER_SUFFIXES):
+        read_deformation(path)
+    else:
+        apply_field(field, [path], path.with_name(path.name + ".out"))
+""",
+    use="use(path)",
 )
 
 
@@ -255,9 +400,33 @@ def written_samples(folder: Path) -> list[Path]:
     return found
 
 
+def written_objects(folder: Path) -> list[Path]:
+    """Write a small transform, mesh and list of points of each format."""
+    import numpy as np
+    import SimpleITK as sitk
+    from test_application import meshes
+
+    folder.mkdir(parents=True)
+    vertices = np.array([[2.0, 3, 3], [4.0, 3, 4], [3.0, 5, 5]])
+    made = meshes(vertices, np.repeat([[0.0, 0, 1]], 3, axis=0))
+    made["a.csv"] = b"name,x,y,z\np,3,3,4\nq,4,4,5\n"
+    made["a.fcsv"] = b"# CoordinateSystem = 0\n# columns = id,x,y,z\n1,-3,-3,4\n"
+    control = {"id": "1", "label": "a", "position": [3.0, 3.0, 4.0]}
+    markup = {"type": "Curve", "coordinateSystem": "LPS", "controlPoints": [control], "measurements": [{"value": 3.0}]}
+    made["a.mrk.json"] = json.dumps({"markups": [markup]}).encode()
+    for name, data in made.items():
+        (folder / name).write_bytes(data)
+    for name in ("a.tfm", "a.txt", "a.mat", "a.xfm", "a.h5"):
+        sitk.WriteTransform(sitk.AffineTransform(3), str(folder / name))
+    return sorted(folder.iterdir())
+
+
 def main() -> None:
     """Damage files until the time is over, and print and keep each that was not handled."""
+    import torch
     from support import write_tiny_model
+
+    from DRDMLib.networks import RecResACNet
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--minutes", type=float, default=10.0)
@@ -267,18 +436,25 @@ def main() -> None:
     end, counts, seed = time.monotonic() + 60 * options.minutes, Counter[str](), options.seed
     with tempfile.TemporaryDirectory() as place:
         samples = written_samples(Path(place) / "samples")
+        objects = written_objects(Path(place) / "objects")
         model = write_tiny_model(Path(place) / "tiny.safetensors", ndim=2)
+        weights = Path(place) / "weights.pth"
+        torch.save(RecResACNet(2, 80).state_dict(), weights)
         while time.monotonic() < end:
             folder = Path(place) / f"seed-{seed}"
             folder.mkdir()
             for paths, code in (
                 (list(damaged_images(folder, samples, seed, 100)), READER),
                 (list(damaged_models(folder, model, seed, 50)), MODELS),
+                (list(damaged_weights(folder, weights, seed, 10)), MODELS),
+                (list(damaged_descriptions(folder / "json", seed, 200)), DESCRIBED),
+                (list(damaged_banks(folder / "banks", seed, 100)), DESCRIBED),
+                (list(damaged_objects(folder / "objects", objects, seed, 100)), OBJECTS),
             ):
                 found = dict(zip(paths, outcomes(paths, code), strict=True))
                 counts.update("not handled" if path in bad(found) else outcome for path, outcome in found.items())
                 for path, outcome in bad(found).items():
-                    print(f"{path.name}, seed {seed}: {outcome}", flush=True)
+                    print(f"{path.relative_to(folder)}, seed {seed}: {outcome}", flush=True)
                     target = options.keep / path.relative_to(place)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(path, target)

@@ -1,5 +1,6 @@
 """One bad file does not stop the others: headers that crash their reader, odd names, and errors of any kind."""
 
+import gzip
 import os
 import sys
 from pathlib import Path
@@ -69,6 +70,39 @@ def test_compressed_metaimage_with_a_flipped_bit(tmp_path, name):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ImageError, match="cannot be read"):
         read_image(tmp_path / name.replace("zraw", "mhd"))
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr"])
+def test_compressed_nrrd_with_a_flipped_bit(tmp_path, name):
+    sitk.WriteImage(scene((8, 7, 6)), str(tmp_path / name), True)
+    path = tmp_path / name if name == "a.nrrd" else tmp_path / "a.raw.gz"
+    data = path.read_bytes()
+    # Also one of the checksum, and the end in two parts, as bgzip writes them.
+    for at in (-60, -6):
+        flipped = bytearray(data)
+        flipped[at] ^= 8
+        path.write_bytes(flipped)
+        with pytest.raises(ImageError, match="cannot be read"):
+            read_image(tmp_path / name)
+    start = data.index(b"\x1f\x8b")
+    voxels = gzip.decompress(data[start:])
+    path.write_bytes(data[:start] + gzip.compress(voxels[:100]) + gzip.compress(voxels[100:]))
+    assert (sitk.GetArrayFromImage(read_image(tmp_path / name)) == sitk.GetArrayFromImage(scene((8, 7, 6)))).all()
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_compressed_slices_with_a_flipped_bit(tmp_path, bad):
+    image = scene((8, 7, 2))
+    array = sitk.GetArrayFromImage(image)
+    sitk.WriteImage(image, str(tmp_path / "a.nhdr"), True)
+    for k in range(2):
+        packed = bytearray(gzip.compress(array[k].tobytes()))
+        packed[-6] ^= 8 * (k == bad)
+        (tmp_path / f"s{k}.gz").write_bytes(packed)
+    header = (tmp_path / "a.nhdr").read_text()
+    (tmp_path / "a.nhdr").write_text(header.replace("a.raw.gz", "LIST\ns0.gz\ns1.gz"))
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_image(tmp_path / "a.nhdr")
 
 
 def test_a_compressed_image_that_asks_for_all_the_memory(tmp_path):
@@ -237,3 +271,68 @@ def test_plain_headers_are_recognized(tmp_path):
     for old, new in (("MET_SHORT", "MET_OTHER"), ("NDims = 3", "NDims = 30"), ("ObjectType", "Object"), ("LOCAL", "")):
         (tmp_path / "c.mhd").write_text(text.replace(old, new) if old in text else text + "\nX = 1")
         assert is_plain(tmp_path / "c.mhd") == (old == "LOCAL")
+
+
+CRASHING = "space directions: (1,0,0) (0,1.2,0) "
+# Changes of a header after which two ways to read it give different fields.
+UNCLEAR = {
+    "a longer line": ("endian: little\n", f"endian: little\n{CRASHING}(0,0,2){' ' * 5000}{'A' * 5000}\n"),
+    "a line of spaces": ("endian: little\n", f"endian: little\n  \n{CRASHING}{'A' * 5000}\n"),
+    "a tabulator": ("endian: little\n", f"endian: little\n\t\n{CRASHING}{'A' * 5000}\n"),
+    "two ends of lines": ("endian: little", "endian: little\vspacings: 1 1 1"),
+    "a carriage return": ("endian: little", "endian: little\rspacings: 1 1 1"),
+    "a value of a field": ("endian: little", "endian: little\nsizes:=9 9 9"),
+    "another name": ("endian: little", "endian: little\nSpace  Directions:=9 9 9"),
+    "spaces in front": ("endian: little", " endian: little"),
+    "a null": ("endian: little", "endian: little\0"),
+    "no colon": ("endian: little", "endian: little\nsizes"),
+    "twice": ("endian: little", "endian: little\nendian: little"),
+    "two files": ("endian: little", "endian: little\ndata file: a.raw\ndatafile: b.raw"),
+    "a later magic": ("NRRD0004", "NRRD0009"),
+}
+
+
+@pytest.mark.parametrize("change", UNCLEAR)
+def test_a_header_that_can_be_read_in_two_ways_is_not_plain(tmp_path, change):
+    path = write(scene((8, 7, 6)), tmp_path / "a.nrrd")
+    head, _, voxels = path.read_bytes().partition(b"\n\n")
+    text = (head + b"\n").decode()
+    assert is_plain(path)
+    if CRASHING in UNCLEAR[change][1]:
+        text = "".join(line for line in text.splitlines(True) if not line.startswith("space directions"))
+    old, new = UNCLEAR[change]
+    assert old in text
+    path.write_bytes(text.replace(old, new).encode() + b"\n" + voxels)
+    assert not is_plain(path)
+    try:
+        read_image(path)
+    except ImageError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("NDims = 3", "NDims = 3" + " " * 70_000),
+        ("NDims = 3", "NDims = 3\vOffset = 1"),
+        ("NDims = 3", "NDims = 3\rX = 1"),
+        ("NDims = 3", " NDims = 3"),
+        ("NDims = 3", "NDims = 3\n"),
+        ("NDims = 3", "NDims = 3\nDimSize: 9 9 9 = 3"),
+        ("NDims = 3", "NDims = 3\nComment"),
+        ("NDims = 3", "NDims = 3\nNDims = 3"),
+    ],
+)
+def test_a_metaimage_header_that_can_be_read_in_two_ways_is_not_plain(tmp_path, old, new):
+    path = write(scene((8, 7, 6)), tmp_path / "a.mha")
+    path.write_bytes(path.read_bytes().replace(old.encode(), new.encode(), 1))
+    assert not is_plain(path)
+
+
+def test_colors_and_names_of_segments_are_plain(tmp_path):
+    path = write(scene((8, 7, 6)), tmp_path / "a.seg.nrrd")
+    data = path.read_bytes().replace(b"\n\n", f"\n# by hand\nSegment0_Tags:={'T' * 5000}|é|\n\n".encode(), 1)
+    path.write_bytes(data)
+    assert is_plain(path) and read_image(path).GetSize() == (8, 7, 6)
+    path.write_bytes(data.replace(b"encoding", b"Encoding").replace(b"type", b"TYPE"))
+    assert is_plain(path)

@@ -2,34 +2,41 @@
 
 import json
 import random
-import sys
 
 import pytest
 import torch
 from fuzzers import (
+    BANK,
+    DATASET,
+    DESCRIBED,
     MODELS,
+    OBJECTS,
     ODD_VALUES,
+    RECORD,
+    RUN,
     bad,
+    damaged_banks,
+    damaged_descriptions,
     damaged_images,
     damaged_json,
     damaged_models,
+    damaged_objects,
     damaged_weights,
     deep,
     outcomes,
+    written_objects,
     written_samples,
 )
 
 from DRDMLib.errors import DRDMError, OutputError
 from DRDMLib.io import schema
 from DRDMLib.io.nnunet import declared_labels, group_channels, read_description
-from DRDMLib.loaders import FieldBank, PairDataset
+from DRDMLib.loaders import FieldBank, PairDataset, bank
 from DRDMLib.models.fit import Fit
 from DRDMLib.models.model import load_model_file
 from DRDMLib.networks import RecResACNet
 from DRDMLib.production import records
 from DRDMLib.production.run_folder import read_run
-
-unix = pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
 
 
 def handled(paths, *more):
@@ -43,7 +50,6 @@ def test_images(tmp_path):
     assert found.count("refused") > 30 and found.count("read") > 30
 
 
-@unix
 def test_models(tmp_path, tiny_model_2d_path):
     found = handled(list(damaged_models(tmp_path, tiny_model_2d_path, 1, 120)), MODELS)
     assert found.count("refused") > 50
@@ -64,58 +70,9 @@ def test_published_weights_are_read_as_torch_reads_them(published):
     assert list(own) == list(theirs) and all(torch.equal(own[name], theirs[name]) for name in own)
 
 
-@unix
 def test_weights(tmp_path, published):
     found = handled(list(damaged_weights(tmp_path, published, 1, 60)), MODELS)
     assert found.count("refused") > 30
-
-
-RECORD = {
-    "name": "a_t40_000",
-    "status": "done",
-    "command": "augment",
-    "case": "a",
-    "subject": "a",
-    "levels": [40],
-    "copy": 0,
-    "run_seed": 0,
-    "seed": 5,
-    "attempt": 0,
-    "redrawn": [],
-    "steps": None,
-    "pose": 0.0,
-    "plane": "auto",
-    "border": "auto",
-    "model": {"name": "m", "digest": "sha256:0"},
-    "fit": {"model": "m", "undone": 0.4, "still": 0.01, "ndim": 3, "word": "fair"},
-    "configuration": "sha256:0",
-    "device": {"type": "cpu", "name": "x"},
-    "software": {"drdm": "1"},
-    "label_values": {"0": 0, "7": 1},
-    "source": {"files": {"image": "a.nii.gz"}, "series": "", "digests": {"image": "sha256:0"}},
-    "files": {"image": "imagesTr/a.nii.gz"},
-    "digests": {"image": "sha256:0"},
-}
-RUN = {
-    "settings": {"command": "augment", "levels": [40]},
-    "cases": [{"name": "a", "subject": "a"}],
-    "model": {"name": "m", "digest": "sha256:0"},
-    "candidates": [{"name": "m", "digest": "sha256:0"}],
-    "dimension": 3,
-    "device": {"type": "cpu", "name": "x"},
-    "software": {"drdm": "1"},
-    "label_values": {"0": 0},
-    "labels": {"background": 0, "organs": [1, 2]},
-    "source_description": {},
-    "parts": {"a": "train"},
-}
-DATASET = {
-    "channel_names": {"0": "CT"},
-    "labels": {"background": 0, "liver": 1, "organs": [1, 2], "ignore": 3},
-    "numTraining": 2,
-    "file_ending": ".nii.gz",
-    "training_paired_images": [{"fixed": "a.nii.gz", "moving": "b.nii.gz", "displacement": "c.nii.gz"}],
-}
 
 
 def damaged(value, seed, count):
@@ -157,6 +114,17 @@ def test_runs(tmp_path):
             assert len(str(error).splitlines()) == 1
 
 
+@pytest.mark.parametrize("key", ["mask", "displacement_voxels", "fixed_label"])
+@pytest.mark.parametrize("value", [5, None, ["a.nii.gz"], {}])
+def test_all_files_of_a_pair_are_names(tmp_path, key, value):
+    write(tmp_path / "dataset.json", DATASET)
+    assert len(PairDataset(tmp_path)) == 1
+    pairs = [DATASET["training_paired_images"][0] | {key: value}]
+    write(tmp_path / "dataset.json", DATASET | {"training_paired_images": pairs})
+    with pytest.raises(OutputError, match="no finished dataset"):
+        PairDataset(tmp_path)
+
+
 def test_descriptions_of_datasets(tmp_path):
     for text in [deep(), "", *map(json.dumps, damaged(DATASET, 3, 400))]:
         (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
@@ -176,21 +144,42 @@ def test_descriptions_of_datasets(tmp_path):
 def test_banks(tmp_path):
     from safetensors.torch import save_file
 
-    how = {"type": "int16", "shape": [3, 4, 4, 4], "scale": 0.1, "axes": [None, None, None]}
-    eye = [[1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]]
-    described = {
-        "fields": [{"start": 0, "bytes": 384, "affine": eye, "how": how}],
-        "geometry": {"size": [4, 4, 4], "affine": eye, "others": []},
-    }
     data, path = {"fields": torch.zeros(384, dtype=torch.uint8)}, tmp_path / "a.safetensors"
-    save_file(data, path, {"drdm": json.dumps(described)})
+    save_file(data, path, {"drdm": json.dumps(BANK)})
     assert FieldBank(tmp_path).field("a", 0).vectors.shape == (3, 4, 4, 4)
-    for value in damaged(described, 4, 300):
+    for value in damaged(BANK, 4, 300):
         save_file(data, path, {"drdm": json.dumps(value)})
         try:
             FieldBank(tmp_path).field("a", 0)
         except DRDMError as error:
             assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [1, 2.5, True, None, [], "x", "-1", 10**400])
+@pytest.mark.parametrize("key", ["model", "levels", "copies", "pose"])
+def test_what_a_bank_says_of_itself(tmp_path, key, value):
+    """A bank that is made again reads what it has written."""
+    from safetensors.torch import save_file
+
+    path = tmp_path / "a.safetensors"
+    texts = [json.dumps(BANK | {key: value}), "[]", "{", deep(), "null"]
+    for text in texts:
+        save_file({"fields": torch.zeros(384, dtype=torch.uint8)}, path, {"drdm": text})
+        try:
+            assert bank._model_in(path) is None and text == texts[0]
+            assert bank._exists(path, {key: value})
+        except OutputError as error:
+            assert "damaged" in str(error)
+
+
+def test_the_longer_run_covers_all_kinds(tmp_path):
+    """A few of each in processes, as ``fuzzers.py`` runs them."""
+    for made, code in (
+        (damaged_descriptions(tmp_path / "json", 6, 20), DESCRIBED),
+        (damaged_banks(tmp_path / "banks", 6, 10), DESCRIBED),
+        (damaged_objects(tmp_path / "objects", written_objects(tmp_path / "samples"), 6, 20), OBJECTS),
+    ):
+        assert len(set(handled(list(made), code))) == 2
 
 
 def test_checks():

@@ -45,7 +45,7 @@ def safetensors_of(path, tensors=None, **described):
     return path
 
 
-def archive(path, pickled, members=(), how=zipfile.ZIP_DEFLATED):
+def archive(path, pickled, members=(), how=zipfile.ZIP_STORED):
     with zipfile.ZipFile(path, "w", how) as made:
         made.writestr("x/data.pkl", pickled)
         for name, data in members:
@@ -73,6 +73,59 @@ def bomb(path):
             for _ in range(64):
                 stream.write(bytes(2**24))
     return path
+
+
+def declared_small(path):
+    """A compressed member of 512 MB that declares a hundred bytes."""
+    archive(path, pickled_tensor((2, 10, 3, 3), (90, 9, 3, 1)), [("0", bytes(2**29))], zipfile.ZIP_DEFLATED)
+    size = struct.pack("<I", 2**29)
+    path.write_bytes(path.read_bytes().replace(size, struct.pack("<I", 100)))
+    return path
+
+
+def nameless(path):
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("x/version", b"3")
+    return path
+
+
+def damaged_member(path):
+    archive(path, pickled_tensor((2, 10, 3, 3), (90, 9, 3, 1)), [("0", bytes(720))], zipfile.ZIP_DEFLATED)
+    data = path.read_bytes()
+    at = data.index(b"x/data.pkl") + 20
+    path.write_bytes(data[:at] + b"\xff" * 8 + data[at + 8 :])
+    return path
+
+
+def many_names(path):
+    """80 names for one tensor of 12 MB."""
+    one = pickled_tensor((3 * 2**20,), (1,)).removesuffix(b"u.") + b"q\x01"
+    names = b"".join(b"X" + struct.pack("<I", 3) + b"%03d" % k + b"h\x01" for k in range(80))
+    return archive(path, one + names + b"u.", [("0", bytes(12 * 2**20))])
+
+
+def long_list(path):
+    """A list of 400,000 members, all of which are one."""
+    archive(path, pickled_tensor((2, 10, 3, 3), (90, 9, 3, 1)), [("0", bytes(720))])
+    data = path.read_bytes()
+    start, end = data.index(b"PK\1\2"), data.index(b"PK\5\6")
+    listed = data[start:end] * 200_000
+    counts = struct.pack("<HHHHHHII", 0x4B50, 0x605, 0, 0, 0xFFFF, 0xFFFF, len(listed), start)
+    path.write_bytes(data[:start] + listed + counts + b"\0\0")
+    return path
+
+
+def nested_key(path):
+    """A name of a storage that is a pair of pairs, and would be a text of 2^30 characters."""
+    key = b"K\x01" + b"q\x05h\x05\x86" * 30
+    return archive(path, pickled_tensor((2,), (1,), key), [("0", bytes(8))])
+
+
+def copied_tables(path):
+    """A table of 10,000 entries that is copied as often."""
+    table = b"}(" + b"".join(b"X" + struct.pack("<I", 5) + b"%05dN" % k for k in range(10_000)) + b"uq\x01"
+    once = b"ccollections\nOrderedDict\nq\x02(h\x01tR"
+    return archive(path, b"\x80\x02" + table + once + b"h\x02h\x01\x85R" * 9_999 + b".")
 
 
 def sparse(path):
@@ -115,11 +168,23 @@ HOSTILE = {
     "bytes.pth": lambda path: archive(path, b"\x80\x02c__builtin__\nbytearray\nJ\x00\x00\x00\x7f\x85R."),
     "long.pth": lambda path: archive(path, b"\x80\x02\x8b\xff\xff\xff\x7f."),
     "frame.pth": lambda path: archive(path, b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f."),
+    "nameless.pth": nameless,
+    "member.pth": damaged_member,
+    "state.pth": lambda path: archive(path, pickled_tensor((2,), (1,))[:-2] + b"}b" + b"u."),
+    "bytearray.pth": lambda path: archive(path, b"\x80\x05\x96" + struct.pack("<Q", 700 * 2**20) + b"."),
+    "small.pth": declared_small,
+    "names.pth": many_names,
+    "nested.pth": nested_key,
+    "hashed.pth": lambda path: archive(path, b"\x80\x02}K\x01" + b"q\x05h\x05\x86" * 60 + b"Ns."),
+    "copied.pth": copied_tables,
     "members.pth": lambda path: archive(path, b"\x80\x02}.", [(str(k), b"") for k in range(12_000)]),
+    "list.pth": long_list,
+    "storage.pth": lambda path: archive(path, pickled_tensor((2,), (1,), b"K\x01"), [("1", bytes(8))]),
+    "popped.pth": lambda path: archive(path, b"\x80\x02}2" + b"0" * 9 + b"."),
+    "order.pth": lambda path: archive(path, pickled_tensor((2,), (1,)), [("0", bytes(8)), ("../byteorder", b"big")]),
 }
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs getrusage")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_refused_in_one_sentence(tmp_path, name):
     path = HOSTILE[name](tmp_path / name)
@@ -133,7 +198,13 @@ def test_refused_in_one_sentence(tmp_path, name):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs getrusage")
-@pytest.mark.parametrize("name", ["bomb.pth", "sparse.safetensors", "both.safetensors", "memo.pth"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bomb.pth", "sparse.safetensors", "both.safetensors", "memo.pth"),
+        *("bytearray.pth", "small.pth", "names.pth", "nested.pth", "copied.pth", "list.pth"),
+    ],
+)
 def test_memory_is_not_used_for_them(tmp_path, name):
     ended = run_process(HOSTILE[name](tmp_path / name), code=LOAD)
     assert ended.returncode == 0, ended.stderr

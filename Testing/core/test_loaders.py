@@ -143,6 +143,7 @@ def test_pairs_come_with_the_field_between_them(pairs, unit):
     again = warp(item["moving"][None], (voxels / sides)[None])[0]
     inside = reads_inside(voxels)
     assert float((again - item["fixed"])[inside].abs().max()) < 1e-3
+    assert item["mask"].dtype == torch.bool and item["mask"].shape == item["fixed"].shape
     assert float((item["moving"] - item["fixed"]).abs().max()) > 0.1
     assert item["fixed_label"].dtype == torch.int64 and set(item["fixed_label"].unique().tolist()) == {0, 1, 3}
     moved = warp(item["moving_label"][None].float(), (voxels / sides)[None], mode="nearest")[0]
@@ -151,13 +152,23 @@ def test_pairs_come_with_the_field_between_them(pairs, unit):
     assert float(equal.float().mean()) > 0.98
 
 
-def test_parts_have_different_subjects_and_batches_can_be_made(pairs):
+def test_parts_have_different_subjects_and_batches_can_be_made(pairs, tmp_path):
     parts = {part: PairDataset(pairs, part) for part in ("train", "validation", "test")}
     assert [len(part) for part in parts.values()] == [2, 1, 1]
     names = [item["name"].split("_")[0] for part in parts.values() for item in part]
     assert sorted(names) == ["s0", "s1", "s2", "s3"]
     (batch,) = DataLoader(parts["train"], batch_size=2, num_workers=1)
     assert batch["ddf"].shape == (2, 3, 28, 24, 20) and batch["fixed_label"].shape == (2, 1, 28, 24, 20)
+    # Batches of pairs of which some have no mask can be made, too.
+    part = PairDataset(pairs, "train")
+    assert batch["mask"].shape == (2, 1, 28, 24, 20)
+    described = json.loads((pairs / "dataset.json").read_text())
+    del described["training_paired_images"][1]["mask"]
+    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    some = PairDataset(tmp_path, "train")
+    some.folder = pairs
+    (batch,) = DataLoader(some, batch_size=2)
+    assert "mask" not in batch and set(batch) == set(part[0]) - {"mask"}
     seen = PairDataset(pairs, transform=lambda item: item["name"])[1]
     assert isinstance(seen, str)
 

@@ -5,13 +5,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from command_helpers import environment
 
 from DRDMLib.errors import OutputError, SettingError
-from DRDMLib.io import locks
+from DRDMLib.io import files, locks
 from DRDMLib.production.run_folder import is_active, locked_folder
+from DRDMLib.runtime.processes import is_running
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has locks on all file systems")
 FAILURES = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP]
@@ -111,7 +114,7 @@ def test_the_lock_of_another_computer_or_a_running_process_is_kept(tmp_path, hol
 
 
 def test_the_number_of_a_killed_process_that_is_used_again(tmp_path, no_locks):
-    owner = locks.Owner(locks._host(), os.getpid(), "12345")
+    owner = replace(locks.Owner.this(alone=True), started="12345")
     assert owner.has_ended == sys.platform.startswith("linux")
     assert not locks.Owner.this(alone=True).has_ended
 
@@ -135,6 +138,72 @@ def test_the_owner_of_a_real_lock_is_named_too(tmp_path, holder):
     process.communicate()
     with locked_folder(tmp_path / "out"):
         pass
+
+
+def test_the_lock_of_an_earlier_version(tmp_path, holder, no_locks):
+    """Its record has the name, the start and the container in one text."""
+    process, folder = holder(errno.ENOLCK), tmp_path / "out"
+    path = folder / ".drdm-1-of-1.owner"
+    values = json.loads(path.read_text())
+    assert " " not in values["host"]
+    parts = " ".join(part for part in (values["host"], values["boot"], values["container"]) if part)
+    old = {key: values[key] for key in ("process", "started", "since", "alone")} | {"host": parts}
+    path.write_text(json.dumps(old))
+    owner = locks.Owner.read(path)
+    assert owner is not None and (owner.host, owner.boot, owner.container, owner.machine) == (
+        *(values[key] for key in ("host", "boot", "container")),
+        "",
+    )
+    no_locks(errno.ENOLCK)
+    with pytest.raises(SettingError, match=f"process {process.pid} on {values['host']} since"), locked_folder(folder):
+        pass
+    process.kill()
+    process.communicate()
+    with locked_folder(folder):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "ended"),
+    [
+        ({}, True),
+        ({"machine": ""}, False),
+        ({"machine": "other"}, False),
+        ({"host": "other"}, False),
+        ({"boot": ""}, False),
+        ({"container": "pid:[4026532000]"}, False),
+    ],
+)
+def test_the_lock_of_a_process_before_the_computer_was_started_again(monkeypatch, changes, ended):
+    """Its number is that of a process that runs now."""
+    here = {"host": "a", "boot": "2", "container": "pid:[4026531836]", "machine": "m"}
+    monkeypatch.setattr(locks, "_place", lambda: here)
+    owner = locks.Owner(**(here | {"boot": "1"} | changes), process=os.getpid())
+    assert owner.has_ended == ended
+
+
+def test_running_processes():
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert is_running(os.getpid()) and is_running(1) and not is_running(ended.pid) and is_running(10**30)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_macos_syncs_to_the_disk_itself(tmp_path, monkeypatch, known):
+    """There, fsync does not wait for the disk, and network shares do not know the other call."""
+    calls = []
+
+    def control(descriptor, number):
+        calls.append(number)
+        if not known:
+            raise OSError(errno.ENOTTY, "unknown")
+
+    monkeypatch.setattr(files, "fcntl", SimpleNamespace(F_FULLFSYNC=51, fcntl=control))
+    monkeypatch.setattr(files.sys, "platform", "darwin")
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: calls.append("fsync"))
+    files.write_text(tmp_path / "a.txt", "text")
+    assert calls[: 1 if known else 2] == [51, "fsync"][: 1 if known else 2]
+    assert known == ("fsync" not in calls) and (tmp_path / "a.txt").read_text() == "text"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": 1, "process": "x"}', '{"host": "a", "process": -1}'])

@@ -134,7 +134,9 @@ def test_altered_results_are_noticed_and_made_again(data, tmp_path, tiny_models,
     ended = drdm("verify", folder)
     assert ended.status == 2 and len(ended.err.splitlines()) == 7 and "6 of the files" in ended.err
     _, reporter = make(data, folder, tiny_models[3], resume=True)
-    assert any("y.html" not in text and "b_0000.nii.gz' and 1 more" in text for text in reporter.messages), reporter.messages
+    assert any("y.html" not in text and "b_0000.nii.gz' and 1 more" in text for text in reporter.messages), (
+        reporter.messages
+    )
     assert sorted(item["name"] for item in reporter.items) == ["a_t12_000", "a_t40_000", "b_t40_000"]
     assert result(folder) == before and verify(folder) == []
 
