@@ -54,8 +54,8 @@ class ModelMetadata:
         name: catalog name, or the name of the file without its suffix.
         architecture, options: the network and its options, see ``DRDMLib.networks``.
         ndim, size, timesteps: dimension of the images (2 or 3), voxels along each side, number of levels T.
-        velocity_scale, amplitude, noise_grids, control_size: the random deformations that the model was trained on, see
-            ``DRDMLib.diffusion.forward``.
+        velocity_scale, amplitude, noise_grids, control_size: the random deformations that new versions are drawn from,
+            see ``DRDMLib.diffusion.forward``: those of the training, or smoother ones of the same size at each level.
         intensity: how intensities are scaled to 0..1: ``"percentile"`` (0.5th and 99.5th percentile) or ``"minmax"``.
         geometry: how images are fitted to the model grid: ``"isotropic"`` (proportions kept) or ``"stretch"``.
         orientation: ``"LPS"`` (axes permuted and flipped to the patient's axes) or ``"native"`` (as stored).

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,9 +77,24 @@ def middles(model: Model, cases: list[Case]) -> torch.Tensor:
     return torch.cat([m[len(m) // 2 :][:1] for m in made])
 
 
+# Random fields of the training of models whose new versions are drawn from smoother ones.
+TRAINED_ON: dict[str, dict[str, Any]] = {
+    "brain-t1-3d": {"noise_grids": [16, 8, 4], "velocity_scale": 6e-5},
+    "general-3d": {"noise_grids": [16, 8], "velocity_scale": 1e-4},
+    "general-2d": {"noise_grids": [16, 8], "velocity_scale": 1e-4},
+}
+
+
 def eight(images: torch.Tensor) -> torch.Tensor:
     """Repeat a few images, so that each is deformed in several ways."""
     return images.repeat(-(-8 // len(images)), *[1] * (images.ndim - 1))[:8]
+
+
+def as_trained(name: str) -> Model:
+    """Load a shipped model that draws the random fields of its training."""
+    model = load_model(name, "cpu")
+    model.metadata = replace(model.metadata, **TRAINED_ON[name])
+    return model
 
 
 def energy_left_by_one_prediction(model: Model, images: torch.Tensor, level: int) -> float:
@@ -144,7 +161,7 @@ def unseen(shared, dataset: str, every: int = 8) -> list[Case]:
     ("dataset", "left"), [("hippocampus", 0.36), ("ct", 0.58), ("prostate_mr", 0.45), ("cardiac_acdc", 0.45)]
 )
 def test_general_model_recovers_held_out_subjects(shared, dataset, left):
-    model = load_model("general-3d", "cpu")
+    model = as_trained("general-3d")
     images = middles(model, unseen(shared, dataset)[:6])
     made = [generate(images[k : k + 1], model, DeformationSettings(64, steps=12), (k,)) for k in range(2)]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
@@ -167,7 +184,7 @@ def test_general_model_recovers_held_out_subjects(shared, dataset, left):
 )
 def test_general_2d_model_recovers_held_out_slices(shared, dataset, left_32, left_72):
     """Middle slices, none of which it has seen, from small as from large deformations."""
-    model = load_model("general-2d", "cpu")
+    model = as_trained("general-2d")
     slices = middles(model, unseen(shared, dataset, 5 if dataset == "brain_ixi" else 8)[:8])
     made = [generate(slices[:1], model, DeformationSettings(72, steps=12), (seed,)) for seed in range(2)]
     before, after = (torch.cat([getattr(m, kind) for m in made]) for kind in ("random", "recovered"))
@@ -181,7 +198,7 @@ def test_general_2d_model_recovers_held_out_slices(shared, dataset, left_32, lef
 
 @pytest.mark.parametrize(("level", "rough", "far", "left"), [(48, 0.66, 0.75, 0.45), (79, 0.53, 0.65, 0.43)])
 def test_brain_model_recovers_held_out_subjects(shared, level, rough, far, left):
-    model = load_model("brain-t1-3d", "cpu")
+    model = as_trained("brain-t1-3d")
     left_out = split(find_cases(shared / "data" / "brain_ixi"), 5)[1][:4]
     heads = middles(model, left_out)
     made = [generate(head[None], model, DeformationSettings(level), (seed,)) for seed, head in enumerate(heads[:2])]
@@ -197,14 +214,14 @@ def test_brain_model_recovers_held_out_subjects(shared, level, rough, far, left)
 @pytest.mark.parametrize(("level", "left"), [(48, 0.68), (64, 0.64)])
 def test_brain_model_recovers_a_head_from_elsewhere(shared, level, left):
     """Colin27 is from another scanner than the training images. An earlier model left more than 0.9 at level 48."""
-    model = load_model("brain-t1-3d", "cpu")
+    model = as_trained("brain-t1-3d")
     head = middles(model, unseen(shared, "brain_misc"))
     assert energy_left_by_one_prediction(model, eight(head), level) < left
 
 
 def test_brain_model_recovers_brains_without_skull(shared):
     """An earlier model left about 1.0 at level 48."""
-    model = load_model("brain-t1-3d", "cpu")
+    model = as_trained("brain-t1-3d")
     brains = []
     for case in split(find_cases(shared / "data" / "brain_ixi"), 5)[1][:4]:
         image = read_image(case.image)
@@ -215,6 +232,21 @@ def test_brain_model_recovers_brains_without_skull(shared):
         brain = sitk.RegionOfInterest(sitk.Mask(image, mask), box[3:], box[:3])
         brains.append(prepare(brain, model)[1])
     assert energy_left_by_one_prediction(model, torch.cat(brains), 48) < 0.6
+
+
+@pytest.mark.parametrize("name", TRAINED_ON)
+def test_new_versions_are_drawn_from_smoother_fields(name):
+    """They are as large as with the fields of the training, and smoother."""
+    image = read_image(resource("Sample", "chest.nii.gz"))
+    image = image[:, :, image.GetSize()[2] // 2] if name == "general-2d" else image
+    found = []
+    for model in (as_trained(name), load_model(name, "cpu")):
+        tensor = prepare(image, model)[1]
+        fields = [generate(tensor, model, DeformationSettings(40, steps=6), (k,)).recovered for k in range(3)]
+        field = torch.cat(fields)
+        found.append((float(roughness(field).mean()), float(field.norm(dim=1).mean())))
+    (rough, far), (smoother, as_far) = found
+    assert smoother < 0.9 * rough and 0.9 * far < as_far < 1.3 * far, found
 
 
 def test_demo(tmp_path):
