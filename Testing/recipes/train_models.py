@@ -94,6 +94,7 @@ RECIPES = {
         ),
         replace(_CONFIG, steps=24000, batch=6),
         {"hippocampus-32": 1},
+        drawing={**_SMOOTHER_FIELD, "velocity_scale": 6.23e-5},
     ),
     "brain-t1-3d": Recipe(
         _metadata(
