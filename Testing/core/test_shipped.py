@@ -57,7 +57,7 @@ def test_shipped_models_have_complete_metadata(entry):
 )
 def test_hippocampus_model_recovers_held_out_subjects(shared, level, rough, far, bent):
     """Fields become smoother and smaller with no more folds, but not zero; two seeds differ."""
-    model = load_model("hippocampus-mr-3d", "cpu")
+    model = as_trained("hippocampus-mr-3d")
     left_out = split(find_cases(shared / "data" / "hippocampus"), 8)[1][:2]
     tensors = [prepare(read_image(case.image), model)[1] for case in left_out]
     made = [generate(t, model, DeformationSettings(level), (seed,)) for seed, t in enumerate(tensors)]
