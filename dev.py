@@ -90,7 +90,7 @@ def test(arguments: list[str]) -> int:
     if not quick:
         # The tests of the panel and of the stand-in for Slicer's application need processes of their own: a process
         # can have one application, and the stand-in's own tests unload modules.
-        tests = [["Testing/core", "Testing/mrml"], ["DRDMDeform/Testing"], ["Testing/panel"]]
+        tests = [["Testing/core"], ["DRDMDeform/Testing"], ["Testing/mrml"], ["Testing/panel"]]
     # The library's tests take most of the time, and do not depend on each other.
     tests[0] += ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "worksteal"]
     style = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]

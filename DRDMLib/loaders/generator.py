@@ -65,7 +65,7 @@ class FieldGenerator:
         )
 
     def draw(self, name: str, image: Tensor, affine: np.ndarray, seed: int) -> WorldField:
-        """Generate a field for an image.
+        """Generate a field for an image; an image of one value, such as an empty crop, is left as it is.
 
         Args:
             name: of the case; not used here, see :class:`DRDMLib.loaders.world.FieldSource`.
@@ -76,6 +76,9 @@ class FieldGenerator:
         Raises:
             ImageError, ModelError, SettingError: as :func:`DRDMLib.deform`.
         """
+        if bool(image[0].min() == image[0].max()):
+            # It shows nothing that could move; a pipeline's random crop must not stop a training.
+            return WorldField(torch.zeros(3, *image.shape[1:]), np.asarray(affine, np.float64))
         volume = image_of(image[0], affine)
         model = self._model_for(volume)
         level = self.levels[seed % len(self.levels)]

@@ -79,7 +79,7 @@ RECORD: dict[str, Any] = {
     "digests": {"image": "sha256:0"},
 }
 RUN: dict[str, Any] = {
-    "settings": {"command": "augment", "levels": [40]},
+    "settings": {"command": "augment", "copies": 1, "seed": 0, "levels": [40]},
     "cases": [{"name": "a", "subject": "a"}],
     "model": {"name": "m", "digest": "sha256:0"},
     "candidates": [{"name": "m", "digest": "sha256:0"}],

@@ -467,3 +467,22 @@ print(json.dumps(messages))
     )
     messages = json.loads(done.stdout)
     assert len(messages) == 2 and "pip install torchio" in messages[0] and "pip install monai" in messages[1]
+
+
+def test_an_empty_crop_is_left_as_it_is(tiny_model):
+    """Random crops of a pipeline may show background only."""
+    monai = pytest.importorskip("monai.transforms")
+    torchio = pytest.importorskip("torchio")
+    from DRDMLib.loaders import RandDRDMDeformationd, RandomDRDMDeformation
+
+    image, label = torch.full((1, 16, 14, 12), 7.0), torch.zeros(1, 16, 14, 12)
+    label[:, 4:9, 5:9, 3:8] = 1
+    source = FieldGenerator(tiny_model, levels=(40,), steps=1)
+    pipeline = monai.Compose([RandDRDMDeformationd(["image", "label"], source, mode=("bilinear", "nearest"))])
+    made = pipeline({"name": "a", "image": image.clone(), "label": label.clone()})
+    assert torch.allclose(torch.as_tensor(made["image"]), image) and torch.equal(torch.as_tensor(made["label"]), label)
+    subject = torchio.Subject(name="a", image=torchio.ScalarImage(tensor=image), label=torchio.LabelMap(tensor=label))
+    moved = RandomDRDMDeformation(source)(subject)
+    assert torch.allclose(moved.image.data, image) and torch.equal(moved.label.data.float(), label)
+    with pytest.raises(ImageError, match="NaN"):
+        source.draw("", torch.full((1, 16, 14, 12), float("nan")), np.eye(4), 0)

@@ -269,7 +269,7 @@ def test_demo(tmp_path):
 def test_a_second_demo_does_not_change_the_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        assert main(["demo", "--level", "3", "--device", "cpu"]) == 0
+        assert main(["demo", str(resource("Sample", "sample.nii.gz")), "--level", "3", "--device", "cpu"]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["drdm-demo", "drdm-demo-2"]
 
 
