@@ -112,7 +112,8 @@ def test_parents_and_inverses_of_a_result_count(scene, tmp_path):
 
 
 def test_large_images_are_sampled_coarsely(scene, tmp_path, monkeypatch):
-    monkeypatch.setattr("DRDMDeformLib.mrml.challenges.MAX_POINTS", 5000)
+    for module in ("challenges", "transforms"):
+        monkeypatch.setattr(f"DRDMDeformLib.mrml.{module}.MAX_POINTS", 5000)
     fixed, moving = images()
     result = mrml.resultOf(node_of(scene, itk_transform("grid", fixed), tmp_path, "grid"), (fixed, moving))
     assert np.prod(result.GetSize()) < 8000
