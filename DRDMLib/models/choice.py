@@ -211,7 +211,7 @@ def choose_model(image: sitk.Image, *, plane: str = "auto", among: Sequence[Entr
     if problem is not None and not measured:
         raise problem
     measured.sort(key=lambda pair: _by_preference(*pair), reverse=True)
-    suitable = _without_single_slices(measured, effective_dimension(image))
+    suitable = _keep_slices_together(measured, effective_dimension(image))
     best = suitable[0][1].undone
     close = [pair for pair in suitable if best is None or _undone(pair[1]) >= best - PREFERENCE]
     chosen = max(close, key=lambda pair: _rank(pair[0]))
@@ -255,7 +255,7 @@ def loaded(entry: Entry) -> Model:
         return _LOADED[key]
 
 
-def _without_single_slices(measured: list[tuple[Entry, Fit]], dimension: int) -> list[tuple[Entry, Fit]]:
+def _keep_slices_together(measured: list[tuple[Entry, Fit]], dimension: int) -> list[tuple[Entry, Fit]]:
     """Leave out the shipped models for slices where one for volumes suits: it keeps the slices of a stack together."""
     suits = any(entry.ndim == dimension and not fit.poor for entry, fit in measured)
     return [pair for pair in measured if not suits or pair[0].ndim == dimension or pair[0].own is not None]
