@@ -18,7 +18,7 @@ from DRDMLib.errors import ModelError
 from DRDMLib.models.catalogue import user_models
 from DRDMLib.models.metadata import ModelMetadata, read_header
 from DRDMLib.models.model import load_model_file, read_metadata
-from DRDMLib.networks import RecResACNet, shapes_of_network
+from DRDMLib.networks import RecResACNet, build_network, shapes_of_network
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -262,3 +262,11 @@ def test_checking_shapes_does_not_load_the_compiler():
     code += "print('torch._dynamo' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize("options", [{"width": True}, {"width": 8.5}, {"depth": "2"}, {"whole": 1}, {"coarse": None}])
+def test_options_of_a_network_have_their_types(options):
+    good = {"width": 8, "depth": 1, "whole": True, "coarse": True, "places": True}
+    build_network("compact", 3, 80, good)
+    with pytest.raises(ModelError):
+        build_network("compact", 3, 80, good | options)
