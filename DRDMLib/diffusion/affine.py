@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .poses import PoseSpread
+
 # Largest effects at an amount of 1. The shipped models were trained on subjects that differ by as much.
 MAX_ROTATION_DEGREES = 15.0
 MAX_SCALING = 0.15
@@ -52,17 +54,21 @@ def random_affine(ndim: int, amount: float, generator: torch.Generator) -> tuple
     return matrix, shift
 
 
-def random_pose(size: int, ndim: int, amount: float, generator: torch.Generator) -> Tensor:
+def random_pose(size: int, ndim: int, amount: float | PoseSpread, generator: torch.Generator) -> Tensor:
     """Draw a random affine map as a displacement field.
 
     Args:
         size: side of the image, voxels.
-        amount, generator: as for :func:`random_affine`.
+        amount, generator: as for :func:`random_affine`; or the spread of a population, in the axes of the tensor and
+            with shifts as fractions of the side.
 
     Returns:
         (1, d, *S), fraction of the side.
     """
-    matrix, shift = random_affine(ndim, amount, generator)
+    if isinstance(amount, PoseSpread):
+        matrix, shift = amount.draw(generator)
+    else:
+        matrix, shift = random_affine(ndim, amount, generator)
     line = (torch.arange(size, device=generator.device) + 0.5) / size - 0.5
     positions = torch.stack(torch.meshgrid(*[line] * ndim, indexing="ij"))
     moved = torch.tensordot(matrix, positions, dims=1) + shift.view(-1, *[1] * ndim)

@@ -102,7 +102,7 @@ def _center(image: sitk.Image) -> np.ndarray:
     return np.asarray(image.TransformContinuousIndexToPhysicalPoint(index))
 
 
-def _nearest_axes(direction: np.ndarray) -> list[tuple[int, float]]:
+def nearest_axes(direction: np.ndarray) -> list[tuple[int, float]]:
     """Find, for each patient axis (L, P, S), the nearest image axis and the sign that makes both point the same way."""
     remaining = np.abs(direction).copy()
     nearest: list[tuple[int, float]] = [(0, 1.0)] * 3
@@ -135,7 +135,7 @@ def _slice_axis(image: sitk.Image, plane: str) -> int:
             return widest
         return 2
     patient = {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
-    return _nearest_axes(direction_matrix(image))[patient][0]
+    return nearest_axes(direction_matrix(image))[patient][0]
 
 
 def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") -> ModelGrid:
@@ -171,7 +171,7 @@ def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") 
         slices = image.GetSize()[axis]
         size[2] = slices
     elif dimension == 3 and model.orientation == "LPS":
-        nearest = _nearest_axes(direction)
+        nearest = nearest_axes(direction)
         columns = np.stack([sign * direction[:, axis] for axis, sign in nearest], axis=1)
         extent = np.asarray([extent[axis] for axis, _ in nearest])
     if model.geometry == "stretch":
