@@ -27,10 +27,11 @@ from .levels import DEFAULT_LEVEL, Level
 from .models.catalogue import load_model
 from .models.choice import Choice, choose_model, named_choice
 from .models.model import Model
+from .models.population import with_pose
 from .models.strength import with_level
 from .regions import Target, faces_held, fields_in_regions, find_target, rigid_parts, skeleton_held
 from .runtime.threads import one_thread
-from .settings import DeformationSettings, RegionSettings
+from .settings import DeformationSettings, Pose, RegionSettings
 from .spatial.bones import Rigidity, Skeleton, rigidity
 from .spatial.borders import closed_faces, inside_mask, invented_fraction, outside_fraction, planes_on_grid
 from .spatial.model_grid import (
@@ -38,6 +39,7 @@ from .spatial.model_grid import (
     needs_refinement,
     physical_field,
 )
+from .spatial.poses import pose_on_grid
 from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label
 
 # Number of places at which reports compare bone with a rigid motion.
@@ -55,7 +57,8 @@ class Deformation:
             points to the position in the original whose value the new image shows there. The grid extends past the
             image, and the field falls to zero there; that of a region covers only the region and its margin. Outside
             the grid nothing moves.
-        seed, level, steps, pose, model: the seed and settings it was made with, and the name of the model.
+        seed, level, steps, pose, model: the seed and settings it was made with, and the name of the model; a pose
+            that was drawn from a population is the population's spread.
         seconds, device: how long the computation took, and on what kind of device.
         repaired: what was changed to make the field invertible.
         certified: whether the field is proven to be invertible; ``None`` if it has not been tested yet, see
@@ -73,7 +76,7 @@ class Deformation:
     seed: int = 0
     level: int = 0
     steps: int = 0
-    pose: float = 0.0
+    pose: Pose = 0.0
     seconds: float = 0.0
     model: str = ""
     device: str = ""
@@ -220,7 +223,7 @@ def deform(
     steps: int | None = None,
     device: str | torch.device = "auto",
     *,
-    pose: float = 0.0,
+    pose: Pose = 0.0,
     plane: str = "auto",
     start: str = "level",
     border: str = "auto",
@@ -259,7 +262,7 @@ def deform_all(
     steps: int | None = None,
     device: str | torch.device = "auto",
     *,
-    pose: float = 0.0,
+    pose: Pose = 0.0,
     plane: str = "auto",
     start: str = "level",
     border: str = "auto",
@@ -309,7 +312,7 @@ def make_deformations(
     if not isinstance(model, Model):
         model = model_for(image if target is None else target.largest, model, device, plane=settings.plane)
     strength = settings.level if isinstance(settings.level, str) else ""
-    settings = with_level(settings, model.metadata)
+    settings = with_pose(with_level(settings, model.metadata), model.metadata)
     schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
     if target is not None:
         for one in _in_regions(target, model, settings, seeds, len(schedule), on_step):
@@ -322,9 +325,10 @@ def make_deformations(
     skeleton = skeleton_held(image, settings, model.ndim)
     with one_thread():
         rigid = None if skeleton is None else rigid_parts(skeleton, grid, planes)
+    settings, pose = dataclasses.replace(settings, pose=pose_on_grid(settings.drawn_pose(), grid, image)), settings.pose
     # A pose moves the whole scan, so that its faces do not stay where they are.
     held = () if settings.pose else faces
-    how: Any = {"refine": needs_refinement(image, grid), "posed": settings.pose > 0}
+    how: Any = {"refine": needs_refinement(image, grid), "posed": bool(settings.pose)}
     together = model.device.type != "cpu" and len(tensor) == 1
     for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
         fields = generate(tensor, model, settings, group, planes=planes, rigid=rigid, on_step=on_step)
@@ -345,7 +349,7 @@ def make_deformations(
                 level=settings.number(model.timesteps),
                 strength=strength,
                 steps=len(schedule),
-                pose=settings.pose,
+                pose=pose if settings.pose else 0.0,
                 seconds=time.perf_counter() - started,
                 model=model.metadata.name,
                 device=recovered.device.type,

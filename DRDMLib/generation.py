@@ -52,7 +52,8 @@ def generate(
     Args:
         images: (N, 1, *S), intensities 0..1. The slices of a stack share one random deformation, so that they stay
             aligned.
-        settings: how to deform; the random and the recovered field get the same pose.
+        settings: how to deform; the random and the recovered field get the same pose. The spread of a population is in
+            the axes of the tensors, see :func:`DRDMLib.spatial.poses.pose_on_grid`.
         seeds: one seed; or, for a single image, K seeds that are computed together as a batch.
         planes: planes that the deformation does not cross, except by a pose.
         rigid: parts that the recovered deformation moves rigidly, except by a pose.
@@ -104,7 +105,8 @@ def _generate(
     if not settings.pose:
         return Generated(drawn, recovered)
     # The pose is drawn last and applied last, so that a seed gives the same anatomy in any pose.
-    poses = torch.cat([random_pose(model.size, model.ndim, settings.pose, generator) for generator in generators])
+    pose = settings.drawn_pose()
+    poses = torch.cat([random_pose(model.size, model.ndim, pose, generator) for generator in generators])
     poses = poses.expand(len(images), *poses.shape[1:])
     return Generated(compose(drawn, poses), compose(recovered, poses))
 

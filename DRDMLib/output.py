@@ -17,6 +17,7 @@ from .errors import OutputError, SettingError
 from .io.files import finite, output_error, read_object, write_text
 from .io.nifti import write_nifti
 from .io.volumes import write_volume
+from .settings import pose_entry
 from .spatial.coordinates import direction_matrix
 from .spatial.resampling import field_component, field_on_grid, slabs, warped_slabs
 
@@ -184,7 +185,7 @@ def report_entry(deformation: Deformation, files: dict[str, Path | None], folder
         "level": deformation.level,
         **({"strength": deformation.strength} if deformation.strength else {}),
         "steps": deformation.steps,
-        "pose": deformation.pose,
+        "pose": pose_entry(deformation.pose),
         "seconds": round(deformation.seconds, 3),
         "metrics": deformation.metrics.to_dict(),
         "from_outside": deformation.from_outside,

@@ -27,6 +27,7 @@ from .spatial.borders import Face, closed_faces, hold_faces, planes_on_grid
 from .spatial.coordinates import to_index, to_points
 from .spatial.field_grid import FieldGrid
 from .spatial.model_grid import ModelGrid, model_grid, needs_refinement, physical_field, sample_image
+from .spatial.poses import pose_on_grid
 from .spatial.region import (
     Box,
     Region,
@@ -387,7 +388,7 @@ def _pose_field(image: sitk.Image, model: Model, settings: DeformationSettings, 
     """Draw the pose of a whole image; it is the same for all levels."""
     grid = model_grid(image, model.metadata, plane=settings.plane)
     generator = random_generator(derived_seed(seed, Purpose.POSE))
-    drawn = random_pose(model.size, model.ndim, settings.pose, generator)
+    drawn = random_pose(model.size, model.ndim, pose_on_grid(settings.drawn_pose(), grid, image), generator)
     slices = grid.size[2] if grid.stack else 1
     return physical_field(drawn.expand(slices, *drawn.shape[1:]), grid, posed=True)
 

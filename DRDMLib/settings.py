@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from .diffusion.affine import MAX_POSE
+from .diffusion.poses import PoseSpread
 from .diffusion.recovery import STARTS, require_level, start_level, step_schedule
 from .errors import ImageError, SettingError
 from .levels import DEFAULT_LEVEL, Level, require_strength
@@ -14,6 +15,25 @@ from .spatial.region import Region
 
 BORDERS = ("auto", "closed", "open")
 BONES = ("auto", "rigid", "free")
+# The pose that is drawn from a population: the scans of a batch, or those that a model was trained on.
+AUTO_POSE = "auto"
+
+# See :class:`DeformationSettings`.
+Pose: TypeAlias = float | str | PoseSpread
+
+
+def pose_entry(pose: Pose) -> Any:
+    """Return a pose as plain values, for records and reports."""
+    return pose.to_dict() if isinstance(pose, PoseSpread) else pose
+
+
+def pose_of(values: Any) -> Pose:
+    """Read the values that :func:`pose_entry` returned.
+
+    Raises:
+        SettingError: they are not valid.
+    """
+    return PoseSpread.from_dict(values) if isinstance(values, dict) else values
 
 
 @dataclass(frozen=True)
@@ -112,8 +132,10 @@ class DeformationSettings:
         steps: number of recovery steps. ``None`` uses the model's default (12 for the shipped models), which has nearly
             the same effect as one step for each level. Numbers above the number of levels mean one step for each.
         pose: amount of rotation, scaling and shift of the whole image in addition, 0 (none) to 2. At 1 they are at most
-            15 degrees, 15 % and 6 % of the side, see :mod:`DRDMLib.diffusion.affine`. A seed gives the same anatomy in
-            any pose.
+            15 degrees, 15 % and 6 % of the side, see :mod:`DRDMLib.diffusion.affine`. A
+            :class:`DRDMLib.diffusion.poses.PoseSpread` draws from a population; ``"auto"`` from that of the model, if
+            it has one, and in a batch of ten scans or more from that of the scans. A seed gives the same anatomy in any
+            pose.
         plane: slice plane for a 2D model on a volume: ``"axial"``, ``"coronal"``, ``"sagittal"``, or ``"auto"`` for the
             plane of the acquisition.
         start: level from which recovery counts down: ``"level"`` (as in the paper), or ``"full"`` for T-1 (as in the
@@ -133,7 +155,7 @@ class DeformationSettings:
 
     level: Level = DEFAULT_LEVEL
     steps: int | None = None
-    pose: float = 0.0
+    pose: Pose = 0.0
     plane: str = "auto"
     start: str = "level"
     border: str = "auto"
@@ -144,8 +166,11 @@ class DeformationSettings:
         require_strength(self.level)
         if self.steps is not None and self.steps < 1:
             raise SettingError(f"{self.steps} recovery steps are too few; use at least 1.")
-        if not 0 <= self.pose <= MAX_POSE:
-            raise SettingError(f"Pose {self.pose:g} is out of range; use 0 (none) to {MAX_POSE:g}.")
+        if isinstance(self.pose, str):
+            if self.pose != AUTO_POSE:
+                raise SettingError(f"The pose '{self.pose}' is not known; use 'auto', or 0 (none) to {MAX_POSE:g}.")
+        elif not isinstance(self.pose, PoseSpread) and not 0 <= self.pose <= MAX_POSE:
+            raise SettingError(f"Pose {self.pose:g} is out of range; use 0 (none) to {MAX_POSE:g}, or 'auto'.")
         if self.start not in STARTS:
             raise SettingError(f"start='{self.start}' is not known; use 'level' or 'full'.")
         if self.border not in BORDERS:
@@ -165,6 +190,20 @@ class DeformationSettings:
     def region_entry(self) -> dict[str, Any]:
         """Return the entry ``region`` of a record; nothing for the whole image."""
         return {} if self.region is None else {"region": self.region.to_dict()}
+
+    def drawn_pose(self) -> float | PoseSpread:
+        """Return the pose, which must not be a word by now.
+
+        Raises:
+            SettingError: it is ``"auto"``, see :func:`DRDMLib.models.population.with_pose`.
+        """
+        if isinstance(self.pose, str):
+            raise SettingError(f"The pose '{self.pose}' is not known yet; choose the model first.")
+        return self.pose
+
+    def poses_entry(self) -> dict[str, Any]:
+        """Return the entry ``poses`` of a run: the spread that poses are drawn from; nothing without one."""
+        return {"poses": self.pose.to_dict()} if isinstance(self.pose, PoseSpread) else {}
 
     def bones_entry(self) -> dict[str, str]:
         """Return the entry ``bones`` of a record; nothing for free bones, as in records from before this setting."""

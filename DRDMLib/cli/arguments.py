@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from ..levels import Level, read_level
+from ..settings import AUTO_POSE
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -77,6 +78,16 @@ def share_of_work(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
+def pose(text: str) -> float | str:
+    """Convert an argument that is a pose: a number, or ``auto``."""
+    if text == AUTO_POSE:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a pose; use auto, or a number from 0 to 2") from None
+
+
 def add_device_and_progress(parser: argparse.ArgumentParser) -> None:
     """Add ``--device`` and ``--progress``."""
     parser.add_argument(
@@ -90,13 +101,15 @@ def add_device_and_progress(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_generation(parser: argparse.ArgumentParser, *, pose: float | None = 0.0) -> None:
+def add_generation(parser: argparse.ArgumentParser, *, default_pose: float | str | None = 0.0) -> None:
     """Add the arguments of every command that deforms images.
 
     Args:
-        pose: the default of ``--pose``; ``None`` for that of a recipe.
+        default_pose: the default of ``--pose``; ``None`` for that of a recipe, which is a number.
     """
-    shown = "that of the recipe" if pose is None else f"{pose:g}"
+    recipe = default_pose is None
+    shown = "that of the recipe" if recipe else str(default_pose).removesuffix(".0")
+    drawn = "" if recipe else "; auto: as these people differ"
     parser.add_argument("--model", metavar="M", help="name from the list of 'drdm models', or path of a model file")
     parser.add_argument(
         "--seed",
@@ -113,11 +126,11 @@ def add_generation(parser: argparse.ArgumentParser, *, pose: float | None = 0.0)
     )
     parser.add_argument(
         "--pose",
-        type=float,
-        default=pose,
+        type=float if recipe else pose,
+        default=default_pose,
         metavar="P",
-        help="also rotate, scale and shift the whole image, 0 to 2; 1: up to 15 degrees, 15 %% and 6 %% "
-        f"(default: {shown})",
+        help="also rotate, scale and shift the whole image, 0 to 2; 1: up to 15 degrees, 15 %% and 6 %%"
+        f"{drawn} (default: {shown})",
     )
     parser.add_argument(
         "--plane",

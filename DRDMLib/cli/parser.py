@@ -207,7 +207,7 @@ def _add_augment(command: AddCommand) -> None:
         help="versions per image and level (default: 1)",
     )
     add_run(parser)
-    add_generation(parser)
+    add_generation(parser, default_pose="auto")
     add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_runs("batch", "augment"))
@@ -345,7 +345,7 @@ def _add_challenge(command: AddCommand) -> None:
         help="strengths, which the cases take in turn (default: those of the recipe)",
     )
     add_changes(parser)
-    add_generation(parser, pose=None)
+    add_generation(parser, default_pose=None)
     add_device_and_progress(parser)
     parser.set_defaults(func=_runs("challenge", "challenge"))
 

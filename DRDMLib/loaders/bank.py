@@ -20,6 +20,7 @@ from .. import __version__
 from ..deformation import make_deformations
 from ..errors import DRDMError, FallbackWarning, ImageError, ModelError, OutputError, SettingError
 from ..io import datasets, schema
+from ..io.datasets import Case
 from ..io.files import file_name, image_stem, write_bytes
 from ..io.geometry import other_affines
 from ..io.left_out import LeftOut
@@ -28,11 +29,12 @@ from ..models.catalogue import digest_of, find, load_model, resolve
 from ..models.choice import choose_model, named_choice
 from ..models.model import Model
 from ..production.plan import seed_of
+from ..production.poses import poses_of_cases
 from ..production.run_folder import clean_up, run_lock, share_of_folder
 from ..production.sources import Source, read_source
 from ..runtime.distributed import ProcessInfo
 from ..runtime.threads import one_thread_each
-from ..settings import DeformationSettings, RegionSettings
+from ..settings import AUTO_POSE, DeformationSettings, Pose, RegionSettings, pose_entry, pose_of
 from .packing import pack, unpack
 from .placement import FileGeometry
 from .world import FieldSource, WorldField, ras_affine, world_field
@@ -226,7 +228,7 @@ def make_bank(
     copies: int = 4,
     seed: int = 0,
     steps: int | None = None,
-    pose: float = 0.0,
+    pose: Pose = 0.0,
     device: str = "auto",
     plane: str = "auto",
     border: str = "auto",
@@ -244,7 +246,8 @@ def make_bank(
         folder: new folder, empty folder, or a bank with the same settings.
         model: name or path; by default the one that fits each image best.
         levels, copies, seed: see :class:`BankSettings`.
-        steps, pose, plane, border, region, bones: see :class:`DRDMLib.DeformationSettings`.
+        steps, pose, plane, border, region, bones: see :class:`DRDMLib.DeformationSettings`. A pose ``"auto"`` is that
+            of the dataset's scans, as in a batch; an earlier call's is kept.
         process: this process among several that share the cases.
         on_case: called with (done, total) after each case.
 
@@ -259,10 +262,12 @@ def make_bank(
     Warns:
         FallbackWarning: an image cannot be used and is left out.
     """
-    deformation = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border, region=region, bones=bones)
-    settings = BankSettings(tuple(levels), copies, seed, deformation)
     folder, process = Path(folder), process or ProcessInfo()
     cases = datasets.find_cases(dataset)
+    if pose == AUTO_POSE:
+        pose = _pose_in(folder, cases) or poses_of_cases(cases) or AUTO_POSE
+    deformation = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border, region=region, bones=bones)
+    settings = BankSettings(tuple(levels), copies, seed, deformation)
     loaded = {} if model is None else {model: load_model(model, process.device(device))}
     own = cases[process.rank :: process.world]
     bad = LeftOut(len(cases))
@@ -326,7 +331,7 @@ def _make_file(path: Path, source: Source, name: str, used: Model, settings: Ban
         "copies": settings.copies,
         "seed": settings.seed,
         "steps": settings.deformation.steps,
-        "pose": settings.deformation.pose,
+        "pose": pose_entry(settings.deformation.pose),
         "plane": settings.deformation.plane,
         "border": settings.deformation.border,
         **settings.deformation.region_entry(),
@@ -359,6 +364,12 @@ def _model_in(path: Path) -> str | None:
     written = _written(path)
     name = "" if written is None else written.get("model", "")
     return name if name and find(name) is not None else None
+
+
+def _pose_in(folder: Path, cases: Sequence[Case]) -> Pose:
+    """Return the pose of an earlier call's file, which other scans do not change; 0 if there is no file."""
+    found = next(filter(None, (_written(folder / f"{case.name}{SUFFIX}") for case in cases)), {})
+    return pose_of(found.get("pose", 0.0))
 
 
 def _written(path: Path) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from ..models.catalogue import load_model
 from ..models.choice import choose_model
 from ..models.model import Model
 from ..regions import find_target
-from ..settings import DeformationSettings, RegionSettings
+from ..settings import DeformationSettings, Pose, RegionSettings
 from .world import WorldField, image_of, ras_affine, world_field
 
 
@@ -48,7 +48,7 @@ class FieldGenerator:
         *,
         levels: Sequence[Level] = STRENGTHS,
         steps: int | None = None,
-        pose: float = 0.0,
+        pose: Pose = 0.0,
         device: str | torch.device = "auto",
         plane: str = "auto",
         border: str = "auto",

@@ -23,6 +23,10 @@ _POLICIES: dict[str, tuple[str, ...]] = {
     "image_padding": ("zeros", "border"),
     "image_interpolation": ("linear", "cubic"),
 }
+# The spread of a population, see :meth:`DRDMLib.diffusion.poses.PoseSpread.to_dict`.
+POSES = schema.record(
+    {"covariance": schema.listing(schema.listing(schema.number(-1, 1), 12, 1), 12, 6), "scans": schema.whole(0, 10**9)}
+)
 # What the values of each key may be. Model files come from anywhere, and their values become sizes of arrays.
 _TEXT = schema.text(20_000)
 _VALUES: dict[str, schema.Check] = {
@@ -36,6 +40,7 @@ _VALUES: dict[str, schema.Check] = {
     "amplitude": schema.optional(schema.number(0, 1e6)),
     "people_differ": schema.optional(schema.number(1e-4, 1)),
     "reach": schema.optional(schema.number(1e-4, 1)),
+    "poses": schema.optional(POSES),
     "noise_grids": schema.optional(schema.listing(schema.whole(1, 1024), 20, 1)),
     "control_size": schema.whole(4, 1024),
     "training": schema.table(schema.remark, 200),
@@ -68,6 +73,8 @@ class ModelMetadata:
             mean distance between matching surfaces, centers together. ``None`` if it is not known.
         reach: mean displacement that recovered deformations approach as the random ones get stronger, fraction of the
             side; ``None`` if it was not measured.
+        poses: spread of the poses of people, see :class:`DRDMLib.diffusion.poses.PoseSpread`; ``None`` if it is not
+            known.
         licence, citation, version: license of the weights, publication to cite, and version of DRDM.
     """
 
@@ -94,6 +101,7 @@ class ModelMetadata:
     training: dict[str, Any] = field(default_factory=dict)
     people_differ: float | None = None
     reach: float | None = None
+    poses: dict[str, Any] | None = None
     licence: str = ""
     citation: str = ""
     version: str = ""

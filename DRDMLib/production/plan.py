@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..diffusion.poses import PoseSpread
 from ..diffusion.seeds import SAMPLES, sample_seed
 from ..errors import SettingError
 from ..io.datasets import Case
 from ..io.files import name_key, shown
 from ..levels import Level, level_text
 from ..runtime.distributed import ProcessInfo
-from ..settings import DeformationSettings
+from ..settings import AUTO_POSE, DeformationSettings
 from .limits import Limits
 
 AUGMENT, SYNTHESIZE = "augment", "synthesize"
@@ -93,7 +94,7 @@ class RunSettings:
             "copies": self.copies,
             "seed": self.seed,
             "steps": self.deformation.steps,
-            "pose": self.deformation.pose,
+            "pose": AUTO_POSE if isinstance(self.deformation.pose, PoseSpread) else self.deformation.pose,
             "plane": self.deformation.plane,
             "border": self.deformation.border,
             "limits": self.limits.to_dict(),
@@ -101,6 +102,7 @@ class RunSettings:
             "split": list(self.split),
             "quality": self.quality,
             # Left out by default, so that runs from before these settings can be continued.
+            **self.deformation.poses_entry(),
             **self.deformation.region_entry(),
             **self.deformation.bones_entry(),
             **({} if self.label_geometry == "file" else {"label_geometry": self.label_geometry}),

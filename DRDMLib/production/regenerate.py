@@ -17,7 +17,7 @@ from ..io.images import image_files
 from ..io.volumes import FORMATS
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..runtime.threads import one_thread_each
-from ..settings import DeformationSettings, RegionSettings
+from ..settings import DeformationSettings, RegionSettings, pose_of
 from . import records
 from .adapted import FILE
 from .plan import AUGMENT, Plan, RunSettings, Task
@@ -89,7 +89,7 @@ def regenerate(
         # Old records have no pose, border, region or bones.
         deformation=DeformationSettings(
             steps=record["steps"],
-            pose=record.get("pose", 0.0),
+            pose=pose_of(record.get("pose", 0.0)),
             plane=record["plane"],
             border=record.get("border", "open"),
             region=RegionSettings.of(record.get("region")),

@@ -28,6 +28,7 @@ from .case_models import CaseModel, CaseModels, fit_sentences
 from .layouts import consecutive, ignore_value, split_subjects, undeclared
 from .limits import label_values
 from .plan import AUGMENT, Plan, RunSettings, make_plan
+from .poses import poses_sentence, with_earlier_poses, with_poses
 from .report import finalize_run, interrupted
 from .run_state import LOGS, Run
 from .sampling import QUALITY, part_folder
@@ -84,7 +85,7 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
     with run_folder.share_of_folder(
         request.folder, request.process, lambda: prepare_run(request, plan, reporter)
     ) as run:
-        run.unused, run.notes = found.unused, notes
+        run.unused, run.notes = found.unused, [*notes, *poses_sentence(run.plan)]
         try:
             Work(run).do()
         except BaseException:
@@ -119,13 +120,14 @@ def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
     earlier = run_folder.earlier_run(request.folder, resume=request.joins)
     sources: dict[int, Source] = {}
     if earlier is not None:
-        plan = _with_seed_scheme(plan, earlier, request.folder)
+        plan = with_earlier_poses(_with_seed_scheme(plan, earlier, request.folder), earlier)
         run_folder.require_same(earlier, plan, choose_device(device).type, __version__, request.folder)
         plane = plan.settings.deformation.plane
         models = CaseModels.of_earlier_run(earlier, request.model, device, plane, request.folder)
         model = models.load(models.named or earlier["model"]["name"])
         description = earlier
     else:
+        plan = with_poses(plan, reporter)
         description, models, model, sources = _describe(request, plan, device, reporter)
         if run_folder.is_damaged(request.folder):
             run_folder.require_same_configuration(description, request.folder)

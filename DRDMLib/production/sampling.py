@@ -22,6 +22,7 @@ from ..io.files import atomic_write, digest_of_files
 from ..models.model import Model
 from ..pages import write_png
 from ..samples import augment, synthesize
+from ..settings import AUTO_POSE, pose_entry
 from . import records
 from .limits import Limits
 from .plan import AUGMENT, Plan, Task
@@ -198,6 +199,9 @@ class SampleMaker:
             # The GPU failed, so the sample was made on the CPU and can only be made again there.
             record["device"] = records.device_described(torch.device("cpu"))
         item.pop("seconds")
+        # What the poses were drawn from: it may be a population that the model knows.
+        record["pose"] = item["pose"]
+        item["pose"] = AUTO_POSE if isinstance(item["pose"], dict) else item["pose"]
         levels = [one.level for one in made.deformations]
         record["item"] = item | ({} if len(levels) == 1 else {"levels": levels})
         product = Product(record, seconds=seconds)
@@ -224,7 +228,7 @@ class SampleMaker:
             "run_seed": settings.seed,
             **({"seed_scheme": settings.seed_scheme} if settings.seed_scheme else {}),
             "steps": settings.deformation.steps,
-            "pose": settings.deformation.pose,
+            "pose": pose_entry(settings.deformation.pose),
             "plane": settings.deformation.plane,
             "border": settings.deformation.border,
             **settings.deformation.region_entry(),

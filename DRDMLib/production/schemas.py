@@ -7,6 +7,8 @@ from typing import Any
 
 from ..io import schema
 from ..levels import STRENGTHS
+from ..models.metadata import POSES
+from ..settings import AUTO_POSE
 
 _NAME = schema.text(1000)
 _LEVEL = schema.either(schema.whole(-1, 100_000), schema.one_of(*STRENGTHS))
@@ -14,6 +16,7 @@ _FIGURE = schema.optional(schema.number())
 _NUMBER = schema.whole(-1, 100_000)
 _NUMBERS = schema.listing(_NUMBER, 2, 2)
 _MODEL = schema.record({"name": schema.text(), "digest": schema.text(200)}, {"file": schema.text()})
+_POSE = schema.either(schema.number(0, 100), schema.one_of(AUTO_POSE))
 _FIT = schema.record(
     {"model": schema.text()},
     {
@@ -48,7 +51,7 @@ RECORD: dict[str, schema.Check] = {
     "attempt": schema.whole(0, 10**6),
     "redrawn": schema.listing(schema.table(schema.anything), 10**6),
     "steps": schema.optional(schema.whole(1, 10**6)),
-    "pose": schema.number(0, 100),
+    "pose": schema.either(_POSE, POSES),
     "plane": schema.text(100),
     "border": schema.text(100),
     "region": schema.optional(schema.table(schema.anything)),
@@ -91,7 +94,7 @@ SAMPLE: dict[str, schema.Check] = {
             "seed": RECORD["seed"],
             "level": _NUMBER,
             "steps": schema.whole(0, 10**6),
-            "pose": schema.number(0, 100),
+            "pose": _POSE,
             "metrics": schema.record(
                 dict.fromkeys(("mean_mm", "max_mm", "mean_percent", "min_jacobian", "folded_fraction"), _FIGURE)
             ),

@@ -1,0 +1,91 @@
+"""The poses of a run: estimated from its own scans, if there are enough of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import SimpleITK as sitk
+
+from ..diffusion.poses import PoseSpread
+from ..errors import DRDMError
+from ..io.datasets import Case
+from ..io.images import read_image
+from ..runtime.reporter import Reporter
+from ..settings import AUTO_POSE, Pose, pose_of
+from ..spatial.poses import FEWEST, MOST, estimate_poses
+from .plan import Plan
+
+
+def poses_of_cases(cases: Sequence[Case], reporter: Reporter | None = None) -> PoseSpread | None:
+    """Estimate the spread of poses among the subjects of a dataset, without their labels.
+
+    Args:
+        cases: of each subject, the first one counts; of many, some are chosen evenly.
+        reporter: receives the progress.
+
+    Returns:
+        ``None`` if there are too few subjects.
+    """
+    subjects: dict[str, Case] = {}
+    for case in cases:
+        subjects.setdefault(case.subject, case)
+    first = list(subjects.values())
+    if len(first) < FEWEST:
+        return None
+    used = min(len(first), MOST)
+    chosen = [first[number * len(first) // used] for number in range(used)]
+
+    def images() -> Iterator[sitk.Image]:
+        for case in chosen:
+            # A case that cannot be read is reported when its samples are made.
+            with contextlib.suppress(DRDMError, OSError, RuntimeError):
+                yield read_image(case.image, case.series)
+
+    return estimate_poses(
+        images(), on_scan=lambda done, total: reporter.progress("poses", done, total) if reporter else None
+    )
+
+
+def with_poses(plan: Plan, reporter: Reporter) -> Plan:
+    """Return the plan of a new run with the poses of its scans, if it is to have them and there are enough scans.
+
+    Otherwise, the pose remains ``"auto"``, and each case has those that its model knows, or none.
+    """
+    if plan.settings.deformation.pose != AUTO_POSE:
+        return plan
+    plan = _with_pose(plan, poses_of_cases(plan.cases, reporter) or AUTO_POSE)
+    for text in poses_sentence(plan):
+        reporter.message(text)
+    return plan
+
+
+def with_earlier_poses(plan: Plan, run: dict[str, Any]) -> Plan:
+    """Return the plan with the poses of an earlier run, which its scans would not give again if they change.
+
+    Args:
+        run: content of ``run.json``. A run of an older version has a number, which is kept.
+
+    Raises:
+        SettingError: its poses are not valid.
+    """
+    if plan.settings.deformation.pose != AUTO_POSE:
+        return plan
+    written = run["settings"]
+    return _with_pose(plan, pose_of(written.get("poses", written.get("pose", 0.0))))
+
+
+def poses_sentence(plan: Plan) -> list[str]:
+    """Describe the poses that were estimated from the scans of a run, in a sentence; none for a pose that was given."""
+    pose = plan.settings.deformation.pose
+    if isinstance(pose, PoseSpread):
+        return [f"Poses of these scans: {pose.words()}."]
+    if pose == AUTO_POSE:
+        return [f"Fewer than {FEWEST} scans can be compared, so the poses are those that the model knows, or none."]
+    return []
+
+
+def _with_pose(plan: Plan, pose: Pose) -> Plan:
+    return replace(plan, settings=replace(plan.settings, deformation=replace(plan.settings.deformation, pose=pose)))
