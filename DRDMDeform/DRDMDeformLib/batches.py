@@ -23,6 +23,9 @@ from .mrml import SceneError, links
 from .regions import commonBox
 from .temporary import temporaryFolder
 
+# The pose of a batch that is drawn from its scans, see ``drdm augment --pose``.
+AUTO_POSE = "auto"
+
 Source: TypeAlias = str | Path | Sequence[Any]
 
 
@@ -34,7 +37,7 @@ class RunSettings:
         model: name or path; ``None``: the best one for the scan.
         seed: of the first deformation.
         steps: number of recovery steps; ``None``: the default of the model.
-        pose: amount of rotation, scaling and translation, 0 to 2.
+        pose: amount of rotation, scaling and translation, 0 to 2; ``"auto"``: as the people of the scans differ.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         plane: plane of the slices that a 2D model deforms: ``"auto"``, ``"axial"``, ``"coronal"`` or ``"sagittal"``.
     """
@@ -42,7 +45,7 @@ class RunSettings:
     model: str | None = None
     seed: int = 0
     steps: int | None = None
-    pose: float = 0.0
+    pose: float | str = 0.0
     device: str = "auto"
     plane: str = "auto"
 
@@ -74,6 +77,10 @@ class BatchSettings(RunSettings):
     region: Any = None
     margin: float | None = None
     adapt: float | None = None
+
+    def arguments(self) -> list[object]:
+        """The options of the command line; without a pose, too, since ``drdm augment`` would use that of the scans."""
+        return [*super().arguments(), *([] if self.pose else ["--pose", 0])]
 
     def regionArguments(self, source: Source) -> list[object]:
         """The options of the command line that say where to deform.

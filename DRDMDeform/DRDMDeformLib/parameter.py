@@ -81,6 +81,17 @@ class BatchRegion(enum.Enum):
         }[self.value]
 
 
+class BatchPose(enum.Enum):
+    """What the poses of a batch are drawn from."""
+
+    SCANS = "scans"
+    ABOVE = "above"
+
+    def label(self) -> str:
+        """Text in the panel."""
+        return {"scans": _("From these scans"), "above": _("By the amount chosen above")}[self.value]
+
+
 class BatchKind(enum.Enum):
     """Kind of a batch: Algorithm 3 or 4."""
 
@@ -184,7 +195,8 @@ class DRDMDeformParameterNode:
     batchSource, batchFolder, batchOutput - the scans of a batch, and the folder of its results.
     batchKind - labeled images (Algorithm 3 of the paper) or image pairs (Algorithm 4).
     batchLevels, batchCopies - strengths such as "subtle medium 60", or "40:24" for pairs; samples of each for a scan.
-    batchRegion, batchAdapt - where to deform; minutes in which the model is first adapted to the scans (0: none).
+    batchRegion, batchPose, batchAdapt - where to deform; what poses are drawn from; minutes in which the model is first
+    adapted to the scans (0: none).
     trainFolder, trainOutput - the scans to train on, and the folder of the run.
     trainSource - the model to adapt; empty: train a new one.
     trainName, trainDimension, trainSize, trainMinutes - the model (trainSize: voxels along each side), and the time.
@@ -225,6 +237,7 @@ class DRDMDeformParameterNode:
     batchCopies: Annotated[int, WithinRange(1, 100000), Default(4)]
     batchOutput: Path
     batchRegion: Annotated[BatchRegion, Default(BatchRegion.WHOLE)]
+    batchPose: Annotated[BatchPose, Default(BatchPose.SCANS)]
     batchAdapt: Annotated[float, WithinRange(0.0, 1000.0), Default(0.0)]
 
     trainFolder: Path

@@ -12,10 +12,10 @@ from slicer.i18n import tr as _
 
 from DRDMLib.levels import DEFAULT_PAIR, STRENGTHS, Level, read_level
 
-from ..batches import Source
+from ..batches import AUTO_POSE, Source
 from ..job import Job, JobState, Progress
 from ..mrml import SceneError
-from ..parameter import BatchKind, BatchRegion, BatchSource
+from ..parameter import BatchKind, BatchPose, BatchRegion, BatchSource
 from .folders import FolderField
 from .input import InputSection
 from .section import JobSection, PanelContext, isSet, requireScansFolder, showProgress
@@ -69,7 +69,8 @@ class BatchSection(JobSection):
             p.batchLevels = LEVELS[p.batchKind]
         fromScene = p.batchSource is BatchSource.SCENE
         settings = (ui.batchSourceComboBox, ui.batchKindComboBox, ui.batchLevelsLineEdit, ui.batchCopiesSpinBox)
-        for widget in (*settings, ui.batchRegionComboBox, ui.batchAdaptSpinBox, ui.batchOutputPath):
+        more = (ui.batchRegionComboBox, ui.batchPoseComboBox, ui.batchAdaptSpinBox, ui.batchOutputPath)
+        for widget in (*settings, *more):
             widget.enabled = not running
         ui.batchVolumesSelector.enabled = fromScene and not running
         ui.batchVolumesSelector.visible = ui.batchVolumesLabel.visible = fromScene
@@ -110,7 +111,7 @@ class BatchSection(JobSection):
         else:
             made = _("{n} results for each scan").format(n=each)
         model = _("the model '{name}'").format(name=p.model) if p.model else _("the best model for the scans")
-        return _("Makes {made} with {model}; seed, steps, pose and device are those chosen above.").format(
+        return _("Makes {made} with {model}; seed, steps and device are those chosen above.").format(
             made=made, model=model
         )
 
@@ -145,7 +146,7 @@ class BatchSection(JobSection):
                 "model": p.model or None,
                 "seed": p.seed if seed is None else seed,
                 "steps": p.steps or None,
-                "pose": p.pose,
+                "pose": p.pose if p.batchPose is BatchPose.ABOVE else AUTO_POSE,
                 "device": p.device.value,
                 "plane": p.plane.value,
                 "segmentations": {p.inputVolume.GetID(): p.inputSegmentation} if p.inputVolume is not None else None,
@@ -198,6 +199,9 @@ class BatchSection(JobSection):
 
     def onProgress(self, progress: Progress) -> None:
         """Update the progress bar and the count."""
+        if progress.task == "poses":
+            self.showMessage(self.ui.batchLabel, _("Comparing the poses of the scans ..."))
+            return
         if progress.task == "read":
             self.showMessage(self.ui.batchLabel, _("Reading the scans ..."))
             return

@@ -53,6 +53,8 @@ class BatchTestCase(ModuleTestCase):
     def testStopAndResumeAFolder(self):
         self.chooseFolder(self.writeScans())
         self.ui.poseSpinBox.value = 0.5
+        self.assertEqual(self.ui.batchPoseComboBox.currentText, "From these scans")
+        self.ui.batchPoseComboBox.currentIndex = 1
         self.assertEqual(self.ui.batchStartButton.text, "Start")
         self.ui.batchStartButton.click()
         job = self.panel.batch.job
@@ -128,6 +130,7 @@ class BatchTestCase(ModuleTestCase):
             waitFor(lambda: not self.panel.batch.job.running, 400)
             self.assertEqual(self.panel.batch.job.state.value, "done", self.panel.batch.job.text)
             run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            self.assertEqual(run["settings"]["pose"], "auto")
             self.assertTrue(run["settings"]["region"][entry])
 
     def testQualityPageAndFolder(self):
