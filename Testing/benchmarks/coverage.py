@@ -1,6 +1,6 @@
 """Coverage and plausibility: whether copies of a few subjects look like other people, without training a network.
 
-    python -m benchmarks.coverage DATASET --methods none pose+1 torchio torchio@30 MODEL MODEL+1 [--shots 5]
+    python -m benchmarks.coverage DATASET --methods none pose+1 pose+auto torchio torchio@30 MODEL MODEL+1 [--shots 5]
 
 A few labeled subjects are made into copies. *Coverage* is the mean over unseen people of the best Dice overlap with any
 copy: high when the copies reach the shapes of other people. *Plausibility* is the mean over copies of the best overlap
@@ -8,6 +8,9 @@ with any unseen person: high when no copy is unlike everybody. Overlap is the me
 centers of the labeled structures have been moved together. *Recall* and *precision* are the same two questions by
 nearest neighbors (Kynkäänniemi et al. 2019, arXiv:1904.06991): the share of people within the neighborhood of a copy,
 and of copies within that of a person. Copies that equal the originals win plausibility only, random ones coverage only.
+
+The poses of ``+auto`` are drawn as ``drdm augment`` draws them, from a spread that is estimated without labels. Five
+scans are too few for it, so it is that of the people who are neither copied nor judged.
 
 Every method makes the same number of copies. The row ``people`` has other real people in place of copies: the most
 that can be reached.
@@ -26,13 +29,15 @@ import SimpleITK as sitk
 
 from benchmarks.displacement import as_transform
 from benchmarks.labeled_views import LabeledImage, load_case
-from benchmarks.methods import deformer
+from benchmarks.methods import add_pose, deformer
 from benchmarks.tables import markdown
 from DRDMLib.deformation import make_deformations
+from DRDMLib.diffusion.poses import PoseSpread
 from DRDMLib.io.datasets import Case, find_cases
 from DRDMLib.levels import STRENGTHS, Level, read_level
 from DRDMLib.models.catalogue import load_model
-from DRDMLib.settings import DeformationSettings, RegionSettings
+from DRDMLib.production.poses import poses_of_cases
+from DRDMLib.settings import AUTO_POSE, DeformationSettings, RegionSettings
 from DRDMLib.spatial.resampling import warp_label
 
 ELASTIC = ("none", "pose", "torchio", "monai")
@@ -45,8 +50,10 @@ ROOM = 0.75
 Maker = Callable[[LabeledImage, int, int], sitk.Image]
 
 
-def maker(name: str, levels: Sequence[Level], device: str) -> Maker:
+def maker(name: str, levels: Sequence[Level], device: str, people: PoseSpread | None = None) -> Maker:
     """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][+AMOUNT]``, or one of ``methods.py``.
+
+    With the amount ``auto``, poses are drawn from ``people``.
 
     Models make copies as ``drdm augment`` does: repaired (with ``:open`` or ``:closed``, with such faces), of the
     whole image (with ``:around``, of the surroundings of its labels).
@@ -54,6 +61,9 @@ def maker(name: str, levels: Sequence[Level], device: str) -> Maker:
     plain, _, amount = name.partition("+")
     if plain == "none":
         return lambda subject, _copy, _seed: subject.label
+    pose = (people or AUTO_POSE) if amount == AUTO_POSE else float(amount or 0)
+    if plain == "pose" and isinstance(pose, PoseSpread):
+        return lambda subject, _copy, seed: _moved(subject, add_pose(subject.image, _still(subject), seed, pose))
     if plain == "pose":
         plain_field = deformer(f"nothing+{amount}")
         return lambda subject, _copy, seed: _moved(subject, plain_field(subject.image, seed, 0))
@@ -67,11 +77,15 @@ def maker(name: str, levels: Sequence[Level], device: str) -> Maker:
 
     def make(subject: LabeledImage, copy: int, seed: int) -> sitk.Image:
         level = levels[copy % len(levels)]
-        settings = DeformationSettings(level, pose=float(amount or 0), border=border, region=region)
+        settings = DeformationSettings(level, pose=pose, border=border, region=region)
         made = next(make_deformations(subject.image, model, settings, (seed,), label=subject.label))
         return made.warp_label(subject.label)
 
     return make
+
+
+def _still(subject: LabeledImage) -> np.ndarray:
+    return deformer("nothing")(subject.image, 0, 0)
 
 
 def _moved(subject: LabeledImage, field: np.ndarray) -> sitk.Image:
@@ -169,11 +183,14 @@ def main() -> None:
         values = structure_values([p.label for p in subjects + people])
         unseen = [centered(p.label, size, spacing) for p in people]
         others = [case for case in cases if case not in chosen and case not in rest]
+        spread = poses_of_cases(others) if any(method.endswith("+auto") for method in options.methods) else None
+        if spread is not None:
+            print(f"Poses of the other people, without their labels: {spread.words()}.", flush=True)
         arms: dict[str, list[np.ndarray]] = {}
         if others:
             arms["people"] = [centered(load_case(case).label, size, spacing) for case in others]
         for method in options.methods:
-            make = maker(method, options.levels, options.device)
+            make = maker(method, options.levels, options.device, spread)
             arms[method] = [
                 centered(make(subject, copy, 1000 * number + copy), size, spacing)
                 for number, subject in enumerate(subjects)

@@ -24,9 +24,11 @@ import torch
 from benchmarks.displacement import as_transform, sample_transform, voxel_field
 from DRDMLib.deformation import generate, prepare
 from DRDMLib.diffusion.affine import random_affine
+from DRDMLib.diffusion.poses import PoseSpread
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.settings import DeformationSettings
 from DRDMLib.spatial.model_grid import field_image
+from DRDMLib.spatial.poses import patient_axes
 from DRDMLib.spatial.resampling import field_on_grid
 
 # TorchIO and MONAI are imported where they are used: the speed benchmark measures the memory of each alone.
@@ -162,12 +164,17 @@ def affine_field(image: sitk.Image, seed: int, level: int = 0) -> np.ndarray:
     return points @ (matrix - np.eye(3)).T + rng.normal(0, AFFINE_SHIFT, 3) * extent
 
 
-def add_pose(image: sitk.Image, field: np.ndarray, seed: int, amount: float) -> np.ndarray:
+def add_pose(image: sitk.Image, field: np.ndarray, seed: int, amount: float | PoseSpread) -> np.ndarray:
     """Compose a field with a random pose about the center of the image, drawn as for a model's fields."""
     d = image.GetDimension()
-    matrix, shift = (x.double().numpy() for x in random_affine(d, amount, torch.Generator().manual_seed(seed)))
-    extent = float(np.max(np.asarray(image.GetSize()) * np.asarray(image.GetSpacing())))
+    generator = torch.Generator().manual_seed(seed)
     direction = np.asarray(image.GetDirection()).reshape(d, d)
+    if isinstance(amount, PoseSpread):
+        drawn, direction = amount.draw(generator), patient_axes(image) if d == 3 else direction
+    else:
+        drawn = random_affine(d, amount, generator)
+    matrix, shift = (x.double().numpy() for x in drawn)
+    extent = float(np.max(np.asarray(image.GetSize()) * np.asarray(image.GetSpacing())))
     pose = sitk.AffineTransform(d)
     pose.SetCenter(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
     pose.SetMatrix((direction @ matrix @ direction.T).ravel().tolist())
