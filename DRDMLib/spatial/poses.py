@@ -49,14 +49,14 @@ def estimate_poses(
     Returns:
         The spread in the axes of the images, or ``None`` if too few can be registered.
     """
-    scans = [_upright(image) for image in images]
-    dimensions = [scan.GetDimension() for scan in scans]
+    read = [_upright(image) for image in images]
+    dimensions = [scan.GetDimension() for scan, _ in read]
     d = max(dimensions, key=dimensions.count, default=0)
-    scans = [scan for scan in scans if scan.GetDimension() == d]
+    scans = [scan for scan, _ in read if scan.GetDimension() == d]
     if len(scans) < FEWEST:
         return None
     extent = np.median([image_extent(scan) for scan in scans], axis=0)
-    free = _free(np.median([scan.GetSpacing() for scan in scans], axis=0))
+    free = _free(np.median([one for scan, one in read if scan.GetDimension() == d], axis=0))
     spacing = float(extent.max()) / _SIDE
     grid = _grid(extent / spacing)
     scans = [_small(scan, spacing) for scan in scans]
@@ -137,10 +137,11 @@ def patient_axes(image: sitk.Image) -> np.ndarray:
     return np.stack([sign * direction[:, axis] for axis, sign in nearest_axes(direction)], axis=1)
 
 
-def _upright(image: sitk.Image) -> sitk.Image:
-    """Return an image in the order of the patient's axes, around the origin; a single slice as a 2D image.
+def _upright(image: sitk.Image) -> tuple[sitk.Image, tuple[float, ...]]:
+    """Return an image in the order of the patient's axes, around the origin, and its spacing.
 
-    Large images become smaller.
+    A single slice becomes a 2D image. Large images become smaller, so that many fit into memory; the spacing is that
+    from before.
     """
     if image.GetDimension() == 3 and 1 in image.GetSize():
         axis = image.GetSize().index(1)
@@ -158,10 +159,8 @@ def _upright(image: sitk.Image) -> sitk.Image:
         image = sitk.Image(image)
     image.SetDirection(np.eye(d).ravel().tolist())
     image.SetOrigin([-(n - 1) / 2 * s for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)])
-    # Small enough that many fit into memory.
     small = sitk.BinShrink(image, [max(1, n // (2 * _SIDE)) for n in image.GetSize()])
-    result: sitk.Image = sitk.Cast(small, sitk.sitkFloat32)
-    return result
+    return sitk.Cast(small, sitk.sitkFloat32), image.GetSpacing()
 
 
 def _grid(extent: np.ndarray) -> sitk.Image:
