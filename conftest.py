@@ -141,6 +141,12 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_two_processes_without_locks",
     ),
     "test_pose": ("test_a_posed_version_is_certified",),
+    "test_pose_spread": (
+        "test_a_known_spread_is_found",
+        "test_a_run_keeps_the_poses_of_its_scans",
+        "test_stored_axes_do_not_matter",
+        "test_thick_slices_tell_nothing_across",
+    ),
     "test_production": (
         "test_samples_whose_label_leaves_the_image_are_rejected",
         "test_every_sample_is_regenerated_exactly_from_its_record",
