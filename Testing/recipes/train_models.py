@@ -101,7 +101,7 @@ RECIPES = {
         replace(_CONFIG, steps=24000, batch=6),
         {"hippocampus-32": 1},
         drawing={**_SMOOTHER_FIELD, "velocity_scale": 6.23e-5},
-        second=_SECOND,
+        second={"steps": 6000, "learning_rate": 4e-4, "warmup": 200},
     ),
     "brain-t1-3d": Recipe(
         _metadata(
