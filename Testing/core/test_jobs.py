@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from command_helpers import start_process
 from support import smooth_image
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -57,10 +53,8 @@ def test_errors_are_those_of_the_processes(scans, tmp_path, drdm, tiny_models):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process")
 def test_stopping_ends_all_processes(scans, tmp_path, tiny_models):
-    command = [sys.executable, "-m", "DRDMLib", *arguments(scans, tmp_path / "out", tiny_models[3])]
-    command += ["--copies", "400", "--jobs", "2"]
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    process = subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
+    command = arguments(scans, tmp_path / "out", tiny_models[3], "--copies", "400", "--jobs", "2")
+    process = start_process(*command, OMP_NUM_THREADS="1")
     records = tmp_path / "out" / "records"
     end = time.monotonic() + 300
     try:
@@ -68,7 +62,7 @@ def test_stopping_ends_all_processes(scans, tmp_path, tiny_models):
             time.sleep(0.1)
         # Not SIGINT, which a shell that starts the tests in the background lets its children ignore.
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=200)
+        errors = process.communicate(timeout=200)[1]
     finally:
         process.kill()
     assert process.returncode == 130, errors
