@@ -153,7 +153,8 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_full_recovery",
         "test_the_first_steps_are_those_of_the_paper",
         "test_one_prediction",
-         "test_recovery_starts_at_the_chosen_level"),
+        "test_recovery_starts_at_the_chosen_level",
+    ),
     "test_recovery": ("test_a_batch_of_seeds_equals_single_seeds",),
     "test_reference": ("test_the_pages_are_built",),
     "test_region_runs": (

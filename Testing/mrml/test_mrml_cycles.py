@@ -21,7 +21,6 @@ from DRDMDeformLib.mrml import (
 from scenes import add_points, add_segmentation, image_of, inner_points, placed_volume, smooth_field, two_structures
 
 
-
 def alive() -> dict[str, int]:
     """Number of VTK objects that Python holds, by class."""
     gc.collect()

@@ -37,7 +37,8 @@ def putLauncherOnPath():
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     script = folder / "PythonSlicer"
     script.write_text(
-        LAUNCHER.format(python=sys.executable, start=warm_processes.START, warm=warm_processes.__file__), encoding="utf-8"
+        LAUNCHER.format(python=sys.executable, start=warm_processes.START, warm=warm_processes.__file__),
+        encoding="utf-8",
     )
     script.chmod(0o755)
     os.environ["PATH"] = os.pathsep.join([str(folder), os.environ["PATH"]])
