@@ -108,7 +108,7 @@ class WarmProcess:
     ) -> None:
         self.returncode: int | None = None
         self._printed: tuple[str, str] | None = None
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         output, their_output = os.pipe()
         their_input, ours = os.pipe() if stdin else (_descriptor_of(given or ""), None)
         request = {
@@ -121,8 +121,8 @@ class WarmProcess:
         self._connection, self.pid = ask(server_name(), request, descriptors)
         os.close(their_input)
         os.close(their_output)
-        self.stdout = open(output, encoding="utf-8", errors="replace")  # noqa: SIM115
-        self.stdin = None if ours is None else open(ours, "w", encoding="utf-8")  # noqa: SIM115
+        self.stdout = os.fdopen(output, encoding="utf-8", errors="replace")
+        self.stdin = None if ours is None else os.fdopen(ours, "w", encoding="utf-8")
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -262,10 +262,10 @@ if __name__ == "__main__":
 
     import DRDMLib.cli.batch
     import DRDMLib.cli.commands
-    import DRDMLib.cli.train
+    import DRDMLib.cli.train  # noqa: F401
 
     with contextlib.suppress(ImportError):
-        import matplotlib.pyplot
+        import matplotlib.pyplot  # noqa: F401
     with contextlib.suppress(ImportError):
         import torch.utils.tensorboard
     # PyTorch imports it with the first optimizer.
