@@ -28,6 +28,20 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 START = REPOSITORY / "DRDMLib" / "start.py"
 AVAILABLE = sys.platform == "linux"
+# As CTK's launcher: the real Python is a child that gets no signals, and a crash becomes status 1.
+LAUNCHER = """#!/bin/sh
+if [ -n "$DRDM_WARM_PROCESSES" ] && [ "$1" = "{start}" ] && [ "$2" = DRDMLib ]; then
+    shift 2
+    exec "{python}" -I -S "{warm}" launch "$DRDM_WARM_PROCESSES" "$@"
+fi
+"{python}" "$@"
+status=$?
+if [ $status -gt 128 ]; then
+    echo "[{python}] exit abnormally - Report the problem." >&2
+    status=1
+fi
+exit $status
+"""
 _LENGTH = 8
 
 
@@ -80,6 +94,18 @@ def answer(connection: socket.socket) -> int:
     if len(data) < _LENGTH:
         raise RuntimeError("the server of processes has ended")
     return int.from_bytes(data, "little", signed=True)
+
+
+def write_launcher(folder: Path) -> dict[str, str]:
+    """Write an imitation of PythonSlicer; return the environment variables with which it is found and used.
+
+    On Linux, DRDM then runs in processes that need not import PyTorch, unless ``DRDM_WARM_PROCESSES`` is removed.
+    """
+    script = folder / "PythonSlicer"
+    script.write_text(LAUNCHER.format(python=sys.executable, start=START, warm=__file__), encoding="utf-8")
+    script.chmod(0o755)
+    path = {"PATH": os.pathsep.join([str(folder), os.environ["PATH"]])}
+    return path | ({"DRDM_WARM_PROCESSES": server_name()} if AVAILABLE else {})
 
 
 class WarmProcess:

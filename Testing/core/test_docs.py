@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 from support import smooth_image
+from warm_processes import write_launcher
 
 from DRDMLib.cli import main
 from DRDMLib.cli.parser import build_parser
@@ -188,13 +189,14 @@ def test_what_is_written_can_be_done(name, there):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_snippets_for_slicer_run(name, there):
+def test_snippets_for_slicer_run(name, there, tmp_path):
     snippets = [block for block in fenced((ROOT / name).read_text(encoding="utf-8"), "python") if in_slicer(block)]
     if not snippets:
         return
     pytest.importorskip("slicer")
     code = IN_SLICER.format(module=str(ROOT / "DRDMDeform" / "DRDMDeform.py")) + "\n".join(snippets)
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT / "Testing"), str(ROOT)]))
+    environment |= write_launcher(tmp_path)
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", timeout=900
     )

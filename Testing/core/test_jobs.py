@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 from command_helpers import start_process
 from support import smooth_image
+from warm_processes import write_launcher
 
 
 @pytest.fixture
@@ -32,7 +33,17 @@ def arguments(scans, out, model, *more):
     return ["augment", scans, "-o", out, "--model", model, "--levels", "8", "16", "--steps", "1", *more]
 
 
-def test_several_processes_make_the_same_files(scans, tmp_path, drdm, tiny_models):
+@pytest.fixture
+def quick_start(tmp_path, monkeypatch):
+    """Have this process start others as PythonSlicer does in the module's tests."""
+    (tmp_path / "launcher").mkdir()
+    for name, value in write_launcher(tmp_path / "launcher").items():
+        monkeypatch.setenv(name, value)
+    if sys.platform != "win32":
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "launcher" / "PythonSlicer"))
+
+
+def test_several_processes_make_the_same_files(scans, tmp_path, drdm, tiny_models, quick_start):
     one = drdm(*arguments(scans, tmp_path / "one", tiny_models[3]))
     assert one.status == 0, one.err
     two = drdm(*arguments(scans, tmp_path / "two", tiny_models[3], "--jobs", "2"))
