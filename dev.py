@@ -92,9 +92,8 @@ def test(arguments: list[str]) -> int:
         # The tests of the panel and of the stand-in for Slicer's application need processes of their own: a process
         # can have one application, and the stand-in's own tests unload modules.
         folders += ["DRDMDeform/Testing", "Testing/mrml", "Testing/panel"]
-    chosen = {"--quick": "not long and not slow and not slicer and not gpu", "--all": ""}
-    marks = chosen.get("".join(arguments), "not long")
-    tests = [["-m", "pytest", folder, *(["-m", marks] if marks else [])] for folder in folders]
+    marks = [] if everything else ["-m", "not long and not slow and not slicer and not gpu" if quick else "not long"]
+    tests = [["-m", "pytest", folder, *marks] for folder in folders]
     # The library's tests take most of the time, and do not depend on each other.
     tests[0] += ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "worksteal"]
     # The longest first, so that all processors have work until the end.
@@ -114,7 +113,7 @@ def test(arguments: list[str]) -> int:
 def long_forms() -> int:
     """Count the long forms of tests by their marks in the source."""
     files = [path for folder in ("Testing", "DRDMDeform/Testing") for path in (ROOT / folder).rglob("*.py")]
-    return sum(path.read_text(encoding="utf-8").count("pytest" + ".mark.long") for path in files)
+    return sum(path.read_text(encoding="utf-8").count("pytest.mark.long") for path in files)
 
 
 def docs(arguments: list[str]) -> int:

@@ -30,8 +30,8 @@ START = REPOSITORY / "DRDMLib" / "start.py"
 AVAILABLE = sys.platform == "linux"
 # As CTK's launcher: the real Python is a child that gets no signals, and a crash becomes status 1.
 LAUNCHER = """#!/bin/sh
-if [ -n "$DRDM_WARM_PROCESSES" ] && [ "$1" = "{start}" ] && [ "$2" = DRDMLib ]; then
-    shift 2
+if [ -n "$DRDM_WARM_PROCESSES" ] && [ "$1" = "{start}" ] && [ "$2" != "{cold}" ]; then
+    shift
     exec "{python}" -I -S "{warm}" launch "$DRDM_WARM_PROCESSES" "$@"
 fi
 "{python}" "$@"
@@ -96,13 +96,18 @@ def answer(connection: socket.socket) -> int:
     return int.from_bytes(data, "little", signed=True)
 
 
-def write_launcher(folder: Path) -> dict[str, str]:
+def write_launcher(folder: Path, start: Path = START, cold: str = "DRDMLib.probe") -> dict[str, str]:
     """Write an imitation of PythonSlicer; return the environment variables with which it is found and used.
 
     On Linux, DRDM then runs in processes that need not import PyTorch, unless ``DRDM_WARM_PROCESSES`` is removed.
+
+    Args:
+        folder: gets the launcher.
+        start: runs of this script come from the server.
+        cold: this module always starts anew: the probe says whether PyTorch can be imported.
     """
     script = folder / "PythonSlicer"
-    script.write_text(LAUNCHER.format(python=sys.executable, start=START, warm=__file__), encoding="utf-8")
+    script.write_text(LAUNCHER.format(python=sys.executable, start=start, cold=cold, warm=__file__), encoding="utf-8")
     script.chmod(0o755)
     path = {"PATH": os.pathsep.join([str(folder), os.environ["PATH"]])}
     return path | ({"DRDM_WARM_PROCESSES": server_name()} if AVAILABLE else {})
@@ -138,7 +143,7 @@ class WarmProcess:
         output, their_output = os.pipe()
         their_input, ours = os.pipe() if stdin else (_descriptor_of(given or ""), None)
         request = {
-            "arguments": [str(a) for a in arguments],
+            "arguments": [*([] if code else ["DRDMLib"]), *map(str, arguments)],
             "code": code,
             "env": environment() if env is None else env,
             "folder": str(Path.cwd()),
@@ -264,7 +269,7 @@ def _become(request: dict[str, Any]) -> None:
     os.chdir(request["folder"])
     code, arguments = request["code"], request["arguments"]
     if code is None:
-        sys.argv = [str(START), "DRDMLib", *arguments]
+        sys.argv = [str(START), *arguments]
         code = START.read_text(encoding="utf-8")
     else:
         sys.argv = ["-c", *arguments]
