@@ -170,7 +170,7 @@ class WarmProcess:
             self._connection.close()
         return self.returncode
 
-    def communicate(self, timeout: float = 180) -> tuple[str, str]:
+    def communicate(self, timeout: float = 600) -> tuple[str, str]:
         """Close its standard input, wait for its end, and return what it has printed on its output and as errors."""
         if self._printed is not None:
             return self._printed

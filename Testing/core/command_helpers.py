@@ -51,7 +51,7 @@ def command(*arguments, code=None):
     return [sys.executable, *start, *map(str, arguments)]
 
 
-def run_process(*arguments, code=None, timeout=180, fresh=False, given=None):
+def run_process(*arguments, code=None, timeout=600, fresh=False, given=None):
     """Run drdm, or ``code``, in a separate process.
 
     Args:
@@ -115,7 +115,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def run_prepared(*commands, timeout=180):
+def run_prepared(*commands, timeout=600):
     """Run drdm several times, each in a process of its own, without pictures.
 
     Args:
