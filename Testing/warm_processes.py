@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import types
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,8 @@ class WarmProcess:
     ) -> None:
         self.returncode: int | None = None
         self._printed: tuple[str, str] | None = None
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         output, their_output = os.pipe()
+        errors, their_errors = os.pipe()
         their_input, ours = os.pipe() if stdin else (_descriptor_of(given or ""), None)
         request = {
             "arguments": [*([] if code else ["DRDMLib"]), *map(str, arguments)],
@@ -148,12 +149,20 @@ class WarmProcess:
             "env": environment() if env is None else env,
             "folder": str(Path.cwd()),
         }
-        descriptors = [their_input, their_output, self._errors.fileno()]
+        descriptors = [their_input, their_output, their_errors]
         self._connection, self.pid = ask(server_name(), request, descriptors)
-        os.close(their_input)
-        os.close(their_output)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        # A process that writes much to both streams must not wait for a reader.
+        self._errors: list[str] = []
+        self._reader = threading.Thread(target=self._read, args=(errors,), daemon=True)
+        self._reader.start()
         self.stdout = os.fdopen(output, encoding="utf-8", errors="replace")
         self.stdin = None if ours is None else os.fdopen(ours, "w", encoding="utf-8")
+
+    def _read(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as stream:
+            self._errors.append(stream.read())
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -192,9 +201,8 @@ class WarmProcess:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        self._errors.seek(0)
-        self._printed = output, self._errors.read()
-        self._errors.close()
+        self._reader.join()
+        self._printed = output, "".join(self._errors)
         if late:
             raise subprocess.TimeoutExpired("drdm", timeout, *self._printed)
         return self._printed
