@@ -247,7 +247,7 @@ def test_new_versions_are_drawn_from_smoother_fields(name):
 def test_demo(tmp_path):
     """The README's first command writes the picture and the files of ``deform``."""
     out = tmp_path / "my demo"
-    assert main(["demo", "-o", str(out), "--level", "20", "--device", "cpu"]) == 0
+    assert main(["demo", "-o", str(out), "--level", "20", "--steps", "6", "--device", "cpu"]) == 0
     names = {path.name for path in out.iterdir()}
     assert names == {"demo.png", "report.json", *(f"chest_000_{kind}.nii.gz" for kind in ("image", "label", "ddf"))}
     assert (out / "demo.png").stat().st_size > 50_000
@@ -258,13 +258,37 @@ def test_demo(tmp_path):
     assert np.abs(sitk.GetArrayFromImage(sample).astype(float) - sitk.GetArrayFromImage(new)).mean() > 1
 
 
-def test_a_second_demo_does_not_change_the_first(tmp_path, monkeypatch):
+def test_a_second_demo_does_not_change_the_first(tmp_path, monkeypatch, tiny_model_path):
     monkeypatch.chdir(tmp_path)
+    options = ["--model", str(tiny_model_path), "--level", "3", "--steps", "1", "--device", "cpu"]
     for _ in range(2):
-        assert main(["demo", str(resource("Sample", "sample.nii.gz")), "--level", "3", "--device", "cpu"]) == 0
+        assert main(["demo", str(resource("Sample", "sample.nii.gz")), *options]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["drdm-demo", "drdm-demo-2"]
 
 
+def test_the_chest_looks_as_its_script_draws_it():
+    """Drawn with a quarter of the voxels along each axis, and with large vessels only."""
+    import runpy
+
+    script = runpy.run_path(str(resource("Sample", "make_chest.py")))
+    names, fine = script["draw"].__globals__, script["SIZE"]
+    vessels, names["SIZE"] = names["vessels"], tuple(n // 4 for n in fine)
+    names["SPACING"] = tuple(4 * s for s in script["SPACING"])
+    names["vessels"] = lambda *curve: vessels(*curve) if curve[-1] > 2.2 else None
+    image, label = script["draw"]()
+    # The voxels of the shipped files at the same places.
+    coarse = [np.rint((np.arange(n // 4) - (n // 4 - 1) / 2) * 4 + (n - 1) / 2 - 0.01).astype(int) for n in fine[::-1]]
+    chest, shipped = (
+        sitk.GetArrayFromImage(read_image(resource("Sample", name)))[np.ix_(*coarse)]
+        for name in ("chest.nii.gz", "chest.seg.nrrd")
+    )
+    assert (shipped != label).mean() < 0.04 and np.median(np.abs(chest - image)) < 50
+    for value in script["LABELS"].values():
+        both = np.count_nonzero((shipped == value) & (label == value))
+        assert both > 0.7 * max(np.count_nonzero(shipped == value), np.count_nonzero(label == value))
+
+
+@pytest.mark.long
 def test_the_chest_is_the_output_of_its_script():
     """The chest is drawn, not a scan; its segments have names."""
     import runpy
