@@ -20,7 +20,8 @@ PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python
 USAGE = """usage: python dev.py COMMAND
 
   demo [OPTIONS]    run 'drdm demo' with these options
-  test              check style and types, run every test
+  test              check style and types, run the tests
+  test --all        the same with the long forms of a few tests, which have short forms beside them
   test --quick      the same without the tests that are slow or need Slicer's packages
   test OPTIONS      run pytest with these options
   docs [FOLDER]     build the reference of the Python interface, by default in docs/reference"""
@@ -82,19 +83,37 @@ def demo(arguments: list[str]) -> int:
 
 def test(arguments: list[str]) -> int:
     """Check style and types and run the tests, or run pytest alone with ``arguments``."""
-    quick = arguments == ["--quick"]
+    quick, everything = arguments == ["--quick"], arguments == ["--all"]
     set_up("test-core" if quick else "test")
-    if arguments and not quick:
+    if arguments and not quick and not everything:
         return run("-m", "pytest", *arguments)
-    tests = [["Testing/core", "-m", "not slow and not slicer and not gpu"]]
+    folders = ["Testing/core"]
     if not quick:
         # The tests of the panel and of the stand-in for Slicer's application need processes of their own: a process
         # can have one application, and the stand-in's own tests unload modules.
-        tests = [["Testing/core"], ["DRDMDeform/Testing"], ["Testing/mrml"], ["Testing/panel"]]
+        folders += ["DRDMDeform/Testing", "Testing/mrml", "Testing/panel"]
+    marks = [] if everything else ["-m", "not long and not slow and not slicer and not gpu" if quick else "not long"]
+    tests = [["-m", "pytest", folder, *marks] for folder in folders]
     # The library's tests take most of the time, and do not depend on each other.
     tests[0] += ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "worksteal"]
-    style = [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]]
-    return run_checks([["-m", "pytest", *places] for places in tests] + [["-m", *step] for step in style])
+    # The longest first, so that all processors have work until the end.
+    steps = [
+        *tests[:2],
+        ["-m", "mypy"],
+        *tests[2:],
+        ["-m", "ruff", "check", "."],
+        ["-m", "ruff", "format", "--check", "."],
+    ]
+    status = run_checks(steps)
+    if not everything:
+        print(f"{long_forms()} long forms of tests were left out; 'python dev.py test --all' runs them, too.")
+    return status
+
+
+def long_forms() -> int:
+    """Count the long forms of tests by their marks in the source."""
+    files = [path for folder in ("Testing", "DRDMDeform/Testing") for path in (ROOT / folder).rglob("*.py")]
+    return sum(path.read_text(encoding="utf-8").count("pytest.mark.long") for path in files)
 
 
 def docs(arguments: list[str]) -> int:

@@ -26,7 +26,14 @@ from .spatial.bones import Skeleton, bone_points, find_skeleton, is_ct
 from .spatial.borders import Face, closed_faces, hold_faces, planes_on_grid
 from .spatial.coordinates import to_index, to_points
 from .spatial.field_grid import FieldGrid
-from .spatial.model_grid import ModelGrid, model_grid, needs_refinement, physical_field, sample_image
+from .spatial.model_grid import (
+    ModelGrid,
+    effective_dimension,
+    model_grid,
+    needs_refinement,
+    physical_field,
+    sample_image,
+)
 from .spatial.poses import pose_on_grid
 from .spatial.region import (
     Box,
@@ -304,7 +311,12 @@ def fields_in_regions(
 
 def faces_held(image: sitk.Image, settings: DeformationSettings, ndim: int) -> tuple[Face, ...]:
     """Return the faces of a scan that nothing crosses, except by a pose; ``ndim`` is the dimension of the model."""
-    return closed_faces(image) if settings.closes_faces(ndim) else ()
+    return closed_faces(image) if settings.closes_faces(slices=_by_slices(image, ndim)) else ()
+
+
+def _by_slices(image: sitk.Image, ndim: int) -> bool:
+    """Whether a model of this dimension deforms the image slice by slice."""
+    return ndim == 2 and effective_dimension(image) == 3
 
 
 def skeleton_held(image: sitk.Image, settings: DeformationSettings, ndim: int) -> Skeleton | None:
@@ -314,15 +326,18 @@ def skeleton_held(image: sitk.Image, settings: DeformationSettings, ndim: int) -
         ndim: dimension of the model.
 
     Raises:
-        SettingError: bone is to stay rigid, but the model is 2D.
+        SettingError: bone is to stay rigid, but a 2D model deforms the slices of a volume.
         ImageError: bone is to stay rigid, but there is none.
     """
     if settings.bones == "free":
         return None
     required = settings.bones == "rigid"
-    if required and (ndim != 3 or image.GetDimension() != 3):
-        raise SettingError("Bones stay rigid with 3D models only; choose a 3D model with --model, or --bones auto.")
-    if ndim != 3 or not (required or is_ct(image)):
+    slices = _by_slices(image, ndim)
+    if required and slices:
+        raise SettingError(
+            "Bones of a volume stay rigid with 3D models only; choose a 3D model with --model, or --bones auto."
+        )
+    if slices or not (required or is_ct(image)):
         return None
     found = find_skeleton(image)
     if len(found.bone):
@@ -351,11 +366,15 @@ def rigid_parts(
     if held.all():
         return None
 
+    # A single slice may be an image of one layer, whose grid counts slices along its last axis.
+    axes = slice(2 if grid.stack else grid.ndim)
+    order = slice(None, None, 1 if grid.axes == "ijk" else -1)
+
     def places(points: np.ndarray) -> np.ndarray:
         index: np.ndarray = (points - np.asarray(grid.origin)) @ grid.direction / np.asarray(grid.spacing)
-        return index if grid.axes == "ijk" else index[:, ::-1]
+        return index[:, axes][:, order]
 
-    step = grid.spacing if grid.axes == "ijk" else grid.spacing[::-1]
+    step = grid.spacing[axes][order]
     carried = places(skeleton.table) if region is None else None
     return RigidParts(places(bone), step, planes, carried=carried, held=held, spacing=skeleton.spacing)
 

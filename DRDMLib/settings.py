@@ -142,12 +142,12 @@ class DeformationSettings:
             authors' script).
         border: what happens where tissue touches a face of the scan. ``"closed"``: tissue there moves along the face
             only, so that nothing moves in from outside, except by a pose. ``"open"``: it moves freely, and a mirror
-            image of the scan moves in. ``"auto"``: closed for 3D models and open for 2D models, with which closed faces
-            would keep copies of hearts from covering the shapes of other people.
+            image of the scan moves in. ``"auto"``: closed, but open for a 2D model on the slices of a volume, where
+            closed faces would keep copies of hearts from covering the shapes of other people.
         region: where the image is deformed; ``None`` for the whole image. A pose moves the whole image in any case.
-        bones: whether bone in CT stays rigid. ``"auto"``: in volumes whose values are Hounsfield units, with 3D models.
-            ``"rigid"``: in any volume; bone is what is above 300. ``"free"``: bone is deformed like everything else. A
-            pose turns, scales and shifts bone in any case.
+        bones: whether bone in CT stays rigid. ``"auto"``: in images whose values are Hounsfield units, but not with a
+            2D model on the slices of a volume. ``"rigid"``: in any image; bone is what is above 300. ``"free"``: bone
+            is deformed like everything else. A pose turns, scales and shifts bone in any case.
 
     Raises:
         SettingError: a setting is out of range.
@@ -179,13 +179,13 @@ class DeformationSettings:
             raise SettingError(f"bones='{self.bones}' is not known; use 'auto', 'rigid' or 'free'.")
         require_plane(self.plane)
 
-    def closes_faces(self, ndim: int) -> bool:
+    def closes_faces(self, *, slices: bool) -> bool:
         """Whether nothing crosses faces of the scan that tissue touches, except by a pose.
 
         Args:
-            ndim: dimension of the model, 2 or 3.
+            slices: whether a 2D model deforms the slices of a volume.
         """
-        return self.border == "closed" or (self.border == "auto" and ndim == 3)
+        return self.border == "closed" or (self.border == "auto" and not slices)
 
     def region_entry(self) -> dict[str, Any]:
         """Return the entry ``region`` of a record; nothing for the whole image."""

@@ -143,14 +143,14 @@ def add_generation(parser: argparse.ArgumentParser, *, default_pose: float | str
         choices=["auto", "closed", "open"],
         default="auto",
         help="where tissue touches a face of the scan: it moves along the face only (closed), or freely, and a mirror "
-        "image moves in (open; default: auto, closed for 3D models)",
+        "image moves in (open; default: auto, closed unless a 2D model deforms the slices of a volume)",
     )
     parser.add_argument(
         "--bones",
         choices=["auto", "rigid", "free"],
         default="auto",
-        help="bone in CT stays rigid, with 3D models (auto), also where values do not look like Hounsfield units "
-        "(rigid), or is deformed like everything else (free; default: auto)",
+        help="bone in CT stays rigid, unless a 2D model deforms the slices of a volume (auto), also where values do "
+        "not look like Hounsfield units (rigid), or is deformed like everything else (free; default: auto)",
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
@@ -36,13 +37,13 @@ _ISOTROPIC = 1e-3
 
 
 class RigidParts:
-    """Rigid parts of an image, on the grid of its fields.
+    """Rigid parts of an image, on the grid of its fields. A 2D image is one layer of a volume.
 
     Args:
-        bone: points of bone (K, 3), K > 0, voxels, in the order of a tensor's spatial axes.
+        bone: points of bone (K, d), K > 0, voxels, in the order of a tensor's spatial axes.
         step: distance between voxels along each axis, millimeters.
         planes: planes that are not crossed.
-        carried: points of what only shifts as a whole, such as a table (M, 3), voxels.
+        carried: points of what only shifts as a whole, such as a table (M, d), voxels.
         held: which points of bone do not move at all (K,).
         spacing: largest distance between neighboring points, millimeters.
     """
@@ -57,6 +58,9 @@ class RigidParts:
         held: np.ndarray | None = None,
         spacing: float = 0.0,
     ) -> None:
+        if len(step) == 2:
+            step, planes = (max(step), *step), SlipPlanes(((), *planes.at), planes.size)
+            bone, carried = (None if p is None else np.pad(p, ((0, 0), (1, 0))) for p in (bone, carried))
         self._step, self._planes = np.asarray(step, float), planes
         self._cell = max(_CELL, 1.01 * spacing)
         self._around = max(_AROUND * float(self._step.max()), self._cell)
@@ -82,11 +86,13 @@ class RigidParts:
         """Make the motion of the rigid parts rigid.
 
         Args:
-            field: (N, 3, *S), fraction of the side.
+            field: (N, d, *S), fraction of the side.
 
         Returns:
-            (N, 3, *S).
+            (N, d, *S).
         """
+        if field.shape[1] == 2:
+            return self.hold(F.pad(field, (0, 0, 0, 0, 1, 0))[:, :, None])[:, 1:, 0]
         sides = np.reshape(self._step * np.asarray(field.shape[2:]), (3, 1, 1, 1))
         fields = field.detach().cpu().numpy().astype(np.float64)
         held = np.stack([self._hold(one * sides) / sides for one in fields])

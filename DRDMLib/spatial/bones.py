@@ -27,6 +27,8 @@ _LEAST_AIR = 0.02
 # bone that are closed. Millimeters.
 _STEP, _BRIDGE, _GAP = 3.0, 6.0, 3.0
 _LEAST_VOLUME = 1000.0
+# A single slice counts as a layer this thick, millimeters, so that a section of a rib is no speck.
+_LAYER = 10.0
 # Shares of a component between parts of the body, and next to it, from which on it belongs to the body.
 _WITHIN, _SKIN = 0.1, 0.5
 # Radius of the balls in which bone is compared with a rigid motion, millimeters, and how many are looked at.
@@ -38,8 +40,8 @@ class Skeleton(NamedTuple):
     """What is rigid in a CT; points lie on a grid of about 3 mm.
 
     Attributes:
-        bone: points of bone (K, 3), LPS millimeters.
-        table: points of the table and other thin things around the body (M, 3), LPS millimeters.
+        bone: points of bone (K, d), LPS millimeters.
+        table: points of the table and other thin things around the body (M, d), LPS millimeters.
         spacing: largest distance between neighboring points along an axis of the image, millimeters.
     """
 
@@ -69,9 +71,7 @@ class Rigidity(NamedTuple):
 
 
 def is_ct(image: sitk.Image) -> bool:
-    """Whether the values of a volume look like Hounsfield units: air, and something denser than soft tissue."""
-    if image.GetDimension() != 3:
-        return False
+    """Whether the values of an image look like Hounsfield units: air, and something denser than soft tissue."""
     values = sitk.GetArrayViewFromImage(image)[tuple(slice(None, None, max(1, n // 64)) for n in image.GetSize()[::-1])]
     low, high = float(values.min()), float(values.max())
     return _LOWEST < low <= _AIR and high > _BONE and float((values <= _AIR).mean()) > _LEAST_AIR
@@ -81,10 +81,10 @@ def bone_points(image: sitk.Image) -> np.ndarray:
     """Find bone in a CT: above 300 HU, closed, without the table, metal, and large vessels with contrast agent.
 
     Args:
-        image: 3D, Hounsfield units.
+        image: 2D or 3D, Hounsfield units.
 
     Returns:
-        (K, 3), LPS millimeters, on a grid of about 3 mm.
+        (K, d), LPS millimeters, on a grid of about 3 mm.
     """
     return find_skeleton(image).bone
 
@@ -99,7 +99,7 @@ def find_skeleton(image: sitk.Image) -> Skeleton:
     """Find bone and the table in a CT; it is remembered for the last few images.
 
     Args:
-        image: 3D, Hounsfield units.
+        image: 2D or 3D, Hounsfield units.
     """
     factors = [max(1, min(n, round(_STEP / s))) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
     small = sitk.Shrink(image, factors)
@@ -118,7 +118,10 @@ def find_skeleton(image: sitk.Image) -> Skeleton:
 
 def _find_skeleton(small: sitk.Image) -> Skeleton:
     values = sitk.GetArrayFromImage(small)
-    spacing = np.asarray(small.GetSpacing()[::-1])
+    flat = values.ndim == 2
+    values = values[None] if flat else values
+    spacing = np.asarray([_LAYER if n == 1 else s for n, s in zip(small.GetSize(), small.GetSpacing(), strict=True)])
+    spacing = np.asarray([_LAYER, *spacing[::-1]] if flat else spacing[::-1])
     solid = values > _BODY
     thick = ~_grown(~solid, _BRIDGE, spacing)
     body = _grown(_largest(thick), _BRIDGE, spacing)
@@ -132,9 +135,10 @@ def _find_skeleton(small: sitk.Image) -> Skeleton:
     bone &= ~_contrast_agent(values, bone, spacing)
     bone |= ~_grown(~_grown(bone, _GAP, spacing), _GAP, spacing) & body
     points, around = (
-        to_points(np.argwhere(mask)[:, ::-1].astype(float), small) for mask in (_large(bone, spacing), table)
+        to_points(np.argwhere(mask[0] if flat else mask)[:, ::-1].astype(float), small)
+        for mask in (_large(bone, spacing), table)
     )
-    return Skeleton(points, around, float(spacing.max()))
+    return Skeleton(points, around, max(s for n, s in zip(small.GetSize(), small.GetSpacing(), strict=True) if n > 1))
 
 
 def _beside(mask: np.ndarray, body: np.ndarray, spacing: np.ndarray) -> np.ndarray:
@@ -186,8 +190,8 @@ def rigidity(points: np.ndarray, moved: np.ndarray, *, balls: int = _BALLS) -> R
     in one ball are separate: only what is connected to the center of the ball counts.
 
     Args:
-        points: bone, (K, 3), millimeters.
-        moved: where the points are afterwards, (K, 3).
+        points: bone, (K, d), millimeters.
+        moved: where the points are afterwards, (K, d).
         balls: number of balls, whose centers are spread evenly over the points.
 
     Returns:
@@ -225,16 +229,17 @@ def rigid_fit(points: np.ndarray, moved: np.ndarray) -> tuple[np.ndarray, float]
     """Fit the rigid motion that moves points best (Kabsch 1976).
 
     Args:
-        points, moved: (K, 3).
+        points, moved: (K, d).
 
     Returns:
         Distances of ``moved`` from the rigid motion, (K,), and the angle of its rotation, degrees.
     """
     before, after = points - points.mean(axis=0), moved - moved.mean(axis=0)
     u, _, v = np.linalg.svd(after.T @ before)
-    u[:, 2] *= np.sign(np.linalg.det(u @ v))
+    u[:, -1] *= np.sign(np.linalg.det(u @ v))
     rotation = u @ v
-    angle = np.degrees(np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1)))
+    # The trace of a rotation by an angle a is 2 cos a in the plane, and 1 + 2 cos a in space.
+    angle = np.degrees(np.arccos(np.clip((np.trace(rotation) - (len(rotation) - 2)) / 2, -1, 1)))
     return np.linalg.norm(after - before @ rotation.T, axis=1), float(angle)
 
 

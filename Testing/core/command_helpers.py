@@ -1,8 +1,7 @@
 """Small images, and the ``drdm`` command as a process, for the tests of the command line."""
 
-import json
-import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 from support import smooth_image
+from warm_processes import AVAILABLE, WarmProcess, environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -51,38 +51,72 @@ def command(*arguments, code=None):
     return [sys.executable, *start, *map(str, arguments)]
 
 
-def environment():
-    return os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8"}
+def run_process(*arguments, code=None, timeout=600, fresh=False, given=None):
+    """Run drdm, or ``code``, in a separate process.
+
+    Args:
+        given: text for its standard input.
+        fresh: whether Python starts anew, with nothing imported, instead of being forked from a process that has
+            imported everything.
+    """
+    if not AVAILABLE or fresh:
+        return subprocess.run(
+            command(*arguments, code=code),
+            input=given or "",
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment(),
+            timeout=timeout,
+        )
+    process = WarmProcess(*arguments, code=code, given=given)
+    output, errors = process.communicate(timeout)
+    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
 
-def run_process(*arguments, code=None, timeout=180):
-    """Run drdm in a separate process."""
-    return subprocess.run(
-        command(*arguments, code=code), capture_output=True, encoding="utf-8", env=environment(), timeout=timeout
+def start_process(*arguments, code=None, stdin=False, **variables):
+    """Start drdm, or ``code``, as a process of its own session; see ``WarmProcess`` for what is returned.
+
+    Args:
+        stdin: whether it gets a pipe as standard input.
+        variables: added to its environment.
+    """
+    if AVAILABLE:
+        return WarmProcess(*arguments, code=code, stdin=stdin, env=environment() | variables)
+    return subprocess.Popen(
+        command(*arguments, code=code),
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env=environment() | variables,
+        start_new_session=True,
     )
 
 
-# Runs each command in a process of its own, after code that prepares it. They are forked, so that PyTorch is imported
-# once, and have no matplotlib, whose pictures would take most of the time. Prints the exit status of each; that of a
-# signal is negative.
-FORKED = """
-import json, os, sys
+def start_as_torchrun(count, *arguments, code=None, **variables):
+    """Start drdm several times, with the environment that torchrun gives its processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    shared |= variables
+    own = [{name: str(rank) for name in ("RANK", "LOCAL_RANK")} for rank in range(count)]
+    return [start_process(*arguments, code=code, **shared, **names) for names in own]
+
+
+# Runs a command without matplotlib, whose pictures would take most of the time, after code that prepares it.
+PREPARED = """
+import os, sys
 from DRDMLib import cli
-import DRDMLib.cli.batch, DRDMLib.cli.commands, DRDMLib.cli.train
 sys.modules["matplotlib"] = None
-for prelude, arguments in json.load(sys.stdin):
-    child = os.fork()
-    if child == 0:
-        exec(prelude, globals())
-        status = cli.main(arguments)
-        sys.stderr.flush()
-        os._exit(status)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+exec(sys.argv.pop(1), globals())
+sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def run_forked(*commands, timeout=900):
-    """Run drdm several times, each in a process of its own.
+def run_prepared(*commands, timeout=600):
+    """Run drdm several times, each in a process of its own, without pictures.
 
     Args:
         commands: pairs of code that runs first, and a list of arguments.
@@ -90,15 +124,8 @@ def run_forked(*commands, timeout=900):
     Returns:
         The exit statuses, and what all of them have printed on standard error.
     """
-    done = subprocess.run(
-        command(code=FORKED),
-        input=json.dumps([[prelude, [str(word) for word in words]] for prelude, words in commands]),
-        capture_output=True,
-        encoding="utf-8",
-        env=environment() | {"OMP_NUM_THREADS": "1"},
-        timeout=timeout,
-    )
-    return [int(line) for line in done.stdout.split()], done.stderr
+    done = [run_process(prelude, *words, code=PREPARED, timeout=timeout) for prelude, words in commands]
+    return [one.returncode for one in done], "".join(one.stderr for one in done)
 
 
 def check_refusal(status, err, says):

@@ -29,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from command_helpers import environment
+from command_helpers import run_process
 
 # Values that break assumptions: of sizes, counts, types and offsets.
 _INTEGERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, -(2**31), 2**32 - 1, 2**62)
@@ -358,15 +358,13 @@ def outcomes(paths: list[Path], code: str = READER, timeout: float = 600) -> lis
     found: list[str] = []
     while len(found) < len(paths):
         left = paths[len(found) :]
-        given = "".join(f"{path}\n" for path in left).encode()
+        given = "".join(f"{path}\n" for path in left)
         try:
-            done = subprocess.run(
-                [sys.executable, "-c", code], input=given, capture_output=True, env=environment(), timeout=timeout
-            )
+            done = run_process(code=code, given=given, timeout=timeout)
             output, status = done.stdout, f"crash (status {done.returncode})"
         except subprocess.TimeoutExpired as error:
-            output, status = error.stdout or b"", "no answer in time"
-        lines = [line[1:] for line in output.decode("utf-8", "replace").splitlines() if line.startswith("@")]
+            output, status = error.stdout or "", "no answer in time"
+        lines = [line[1:] for line in output.splitlines() if line.startswith("@")]
         found += lines
         if len(lines) < len(left):
             found.append(status)

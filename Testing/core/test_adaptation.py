@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
 import torch
+from command_helpers import run_process
 from production_helpers import make, records_of, result, write_cases
 from support import smooth_image
 
@@ -176,15 +175,13 @@ def test_the_command_adapts_and_repeats(tmp_path):
     scans = write_scans(tmp_path / "data", 3)
     given = ["train", scans, "--from", model, "--device", "cpu", "--batch", "1", "--name", "mine"]
     first, second = ([*map(str, [*given, "-o", tmp_path / name])] for name in ("a", "b"))
-    command = [sys.executable, "-m", "DRDMLib", *first, "--steps", "10", "--progress", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_process(*first, "--steps", "10", "--progress", "json")
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert any("on scans left out it undoes" in e.get("text", "") for e in events)
     assert max(e["done"] for e in events if e.get("task") == "train") <= 1
     summary = read_header(tmp_path / "a" / "model.safetensors").training["adaptation"]
-    again = [sys.executable, "-m", "DRDMLib", *second, "--steps", str(summary["steps"])]
-    subprocess.run(again, capture_output=True, check=True)
+    assert run_process(*second, "--steps", summary["steps"]).returncode == 0
     files = [tmp_path / name / "model.safetensors" for name in ("a", "b")]
     assert same(*map(weights, files))
     assert read_header(files[1]).training["adaptation"] == summary

@@ -1,12 +1,11 @@
 """Runs over a dataset: resumed after a kill, invalid cases skipped, settings never mixed."""
 
 import json
-import subprocess
 import time
 
 import pytest
 import SimpleITK as sitk
-from command_helpers import boxes, command, environment, run_process, scene, snapshot, write
+from command_helpers import boxes, run_process, scene, snapshot, start_process, write
 
 
 @pytest.fixture
@@ -38,18 +37,13 @@ def test_a_killed_run_is_resumed(name, dataset, tmp_path, tiny_models):
     whole, broken = tmp_path / "whole" / "set", tmp_path / "broken" / "set"
     assert run_process(name, dataset, "-o", whole, *settings).returncode == 0
 
-    process = subprocess.Popen(
-        command(name, dataset, "-o", broken, *settings, "--progress", "json"),
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        env=environment(),
-    )
+    process = start_process(name, dataset, "-o", broken, *settings, "--progress", "json")
     items = 0
     for line in process.stdout:
         items += json.loads(line)["event"] == "item"
         if items == 2:
             process.kill()
-    process.wait()
+    process.communicate()
     assert process.returncode != 0
     made = {path: path.stat().st_mtime_ns for path in broken.rglob("*.nii.gz")}
     time.sleep(0.05)

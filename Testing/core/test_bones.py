@@ -92,6 +92,24 @@ def test_bone_is_told_from_blood_and_table():
         assert (found & ~truth).sum() < 0.15 * truth.sum()
 
 
+@pytest.mark.parametrize("layer", [False, True], ids=["2D", "one layer"])
+def test_bone_stays_rigid_in_a_single_slice(layer, tiny_model_2d):
+    """The same holds for a 2D image, and for a volume of one slice, as a DICOM file is."""
+    number = slice(25, 26) if layer else 25
+    image = trunk(rotation(0.0, 0.0, 12.0) if layer else None)[0][:, :, number]
+    skeleton = find_skeleton(image)
+    assert is_ct(image) and skeleton.bone.shape[1] == skeleton.table.shape[1] == image.GetDimension()
+    free = deform(image, tiny_model_2d, 30, 1, steps=2, bones="free")
+    made = deform(image, tiny_model_2d, 30, 1, steps=2)
+    before, after = (rigidity(skeleton.bone, moved(one, skeleton.bone)) for one in (free, made))
+    assert before.max_mm > 2 and after.max_mm < before.max_mm / 2
+    assert made.bone_rigidity.max_mm == pytest.approx(after.max_mm, rel=0.3)
+    bent, straight = (rigid_fit(skeleton.table, moved(one, skeleton.table))[0].max() for one in (free, made))
+    assert bent > 2 and straight < 0.7
+    assert made.metrics.mean_mm > 0.3 * free.metrics.mean_mm
+    assert certify_on_grid(made.field, image).certified
+
+
 def test_other_images_are_deformed_as_before(tiny_model, tiny_model_2d):
     image = smooth_image((26, 30, 22))
     assert not is_ct(image)

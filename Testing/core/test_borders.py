@@ -22,13 +22,13 @@ OBLIQUE = rotation(0.3, -0.2, 0.5)
 
 def read_index(ddf: sitk.Image) -> np.ndarray:
     """Where each voxel of a deformed image is read, in voxels of the original: (*S, d), by SimpleITK alone."""
-    transform = sitk.DisplacementFieldTransform(sitk.Cast(ddf, sitk.sitkVectorFloat64))
-    size = ddf.GetSize()
-    out = np.empty((*size[::-1], len(size)))
-    for place in np.ndindex(*size[::-1]):
-        point = transform.TransformPoint(ddf.TransformIndexToPhysicalPoint(place[::-1]))
-        out[place] = ddf.TransformPhysicalPointToContinuousIndex(point)
-    return out
+    kind = sitk.sitkVectorFloat64
+    start = sitk.PhysicalPointSource(kind, ddf.GetSize(), ddf.GetOrigin(), ddf.GetSpacing(), ddf.GetDirection())
+    points = sitk.GetArrayFromImage(start) + sitk.GetArrayFromImage(sitk.Cast(ddf, kind))
+    # SimpleITK's map from points to indices is affine.
+    zero = np.asarray(ddf.TransformPhysicalPointToContinuousIndex([0.0] * len(ddf.GetSize())))
+    units = [ddf.TransformPhysicalPointToContinuousIndex(unit) for unit in np.eye(len(zero)).tolist()]
+    return points @ (np.asarray(units) - zero) + zero
 
 
 def beyond(ddf: sitk.Image) -> np.ndarray:
@@ -63,17 +63,19 @@ def test_nothing_is_read_from_outside(size, spacing, direction, level, tiny_mode
     scan = tissue(size, spacing, direction)
     assert len(closed_faces(scan)) == 2 * len(size)
     model = tiny_model if len(size) == 3 else tiny_model_2d
-    for seed in (0, 1):
-        made = deform(scan, model, level, seed, border="closed")
+    for seed in (0, 1) if level == 30 else (1,):
+        made = deform(scan, model, level, seed, border="closed", steps=6)
         assert beyond(made.ddf).max() < 1e-3
         assert made.invented_fraction == 0
         assert certify_on_grid(made.field, scan).certified
-        free = deform(scan, model, level, seed, border="open")
+        free = deform(scan, model, level, seed, border="open", steps=6)
         outside = (read_index(free.ddf) < -0.5 - 1e-6) | (read_index(free.ddf) > np.asarray(size) - 0.5 + 1e-6)
         assert free.invented_fraction == pytest.approx(outside.any(axis=-1).mean(), abs=0.01)
         assert free.invented_fraction > 0
-    usual = deform(scan, model, level, 1)
-    assert usual.invented_fraction == (0 if len(size) == 3 else free.invented_fraction)
+    assert deform(scan, model, level, 1, steps=6).invented_fraction == 0
+    if size[-1] == 9:
+        # Slice by slice faces are open by default.
+        assert deform(scan, tiny_model_2d, level, 1, steps=6).invented_fraction > 0
 
 
 def test_tissue_moves_along_a_closed_face(tiny_model):

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from command_helpers import array_of, boxes, command, environment, run_process, scene, snapshot, write
+from command_helpers import array_of, boxes, command, environment, run_process, scene, snapshot, start_process, write
 
 import DRDMLib
 from DRDMLib.models import catalogue
@@ -162,23 +162,12 @@ def start():
     running = []
 
     def run(*arguments):
-        # A shell may start its children with Ctrl-C ignored.
-        default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        process = subprocess.Popen(
-            command(*arguments),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            env=environment(),
-            preexec_fn=default,
-        )
-        running.append(process)
-        return process
+        running.append(start_process(*arguments))
+        return running[-1]
 
     yield run
     for process in running:
-        if process.poll() is None:
-            process.kill()
+        process.kill()
         process.communicate()
 
 
@@ -187,7 +176,7 @@ def wait_for(process, event):
     for line in process.stdout:
         if json.loads(line)["event"] == event:
             return
-    pytest.fail(process.stderr.read())
+    pytest.fail(process.communicate()[1])
 
 
 def check_files_are_complete(folder):
@@ -226,15 +215,7 @@ def test_the_end_of_standard_input_stops_a_run(tmp_path, tiny_models):
     """Through a launcher that passes on no signal, and when the program that started the run has died."""
     scan, out = write(scene((64, 64, 24)), tmp_path / "scan.nii.gz"), tmp_path / "out"
     options = ["--model", tiny_models[2], "--level", 4, "--count", 5000, "--progress", "json"]
-    process = subprocess.Popen(
-        command("deform", scan, "-o", out, *options),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        env=environment() | {"DRDM_END_OF_INPUT": "stop"},
-        start_new_session=True,
-    )
+    process = start_process("deform", scan, "-o", out, *options, stdin=True, DRDM_END_OF_INPUT="stop")
     wait_for(process, "item")
     output, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "stopped" in err.lower()
@@ -565,7 +546,7 @@ MODULES = sorted(
 def test_importing_the_package_imports_no_large_library():
     heavy = ["torch", "rich", "matplotlib", "SimpleITK", "scipy", "tensorboard"]
     code = f"import sys, DRDMLib, DRDMLib.__main__; print([m for m in {heavy} if m in sys.modules])"
-    ended = run_process(code=code)
+    ended = run_process(code=code, fresh=True)
     assert (ended.stdout.strip(), ended.stderr) == ("[]", "")
 
 
@@ -585,6 +566,6 @@ def test_the_library_and_training_need_no_extras(tmp_path):
     write(scene((20, 20)), tmp_path / "data" / "images" / "a.nii.gz")
     options = ["--ndim", 2, "--size", 16, "--width", 8, "--iterations", 1]
     run = tmp_path / "run"
-    ended = run_process("train", tmp_path / "data", "-o", run, *options, code=WITHOUT_EXTRAS % (MODULES,))
+    ended = run_process("train", tmp_path / "data", "-o", run, *options, code=WITHOUT_EXTRAS % (MODULES,), fresh=True)
     assert ended.returncode == 0, ended.stderr
     assert load_model_file(run / "model.safetensors", "cpu").ndim == 2

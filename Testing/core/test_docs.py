@@ -9,6 +9,7 @@ run.
 import ast
 import doctest
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 from support import smooth_image
+from warm_processes import write_launcher
 
 from DRDMLib.cli import main
 from DRDMLib.cli.parser import build_parser
@@ -152,12 +154,23 @@ def in_slicer(snippet):
     return bool(re.search(r"\b(slicer|logic|DRDMDeformLib)\b", snippet))
 
 
+# Runs the snippets of each page in an empty scene with the sample, all in one process; its input has name -> code.
 IN_SLICER = """
+import json, sys, traceback
 import standin; standin.install()
-standin.load_module({module!r}); standin.finish_startup()
+standin.load_module(sys.argv[1]); standin.finish_startup()
 import SampleData, slicer
-slicer.util.selectModule("DRDMDeform")
-SampleData.SampleDataLogic().downloadSamples("DRDMPhantom")
+failed = []
+for name, code in json.load(sys.stdin).items():
+    slicer.mrmlScene.Clear(0)
+    slicer.util.selectModule("DRDMDeform")
+    SampleData.SampleDataLogic().downloadSamples("DRDMPhantom")
+    try:
+        exec(compile(code, name, "exec"), {"__name__": "__page__", "slicer": slicer, "SampleData": SampleData})
+    except BaseException:
+        traceback.print_exc()
+        failed.append(name)
+sys.exit(", ".join(failed) or 0)
 """
 
 
@@ -187,16 +200,20 @@ def test_what_is_written_can_be_done(name, there):
                 run_command(line, there)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_snippets_for_slicer_run(name, there):
-    snippets = [block for block in fenced((ROOT / name).read_text(encoding="utf-8"), "python") if in_slicer(block)]
-    if not snippets:
-        return
+def test_snippets_for_slicer_run(there, tmp_path):
     pytest.importorskip("slicer")
-    code = IN_SLICER.format(module=str(ROOT / "DRDMDeform" / "DRDMDeform.py")) + "\n".join(snippets)
+    pages = {}
+    for name in NAMES:
+        blocks = fenced((ROOT / name).read_text(encoding="utf-8"), "python")
+        pages[name] = "\n".join(block for block in blocks if in_slicer(block))
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT / "Testing"), str(ROOT)]))
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", timeout=900
+        [sys.executable, "-c", IN_SLICER, str(ROOT / "DRDMDeform" / "DRDMDeform.py")],
+        input=json.dumps({name: code for name, code in pages.items() if code}),
+        env=environment | write_launcher(tmp_path),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

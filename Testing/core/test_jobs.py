@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
+from command_helpers import start_process
 from support import smooth_image
-
-ROOT = Path(__file__).resolve().parents[2]
+from warm_processes import write_launcher
 
 
 @pytest.fixture
@@ -36,7 +33,17 @@ def arguments(scans, out, model, *more):
     return ["augment", scans, "-o", out, "--model", model, "--levels", "8", "16", "--steps", "1", *more]
 
 
-def test_several_processes_make_the_same_files(scans, tmp_path, drdm, tiny_models):
+@pytest.fixture
+def quick_start(tmp_path, monkeypatch):
+    """Have this process start others as PythonSlicer does in the module's tests."""
+    (tmp_path / "launcher").mkdir()
+    for name, value in write_launcher(tmp_path / "launcher").items():
+        monkeypatch.setenv(name, value)
+    if sys.platform != "win32":
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "launcher" / "PythonSlicer"))
+
+
+def test_several_processes_make_the_same_files(scans, tmp_path, drdm, tiny_models, quick_start):
     one = drdm(*arguments(scans, tmp_path / "one", tiny_models[3]))
     assert one.status == 0, one.err
     two = drdm(*arguments(scans, tmp_path / "two", tiny_models[3], "--jobs", "2"))
@@ -57,10 +64,8 @@ def test_errors_are_those_of_the_processes(scans, tmp_path, drdm, tiny_models):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process")
 def test_stopping_ends_all_processes(scans, tmp_path, tiny_models):
-    command = [sys.executable, "-m", "DRDMLib", *arguments(scans, tmp_path / "out", tiny_models[3])]
-    command += ["--copies", "400", "--jobs", "2"]
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    process = subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
+    command = arguments(scans, tmp_path / "out", tiny_models[3], "--copies", "400", "--jobs", "2")
+    process = start_process(*command, OMP_NUM_THREADS="1")
     records = tmp_path / "out" / "records"
     end = time.monotonic() + 300
     try:
@@ -68,7 +73,7 @@ def test_stopping_ends_all_processes(scans, tmp_path, tiny_models):
             time.sleep(0.1)
         # Not SIGINT, which a shell that starts the tests in the background lets its children ignore.
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=200)
+        errors = process.communicate(timeout=200)[1]
     finally:
         process.kill()
     assert process.returncode == 130, errors

@@ -377,7 +377,7 @@ def test_workers_and_epochs_draw_differently_in_any_dataloader(tmp_path, tiny_mo
     from DRDMLib.loaders import RandDRDMDeformationd
 
     write(oblique(), tmp_path / "images" / "case_0.nii.gz")
-    more = {"model": str(tiny_model_path), "levels": (40,), "copies": 40, "steps": 1}
+    more = {"model": str(tiny_model_path), "levels": (12,), "copies": 24, "steps": 1}
     transform = RandDRDMDeformationd(["a"], make_bank(tmp_path, tmp_path / "bank", **more))
 
     def epoch(loader):

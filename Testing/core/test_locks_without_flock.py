@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from command_helpers import environment
+from command_helpers import start_process
 
 from DRDMLib.errors import OutputError, SettingError
 from DRDMLib.io import files, locks
@@ -40,16 +40,9 @@ def holder(tmp_path):
     started = []
 
     def start(number=0):
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(tmp_path / "out"), str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment(),
-            encoding="utf-8",
-        )
+        process = start_process(tmp_path / "out", number, code=HOLDER, stdin=True)
         started.append(process)
-        assert process.stdout.readline() == "locked\n", process.stderr.read()
+        assert process.stdout.readline() == "locked\n", process.communicate()[1]
         return process
 
     yield start
@@ -79,7 +72,7 @@ def test_two_processes_without_locks(tmp_path, holder, no_locks, number):
         locked_folder(folder),
     ):
         pass
-    process.communicate("", timeout=60)
+    process.communicate(timeout=60)
     with locked_folder(folder):
         assert sorted(p.name for p in folder.glob("*.owner"))
     assert not list(folder.iterdir())

@@ -80,18 +80,18 @@ def test_regenerating_refuses_other_sources(tmp_path, tiny_models, tiny_model_2d
 
 
 def test_samples_beyond_the_limits_are_repeated_and_counted(tmp_path, tiny_models):
-    data = write_cases(tmp_path / "data")
+    data = write_cases(tmp_path / "data", ("a",))
     free = tmp_path / "free"
     make(data, free, tiny_models[3], copies=4, levels=((40,),))
     reached = sorted(item["metrics"]["max_mm"] for item in report_of(free)["items"])
-    limit = (reached[3] + reached[4]) / 2
+    limit = (reached[1] + reached[2]) / 2
     kept = tmp_path / "kept"
     make(data, kept, tiny_models[3], copies=4, levels=((40,),), limits=Limits(most_mm=limit, max_attempts=50))
     report = report_of(kept)
-    assert len(report["items"]) == 8
+    assert len(report["items"]) == 4
     assert all(item["metrics"]["max_mm"] <= limit for item in report["items"])
     counts = report["redrawn"]
-    assert counts["samples"] == 4 and counts["draws"] >= 4 and counts["given_up"] == 0
+    assert counts["samples"] == 2 and counts["draws"] >= 2 and counts["given_up"] == 0
     assert counts["reasons"] == {"too much": counts["draws"]}
     redrawn = {name: r for name, r in records_of(kept).items() if r.get("redrawn")}
     before = {item["name"]: item["seed"] for item in report_of(free)["items"]}
@@ -130,7 +130,7 @@ def test_samples_whose_label_leaves_the_image_are_rejected(tmp_path, tiny_models
     write(label, tmp_path / "data" / "labels" / "a.nii.gz")
     folder = tmp_path / "out"
     limits = Limits(folded=None, inside=0.75, max_attempts=8)
-    how = {"levels": ((60,),), "copies": 3, "limits": limits, "border": "open"}
+    how = {"levels": ((40,),), "copies": 3, "limits": limits, "border": "open"}
     make(tmp_path / "data", folder, tiny_models[3], **how)
     counts = report_of(folder)["redrawn"]
     assert counts["reasons"].get("label left", 0) == counts["draws"] > 0
@@ -143,7 +143,7 @@ def test_splits_keep_subjects_together(tmp_path, tiny_models):
     names = [f"sub-{k}_visit-{v}" for k in range(1, 6) for v in (1, 2)]
     data = write_cases(tmp_path / "data", names, size=(14, 13, 12))
     folder = tmp_path / "pairs"
-    make(data, folder, tiny_models[3], SYNTHESIZE, quality=False, split=(0.6, 0.2, 0.2))
+    make(data, folder, tiny_models[3], SYNTHESIZE, quality=False, split=(0.6, 0.2, 0.2), levels=((6, 3),))
     splits = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
     dataset = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     subjects = [set(splits[part]["subjects"]) for part in ("train", "validation", "test")]
@@ -162,7 +162,7 @@ def test_splits_keep_subjects_together(tmp_path, tiny_models):
 def test_cross_validation_uses_original_images_of_other_subjects(tmp_path, tiny_models):
     data = write_cases(tmp_path / "data", ("p1a", "p1b", "p2a", "p3a"), size=(14, 13, 12))
     folder = tmp_path / "out"
-    make(data, folder, tiny_models[3], subject="p\\d", quality=False)
+    make(data, folder, tiny_models[3], subject="p\\d", quality=False, levels=((6,), (3,)))
     splits = json.loads((folder / "splits_final.json").read_text(encoding="utf-8"))
     assert len(splits) == 3
     assert sorted(name for fold in splits for name in fold["val"]) == ["p1a", "p1b", "p2a", "p3a"]

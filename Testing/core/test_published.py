@@ -49,6 +49,30 @@ def test_one_prediction(published, golden):
     assert distance(published.predict(diffused, 48)[0], golden["first_prediction"]) > 0.1
 
 
+def test_the_first_steps_are_those_of_the_paper(published, golden):
+    """Each warps the original image, and is composed on the right of the deformation so far."""
+    image, start = golden["image"][None, None], golden["random_ddf"][None]
+    found = []
+
+    def keep(done, total, field):
+        found.append(field)
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recover(published, image, start, start="full", exact=True, on_step=keep)
+    phi = start
+    for step, field in enumerate(found):
+        psi = published.predict(warp(image, phi, padding="zeros", mode="cubic"), 79 - step)
+        if step == 0:
+            assert distance(psi[0], golden["first_prediction"]) < 0.01
+        moved = [warp(phi[:, k : k + 1], psi, padding=published.metadata.composition_padding) for k in range(2)]
+        phi = psi + torch.cat(moved, dim=1)
+        assert distance(field[0], phi[0]) < 1e-3
+    assert distance(found[-1][0], start[0]) > 1
+
+
+@pytest.mark.long
 def test_full_recovery(published, golden):
     """Compare all 80 steps with the authors' result.
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from warm_processes import write_launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = """
@@ -44,7 +45,9 @@ slicer.util.getModuleWidget("DRDMDeform").cleanup()
 
 def press(folder, *names):
     """Press buttons of the copy of the module in ``folder``, in a process of its own; return what was printed."""
+    (folder / "launcher").mkdir()
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, (folder, ROOT / "Testing"))))
+    environment |= write_launcher(folder / "launcher", folder / "DRDMLib" / "start.py", cold="nothing")
     run = [sys.executable, "-c", PRESS, str(folder / "DRDMDeform" / "DRDMDeform.py"), *names]
     done = subprocess.run(run, env=environment, capture_output=True, encoding="utf-8", timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

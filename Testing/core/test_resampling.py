@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from command_helpers import run_process
 from scipy import ndimage
 from support import rotation, smooth_image
 
@@ -143,6 +141,7 @@ def test_jacobian_of_a_linear_map(direction):
 
 
 _THREADS = """
+import sys
 import threading
 
 import numpy as np
@@ -162,7 +161,7 @@ def work(seed):
     transform = sitk.DisplacementFieldTransform(field)
     once = sitk.GetArrayFromImage(warp_label(sitk.Image(label), image, transform))
     values = sitk.GetArrayFromImage(warp_image(sitk.Image(image), image, transform))
-    for _ in range(150):
+    for _ in range(int(sys.argv[1])):
         again = sitk.GetArrayFromImage(warp_label(label, image, transform))
         wrong.append(not np.array_equal(again, once))
         again = sitk.GetArrayFromImage(warp_image(image, image, transform))
@@ -178,11 +177,12 @@ print(len(wrong), sum(wrong))
 """
 
 
-def test_threads_may_share_an_image():
+@pytest.mark.parametrize("rounds", [25, pytest.param(150, marks=pytest.mark.long)])
+def test_threads_may_share_an_image(rounds):
     # In a separate process, which could crash if SimpleITK freed memory in use by another thread.
-    done = subprocess.run([sys.executable, "-c", _THREADS], capture_output=True, text=True, check=False)
+    done = run_process(rounds, code=_THREADS)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["1800", "0"]
+    assert done.stdout.split() == [str(12 * rounds), "0"]
 
 
 def wavy_field(like: sitk.Image, seed: int, largest: float) -> sitk.DisplacementFieldTransform:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from command_helpers import boxes, run_forked, scene, write
+from command_helpers import boxes, run_prepared, scene, write
 from production_helpers import RecordingReporter, make, records_of, report_of, result, settings_for, write_cases
 
 from DRDMLib.diffusion.seeds import Purpose, derived_seed, random_generator, sample_seed
@@ -81,9 +81,9 @@ def test_a_power_cut_costs_no_finished_file(data, tmp_path, tiny_models):
     options = ["--levels", "40", "--steps", "1", "--max-folded", "1", "--model", tiny_models[3], "--device", "cpu"]
     resumed = ["augment", data, "-o", broken, *options, "--resume"]
     cuts = [(power_cut(broken, changes), resumed) for changes in (1, 4, 9)]
-    statuses, text = run_forked(("", ["augment", data, "-o", whole, *options]), *cuts)
+    statuses, text = run_prepared(("", ["augment", data, "-o", whole, *options]), *cuts)
     assert statuses == [0, -9, -9, -9] and not empty_files(broken), text
-    statuses, text = run_forked(("", resumed))
+    statuses, text = run_prepared(("", resumed))
     assert statuses == [0] and "damaged" not in text and "made again" not in text, text
     assert result(broken) == result(whole)
 
@@ -93,9 +93,9 @@ def test_a_power_cut_costs_no_training(data, tmp_path):
     run = tmp_path / "run"
     words = ["train", data, "-o", run, "--size", 16, "--width", 8, "--batch", 1, "--device", "cpu", "--resume"]
     words += ["--iterations", 3, "--checkpoint-minutes", 0.0000001]
-    statuses, text = run_forked(*[(power_cut(run, changes), words) for changes in (1, 2, 6)])
+    statuses, text = run_prepared(*[(power_cut(run, changes), words) for changes in (1, 2, 6)])
     assert statuses == [-9, -9, -9] and not empty_files(run), text
-    statuses, text = run_forked(("", words))
+    statuses, text = run_prepared(("", words))
     assert statuses == [0] and "damaged" not in text, text
 
 
@@ -343,7 +343,7 @@ def test_many_terminations_do_not_stop_the_cleanup(data, tmp_path, tiny_models):
         (f"FOLDER = {str(folder)!r}\n{storm}", ["augment", data, "-o", folder, *options])
         for folder, storm in ((first, STORM), (late, LATE_STORM))
     ]
-    statuses, text = run_forked(*commands)
+    statuses, text = run_prepared(*commands)
     assert statuses == [130, 130] and "Traceback" not in text, text
     assert not first.exists()
     assert list((late / "records").iterdir()) and not list(late.rglob(".*.partial"))

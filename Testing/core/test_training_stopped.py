@@ -2,12 +2,11 @@
 
 import io
 import json
-import subprocess
 import sys
 
 import pytest
 import torch
-from command_helpers import command, environment, run_forked, run_process, scene, snapshot, write
+from command_helpers import PREPARED, run_prepared, scene, snapshot, start_process, write
 
 from DRDMLib.models.metadata import ModelMetadata
 from DRDMLib.models.model import load_model_file
@@ -86,51 +85,52 @@ def test_checkpoints_are_at_most_six_times_the_model(drdm, data, tmp_path):
     assert checkpoint.stat().st_size < 6 * model.stat().st_size
 
 
+# Function, its call, whether after it, and the signal.
+MOMENTS = [
+    (name, call, after, number)
+    for name, number in (("draw", 2), ("step", 15), ("_average_weights", 2), ("state", 15))
+    for call in (1, 2)
+    for after in (False, True)
+    # The second state is written only after the training has been interrupted at the first.
+    if (name, call) != ("state", 2)
+]
+
+
 @posix
-def test_a_training_stopped_at_many_moments_ends_with_the_same_weights(data, tmp_path):
-    words = ["train", data, *OPTIONS, "--iterations", 25, "-o"]
-    moments = [
-        (name, call, after, number)
-        for name, number in (("draw", 2), ("step", 15), ("_average_weights", 2), ("state", 15))
-        for call in (1, 2)
-        for after in (False, True)
-        # The second state is written only after the training has been interrupted at the first.
-        if (name, call) != ("state", 2)
-    ]
+@pytest.mark.parametrize(
+    ("moments", "steps"),
+    [(MOMENTS[1:12:3] + MOMENTS[-1:], 12), pytest.param(MOMENTS, 25, marks=pytest.mark.long)],
+    ids=["five", "all"],
+)
+def test_a_training_stopped_at_many_moments_ends_with_the_same_weights(data, tmp_path, moments, steps):
+    words = ["train", data, *OPTIONS, "--iterations", steps, "-o"]
     stopped = [
         (f"NAME, CALL, AFTER, SIGNAL = {moment}\n{INTERRUPTED}", [*words, tmp_path / "cut", "--resume"])
         for moment in moments
     ]
-    statuses, text = run_forked(
+    statuses, text = run_prepared(
         *stopped, ("", [*words, tmp_path / "cut", "--resume"]), ("", [*words, tmp_path / "whole"])
     )
     # Where only the end of the training writes the state, it is too late to stop.
-    assert statuses[:12] == [130] * 12 and statuses[-2:] == [0, 0], (statuses, text)
+    early = sum(moment[0] != "state" for moment in moments)
+    assert statuses[:early] == [130] * early and statuses[-2:] == [0, 0], (statuses, text)
     assert_same_weights(tmp_path / "cut", tmp_path / "whole")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pipe that closes is tested by the module on Windows")
-def test_a_training_whose_input_ends_stops_after_a_step(data, tmp_path):
-    words = ["train", data, "-o", tmp_path / "cut", *OPTIONS, "--iterations", 100]
-    process = subprocess.Popen(
-        command(*words, "--progress", "json"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment() | {"DRDM_END_OF_INPUT": "stop"},
-        start_new_session=True,
-    )
+def test_a_training_whose_input_ends_stops_after_a_step(data, tmp_path, drdm):
+    words = ["train", data, "-o", tmp_path / "cut", *OPTIONS, "--iterations", 60]
+    process = start_process("", *words, "--progress", "json", code=PREPARED, stdin=True, DRDM_END_OF_INPUT="stop")
     for line in process.stdout:
         event = json.loads(line)
         if event["event"] == "progress" and event["task"] == "train":
             break
-    process.stdin.close()
-    process.stdout.read()
-    assert process.wait() == 130
+    process.communicate()
+    assert process.returncode == 130
     assert (tmp_path / "cut" / CHECKPOINT).is_file()
-    assert run_process(*words, "--resume").returncode == 0
+    assert drdm(*words, "--resume").status == 0
     words[3] = tmp_path / "whole"
-    assert run_process(*words).returncode == 0
+    assert drdm(*words).status == 0
     assert_same_weights(tmp_path / "cut", tmp_path / "whole")
 
 
@@ -165,7 +165,7 @@ def test_a_training_killed_before_its_first_checkpoint_starts_again(data, tmp_pa
     runs = {tmp_path / "1": (1, []), tmp_path / "2": (2, []), tmp_path / "3": (2, ["--resume"])}
     words = ["train", data, *OPTIONS, "--iterations", 2, "-o"]
     commands = [(f"FOLDER, LEFT = {str(run)!r}, {left}\n{KILLED}", [*words, run]) for run, (left, _) in runs.items()]
-    statuses, text = run_forked(*commands)
+    statuses, text = run_prepared(*commands)
     assert statuses == [-9] * 3, text
     for run, (left, more) in runs.items():
         assert (run / RUN_FILE).is_file() == (left > 1) and not (run / CHECKPOINT).exists()

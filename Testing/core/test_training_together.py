@@ -1,13 +1,14 @@
 """Training with several processes: losses and weights as with one process, checkpoints, restarts after a failure."""
 
 import csv
+import signal
 import subprocess
 import sys
 
 import pytest
 import SimpleITK as sitk
 import torch
-from command_helpers import environment, run_process, scene, write
+from command_helpers import PREPARED, environment, run_prepared, scene, start_as_torchrun, write
 
 from DRDMLib.errors import SettingError
 from DRDMLib.models.model import ModelMetadata, load_model_file
@@ -46,17 +47,16 @@ def options(data, run, *more):
     return [*map(str, ["train", data, "-o", run, *sizes, *more])]
 
 
-def train_together(data, run, *more, restarts=0, code=None, env=None):
-    start = ["-m", "DRDMLib"] if code is None else [str(code)]
-    return subprocess.run(
-        [*TORCHRUN, "--max-restarts", str(restarts), *start, *options(data, run, *more)],
-        capture_output=True,
-        encoding="utf-8",
-        # Otherwise PyTorch keeps its store over a restart, with the addresses of terminated processes.
-        env=environment() | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | (env or {}),
-        timeout=240,
-        check=False,
-    )
+def train_together(data, run, *more):
+    """Train with two processes that have the environment of torchrun."""
+    for process in start_as_torchrun(2, "", *options(data, run, *more), code=PREPARED):
+        errors = process.communicate()[1]
+        assert process.returncode == 0, errors
+
+
+def train_alone(data, run, *more, prelude=""):
+    statuses, errors = run_prepared((prelude, options(data, run, *more)))
+    assert statuses == [0], errors
 
 
 def log_of(run):
@@ -75,25 +75,19 @@ def largest_difference(one, other):
 
 # One process computes the micro-batches of two.
 TWO_MICRO_BATCHES = """
-import sys
 from dataclasses import replace
-from DRDMLib import cli
 from DRDMLib.cli import train
 config_from = train.config_from
 train.config_from = lambda *arguments: replace(config_from(*arguments), micro_batches=2)
-sys.exit(cli.main(sys.argv[1:]))
 """
 
 
 @pytest.mark.parametrize("target", ["whole", "step"])
 def test_two_processes_train_as_one_with_the_same_batch(data, tmp_path, target):
-    done = train_together(data, tmp_path / "two", "--target", target)
-    assert done.returncode == 0, done.stderr
-    one = run_process(*options(data, tmp_path / "one", "--target", target), code=TWO_MICRO_BATCHES)
-    assert one.returncode == 0, one.stderr
+    train_together(data, tmp_path / "two", "--target", target)
+    train_alone(data, tmp_path / "one", "--target", target, prelude=TWO_MICRO_BATCHES)
     # The result if the second process had no effect.
-    half = run_process(*options(data, tmp_path / "half", "--target", target, "--batch", 2))
-    assert half.returncode == 0
+    train_alone(data, tmp_path / "half", "--target", target, "--batch", 2)
     (one_log,), (two_log,), (half_log,) = (log_of(tmp_path / name) for name in ("one", "two", "half"))
     for key in ("loss", "distance", "validation"):
         # Another order of the sums of gradients causes rounding errors: a few times 1e-7 in each of 12 steps.
@@ -109,17 +103,14 @@ def test_two_processes_train_as_one_with_the_same_batch(data, tmp_path, target):
 
 def test_a_run_continues_with_another_number_of_processes(data, tmp_path):
     """Six steps with two processes and six with one give the same result as twelve with one."""
-    first = train_together(data, tmp_path / "run", "--iterations", 6, "--checkpoint-minutes", 0.0001)
-    assert first.returncode == 0, first.stderr
+    train_together(data, tmp_path / "run", "--iterations", 6, "--checkpoint-minutes", 0.0001)
     # Those of the last checkpoint, and of the one before.
     streams = sorted(p.name for p in (tmp_path / "run" / "streams").iterdir())
     assert streams[-1] == "000000006-001.pt" and len(streams) <= 2
-    rest = run_process(*options(data, tmp_path / "run", "--resume"))
-    assert rest.returncode == 0, rest.stderr
+    train_alone(data, tmp_path / "run", "--resume")
     # The checkpoint before is the one that two processes have written.
     assert [p.name for p in (tmp_path / "run" / "streams").iterdir()] == ["000000006-001.pt"]
-    whole = run_process(*options(data, tmp_path / "one"), code=TWO_MICRO_BATCHES)
-    assert whole.returncode == 0
+    train_alone(data, tmp_path / "one", prelude=TWO_MICRO_BATCHES)
     assert float(log_of(tmp_path / "run")[-1]["validation"]) == pytest.approx(
         float(log_of(tmp_path / "one")[-1]["validation"]), rel=0.05
     )
@@ -129,6 +120,7 @@ def test_a_run_continues_with_another_number_of_processes(data, tmp_path):
 # The second process kills itself once, at its 5th step.
 FAILING = """
 import os, signal, sys
+sys.modules["matplotlib"] = None
 from DRDMLib import cli
 from DRDMLib.training.trainer import Trainer
 advance = Trainer.advance
@@ -142,16 +134,37 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun's restarts need a POSIX system")
-def test_all_processes_continue_from_the_last_checkpoint_after_a_failure(data, tmp_path):
+@pytest.mark.parametrize("torchrun", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_all_processes_continue_from_the_last_checkpoint_after_a_failure(data, tmp_path, torchrun):
+    """With torchrun, and as it does: it ends the other process, and starts both again."""
     code = tmp_path / "failing.py"
     code.write_text(FAILING, encoding="utf-8")
     often = ["--checkpoint-minutes", "0.0000001"]
-    done = train_together(data, tmp_path / "run", *often, restarts=1, code=code)
-    assert done.returncode == 0, done.stderr
+    words = options(data, tmp_path / "run", *often)
+    if torchrun:
+        done = subprocess.run(
+            [*TORCHRUN, "--max-restarts", "1", str(code), *words],
+            capture_output=True,
+            encoding="utf-8",
+            # Otherwise PyTorch keeps its store over a restart, with the addresses of terminated processes.
+            env=environment() | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    else:
+        first, second = start_as_torchrun(2, *words, code=FAILING, TORCHELASTIC_RESTART_COUNT="0")
+        second.communicate()
+        assert second.returncode == -signal.SIGKILL
+        first.send_signal(signal.SIGTERM)
+        first.communicate()
+        assert first.returncode != 0
+        for process in start_as_torchrun(2, *words, code=FAILING, TORCHELASTIC_RESTART_COUNT="1"):
+            errors = process.communicate()[1]
+            assert process.returncode == 0, errors
     steps = [int(row["step"]) for row in log_of(tmp_path / "run")]
     assert steps[:5] == [1, 2, 3, 4, 5] and steps[-1] == 12
-    straight = train_together(data, tmp_path / "straight", *often)
-    assert straight.returncode == 0, straight.stderr
+    train_together(data, tmp_path / "straight", *often)
     a, b = weights(tmp_path / "run"), weights(tmp_path / "straight")
     assert all(torch.equal(value, b[name]) for name, value in a.items())
 

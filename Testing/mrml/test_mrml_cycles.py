@@ -2,6 +2,7 @@
 
 import gc
 
+import pytest
 import slicer
 import vtk
 from DRDMDeformLib.mrml import (
@@ -18,10 +19,6 @@ from DRDMDeformLib.mrml import (
     showDeformation,
 )
 from scenes import add_points, add_segmentation, image_of, inner_points, placed_volume, smooth_field, two_structures
-
-ROUNDS = 200
-# Number of objects that caches of Python and VTK may keep, in all rounds together.
-SLACK = 40
 
 
 def alive() -> dict[str, int]:
@@ -40,7 +37,8 @@ def observers(scene) -> int:
     return count
 
 
-def test_200_rounds_leave_no_nodes_no_observers_and_no_memory(scene):
+@pytest.mark.parametrize("rounds", [40, pytest.param(200, marks=pytest.mark.long)])
+def test_many_rounds_leave_no_nodes_no_observers_and_no_memory(scene, rounds):
     image = image_of("plain")[8:32, 8:32, 8:28]
     volume = placed_volume(scene, image)
     segmentation = add_segmentation(scene, two_structures(image))
@@ -74,18 +72,19 @@ def test_200_rounds_leave_no_nodes_no_observers_and_no_memory(scene):
     count, seen, objects = scene.GetNumberOfNodes(), observers(scene), alive()
     assert seen > 0
     memory = resident()
-    for number in range(ROUNDS):
+    for number in range(rounds):
         one_round(number)
     assert scene.GetNumberOfNodes() == count
     assert observers(scene) == seen
     after = alive()
-    assert all(after[k] - objects[k] <= SLACK for k in objects), (objects, after)
+    # Caches of Python and VTK may keep a few objects, in all rounds together.
+    assert all(after[k] - objects[k] <= rounds / 5 for k in objects), (objects, after)
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     hierarchy.GetDataNodesInBranch(hierarchy.GetSceneItemID(), removed)
     assert removed.GetNumberOfItems() <= 2
     if memory is not None:
-        # A round creates about 0.5 MB of data, so a leak would add up to 100 MB.
-        assert resident() - memory < 40
+        # A round creates about 0.5 MB of data.
+        assert resident() - memory < 8 + 0.16 * rounds
 
 
 def resident() -> float | None:

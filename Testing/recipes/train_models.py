@@ -2,6 +2,9 @@
 
 ``python Testing/recipes/train_models.py NAME DATA -o RUN [--device cuda] [--resume] [--minutes M | --iterations N]``
 
+Models with a second stage are trained on with another random field, from the weights of the first stage (``heart-3d``
+from those of ``general-3d``): the same command with ``--from FILE.safetensors`` and another folder.
+
 ``DATA`` is a folder with the datasets ``hippocampus``, ``brain_ixi``, ``brain_misc``, ``cardiac_sunnybrook``, ``ct``
 and ``prostate_mr``, each with ``images/``, and ``brain_ixi`` with ``labels/``; or a file that ``pack NAME... DATA -o
 FILE.npz`` has made of them, for a machine without the data. ``RUN/NAME.safetensors`` is the file to ship.
@@ -22,7 +25,7 @@ from torch import Tensor
 
 from DRDMLib import __version__
 from DRDMLib.models.metadata import ModelMetadata
-from DRDMLib.models.model import Model, save_model
+from DRDMLib.models.model import Model, load_model_file, save_model
 from DRDMLib.training import TrainingConfig, train
 from DRDMLib.training.config import AMPLITUDE, CITATION, COARSE_FIELD, COARSE_NETWORK, FIELD_POOL
 
@@ -39,7 +42,8 @@ class Recipe:
         sets: names of sets, see training_images.py, each with the number of its repetitions.
         drawn: number of synthetic images.
         from_labels: number of heads that are drawn from label maps.
-        drawing: what the file to ship says of the random field in place of that of the training.
+        drawing: random field of the second stage, and of the file to ship.
+        second: settings of the second stage.
     """
 
     metadata: ModelMetadata
@@ -48,6 +52,7 @@ class Recipe:
     drawn: int = 0
     from_labels: int = 0
     drawing: dict[str, Any] = field(default_factory=dict)
+    second: dict[str, Any] = field(default_factory=dict)
 
     @property
     def needed(self) -> list[str]:
@@ -70,6 +75,7 @@ _FINER_FIELD: dict[str, Any] = {"noise_grids": [16, 8], "velocity_scale": 1e-4}
 # New versions are drawn without the finest noise of the training: what recovery leaves of it are corners in skulls and
 # steps in skin. At each level the random deformations are as large as in training.
 _SMOOTHER_FIELD: dict[str, Any] = {"noise_grids": [8, 4]}
+_SECOND: dict[str, Any] = {"batch": 32, "learning_rate": 5e-4, "warmup": 200}
 
 # Large batches for images with many structures or of many types; on a GPU they take little more time than small ones.
 _LARGE: dict[str, Any] = {"batch": 32, "learning_rate": 8e-4}
@@ -95,6 +101,7 @@ RECIPES = {
         replace(_CONFIG, steps=24000, batch=6),
         {"hippocampus-32": 1},
         drawing={**_SMOOTHER_FIELD, "velocity_scale": 6.23e-5},
+        second={"steps": 6000, "learning_rate": 4e-4, "warmup": 200},
     ),
     "brain-t1-3d": Recipe(
         _metadata(
@@ -113,6 +120,7 @@ RECIPES = {
         {"heads": 5, "bare-brains": 1},
         from_labels=60,
         drawing={**_SMOOTHER_FIELD, "velocity_scale": 6.23e-5},
+        second=_SECOND,
     ),
     "cardiac-mr-2d": Recipe(
         _metadata(
@@ -142,6 +150,24 @@ RECIPES = {
         ),
         replace(_CONFIG, **_LARGE, steps=6870, rotation=30.0, shift=0.15, scanner_effects=0.3),
         {"heart-regions": 1},
+    ),
+    "heart-3d": Recipe(
+        _metadata(
+            "heart-3d",
+            3,
+            48,
+            anatomy="heart, stacks of short-axis slices",
+            modality="cine MR",
+            training_data=(
+                "Sunnybrook Cardiac Data, cine short axis of five patients, 110 to 240 mm around the heart; from the "
+                "weights of general-3d"
+            ),
+            licence=_STRICTEST,
+        ),
+        replace(_CONFIG, steps=6000, rotation=30.0, zoom=(0.75, 1.1), shift=0.1, scanner_effects=0.5),
+        {"heart-stacks": 1},
+        drawing={**_SMOOTHER_FIELD, "velocity_scale": 5.35e-5},
+        second=_SECOND,
     ),
     "general-3d": Recipe(
         replace(
@@ -173,6 +199,7 @@ RECIPES = {
         drawn=240,
         from_labels=60,
         drawing={**_SMOOTHER_FIELD, "velocity_scale": 5.35e-5},
+        second=_SECOND,
     ),
     "general-2d": Recipe(
         replace(
@@ -206,6 +233,7 @@ RECIPES = {
         {"slices": 1, "radiographs": 3},
         drawn=1500,
         drawing={**_SMOOTHER_FIELD, "velocity_scale": 4.89e-5},
+        second=_SECOND,
     ),
 }
 
@@ -273,6 +301,7 @@ def main() -> None:
     parser.add_argument("name", nargs="+", help=f"one of {', '.join(sorted(RECIPES))}, or 'pack' and several of them")
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--from", dest="start", type=Path, metavar="FILE", help="weights for the second stage")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--iterations", type=int, help="number of training steps instead of the recipe's")
     parser.add_argument("--minutes", type=float, help="time budget instead of a number of steps")
@@ -286,7 +315,11 @@ def main() -> None:
         pack(names, options.data, options.output)
         return
     name, recipe = names[0], RECIPES[names[0]]
-    config = replace(recipe.config, half_precision=True, checkpoint_minutes=3.0)
+    metadata, config, weights = recipe.metadata, recipe.config, None
+    if options.start is not None:
+        weights = load_model_file(options.start, "cpu").network.state_dict()
+        metadata, config = replace(metadata, **recipe.drawing), replace(config, **recipe.second)
+    config = replace(config, half_precision=True, checkpoint_minutes=3.0)
     if options.iterations:
         config = replace(config, steps=options.iterations)
     if options.minutes:
@@ -297,17 +330,18 @@ def main() -> None:
     print(f"{len(images)} training images, {len(held_out)} held out", flush=True)
 
     def ship(run: Path, model: Model) -> None:
-        metadata = replace(model.metadata, **recipe.drawing)
-        save_model(run / f"{name}.safetensors", model.network, metadata, half=True)
+        shipped = replace(model.metadata, **recipe.drawing)
+        save_model(run / f"{name}.safetensors", model.network, shipped, half=True)
 
     train(
         images,
         held_out,
-        recipe.metadata,
+        metadata,
         config,
         options.output,
         device=options.device,
         resume=options.resume,
+        weights=weights,
         on_step=lambda step, share, loss: (
             print(f"{step} {share:.3f} {loss['loss']:.4f}", flush=True) if step % 100 == 0 else None
         ),

@@ -23,6 +23,11 @@ MODULE = Path(jobs.__file__).resolve().parents[1]
 class ProcessesTestCase(ModuleTestCase):
     def setUp(self):
         super().setUp()
+        # The processes themselves are tested: they must not come from the server of conftest.py.
+        cold = mock.patch.dict(os.environ)
+        cold.start()
+        self.addCleanup(cold.stop)
+        os.environ.pop("DRDM_WARM_PROCESSES", None)
         # On a busy computer the cleanup may take long; it must not be cut short here.
         longer = mock.patch.object(jobs, "STOP_TIMEOUT_SECONDS", 600.0)
         longer.start()

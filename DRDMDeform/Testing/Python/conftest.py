@@ -10,26 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-# As CTK's launcher: the real Python is a child that gets no signals, and a crash becomes status 1.
-LAUNCHER = """#!/bin/sh
-"{python}" "$@"
-status=$?
-if [ $status -gt 128 ]; then
-    echo "[{python}] exit abnormally - Report the problem." >&2
-    status=1
-fi
-exit $status
-"""
 
 
 def putLauncherOnPath():
     """Imitate PythonSlicer; on Windows a script cannot."""
+    import warm_processes
+
     folder = Path(tempfile.mkdtemp(prefix="launcher-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    script = folder / "PythonSlicer"
-    script.write_text(LAUNCHER.format(python=sys.executable), encoding="utf-8")
-    script.chmod(0o755)
-    os.environ["PATH"] = os.pathsep.join([str(folder), os.environ["PATH"]])
+    os.environ.update(warm_processes.write_launcher(folder))
 
 
 def hideRealPython():
@@ -41,9 +30,9 @@ def pytest_configure():
     """Provide the modules ``qt``, ``ctk`` and ``slicer`` before the tests are imported."""
     slicer = pytest.importorskip("slicer")
     if not hasattr(slicer, "app"):
+        sys.path.insert(0, str(ROOT / "Testing"))
         putLauncherOnPath()
         hideRealPython()
-        sys.path.insert(0, str(ROOT / "Testing"))
         import standin
 
         standin.install()
