@@ -1,8 +1,8 @@
 """The spread of poses in a population: how far people differ in position, angle, size and stretch.
 
 An affine map is represented by the logarithm of its matrix and its shift. The antisymmetric part of the logarithm is a
-rotation, the symmetric part a stretch: its mean over the diagonal is the size. Maps of a population are draws from a
-normal distribution of these numbers, without those that are far out.
+rotation, the symmetric part a stretch: its mean over the diagonal is the size. Maps are drawn from a normal
+distribution of these numbers, without those that are far out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from torch import Tensor
 
 from ..errors import SettingError
 
+# Share of the variance that is drawn. A copy of a scan already has the pose of its own subject; the whole spread on top
+# of it would double the variance.
+DRAWN = 0.5
 # Squared Mahalanobis distance beyond which a draw is repeated: 95 % of the draws are nearer, as within two standard
 # deviations of a single number. One for each number of dimensions: 6 numbers in 2D, 12 in 3D.
 _FARTHEST = {2: 12.59, 3: 21.03}
@@ -73,7 +76,8 @@ class PoseSpread:
     @cached_property
     def _factor(self) -> Tensor:
         covariance = torch.from_numpy(self.matrix)
-        factor: Tensor = torch.linalg.cholesky(covariance + _LEAST_VARIANCE * torch.eye(len(covariance)).double())
+        eye = torch.eye(len(covariance)).double()
+        factor: Tensor = torch.linalg.cholesky(DRAWN * covariance + _LEAST_VARIANCE * eye)
         return factor
 
     @staticmethod
@@ -118,7 +122,7 @@ class PoseSpread:
         return PoseSpread(tuple(map(tuple, ((carried + carried.T) / 2).tolist())), self.scans)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw an affine map.
+        """Draw an affine map, with the share ``DRAWN`` of the variance of the population.
 
         Args:
             generator: source of all random numbers.
@@ -167,7 +171,7 @@ class PoseSpread:
         }
 
     def words(self) -> str:
-        """Describe the spread, such as ``turns 6 degrees, size 8 %, stretch 5 %, shift 2 % (from 24 scans)``."""
+        """Describe the population, such as ``turns 6 degrees, size 8 %, stretch 5 %, shift 2 % (from 24 scans)``."""
         turn, size, stretch, shift = self.figures().values()
         moves = f"turns {turn:.0f} degrees, size {size:.0f} %, stretch {stretch:.0f} %, shift {shift:.0f} %"
         return f"{moves} (from {self.scans} scans)"

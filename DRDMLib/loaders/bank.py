@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..deformation import make_deformations
+from ..diffusion.poses import PoseSpread
 from ..errors import DRDMError, FallbackWarning, ImageError, ModelError, OutputError, SettingError
 from ..io import datasets, schema
 from ..io.datasets import Case
@@ -366,10 +367,11 @@ def _model_in(path: Path) -> str | None:
     return name if name and find(name) is not None else None
 
 
-def _pose_in(folder: Path, cases: Sequence[Case]) -> Pose:
-    """Return the pose of an earlier call's file, which other scans do not change; 0 if there is no file."""
+def _pose_in(folder: Path, cases: Sequence[Case]) -> Pose | None:
+    """Return the pose of an earlier call's file, which other scans do not change; ``None`` if it is an amount."""
     found = next(filter(None, (_written(folder / f"{case.name}{SUFFIX}") for case in cases)), {})
-    return pose_of(found.get("pose", 0.0))
+    pose = pose_of(found.get("pose", 0.0))
+    return pose if isinstance(pose, str | PoseSpread) else None
 
 
 def _written(path: Path) -> dict[str, Any] | None:

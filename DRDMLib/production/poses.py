@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import SimpleITK as sitk
 
-from ..diffusion.poses import PoseSpread
+from ..diffusion.poses import DRAWN, PoseSpread
 from ..errors import DRDMError
 from ..io.datasets import Case
 from ..io.images import read_image
@@ -66,22 +67,24 @@ def with_earlier_poses(plan: Plan, run: dict[str, Any]) -> Plan:
     """Return the plan with the poses of an earlier run, which its scans would not give again if they change.
 
     Args:
-        run: content of ``run.json``. A run of an older version has a number, which is kept.
+        run: content of ``run.json``. If its pose is a number, the plan stays as it is.
 
     Raises:
         SettingError: its poses are not valid.
     """
     if plan.settings.deformation.pose != AUTO_POSE:
         return plan
-    written = run["settings"]
-    return _with_pose(plan, pose_of(written.get("poses", written.get("pose", 0.0))))
+    return _with_pose(plan, pose_of(run["settings"].get("poses", AUTO_POSE)))
 
 
 def poses_sentence(plan: Plan) -> list[str]:
     """Describe the poses that were estimated from the scans of a run, in a sentence; none for a pose that was given."""
     pose = plan.settings.deformation.pose
     if isinstance(pose, PoseSpread):
-        return [f"Poses of these scans: {pose.words()}."]
+        return [
+            f"Poses of these scans: {pose.words()}. Half of this variance is drawn (standard deviations times "
+            f"{math.sqrt(DRAWN):.1f}), because each scan already has a pose."
+        ]
     if pose == AUTO_POSE:
         return [f"Fewer than {FEWEST} scans can be compared, so the poses are those that the model knows, or none."]
     return []
