@@ -78,10 +78,6 @@ class BatchSettings(RunSettings):
     margin: float | None = None
     adapt: float | None = None
 
-    def arguments(self) -> list[object]:
-        """The options of the command line; without a pose, too, since ``drdm augment`` would use that of the scans."""
-        return [*super().arguments(), *([] if self.pose else ["--pose", 0])]
-
     def regionArguments(self, source: Source) -> list[object]:
         """The options of the command line that say where to deform.
 

@@ -84,12 +84,12 @@ class BatchRegion(enum.Enum):
 class BatchPose(enum.Enum):
     """What the poses of a batch are drawn from."""
 
-    SCANS = "scans"
     ABOVE = "above"
+    SCANS = "scans"
 
     def label(self) -> str:
         """Text in the panel."""
-        return {"scans": _("From these scans"), "above": _("By the amount chosen above")}[self.value]
+        return {"above": _("By the amount chosen above"), "scans": _("From these scans")}[self.value]
 
 
 class BatchKind(enum.Enum):
@@ -237,7 +237,7 @@ class DRDMDeformParameterNode:
     batchCopies: Annotated[int, WithinRange(1, 100000), Default(4)]
     batchOutput: Path
     batchRegion: Annotated[BatchRegion, Default(BatchRegion.WHOLE)]
-    batchPose: Annotated[BatchPose, Default(BatchPose.SCANS)]
+    batchPose: Annotated[BatchPose, Default(BatchPose.ABOVE)]
     batchAdapt: Annotated[float, WithinRange(0.0, 1000.0), Default(0.0)]
 
     trainFolder: Path

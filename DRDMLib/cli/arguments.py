@@ -101,14 +101,14 @@ def add_device_and_progress(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_generation(parser: argparse.ArgumentParser, *, default_pose: float | str | None = 0.0) -> None:
+def add_generation(parser: argparse.ArgumentParser, *, default_pose: float | None = 0.0) -> None:
     """Add the arguments of every command that deforms images.
 
     Args:
         default_pose: the default of ``--pose``; ``None`` for that of a recipe, which is a number.
     """
     recipe = default_pose is None
-    shown = "that of the recipe" if recipe else str(default_pose).removesuffix(".0")
+    shown = "that of the recipe" if default_pose is None else f"{default_pose:g}"
     drawn = "" if recipe else "; auto: as these people differ"
     parser.add_argument("--model", metavar="M", help="name from the list of 'drdm models', or path of a model file")
     parser.add_argument(

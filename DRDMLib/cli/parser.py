@@ -207,7 +207,7 @@ def _add_augment(command: AddCommand) -> None:
         help="versions per image and level (default: 1)",
     )
     add_run(parser)
-    add_generation(parser, default_pose="auto")
+    add_generation(parser)
     add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_runs("batch", "augment"))

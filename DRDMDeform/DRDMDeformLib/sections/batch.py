@@ -111,9 +111,11 @@ class BatchSection(JobSection):
         else:
             made = _("{n} results for each scan").format(n=each)
         model = _("the model '{name}'").format(name=p.model) if p.model else _("the best model for the scans")
-        return _("Makes {made} with {model}; seed, steps and device are those chosen above.").format(
-            made=made, model=model
-        )
+        if p.batchPose is BatchPose.SCANS:
+            text = _("Makes {made} with {model}; seed, steps and device are those chosen above.")
+        else:
+            text = _("Makes {made} with {model}; seed, steps, pose and device are those chosen above.")
+        return text.format(made=made, model=model)
 
     def onVolumes(self) -> None:
         """Update the plan when other volumes are checked."""
@@ -146,7 +148,7 @@ class BatchSection(JobSection):
                 "model": p.model or None,
                 "seed": p.seed if seed is None else seed,
                 "steps": p.steps or None,
-                "pose": p.pose if p.batchPose is BatchPose.ABOVE else AUTO_POSE,
+                "pose": AUTO_POSE if p.batchPose is BatchPose.SCANS else p.pose,
                 "device": p.device.value,
                 "plane": p.plane.value,
                 "segmentations": {p.inputVolume.GetID(): p.inputSegmentation} if p.inputVolume is not None else None,

@@ -53,8 +53,7 @@ class BatchTestCase(ModuleTestCase):
     def testStopAndResumeAFolder(self):
         self.chooseFolder(self.writeScans())
         self.ui.poseSpinBox.value = 0.5
-        self.assertEqual(self.ui.batchPoseComboBox.currentText, "From these scans")
-        self.ui.batchPoseComboBox.currentIndex = 1
+        self.assertEqual(self.ui.batchPoseComboBox.currentText, "By the amount chosen above")
         self.assertEqual(self.ui.batchStartButton.text, "Start")
         self.ui.batchStartButton.click()
         job = self.panel.batch.job
@@ -115,6 +114,7 @@ class BatchTestCase(ModuleTestCase):
         ui.batchVolumesSelector.setCheckState(volume, 2)
         ui.batchLevelsLineEdit.text = "medium"
         ui.batchCopiesSpinBox.value = 1
+        ui.batchPoseComboBox.currentText = "From these scans"
         for region, entry in ((2, "boxes"), (1, "around")):
             folder = self.folder / entry
             ui.batchOutputPath.currentPath = str(folder)
