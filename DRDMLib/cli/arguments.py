@@ -109,7 +109,7 @@ def add_generation(parser: argparse.ArgumentParser, *, default_pose: float | Non
     """
     recipe = default_pose is None
     shown = "that of the recipe" if default_pose is None else f"{default_pose:g}"
-    drawn = "" if recipe else "; auto: as these people differ"
+    drawn = "" if recipe else "; auto: as people differ"
     parser.add_argument("--model", metavar="M", help="name from the list of 'drdm models', or path of a model file")
     parser.add_argument(
         "--seed",
