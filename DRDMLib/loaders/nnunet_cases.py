@@ -28,7 +28,8 @@ from .world import WorldField, displacement_on
 _NO_IMAGE, _NO_LABEL = 0.0, -1
 # Voxels around a point that the vote about its label reads.
 _VOTE_REACH = 3
-_INVERSE_STEPS = 20
+# Newton's method at a point: number of steps, their length, and the error that is good enough, in voxels.
+_INVERSE_STEPS, _LONGEST_STEP, _EXACT = 20, 3.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -166,17 +167,24 @@ class CaseDeformation:
     def place_of(self, voxel: Sequence[int]) -> list[int]:
         """Find the voxel of the deformed case that shows a voxel of the undeformed case.
 
-        The field is inverted by iteration at this single point; the result is exact to about a voxel.
+        The field is inverted at this single point by Newton's method; the result is exact to about a voxel.
         """
         target = np.asarray(voxel, np.float64)
-        place = target
+        place = best = target
+        least = np.inf
         for _ in range(_INVERSE_STEPS):
-            moved = self.displacement(place.tolist(), (1, 1, 1))[:, 0, 0, 0]
-            step = target - moved - place
-            place = place + step
-            if np.abs(step).max() < 0.1:
+            # The displacement and its differences along each axis.
+            around = self.displacement(place.tolist(), (2, 2, 2)).astype(np.float64)
+            here = around[:, 0, 0, 0]
+            missing = target - here - place
+            if np.abs(missing).max() < least:
+                best, least = place, np.abs(missing).max()
+            if least < _EXACT:
                 break
-        found = np.rint(place).astype(int) + self.start
+            slopes = np.stack([around[:, 1, 0, 0], around[:, 0, 1, 0], around[:, 0, 0, 1]], axis=1) - here[:, None]
+            step = np.linalg.lstsq(np.eye(3) + slopes, missing, rcond=None)[0]
+            place = place + step.clip(-_LONGEST_STEP, _LONGEST_STEP)
+        found = np.rint(best).astype(int) + self.start
         return [int(n) for n in np.clip(found, 0, np.asarray(self.shape) - 1)]
 
 

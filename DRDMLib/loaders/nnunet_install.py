@@ -1,7 +1,7 @@
 """Make the trainer of this package known to nnU-Net v2, and find nnU-Net's datasets.
 
 nnU-Net looks for trainers in its own package and in the folders that the environment variable ``nnUNet_extTrainer``
-names (version 2.7 and later). The file that is written only imports the trainer, so an update of DRDM needs no new
+names (versions after 2.6.2). The file that is written only imports the trainer, so an update of DRDM needs no new
 installation.
 """
 
