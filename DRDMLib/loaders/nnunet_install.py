@@ -33,7 +33,7 @@ import warnings
 try:
     from DRDMLib.loaders.nnunet_trainer import nnUNetTrainerDRDM
 except ModuleNotFoundError as missing:
-    if missing.name != "DRDMLib":
+    if (missing.name or "").partition(".")[0] != "DRDMLib":
         raise
     warnings.warn(f"nnUNetTrainerDRDM needs DRDM in this environment; install it, or delete '{{__file__}}'.")
 '''

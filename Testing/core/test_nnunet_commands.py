@@ -69,7 +69,8 @@ def test_a_file_of_others_stays(nnunet, refused, tmp_path):
 def test_a_missing_or_old_nnunet_is_said(nnunet, refused, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.5.1")
     refused("nnunet", "install", says="nnU-Net 2.5.1 is too old")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nnunetv2" else found(name))
     refused("nnunet", "install", says="nnU-Net v2 is not installed in the environment of 'drdm'")
 
 
