@@ -227,7 +227,7 @@ def made(tmp_path_factory, tiny_model_path):
         properties |= as_sitk_properties(image) | {"class_locations": located}
         cases[name] = (data, seg.astype(np.int16), None, properties)
     (raw / "dataset.json").write_text("{}")
-    bank = make_bank(raw, folder / "bank", model=str(tiny_model_path), levels=(50,), copies=3, steps=1, device="cpu")
+    bank = make_bank(raw, folder / "bank", model=str(tiny_model_path), levels=(50,), copies=2, steps=1, device="cpu")
     return SimpleNamespace(raw=raw, bank=bank, cases=cases)
 
 
