@@ -52,7 +52,8 @@ class DRDMDeformations:
         Raises:
             SettingError, ImageError, OutputError: see :meth:`DRDMLib.loaders.nnunet_cases.DeformedDataset.check`.
         """
-        training, validation = super().get_tr_and_val_datasets()  # type: ignore[misc]
+        trainer: Any = super()
+        training, validation = trainer.get_tr_and_val_datasets()
         folder = os.environ.get("DRDM_NNUNET_BANK") or self.bank or Path(self.preprocessed_dataset_folder_base, BANK)
         try:
             bank = FieldBank(folder)
@@ -76,7 +77,8 @@ class DRDMDeformations:
 
     def on_train_epoch_start(self: Any) -> None:
         """Set the share of the epoch; workers use it for the batches that they make from then on."""
-        super().on_train_epoch_start()  # type: ignore[misc]
+        trainer: Any = super()
+        trainer.on_train_epoch_start()
         if self._share is not None:
             self._share.value = self.share_in(self.current_epoch)
             self.print_to_log_file(f"Share of deformed cases: {self._share.value:.2f}")
