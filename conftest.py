@@ -140,6 +140,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_owner_of_a_real_lock_is_named_too",
         "test_two_processes_without_locks",
     ),
+    "test_nnunet_commands": ("test_nnunet_finds_the_trainer",),
     "test_pose": ("test_a_posed_version_is_certified",),
     "test_pose_spread": (
         "test_a_known_spread_is_found",

@@ -1,7 +1,8 @@
 """Build the reference of the Python interface: ``python docs/build_reference.py [FOLDER]``.
 
 pdoc imports the modules and writes an HTML page for each of them from its docstrings. The logic of the Slicer module is
-included: the modules of Slicer that it imports are replaced by placeholders, so that no Slicer is needed.
+included: the modules of Slicer that it imports are replaced by placeholders, so that no Slicer is needed. nnU-Net is
+replaced as well.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "reference"
-SLICER_PACKAGES = ("slicer", "vtk", "vtkmodules", "qt", "ctk")
+# Slicer's, and nnU-Net, which is large.
+REPLACED_PACKAGES = ("slicer", "vtk", "vtkmodules", "qt", "ctk", "nnunetv2")
 
 
 class Placeholder(ModuleType):
@@ -31,11 +33,11 @@ class Placeholder(ModuleType):
 
 
 class PlaceholderFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Import placeholders instead of Slicer's packages."""
+    """Import placeholders instead of packages that are not needed here."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return a specification for Slicer's packages, None for all others."""
-        return ModuleSpec(fullname, self, is_package=True) if fullname.split(".")[0] in SLICER_PACKAGES else None
+        """Return a specification for these packages, None for all others."""
+        return ModuleSpec(fullname, self, is_package=True) if fullname.split(".")[0] in REPLACED_PACKAGES else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Make the placeholder."""

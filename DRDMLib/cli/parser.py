@@ -26,6 +26,7 @@ from .arguments import (
     strength_pair,
     whole_number,
 )
+from .nnunet_parser import add_actions
 from .region import add_region
 
 
@@ -79,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(command)
     _add_models(command)
     _add_fit(command)
+    _add_nnunet(command)
     return parser
 
 
@@ -424,6 +426,15 @@ def _add_fit(command: AddCommand) -> None:
     )
     parser.add_argument("--progress", choices=["auto", "json", "none"], default="auto", help=argparse.SUPPRESS)
     parser.set_defaults(func=_runs("fit", "fit"))
+
+
+def _add_nnunet(command: AddCommand) -> None:
+    parser = command(
+        "nnunet",
+        "train nnU-Net v2 with deformed cases",
+        "drdm nnunet install\n  drdm nnunet prepare 27\n  nnUNetv2_train 27 3d_fullres 0 -tr nnUNetTrainerDRDM",
+    )
+    add_actions(parser, _runs)
 
 
 def _runs(module: str, name: str) -> Callable[[argparse.Namespace, Reporter], None]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from ..errors import SettingError
 from .fields import resize_field, self_compose, warp
-from .published import CONTROL_SIZE, NOISE_RATIO, VELOCITY_SCALE
+from .published import CONTROL_SIZE, NOISE_RATIO, VELOCITY_SCALE, noise_sides
 from .slip import SlipPlanes
 
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ class ForwardProcess:
         noise_grids: number of nodes along each axis of each grid that gets noise, see :meth:`dvf`; ``None`` means as
             published.
         planes: planes that the deformation does not cross.
+
+    Raises:
+        SettingError: a noise grid cannot be doubled to the control grid.
     """
 
     size: int
@@ -86,6 +90,13 @@ class ForwardProcess:
     control_size: int = CONTROL_SIZE
     noise_grids: Sequence[int] | None = None
     planes: SlipPlanes | None = None
+
+    def __post_init__(self) -> None:
+        if self.noise_grids is not None and not set(self.noise_grids) <= set(noise_sides(self.control_size)):
+            raise SettingError(
+                f"Noise grids {list(self.noise_grids)} do not fit a control grid of {self.control_size} nodes; use "
+                f"some of {noise_sides(self.control_size)}."
+            )
 
     @staticmethod
     def of(model: ModelMetadata) -> ForwardProcess:

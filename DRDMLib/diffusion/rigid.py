@@ -60,7 +60,8 @@ class RigidParts:
     ) -> None:
         if len(step) == 2:
             step, planes = (max(step), *step), SlipPlanes(((), *planes.at), planes.size)
-            bone, carried = (None if p is None else np.pad(p, ((0, 0), (1, 0))) for p in (bone, carried))
+            bone = np.pad(bone, ((0, 0), (1, 0)))
+            carried = None if carried is None else np.pad(carried, ((0, 0), (1, 0)))
         self._step, self._planes = np.asarray(step, float), planes
         self._cell = max(_CELL, 1.01 * spacing)
         self._around = max(_AROUND * float(self._step.max()), self._cell)

@@ -124,6 +124,17 @@ class FieldBank:
         except (OSError, SafetensorError, ValueError, RuntimeError, LookupError, TypeError) as error:
             raise _damaged(path) from error
 
+    def geometry(self, name: str) -> FileGeometry:
+        """Return where the voxels of the image lie that a case's fields were made for.
+
+        Raises:
+            SettingError, OutputError: as :meth:`count`; and the bank is of an old version that does not say it.
+        """
+        geometry = self._header(name).geometry
+        if geometry is None:
+            raise SettingError(f"The bank '{self.folder}' was made by an old version; make it again in a new folder.")
+        return geometry
+
     def draw(
         self,
         name: str,

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from .fit import Fit
     from .model import Model
 
-# A model that is made for an anatomy is preferred to the general one if its fit is lower by at most this much.
-PREFERENCE = 0.03
+# A shipped model that is made for an anatomy is preferred to the general one if its fit is lower by at most this much;
+# its limits of size and modality leave out most other scans. A model of the user has no such limits.
+PREFERENCE, PREFERENCE_OWN = 0.1, 0.03
 # Slices are thick if they are this many times as far apart as the pixels, and farther apart than the voxels of a 3D
 # model on the scan, of which there are this many along its longest side.
 THICK, MODEL_VOXELS = 3.0, 48
@@ -213,7 +214,7 @@ def choose_model(image: sitk.Image, *, plane: str = "auto", among: Sequence[Entr
     measured.sort(key=lambda pair: _by_preference(*pair), reverse=True)
     suitable = _keep_slices_together(measured, effective_dimension(image))
     best = suitable[0][1].undone
-    close = [pair for pair in suitable if best is None or _undone(pair[1]) >= best - PREFERENCE]
+    close = [pair for pair in suitable if best is None or _undone(pair[1]) >= best - _preference(pair[0])]
     chosen = max(close, key=lambda pair: _rank(pair[0]))
     others = tuple(fit for entry, fit in measured if entry is not chosen[0])
     return Choice(chosen[0].name, chosen[1], others)
@@ -267,6 +268,10 @@ def _by_preference(entry: Entry, fit: Fit) -> tuple[float, int]:
 
 def _undone(fit: Fit) -> float:
     return float("-inf") if fit.undone is None else fit.undone
+
+
+def _preference(entry: Entry) -> float:
+    return PREFERENCE_OWN if entry.own is not None else PREFERENCE
 
 
 def _rank(entry: Entry) -> int:

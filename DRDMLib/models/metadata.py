@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..diffusion.published import CONTROL_SIZE, TIMESTEPS, VELOCITY_SCALE
+from ..diffusion.published import CONTROL_SIZE, TIMESTEPS, VELOCITY_SCALE, noise_sides
 from ..errors import ModelError
 from ..io import schema
 from ..io.files import shown
@@ -49,6 +49,8 @@ _VALUES: dict[str, schema.Check] = {
 }
 _NEEDED = ("name", "architecture", "ndim", "size")
 _LONGEST_HEADER = 2**26
+# Most nodes of a control grid.
+_LARGEST_CONTROL = 2**24
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,13 @@ class ModelMetadata:
                 f"The model file is damaged (its '{wrong}' is {shown(json.dumps(values[wrong]))}); "
                 "download or copy it again."
             )
-        return ModelMetadata(**{key: value for key, value in values.items() if key in known})
+        metadata = ModelMetadata(**{key: value for key, value in values.items() if key in known})
+        sides = noise_sides(metadata.control_size)
+        if metadata.control_size**metadata.ndim > _LARGEST_CONTROL or not set(metadata.noise_grids or ()) <= set(sides):
+            raise ModelError(
+                "The model file is damaged (its random fields cannot be drawn); download or copy it again."
+            )
+        return metadata
 
 
 def read_tensor_header(path: Path) -> tuple[dict[str, Any], int]:

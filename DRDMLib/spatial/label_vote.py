@@ -54,18 +54,33 @@ def warp_by_vote(source: np.ndarray, label: sitk.Image, reference: sitk.Image, t
     layer = max(1, warped[0].size)
     step = max(1, _BLOCK // layer)
     for start in range(0, len(warped), step):
-        block = warped[start : start + step].reshape(-1)
         positions = _positions(reference, start, min(start + step, len(warped)), transform, label)
-        nearest = np.zeros(len(block), np.int64)
-        for position, side in zip(positions, source.shape, strict=True):
-            nearest *= side
-            nearest += np.rint(position).clip(0, side - 1).astype(np.int64)
-        block[:] = labels[nearest]
-        border = np.flatnonzero(votes[nearest] > _VOTE)
-        for chunk in range(0, len(border), _CHUNK):
-            part = border[chunk : chunk + _CHUNK]
-            block[part] = _winners(labels, votes, source.shape, [p[part] for p in positions], block[part])
+        warped[start : start + step].reshape(-1)[:] = vote(labels, votes, source.shape, positions)
     return warped
+
+
+def vote(labels: np.ndarray, votes: np.ndarray, shape: tuple[int, ...], positions: list[np.ndarray]) -> np.ndarray:
+    """Find the label at each point.
+
+    Args:
+        labels: of the voxels, flattened.
+        votes: of the voxels, see :func:`count_votes`, flattened.
+        shape: of the label map.
+        positions: of K points, index along each axis, not rounded.
+
+    Returns:
+        (K,), of the type of ``labels``.
+    """
+    nearest = np.zeros(len(positions[0]), np.int64)
+    for position, side in zip(positions, shape, strict=True):
+        nearest *= side
+        nearest += np.rint(position).clip(0, side - 1).astype(np.int64)
+    result: np.ndarray = labels[nearest]
+    border = np.flatnonzero(votes[nearest] > _VOTE)
+    for chunk in range(0, len(border), _CHUNK):
+        part = border[chunk : chunk + _CHUNK]
+        result[part] = _winners(labels, votes, shape, [p[part] for p in positions], result[part])
+    return result
 
 
 def count_votes(source: np.ndarray) -> np.ndarray:

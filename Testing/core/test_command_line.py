@@ -539,7 +539,7 @@ MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(DRDMLib.__path__, "DRDMLib.")
     if not m.name.startswith(("DRDMLib.cli", "DRDMLib.pictures", "DRDMLib.__main__"))
-    and not m.name.endswith(("torchio_transform", "monai_transform"))
+    and not m.name.endswith(("torchio_transform", "monai_transform", "nnunet_trainer"))
 )
 
 

@@ -1,9 +1,9 @@
 """The pages of the documentation: commands and snippets run, links lead somewhere, files that are named exist.
 
 Commands run as they are written, on small images; options are added so that they are quick (``QUICK``). Of
-``drdm models fetch``, ``torchrun`` and ``srun`` the options are checked, of ``pip`` the extras, of benchmarks that the
-file exists. Other programs (``sbatch``, ``cmake``, ``nnUNetv2_train``) and lines that begin with ``NAME=value`` are not
-run.
+``drdm models fetch``, ``drdm nnunet``, ``torchrun`` and ``srun`` the options are checked, of ``pip`` the extras, of
+benchmarks that the file exists. Other programs (``sbatch``, ``cmake``, ``nnUNetv2_train``) and lines that begin with
+``NAME=value`` are not run.
 """
 
 import ast
@@ -101,7 +101,7 @@ def run_command(line, folder):
     words = shlex.split(line)
     program = words[0]
     if program == "drdm":
-        if words[1:3] == ["models", "fetch"]:
+        if words[1:3] == ["models", "fetch"] or words[1] == "nnunet":
             build_parser().parse_args(words[1:])
         else:
             assert run_drdm(words[1:], folder) == 0, line

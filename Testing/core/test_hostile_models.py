@@ -150,6 +150,9 @@ HOSTILE = {
     "both.safetensors": lambda path: safetensors_of(path, size=512, options={"width": 1024}),
     "times.safetensors": lambda path: safetensors_of(path, timesteps=10**9),
     "grids.safetensors": lambda path: safetensors_of(path, noise_grids=[10**5]),
+    # Doubled again and again, these never meet the control grid.
+    "odd grids.safetensors": lambda path: safetensors_of(path, noise_grids=[5, 3]),
+    "large control grid.safetensors": lambda path: safetensors_of(path, control_size=1024),
     "control.safetensors": lambda path: safetensors_of(path, control_size=10**6),
     "nan.safetensors": lambda path: safetensors_of(path, velocity_scale=float("nan")),
     "inf.safetensors": lambda path: safetensors_of(path, amplitude=float("inf")),

@@ -2,8 +2,8 @@
 
 ``python Testing/recipes/train_models.py NAME DATA -o RUN [--device cuda] [--resume] [--minutes M | --iterations N]``
 
-Models with a second stage are trained on with another random field, from the weights of the first stage (``heart-3d``
-from those of ``general-3d``): the same command with ``--from FILE.safetensors`` and another folder.
+Models with a second stage are trained on with another random field, from the weights of the first stage: the same
+command with ``--from FILE.safetensors`` and another folder.
 
 ``DATA`` is a folder with the datasets ``hippocampus``, ``brain_ixi``, ``brain_misc``, ``cardiac_sunnybrook``, ``ct``
 and ``prostate_mr``, each with ``images/``, and ``brain_ixi`` with ``labels/``; or a file that ``pack NAME... DATA -o
@@ -101,7 +101,6 @@ RECIPES = {
         replace(_CONFIG, steps=24000, batch=6),
         {"hippocampus-32": 1},
         drawing={**_SMOOTHER_FIELD, "velocity_scale": 6.23e-5},
-        second={"steps": 6000, "learning_rate": 4e-4, "warmup": 200},
     ),
     "brain-t1-3d": Recipe(
         _metadata(
@@ -150,24 +149,6 @@ RECIPES = {
         ),
         replace(_CONFIG, **_LARGE, steps=6870, rotation=30.0, shift=0.15, scanner_effects=0.3),
         {"heart-regions": 1},
-    ),
-    "heart-3d": Recipe(
-        _metadata(
-            "heart-3d",
-            3,
-            48,
-            anatomy="heart, stacks of short-axis slices",
-            modality="cine MR",
-            training_data=(
-                "Sunnybrook Cardiac Data, cine short axis of five patients, 110 to 240 mm around the heart; from the "
-                "weights of general-3d"
-            ),
-            licence=_STRICTEST,
-        ),
-        replace(_CONFIG, steps=6000, rotation=30.0, zoom=(0.75, 1.1), shift=0.1, scanner_effects=0.5),
-        {"heart-stacks": 1},
-        drawing={**_SMOOTHER_FIELD, "velocity_scale": 5.35e-5},
-        second=_SECOND,
     ),
     "general-3d": Recipe(
         replace(

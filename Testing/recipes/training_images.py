@@ -6,7 +6,7 @@ images are kept on a finer grid than the model's, so that parts of them are shar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,8 +33,6 @@ HELD_OUT_OF_MISC = ("colin27_T1",)
 RADIOGRAPHS_PER_CT = 12
 # Side of the square around a heart, and of its grid.
 HEART_MM, HEART_SIZE = 128.0, 96
-# Smallest and largest side of the boxes around a heart, mm, and how far their centers are off, as a share of the side.
-HEART_BOX_MM, HEART_BOX_SHIFT = (110.0, 240.0), 0.12
 
 # Labels for drawn heads: 1 to 4 in the brain, from dark to bright, 5 to 8 outside it.
 BRAIN_CLASSES = 4
@@ -131,8 +129,13 @@ def hearts(data: Path) -> Images:
 
 def heart_regions(data: Path) -> Images:
     """Load short-axis slices of five hearts in all phases, in a square of 128 mm around the box of their labels."""
+    cases = find_cases(data / "cardiac_sunnybrook")
     made = []
-    for low, high, own in _sunnybrook(data):
+    for subject in sorted({case.name.split("_")[0] for case in cases}):
+        own = [case for case in cases if case.name.startswith(subject)]
+        boxes = [_box(_label(case) > 0, 0) for case in own if case.label is not None]
+        low = np.min([start for start, _ in boxes], axis=0)
+        high = np.max([np.add(start, size) for start, size in boxes], axis=0)
         for case in own:
             image = read_image(case.image)
             side = [min(round(HEART_MM / s), n) for s, n in zip(image.GetSpacing(), image.GetSize(), strict=True)][:2]
@@ -145,25 +148,6 @@ def heart_regions(data: Path) -> Images:
             # Slices that show something.
             made.append(slices[brightness > 0.1 * brightness.max()])
     return torch.cat(made), torch.empty(0, 1, 64, 64, dtype=torch.uint8)
-
-
-def heart_stacks(data: Path) -> Images:
-    """Load stacks of short-axis slices of five hearts in all phases: two random boxes around each heart."""
-    source = np.random.default_rng(0)
-    made = []
-    for low, high, own in _sunnybrook(data):
-        for case in own * 2:
-            image = read_image(case.image)
-            spacing, length = np.asarray(image.GetSpacing()), np.asarray(image.GetSize())
-            side = source.uniform(*HEART_BOX_MM)
-            size = np.minimum(np.round(side / spacing), length).astype(int)
-            center = (low + high) / 2 + source.uniform(-HEART_BOX_SHIFT, HEART_BOX_SHIFT, 3) * side / spacing
-            start = np.clip(np.round(center - size / 2).astype(int), 0, length - size)
-            # Up to two slices are missing at either end.
-            first, last = (int(n) for n in source.integers(0, 3, 2))
-            start[2], size[2] = first, length[2] - first - last
-            made.append(_on_grid(_cropped(image, start.tolist(), size.tolist()), FINE_3D))
-    return torch.cat(made), _volumes([], HELD_OUT_3D)
 
 
 def prostates(data: Path) -> Images:
@@ -212,7 +196,6 @@ SETS: dict[str, Callable[[Path], Images]] = {
     "trunks": trunks,
     "hearts": hearts,
     "heart-regions": heart_regions,
-    "heart-stacks": heart_stacks,
     "prostates": prostates,
     "slices": slices,
     "radiographs": radiographs,
@@ -222,17 +205,6 @@ SETS: dict[str, Callable[[Path], Images]] = {
 def _ct(data: Path) -> tuple[list[Case], list[Case]]:
     cases = find_cases(data / "ct")
     return [c for i, c in enumerate(cases) if i not in HELD_OUT_CT], [cases[i] for i in HELD_OUT_CT]
-
-
-def _sunnybrook(data: Path) -> Iterator[tuple[np.ndarray, np.ndarray, list[Case]]]:
-    """Yield the box of the labels of each patient, in voxels, and the scans of all phases."""
-    cases = find_cases(data / "cardiac_sunnybrook")
-    for subject in sorted({case.name.split("_")[0] for case in cases}):
-        own = [case for case in cases if case.name.startswith(subject)]
-        boxes = [_box(_label(case) > 0, 0) for case in own if case.label is not None]
-        low = np.min([start for start, _ in boxes], axis=0)
-        high = np.max([np.add(start, size) for start, size in boxes], axis=0)
-        yield low, high, own
 
 
 def _label(case: Case) -> sitk.Image:
