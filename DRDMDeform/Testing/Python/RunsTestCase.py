@@ -98,6 +98,9 @@ class BatchTestCase(ModuleTestCase):
         volume, _segmentation = self.addPhantom()
         self.ui.batchVolumesSelector.setCheckState(volume, 2)
         self.assertIn("4 results (volumes checked: 1)", self.ui.batchPlanLabel.text)
+        self.assertIn("seed, steps, pose and device", self.ui.batchPlanLabel.text)
+        self.ui.batchPoseComboBox.currentIndex = 1
+        self.assertIn("seed, steps and device", self.ui.batchPlanLabel.text)
         self.ui.batchSourceComboBox.currentIndex = 1
         self.assertIn("4 results for each scan", self.ui.batchPlanLabel.text)
         self.ui.batchLevelsLineEdit.text = "subtle medium strong"
@@ -114,7 +117,8 @@ class BatchTestCase(ModuleTestCase):
         ui.batchVolumesSelector.setCheckState(volume, 2)
         ui.batchLevelsLineEdit.text = "medium"
         ui.batchCopiesSpinBox.value = 1
-        ui.batchPoseComboBox.currentText = "From these scans"
+        ui.batchPoseComboBox.currentIndex = 1
+        self.assertEqual(ui.batchPoseComboBox.currentText, "From these scans")
         for region, entry in ((2, "boxes"), (1, "around")):
             folder = self.folder / entry
             ui.batchOutputPath.currentPath = str(folder)
