@@ -29,6 +29,7 @@ from .models.choice import Choice, choose_model, named_choice
 from .models.model import Model
 from .models.population import with_pose
 from .models.strength import with_level
+from .poses import pose_on_grid
 from .regions import Target, faces_held, fields_in_regions, find_target, rigid_parts, skeleton_held
 from .runtime.threads import one_thread
 from .settings import DeformationSettings, Pose, RegionSettings
@@ -39,7 +40,6 @@ from .spatial.model_grid import (
     needs_refinement,
     physical_field,
 )
-from .spatial.poses import pose_on_grid
 from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label
 
 # Number of places at which reports compare bone with a rigid motion.

@@ -53,7 +53,7 @@ def generate(
         images: (N, 1, *S), intensities 0..1. The slices of a stack share one random deformation, so that they stay
             aligned.
         settings: how to deform; the random and the recovered field get the same pose. The spread of a population is in
-            the axes of the tensors, see :func:`DRDMLib.spatial.poses.pose_on_grid`.
+            the axes of the tensors, see :func:`DRDMLib.poses.pose_on_grid`.
         seeds: one seed; or, for a single image, K seeds that are computed together as a batch.
         planes: planes that the deformation does not cross, except by a pose.
         rigid: parts that the recovered deformation moves rigidly, except by a pose.

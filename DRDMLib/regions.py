@@ -20,6 +20,7 @@ from .diffusion.seeds import Purpose, derived_seed, random_generator
 from .diffusion.slip import SlipPlanes
 from .errors import FallbackWarning, ImageError, SettingError
 from .io.images import fit_label, read_label
+from .poses import pose_on_grid
 from .runtime.threads import one_thread
 from .settings import DeformationSettings, RegionSettings
 from .spatial.bones import Skeleton, bone_points, find_skeleton, is_ct
@@ -34,7 +35,6 @@ from .spatial.model_grid import (
     physical_field,
     sample_image,
 )
-from .spatial.poses import pose_on_grid
 from .spatial.region import (
     Box,
     Region,

@@ -14,9 +14,9 @@ from ..diffusion.poses import DRAWN, PoseSpread
 from ..errors import DRDMError
 from ..io.datasets import Case
 from ..io.images import read_image
+from ..poses import FEWEST, MOST, estimate_poses
 from ..runtime.reporter import Reporter
 from ..settings import AUTO_POSE, Pose, pose_of
-from ..spatial.poses import FEWEST, MOST, estimate_poses
 from .plan import Plan
 
 

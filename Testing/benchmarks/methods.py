@@ -26,9 +26,9 @@ from DRDMLib.deformation import generate, prepare
 from DRDMLib.diffusion.affine import random_affine
 from DRDMLib.diffusion.poses import PoseSpread
 from DRDMLib.models.catalogue import load_model
+from DRDMLib.poses import patient_axes
 from DRDMLib.settings import DeformationSettings
 from DRDMLib.spatial.model_grid import field_image
-from DRDMLib.spatial.poses import patient_axes
 from DRDMLib.spatial.resampling import field_on_grid
 
 # TorchIO and MONAI are imported where they are used: the speed benchmark measures the memory of each alone.

@@ -17,9 +17,9 @@ from DRDMLib.errors import ModelError, SettingError
 from DRDMLib.loaders.bank import make_bank
 from DRDMLib.models.metadata import ModelMetadata
 from DRDMLib.models.population import poses_of
+from DRDMLib.poses import estimate_poses, pose_on_grid
 from DRDMLib.production.regenerate import regenerate
 from DRDMLib.spatial.model_grid import model_grid
-from DRDMLib.spatial.poses import estimate_poses, pose_on_grid
 
 SIZE = (30, 34, 26)
 

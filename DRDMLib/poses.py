@@ -12,9 +12,9 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.linalg import expm, logm
 
-from ..diffusion.poses import PoseSpread, spread_of
-from .coordinates import direction_matrix
-from .model_grid import ModelGrid, image_extent, nearest_axes
+from .diffusion.poses import PoseSpread, spread_of
+from .spatial.coordinates import direction_matrix
+from .spatial.model_grid import ModelGrid, image_extent, nearest_axes
 
 # Number of scans from which a spread is estimated, and of those that are registered; they are evenly chosen.
 FEWEST, MOST = 10, 40
