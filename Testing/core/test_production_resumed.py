@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from command_helpers import run_process, scene, start_as_torchrun, write
-from production_helpers import make, records_of, report_of, result, settings_for, write_cases
+from production_helpers import LEVELS, make, records_of, report_of, result, settings_for, write_cases
 
 from DRDMLib.errors import OutputError, SettingError
 from DRDMLib.io.datasets import Case
@@ -53,13 +53,14 @@ def test_a_run_killed_several_times_ends_with_the_same_files(name, levels, kills
 def test_any_number_of_processes_makes_the_same_files(command_name, tmp_path, tiny_models):
     data = write_cases(tmp_path / "data", ("a", "b", "c"), size=(18, 16, 14))
     (data / "images" / "c.nii.gz").write_text("no image")
-    make(data, tmp_path / "1" / "set", tiny_models[3], command_name, copies=2)
+    how = {"levels": LEVELS[command_name][:1], "copies": 2}
+    make(data, tmp_path / "1" / "set", tiny_models[3], command_name, **how)
     for world in (2, 5) if command_name == AUGMENT else (3,):
         folder = tmp_path / str(world) / "set"
         complete = []
         # The last process first, because the order does not matter.
         for rank in reversed(range(world)):
-            run, _ = make(data, folder, tiny_models[3], command_name, copies=2, process=ProcessInfo(rank, world))
+            run, _ = make(data, folder, tiny_models[3], command_name, process=ProcessInfo(rank, world), **how)
             complete.append(run.complete)
         assert complete == [False] * (world - 1) + [True]
         assert result(folder) == result(tmp_path / "1" / "set")
