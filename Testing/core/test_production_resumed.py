@@ -1,11 +1,13 @@
 """Runs that are killed, run out of disk space, or are shared by processes: they end with the same files."""
 
 import os
+import subprocess
 import sys
 
 import pytest
-from command_helpers import run_process, scene, start_as_torchrun, write
+from command_helpers import environment, run_process, scene, write
 from production_helpers import LEVELS, make, records_of, report_of, result, settings_for, write_cases
+from warm_processes import AVAILABLE, START, write_launcher
 
 from DRDMLib.errors import OutputError, SettingError
 from DRDMLib.io.datasets import Case
@@ -66,26 +68,30 @@ def test_any_number_of_processes_makes_the_same_files(command_name, tmp_path, ti
         assert result(folder) == result(tmp_path / "1" / "set")
 
 
-def test_torchrun_shares_the_work(tmp_path, tiny_models):
-    """Two processes write to one folder at the same time, without the option --share."""
+@pytest.mark.parametrize("start", ["quick", pytest.param("new", marks=pytest.mark.long)])
+def test_torchrun_shares_the_work(tmp_path, tiny_models, start):
+    """Two processes of torchrun write to one folder at the same time, without the option --share.
+
+    Torchrun starts them anew, as the documentation says, or, more quickly, by the imitation of PythonSlicer, which
+    passes on all that torchrun gives them.
+    """
     data = write_cases(tmp_path / "data", size=(18, 16, 14))
-    options = [
-        "--levels",
-        "40",
-        "12",
-        "--steps",
-        "1",
-        "--max-folded",
-        "1",
-        "--model",
-        tiny_models[3],
-        "--device",
-        "cpu",
-    ]
+    options = ["--levels", "40", "12", "--steps", "1", "--max-folded", "1"]
+    options += ["--model", tiny_models[3], "--device", "cpu"]
     together = tmp_path / "together" / "set"
-    for process in start_as_torchrun(2, "augment", data, "-o", together, *options):
-        errors = process.communicate()[1]
-        assert process.returncode == 0, errors
+    (tmp_path / "launcher").mkdir()
+    quick = write_launcher(tmp_path / "launcher") if start == "quick" and AVAILABLE else {}
+    program = ["--no-python", tmp_path / "launcher" / "PythonSlicer", START, "DRDMLib"] if quick else ["-m", "DRDMLib"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [str(word) for word in (*torchrun, *program, "augment", data, "-o", together, *options)],
+        capture_output=True,
+        encoding="utf-8",
+        env=environment() | quick,
+        timeout=600,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
     assert run_process("augment", data, "-o", tmp_path / "alone" / "set", *options).returncode == 0
     assert result(together) == result(tmp_path / "alone" / "set")
     assert sorted(p.name for p in (together / "logs").iterdir()) == ["001-of-002.jsonl", "002-of-002.jsonl"]
