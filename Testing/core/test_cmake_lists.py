@@ -115,10 +115,14 @@ print(DRDMLib.deform(scan, level=8, steps=1, device="cpu").model)
 
 
 def test_the_module_loads_from_the_installed_folder(installed):
-    """As in the application's own Python: the folder is on the path, the module is loaded from it."""
+    """As in the application's own Python: the folder is on the path, the module is loaded from it.
+
+    All of the library is imported from the same folder in the test above.
+    """
     pytest.importorskip("slicer")
-    code = f"PACKAGES, FOLDER = ['DRDMDeformLib', 'DRDMLib'], {str(installed)!r}\n"
+    code = f"PACKAGES, FOLDER = ['DRDMDeformLib'], {str(installed)!r}\n"
     code += "import standin; standin.install(); standin.load_module(FOLDER + '/DRDMDeform.py')\n" + IMPORT_ALL
+    code += "import DRDMLib, DRDMLib.cli.commands; assert DRDMLib.__file__.startswith(FOLDER), DRDMLib.__file__\n"
     code += "import slicer; print(len(slicer.util.getModuleLogic('DRDMDeform').availableModels()))"
     assert int(run(code, installed, ROOT / "Testing").strip()) >= 4
 

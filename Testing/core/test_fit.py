@@ -41,7 +41,7 @@ def forget():
 
 def test_a_model_fits_what_it_knows_better_than_noise_or_another_anatomy():
     known, unknown, other = (fit_of(image, "brain-t1-3d").undone for image in (head(), noise(), body()))
-    assert known > 0.05 > unknown > other
+    assert known > 0.2 > 0.1 > unknown > other
     assert fit_of(body(), "general-3d").undone > 0.15
     assert fit_of(head(), "brain-t1-3d").still < fit_of(body(), "brain-t1-3d").still
 
@@ -139,18 +139,26 @@ def test_thick_slices_get_a_model_for_volumes_if_one_suits(tmp_path, monkeypatch
 def test_of_models_that_fit_alike_the_users_own_is_preferred(tmp_path, monkeypatch):
     monkeypatch.setenv("DRDM_HOME", str(tmp_path))
     image = head()
-    assert choose_model(image).name == "brain-t1-3d"
-    own = add_user_model(find("brain-t1-3d").path, "mine")
+    assert choose_model(image).name == "general-3d"
+    own = add_user_model(find("general-3d").path, "mine")
     chosen = choose_model(image)
     assert chosen.name == own.name == "mine" and chosen.fit.model == "mine"
-    assert chosen.fit.undone == fit_of(image, "brain-t1-3d").undone
+    assert chosen.fit.undone == fit_of(image, "general-3d").undone
     # One that fits worse is not, and one that is damaged is left out.
     weights = bytearray(own.path.read_bytes())
     weights[-4000:] = b"\xff" * 4000
     own.path.write_bytes(weights)
-    assert choose_model(image).name == "brain-t1-3d"
+    assert choose_model(image).name == "general-3d"
     add_user_model(find("hippocampus-mr-3d").path, "other")
-    assert choose_model(image).name == "brain-t1-3d"
+    assert choose_model(image).name == "general-3d"
+
+
+def test_a_model_made_for_an_anatomy_is_preferred_unless_it_fits_much_worse(monkeypatch):
+    image = head()
+    general, special = (fit_of(image, name).undone for name in ("general-3d", "brain-t1-3d"))
+    for difference, name in ((general - special - 0.01, "general-3d"), (general - special + 0.01, "brain-t1-3d")):
+        monkeypatch.setattr(choice, "PREFERENCE", difference)
+        assert choose_model(image).name == name
 
 
 def test_a_named_model_is_used_and_its_fit_is_said():
@@ -187,7 +195,7 @@ def mixed_cases(folder):
     return folder
 
 
-MODELS = {"ct": "general-3d", "slices": "general-2d", "zhead": "brain-t1-3d"}
+MODELS = {"ct": "general-3d", "slices": "general-2d", "zhead": "general-3d"}
 
 
 def records_of(folder):
@@ -276,7 +284,7 @@ def test_drdm_fit_prints_a_table(drdm, tmp_path):
     table = drdm("fit", path)
     assert table.status == 0, table.err
     line = next(line for line in table.out.splitlines() if "general-3d" in line)
-    assert "fair" in line and line.endswith("chosen")
+    assert "good" in line and line.endswith("chosen")
     assert "for MR, but this looks like CT" in table.out and "general-2d" in table.out
     few = drdm("fit", path, path, "--model", "brain-t1-3d")
     assert few.out.count("brain-t1-3d") == 2 and "poor" in few.out and "general" not in few.out
@@ -289,9 +297,9 @@ def test_drdm_deform_says_the_fit(drdm, tmp_path):
     path = write(body(40), tmp_path / "ct.nii.gz")
     settings = ("--level", 8, "--steps", 1, "--device", "cpu")
     made = drdm("deform", path, "-o", tmp_path / "a", *settings)
-    assert "Model: general-3d; undoes" in made.err and "fair" in made.err and "does not fit" not in made.err
+    assert "Model: general-3d; undoes" in made.err and "good" in made.err and "does not fit" not in made.err
     fit = json.loads((tmp_path / "a" / "report.json").read_text(encoding="utf-8"))["fit"]
-    assert fit["model"] == "general-3d" and fit["word"] == "fair"
+    assert fit["model"] == "general-3d" and fit["word"] == "good"
     named = drdm("deform", path, "-o", tmp_path / "b", *settings, "--model", "brain-t1-3d")
     assert named.status == 0 and "does not fit this scan well (it undoes nothing" in named.err
 
@@ -308,7 +316,7 @@ def test_loaders_choose_for_each_image(tmp_path):
         "ct": "general-3d",
         "slices": "general-2d",
     }
-    assert _written(tmp_path / "bank" / "ct.safetensors")["fit"]["word"] == "fair"
+    assert _written(tmp_path / "bank" / "ct.safetensors")["fit"]["word"] == "good"
     before = {path.name: path.read_bytes() for path in (tmp_path / "bank").iterdir()}
     make_bank(data, tmp_path / "bank", levels=(8,), copies=1, steps=1, device="cpu")
     assert {path.name: path.read_bytes() for path in (tmp_path / "bank").iterdir()} == before
@@ -337,7 +345,7 @@ _REAL = {
 def test_real_scans_get_a_model_that_suits(shared, path):
     chosen = choose_model(read_image(shared / "data" / path))
     assert chosen.name in _REAL[path] and chosen.fit.word in ("good", "fair"), chosen
-    assert all(fit.undone <= chosen.fit.undone + 0.03 for fit in chosen.others if fit.ndim == chosen.fit.ndim)
+    assert all(fit.undone <= chosen.fit.undone + 0.1 for fit in chosen.others if fit.ndim == chosen.fit.ndim)
 
 
 @pytest.mark.parametrize("name", ["IXI013-HH-1212", "IXI284-HH-2354"])

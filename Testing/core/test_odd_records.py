@@ -1,12 +1,9 @@
 """Records, reports and ``run.json`` that were edited, cut off or made by older versions."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
-from command_helpers import REPOSITORY, environment
 from production_helpers import make, write_cases
 
 from DRDMLib.errors import SettingError
@@ -167,21 +164,16 @@ def test_checkpoints_of_older_versions_give_one_sentence():
         sampler.load_state({"generator": torch.Generator().get_state(), "bank": [], "draws": 0})
 
 
-def test_jobs_run_no_file_of_the_working_folder(tmp_path, tiny_models):
+def test_jobs_run_no_file_of_the_working_folder(tmp_path, tiny_models, drdm, monkeypatch):
+    """The processes of the jobs are started anew from here; test_working_folder.py starts other commands there."""
     data = write_cases(tmp_path / "data", ("a", "b"), size=(14, 13, 12))
     trap = tmp_path / "DRDMLib"
     trap.mkdir()
     (trap / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     words = ["augment", data, "-o", tmp_path / "out", "--model", tiny_models[3], "--levels", 4, "--jobs", 2]
-    start = [sys.executable, REPOSITORY / "DRDMLib" / "start.py", "DRDMLib"]
-    ended = subprocess.run(
-        [str(word) for word in (*start, *words, "--steps", 1)],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stderr
+    ended = drdm(*words, "--steps", 1)
+    assert ended.status == 0, ended.err
     assert not (tmp_path / "ran").exists()
-    assert "2 originals and 2 new versions are in" in ended.stderr
+    assert "2 originals and 2 new versions are in" in ended.err

@@ -1,11 +1,13 @@
 """Runs that are killed, run out of disk space, or are shared by processes: they end with the same files."""
 
 import os
+import subprocess
 import sys
 
 import pytest
-from command_helpers import run_process, scene, start_as_torchrun, write
-from production_helpers import make, records_of, report_of, result, settings_for, write_cases
+from command_helpers import environment, run_process, scene, write
+from production_helpers import LEVELS, make, records_of, report_of, result, settings_for, write_cases
+from warm_processes import AVAILABLE, START, write_launcher
 
 from DRDMLib.errors import OutputError, SettingError
 from DRDMLib.io.datasets import Case
@@ -53,38 +55,43 @@ def test_a_run_killed_several_times_ends_with_the_same_files(name, levels, kills
 def test_any_number_of_processes_makes_the_same_files(command_name, tmp_path, tiny_models):
     data = write_cases(tmp_path / "data", ("a", "b", "c"), size=(18, 16, 14))
     (data / "images" / "c.nii.gz").write_text("no image")
-    make(data, tmp_path / "1" / "set", tiny_models[3], command_name, copies=2)
+    how = {"levels": LEVELS[command_name][:1], "copies": 2}
+    make(data, tmp_path / "1" / "set", tiny_models[3], command_name, **how)
     for world in (2, 5) if command_name == AUGMENT else (3,):
         folder = tmp_path / str(world) / "set"
         complete = []
         # The last process first, because the order does not matter.
         for rank in reversed(range(world)):
-            run, _ = make(data, folder, tiny_models[3], command_name, copies=2, process=ProcessInfo(rank, world))
+            run, _ = make(data, folder, tiny_models[3], command_name, process=ProcessInfo(rank, world), **how)
             complete.append(run.complete)
         assert complete == [False] * (world - 1) + [True]
         assert result(folder) == result(tmp_path / "1" / "set")
 
 
-def test_torchrun_shares_the_work(tmp_path, tiny_models):
-    """Two processes write to one folder at the same time, without the option --share."""
+@pytest.mark.parametrize("start", ["quick", pytest.param("new", marks=pytest.mark.long)])
+def test_torchrun_shares_the_work(tmp_path, tiny_models, start):
+    """Two processes of torchrun write to one folder at the same time, without the option --share.
+
+    Torchrun starts them anew, as the documentation says, or, more quickly, by the imitation of PythonSlicer, which
+    passes on all that torchrun gives them.
+    """
     data = write_cases(tmp_path / "data", size=(18, 16, 14))
-    options = [
-        "--levels",
-        "40",
-        "12",
-        "--steps",
-        "1",
-        "--max-folded",
-        "1",
-        "--model",
-        tiny_models[3],
-        "--device",
-        "cpu",
-    ]
+    options = ["--levels", "40", "12", "--steps", "1", "--max-folded", "1"]
+    options += ["--model", tiny_models[3], "--device", "cpu"]
     together = tmp_path / "together" / "set"
-    for process in start_as_torchrun(2, "augment", data, "-o", together, *options):
-        errors = process.communicate()[1]
-        assert process.returncode == 0, errors
+    (tmp_path / "launcher").mkdir()
+    quick = write_launcher(tmp_path / "launcher") if start == "quick" and AVAILABLE else {}
+    program = ["--no-python", tmp_path / "launcher" / "PythonSlicer", START, "DRDMLib"] if quick else ["-m", "DRDMLib"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [str(word) for word in (*torchrun, *program, "augment", data, "-o", together, *options)],
+        capture_output=True,
+        encoding="utf-8",
+        env=environment() | quick,
+        timeout=600,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
     assert run_process("augment", data, "-o", tmp_path / "alone" / "set", *options).returncode == 0
     assert result(together) == result(tmp_path / "alone" / "set")
     assert sorted(p.name for p in (together / "logs").iterdir()) == ["001-of-002.jsonl", "002-of-002.jsonl"]

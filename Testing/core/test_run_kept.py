@@ -37,23 +37,30 @@ def flip(path):
 
 # Cuts the power at the LEFT-th time that a file in FOLDER gets its name: what was not synced is lost.
 POWER_CUT = """
-import signal
+import contextlib, signal, threading
 left, synced, fsync, replace = LEFT, {}, os.fsync, os.replace
+# Several threads write files. While one cuts the power, none of the others may rename the files that it has listed.
+lock = threading.Lock()
 def noted(descriptor):
     fsync(descriptor)
     state = os.fstat(descriptor)
     synced[state.st_ino] = state.st_size
+def cut_off(path):
+    # The others may still remove incomplete files.
+    with contextlib.suppress(FileNotFoundError):
+        state = os.stat(path)
+        if synced.get(state.st_ino) != state.st_size and not BEFORE.get(path) == state.st_mtime_ns:
+            os.truncate(path, 0)
 def cut(source, target, **more):
     global left
-    replace(source, target, **more)
-    left -= str(target).startswith(FOLDER)
-    if left == 0:
-        for at, _, names in os.walk(FOLDER):
-            for path in (os.path.join(at, name) for name in names):
-                state = os.stat(path)
-                if synced.get(state.st_ino) != state.st_size and not BEFORE.get(path) == state.st_mtime_ns:
-                    os.truncate(path, 0)
-        os.kill(os.getpid(), signal.SIGKILL)
+    with lock:
+        replace(source, target, **more)
+        left -= str(target).startswith(FOLDER)
+        if left == 0:
+            for at, _, names in os.walk(FOLDER):
+                for name in names:
+                    cut_off(os.path.join(at, name))
+            os.kill(os.getpid(), signal.SIGKILL)
 BEFORE = {os.path.join(at, name): os.stat(os.path.join(at, name)).st_mtime_ns
           for at, _, names in os.walk(FOLDER) for name in names}
 os.fsync, os.replace = noted, cut

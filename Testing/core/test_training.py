@@ -6,13 +6,13 @@ import csv
 import dataclasses
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
 import torch
+from command_helpers import run_process
 from support import smooth_image
 from synthetic_shapes import draw_labels, draw_shapes
 
@@ -37,7 +37,15 @@ from DRDMLib.training.trainer import Trainer
 
 
 def metadata(ndim=3, size=16, **more) -> ModelMetadata:
+    # In 3D, drawing fields on the published control grid would take most of the time.
+    more = ({"control_size": 32} if ndim == 3 else {}) | more
     return ModelMetadata("t", "compact", ndim, size, options={"width": 8}, amplitude=2.0, **more)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leave the pictures of trainings out; they take seconds."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
 def images_of(ndim=3, size=16, count=4) -> torch.Tensor:
@@ -309,14 +317,14 @@ def test_random_rotations_are_orthogonal(ndim):
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_resumed_training_gives_the_weights_of_uninterrupted_training(ndim, tmp_path):
     images, held_out = images_of(ndim), images_of(ndim, count=1)
-    config = TrainingConfig(steps=6, batch=2, ema=0.9, field_pool=4, warmup=2)
+    config = TrainingConfig(steps=4, batch=2, ema=0.9, field_pool=4, warmup=2)
     whole = train(images, held_out, metadata(ndim), config, tmp_path / "whole", device="cpu")
 
     def stop(step, share, figures):
         raise KeyboardInterrupt
 
-    # The run has 30 steps; it is stopped after 10 and then resumed to the end.
-    longer = dataclasses.replace(config, steps=30)
+    # The run has 20 steps; it is stopped after 10 and then resumed to the end.
+    longer = dataclasses.replace(config, steps=20)
     straight = train(images, held_out, metadata(ndim), longer, tmp_path / "straight", device="cpu")
     with pytest.raises(KeyboardInterrupt):
         train(images, held_out, metadata(ndim), longer, tmp_path / "cut", device="cpu", on_step=stop)
@@ -326,9 +334,9 @@ def test_resumed_training_gives_the_weights_of_uninterrupted_training(ndim, tmp_
         assert torch.equal(weight, b.network.state_dict()[name]), name
     short = load_model_file(whole, "cpu")
     assert any(not torch.equal(w, short.network.state_dict()[n]) for n, w in a.network.state_dict().items())
-    assert b.metadata.training["steps_done"] == 30
+    assert b.metadata.training["steps_done"] == 20
     rows = list(csv.DictReader((tmp_path / "cut" / "log.csv").open(encoding="utf-8")))
-    assert [int(r["step"]) for r in rows] == [10, 30]
+    assert [int(r["step"]) for r in rows] == [10, 20]
     assert list((tmp_path / "cut" / "tensorboard").iterdir())
 
 
@@ -375,37 +383,27 @@ def test_2d_training_takes_the_slices_of_volumes(tmp_path):
     assert (len(kept), len(left_out)) == (8, 2)
 
 
-def test_the_command_trains_and_resumes_and_its_model_deforms(tmp_path):
+def test_the_command_trains_and_resumes_and_its_model_deforms(tmp_path, monkeypatch):
     """Train, resume and use the model, in a folder with spaces and non-ASCII letters."""
     data, run = tmp_path / "Köpfe und Herzen", tmp_path / "ein Lauf"
     write_dataset(data, [(20, 22, 18), (24, 20, 20), (19, 21, 23)])
-    arguments = [
-        "train",
-        str(data),
-        "-o",
-        str(run),
-        "--size",
-        "16",
-        "--width",
-        "8",
-        "--batch",
-        "1",
-        "--progress",
-        "json",
-    ]
-    command = [sys.executable, "-m", "DRDMLib", *arguments, "--iterations", "10", "--describe", "anatomy=blobs"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    arguments = ["train", str(data), "-o", str(run), "--size", "16", "--width", "8", "--batch", "1"]
+    arguments += ["--progress", "json"]
+    done = run_process(*arguments, "--iterations", "10", "--describe", "anatomy=blobs")
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert {"read", "train"} <= {e["task"] for e in events if e["event"] == "progress"}
     assert (run / "preview.png").stat().st_size > 1000
+    # The picture was drawn once, and that of a deformation has tests of its own.
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main([*arguments, "--iterations", "20"]) == 2  # nothing is overwritten
     assert main([*arguments, "--iterations", "20", "--resume"]) == 0
     model = load_model_file(run / "model.safetensors", "cpu")
     assert model.metadata.anatomy == "blobs"
     assert model.metadata.training["steps_done"] == 20
     image = next((data / "images").iterdir())
-    assert main(["deform", str(image), "-o", str(tmp_path / "out"), "--model", str(run / "model.safetensors")]) == 0
+    use = ["--model", str(run / "model.safetensors"), "--no-picture"]
+    assert main(["deform", str(image), "-o", str(tmp_path / "out"), *use]) == 0
 
 
 @pytest.mark.parametrize("axes", ["kji", "ijk"])
@@ -458,7 +456,7 @@ def test_default_batch_size():
     assert settings("--batch", "2", "--learning-rate", "0.001", device="cuda", earlier=earlier) == (2, 1e-3)
 
 
-def test_a_resumed_run_keeps_its_batch(tmp_path):
+def test_a_resumed_run_keeps_its_batch(tmp_path, no_pictures):
     write_dataset(tmp_path / "data", [(20, 22, 18)])
     given = ["train", str(tmp_path / "data"), "-o", str(tmp_path / "run"), "--size", "16", "--width", "8"]
     given += ["--device", "cpu", "--progress", "none"]
@@ -484,7 +482,7 @@ def test_training_on_a_gpu_uses_mixed_precision(tmp_path):
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_the_default_model_has_coarse_fields_and_deforms_crops(ndim, tmp_path):
+def test_the_default_model_has_coarse_fields_and_deforms_crops(ndim, tmp_path, no_pictures):
     """The file has the command's default settings; its fields are smoother and stronger than published ones."""
     folder = tmp_path / "data" / "images"
     folder.mkdir(parents=True)
