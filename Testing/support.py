@@ -17,8 +17,9 @@ def write_tiny_model(path: Path, ndim: int, size: int = 24) -> Path:
     torch.manual_seed(ndim)
     network = build_network("compact", ndim, 80, {"width": 8})
     torch.nn.init.normal_(network.out.weight, std=0.01)
-    # A control grid of half the published side: drawing a random deformation takes most of the time.
-    metadata = ModelMetadata(path.stem, "compact", ndim, size, amplitude=2.0, control_size=32, options={"width": 8})
+    metadata = ModelMetadata(
+        name=path.stem, architecture="compact", ndim=ndim, size=size, amplitude=2.0, options={"width": 8}
+    )
     save_model(path, network, metadata)
     return path
 

@@ -143,12 +143,8 @@ class WarmProcess:
         output, their_output = os.pipe()
         errors, their_errors = os.pipe()
         their_input, ours = os.pipe() if stdin else (_descriptor_of(given or ""), None)
-        request = {
-            "arguments": [*([] if code else ["DRDMLib"]), *map(str, arguments)],
-            "code": code,
-            "env": environment() if env is None else env,
-            "folder": str(Path.cwd()),
-        }
+        all_arguments = [*([] if code else ["DRDMLib"]), *map(str, arguments)]
+        request = _request(all_arguments, code, environment() if env is None else env)
         descriptors = [their_input, their_output, their_errors]
         self._connection, self.pid = ask(server_name(), request, descriptors)
         for descriptor in descriptors:
@@ -206,6 +202,14 @@ class WarmProcess:
         if late:
             raise subprocess.TimeoutExpired("drdm", timeout, *self._printed)
         return self._printed
+
+
+def _request(arguments: list[str], code: str | None, env: dict[str, str]) -> dict[str, Any]:
+    """Describe a process; it gets the folder and the limit on the size of files of this one."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return {"arguments": arguments, "code": code, "env": env, "folder": str(Path.cwd()), "file_size": limit}
 
 
 def _descriptor_of(text: str) -> int:
@@ -270,11 +274,14 @@ def _serve(listener: socket.socket, life: socket.socket) -> dict[str, Any]:
 
 def _become(request: dict[str, Any]) -> None:
     """Turn this process into the one that was asked for, and run it."""
+    import resource
+
     # A shell may start its children with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["folder"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, request["file_size"])
     code, arguments = request["code"], request["arguments"]
     if code is None:
         sys.argv = [str(START), *arguments]
@@ -287,8 +294,7 @@ def _become(request: dict[str, Any]) -> None:
 
 def launch(name: str, arguments: list[str]) -> int:
     """Be PythonSlicer, CTK's launcher: the process gets these streams, and its crash becomes status 1."""
-    request = {"arguments": arguments, "code": None, "env": dict(os.environ), "folder": str(Path.cwd())}
-    status = answer(ask(name, request, [0, 1, 2])[0])
+    status = answer(ask(name, _request(arguments, None, dict(os.environ)), [0, 1, 2])[0])
     if status < 0:
         print(f"[{sys.executable}] exit abnormally - Report the problem.", file=sys.stderr)
         return 1

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from ..levels import Level, read_level
+from ..levels import STRENGTHS, Level, read_level
 from ..settings import AUTO_POSE
 
 
@@ -98,6 +98,40 @@ def add_device_and_progress(parser: argparse.ArgumentParser) -> None:
         choices=["auto", "json", "none"],
         default="auto",
         help="show progress as a bar on a terminal (auto), as one JSON object per line, or not at all (default: auto)",
+    )
+
+
+def add_levels(parser: argparse.ArgumentParser) -> None:
+    """Add ``--levels``: several strengths, all of them by default."""
+    parser.add_argument(
+        "--levels",
+        type=strength,
+        nargs="+",
+        default=list(STRENGTHS),
+        metavar="T'",
+        help="strengths: words or levels, 0 to 79 (default: subtle medium strong)",
+    )
+
+
+def add_share(parser: argparse.ArgumentParser) -> None:
+    """Add ``--share``: which share of the work this process does."""
+    parser.add_argument(
+        "--share",
+        type=share_of_work,
+        metavar="K/N",
+        help="do the K-th of N shares of the work (default: all of it, or the share set by torchrun or srun)",
+    )
+
+
+def add_levels_and_copies(parser: argparse.ArgumentParser, copies: int, counted: str) -> None:
+    """Add ``--levels`` and ``--copies``; ``copies`` is the default, ``counted`` says what is counted."""
+    add_levels(parser)
+    parser.add_argument(
+        "--copies",
+        type=whole_number(1, 100000),
+        default=copies,
+        metavar="N",
+        help=f"{counted} (default: {copies})",
     )
 
 
@@ -208,12 +242,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes on this computer that share the work (default: 1, which uses all cores by threads)",
     )
-    parser.add_argument(
-        "--share",
-        type=share_of_work,
-        metavar="K/N",
-        help="do the K-th of N shares of the work (default: all of it, or the share set by torchrun or srun)",
-    )
+    add_share(parser)
     parser.add_argument(
         "--subject",
         metavar="REGEX",

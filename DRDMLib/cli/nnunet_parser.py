@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from ..levels import STRENGTHS
 from ..runtime.reporter import Reporter
-from .arguments import add_device_and_progress, add_generation, share_of_work, strength, whole_number
+from .arguments import add_device_and_progress, add_generation, add_levels_and_copies, add_share
 from .region import add_region
 
 Runs = Callable[[str, str], Callable[[argparse.Namespace, Reporter], None]]
@@ -51,27 +50,8 @@ def _add_prepare(parser: argparse.ArgumentParser, runs: Runs) -> None:
         help="folder for the fields (default: drdm_bank in the folder of the dataset in nnUNet_preprocessed, where the "
         "trainer looks for it)",
     )
-    parser.add_argument(
-        "--levels",
-        type=strength,
-        nargs="+",
-        default=list(STRENGTHS),
-        metavar="T'",
-        help="strengths: words or levels, 0 to 79 (default: subtle medium strong)",
-    )
-    parser.add_argument(
-        "--copies",
-        type=whole_number(1, 100000),
-        default=16,
-        metavar="N",
-        help="number of fields of each strength for each case (default: 16)",
-    )
-    parser.add_argument(
-        "--share",
-        type=share_of_work,
-        metavar="K/N",
-        help="do the K-th of N shares of the cases (default: all, or the share set by torchrun or srun)",
-    )
+    add_levels_and_copies(parser, 16, "fields of each strength for each case")
+    add_share(parser)
     add_generation(parser)
     add_region(parser)
     add_device_and_progress(parser)

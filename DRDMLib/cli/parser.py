@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from .. import __version__
-from ..levels import DEFAULT_LEVEL, DEFAULT_PAIR, STRENGTHS
+from ..levels import DEFAULT_LEVEL, DEFAULT_PAIR
 from ..runtime.reporter import Reporter
 from .arguments import (
     add_changes,
@@ -20,6 +20,8 @@ from .arguments import (
     add_format,
     add_generation,
     add_label_geometry,
+    add_levels,
+    add_levels_and_copies,
     add_run,
     add_train,
     strength,
@@ -193,21 +195,7 @@ def _add_augment(command: AddCommand) -> None:
         "dataset", metavar="DATASET", help="nnU-Net v2 raw dataset, folder with images/ and labels/, or a list"
     )
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the dataset")
-    parser.add_argument(
-        "--levels",
-        type=strength,
-        nargs="+",
-        default=list(STRENGTHS),
-        metavar="T'",
-        help="strengths: words or levels, 0 to 79 (default: subtle medium strong)",
-    )
-    parser.add_argument(
-        "--copies",
-        type=whole_number(1, 100000),
-        default=1,
-        metavar="N",
-        help="versions per image and level (default: 1)",
-    )
+    add_levels_and_copies(parser, 1, "versions per image and level")
     add_run(parser)
     add_generation(parser)
     add_region(parser)
@@ -298,14 +286,7 @@ def _add_gallery(command: AddCommand) -> None:
     )
     parser.add_argument("dataset", metavar="SCANS", help="an image, a folder of scans, or a dataset as for augment")
     parser.add_argument("-o", "--output", required=True, metavar="PAGE", help="new file, for example gallery.html")
-    parser.add_argument(
-        "--levels",
-        type=strength,
-        nargs="+",
-        default=list(STRENGTHS),
-        metavar="T'",
-        help="strengths: words or levels, 0 to 79 (default: subtle medium strong)",
-    )
+    add_levels(parser)
     parser.add_argument(
         "--versions", type=whole_number(1, 1000), default=4, metavar="N", help="versions of each level (default: 4)"
     )

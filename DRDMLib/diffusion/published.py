@@ -13,6 +13,6 @@ NOISE_RATIO = 0.08
 def noise_sides(control_size: int) -> list[int]:
     """List the numbers of nodes along a side of grids that become a control grid when they are doubled repeatedly."""
     sides = [control_size]
-    while sides[-1] % 2 == 0:
+    while sides[-1] > 0 and sides[-1] % 2 == 0:
         sides.append(sides[-1] // 2)
     return sides

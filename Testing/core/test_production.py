@@ -130,7 +130,7 @@ def test_samples_whose_label_leaves_the_image_are_rejected(tmp_path, tiny_models
     write(label, tmp_path / "data" / "labels" / "a.nii.gz")
     folder = tmp_path / "out"
     limits = Limits(folded=None, inside=0.75, max_attempts=8)
-    how = {"levels": ((20,),), "pose": 1.0, "copies": 3, "limits": limits, "border": "open"}
+    how = {"levels": ((40,),), "copies": 3, "limits": limits, "border": "open"}
     make(tmp_path / "data", folder, tiny_models[3], **how)
     counts = report_of(folder)["redrawn"]
     assert counts["reasons"].get("label left", 0) == counts["draws"] > 0

@@ -19,15 +19,19 @@ import DRDMLib
 MODULE = Path(jobs.__file__).resolve().parents[1]
 
 
+def startAnew(test):
+    """Have the processes of a test start as in Slicer: they are tested, so none comes from conftest's server."""
+    cold = mock.patch.dict(os.environ)
+    cold.start()
+    test.addCleanup(cold.stop)
+    os.environ.pop("DRDM_WARM_PROCESSES", None)
+
+
 @unittest.skipUnless(Path("/proc/self/cmdline").is_file(), "the processes of the system cannot be listed here")
 class ProcessesTestCase(ModuleTestCase):
     def setUp(self):
         super().setUp()
-        # The processes themselves are tested: they must not come from the server of conftest.py.
-        cold = mock.patch.dict(os.environ)
-        cold.start()
-        self.addCleanup(cold.stop)
-        os.environ.pop("DRDM_WARM_PROCESSES", None)
+        startAnew(self)
         # On a busy computer the cleanup may take long; it must not be cut short here.
         longer = mock.patch.object(jobs, "STOP_TIMEOUT_SECONDS", 600.0)
         longer.start()
@@ -157,6 +161,10 @@ class ProcessesTestCase(ModuleTestCase):
 
 
 class EndTestCase(ModuleTestCase):
+    def setUp(self):
+        super().setUp()
+        startAnew(self)
+
     def run_(self, action):
         """Run a command that does ``action``."""
         code = f"""
