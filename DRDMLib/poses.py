@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from scipy.linalg import expm, logm
 
 from .diffusion.poses import PoseSpread, spread_of
+from .runtime.threads import one_thread_each
 from .spatial.coordinates import direction_matrix
 from .spatial.model_grid import ModelGrid, image_extent, nearest_axes
 
@@ -70,7 +72,9 @@ def estimate_poses(
         half = mask if number < _ROUNDS else mask * _blocks(grid, number - _ROUNDS)
         found = []
         for scan, start in zip(scans, maps, strict=True):
-            found.append(None if start is None else _registered(mean, half, scan, start, free, coarse=number == 0))
+            # With one thread, since the metric's last bits depend on the number of threads and on their order.
+            with one_thread_each(torch.device("cpu")):
+                found.append(None if start is None else _registered(mean, half, scan, start, free, coarse=number == 0))
             done += 1
             if on_scan is not None:
                 on_scan(done, tasks)
@@ -246,7 +250,6 @@ def _registered(
         coarse: begin on a coarser grid.
     """
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(_BINS)
     method.SetMetricSamplingStrategy(method.REGULAR)
     method.SetMetricSamplingPercentage(_SHARE, seed=1)

