@@ -21,15 +21,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from benchmarks.displacement import as_transform
-from benchmarks.labeled_views import LabeledImage, load_case
-from benchmarks.methods import add_pose, deformer
+from benchmarks.labeled_views import LabeledImage, deep_structures, is_head, load_case
+from benchmarks.methods import add_pose, deformer, is_elastic
 from benchmarks.tables import markdown
 from DRDMLib.deformation import make_deformations
 from DRDMLib.diffusion.poses import PoseSpread
@@ -40,7 +42,7 @@ from DRDMLib.production.poses import poses_of_cases
 from DRDMLib.settings import AUTO_POSE, DeformationSettings, RegionSettings
 from DRDMLib.spatial.resampling import warp_label
 
-ELASTIC = ("none", "pose", "torchio", "monai")
+FIGURES = ("coverage", "plausibility", "recall", "precision")
 # Nearest neighbors whose distance is the size of a neighborhood.
 NEIGHBORS = 3
 # Half the side of the window around the structures' center, mm, as a multiple of their largest extent.
@@ -51,28 +53,39 @@ Maker = Callable[[LabeledImage, int, int], sitk.Image]
 
 
 def maker(name: str, levels: Sequence[Level], device: str, people: PoseSpread | None = None) -> Maker:
-    """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][+AMOUNT]``, or one of ``methods.py``.
+    """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][:LEVELS][+AMOUNT]``, or one of ``methods.py``.
 
-    With the amount ``auto``, poses are drawn from ``people``.
+    LEVELS are numbers or words with commas between them, in place of ``levels``. With the amount ``auto``, poses are drawn from ``people``. With ``FIRST>SECOND``, the copies of the first method are
+    deformed again by the second, which is one of ``methods.py``, such as ``nnunet``.
 
     Models make copies as ``drdm augment`` does: repaired (with ``:open`` or ``:closed``, with such faces), of the
     whole image (with ``:around``, of the surroundings of its labels).
     """
+    name, _, then = name.partition(">")
+    if then:
+        first, again = maker(name, levels, device, people), maker(then, levels, device, people)
+
+        def both(subject: LabeledImage, copy: int, seed: int) -> sitk.Image:
+            return again(LabeledImage(subject.image, first(subject, copy, seed)), copy, seed)
+
+        return both
     plain, _, amount = name.partition("+")
     if plain == "none":
         return lambda subject, _copy, _seed: subject.label
     pose = (people or AUTO_POSE) if amount == AUTO_POSE else float(amount or 0)
-    if plain == "pose" and isinstance(pose, PoseSpread):
-        return lambda subject, _copy, seed: _moved(subject, add_pose(subject.image, _still(subject), seed, pose))
-    if plain == "pose":
-        plain_field = deformer(f"nothing+{amount}")
-        return lambda subject, _copy, seed: _moved(subject, plain_field(subject.image, seed, 0))
-    if plain.partition("@")[0] in ELASTIC:
-        field = deformer(name)
-        return lambda subject, _copy, seed: _moved(subject, field(subject.image, seed, 0))
+    if plain == "pose" or is_elastic(plain):
+        field = deformer("nothing" if plain == "pose" else plain)
+
+        def deformed(subject: LabeledImage, copy: int, seed: int) -> sitk.Image:
+            drawn = field(subject.image, seed, 0)
+            return _moved(subject, drawn if pose == 0 else add_pose(subject.image, drawn, seed, pose))
+
+        return deformed
     path, *words = plain.split(":")
     model = load_model(path, device)
     border = next((word for word in words if word in ("open", "closed")), "auto")
+    own = [word for word in words if word not in ("open", "closed", "around")]
+    levels = [read_level(level) for level in own[0].split(",")] if own else levels
     region = RegionSettings(around=()) if "around" in words else None
 
     def make(subject: LabeledImage, copy: int, seed: int) -> sitk.Image:
@@ -82,10 +95,6 @@ def maker(name: str, levels: Sequence[Level], device: str, people: PoseSpread | 
         return made.warp_label(subject.label)
 
     return make
-
-
-def _still(subject: LabeledImage) -> np.ndarray:
-    return deformer("nothing")(subject.image, 0, 0)
 
 
 def _moved(subject: LabeledImage, field: np.ndarray) -> sitk.Image:
@@ -156,7 +165,70 @@ def choose(cases: list[Case], shots: int, unseen: int, people: str, draw: int) -
     first = [allowed[int(k * step + draw) % len(allowed)] for k in range(shots)]
     names = {case.name for case in first}
     rest = [case for case in cases if case.name not in names]
-    return first, [rest[int(k * len(rest) / unseen)] for k in range(min(unseen, len(rest)))]
+    unseen = min(unseen, len(rest))
+    return first, [rest[int(k * len(rest) / unseen)] for k in range(unseen)]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is copied and what is compared.
+
+    Attributes:
+        cases: labeled cases; subjects to copy and unseen people are among them.
+        others: cases of other people: the row ``people``, and the poses of ``+auto``.
+        people: pattern of the names that may be copied.
+        shots: number of subjects.
+        copies: of each subject.
+        unseen: number of unseen people.
+        levels: of models, in turn.
+    """
+
+    cases: list[Case]
+    others: list[Case] | None = None
+    people: str = ""
+    shots: int = 5
+    copies: int = 24
+    unseen: int = 50
+    levels: Sequence[Level] = STRENGTHS
+
+
+def labels_of(cases: Sequence[Case]) -> list[LabeledImage]:
+    """Read cases; of whole heads with MUSE regions, the labels of the deep structures."""
+    read = map(load_case, cases)
+    return [LabeledImage(one.image, deep_structures(one.label) if is_head(one.label) else one.label) for one in read]
+
+
+def measure(
+    setting: Setting, methods: Sequence[str], draw: int, done: Sequence[str] = (), device: str = "cpu"
+) -> Iterator[dict[str, Any]]:
+    """Make the copies of every method from one draw of the subjects, and yield its figures; ``done`` is left out."""
+    missing = [method for method in methods if method not in done]
+    if not missing:
+        return
+    chosen, rest = choose(setting.cases, setting.shots, setting.unseen, setting.people, draw)
+    others = setting.others
+    if others is None:
+        others = [case for case in setting.cases if case not in chosen and case not in rest]
+    subjects, people = labels_of(chosen), labels_of(rest)
+    size, spacing = window([p.label for p in subjects + people])
+    values = structure_values([p.label for p in subjects + people])
+    unseen = [centered(p.label, size, spacing) for p in people]
+    spread = poses_of_cases(others) if any(method.endswith("+auto") for method in missing) else None
+    if spread is not None:
+        print(f"Poses of the other people, without their labels: {spread.words()}.", flush=True)
+    for method in missing:
+        if method == "people":
+            most = setting.shots * setting.copies
+            copies = [centered(one.label, size, spacing) for one in labels_of(others[:: 1 + len(others) // (most + 1)])]
+        else:
+            make = maker(method, setting.levels, device, spread)
+            copies = [
+                centered(make(subject, copy, 1000 * number + copy), size, spacing)
+                for number, subject in enumerate(subjects)
+                for copy in range(setting.copies)
+            ]
+        if copies:
+            yield {"method": method, "draw": draw, "copies": len(copies)} | figures(copies, unseen, values)
 
 
 def main() -> None:
@@ -175,38 +247,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     cases = [case for case in find_cases(options.dataset) if case.label and re.search(options.only, case.name)]
-    rows = []
+    setting = Setting(cases, None, options.people, options.shots, options.copies, options.unseen, options.levels)
+    rows: list[dict[str, Any]] = []
     for draw in options.draws:
-        chosen, rest = choose(cases, options.shots, options.unseen, options.people, draw)
-        subjects, people = ([load_case(case) for case in part] for part in (chosen, rest))
-        size, spacing = window([p.label for p in subjects + people])
-        values = structure_values([p.label for p in subjects + people])
-        unseen = [centered(p.label, size, spacing) for p in people]
-        others = [case for case in cases if case not in chosen and case not in rest]
-        spread = poses_of_cases(others) if any(method.endswith("+auto") for method in options.methods) else None
-        if spread is not None:
-            print(f"Poses of the other people, without their labels: {spread.words()}.", flush=True)
-        arms: dict[str, list[np.ndarray]] = {}
-        if others:
-            arms["people"] = [centered(load_case(case).label, size, spacing) for case in others]
-        for method in options.methods:
-            make = maker(method, options.levels, options.device, spread)
-            arms[method] = [
-                centered(make(subject, copy, 1000 * number + copy), size, spacing)
-                for number, subject in enumerate(subjects)
-                for copy in range(options.copies)
-            ]
-            rows.append({"method": method, "draw": draw, "copies": len(arms[method])})
-            rows[-1] |= figures(arms[method], unseen, values)
-            print(rows[-1], flush=True)
+        for row in measure(setting, [*options.methods, "people"], draw, device=options.device):
+            rows.append(row)
+            print(row, flush=True)
             if options.json:
                 options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        if others:
-            rows.append({"method": "people", "draw": draw, "copies": len(others)})
-            rows[-1] |= figures(arms["people"], unseen, values)
-    print(markdown(rows, dict.fromkeys(("coverage", "plausibility", "recall", "precision"), ".3f")))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    print(markdown(rows, dict.fromkeys(FIGURES, ".3f")))
 
 
 if __name__ == "__main__":

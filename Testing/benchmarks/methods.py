@@ -3,6 +3,9 @@
 :func:`deformer` finds a method by its name; its fields are arrays as in :mod:`benchmarks.displacement`:
 
     torchio, torchio@VOXELS   TorchIO's elastic deformation, VOXELS being the largest displacement of a control point
+    torchio-mm, torchio-mm@MMxPOINTS   the same on the image in space, MM and the number of control points by default
+                              those of TorchIO, 7.5 and 7; 3D
+    nnunet                    the rotation and scaling of nnU-Net's own augmentation, with its probabilities
     monai                     MONAI's elastic deformation, 3D
     affine                    a random affine map, 3D
     nothing                   no displacement
@@ -56,10 +59,14 @@ def deformer(name: str, device: str = "cpu") -> Deformer:
         return lambda image, seed, level: add_pose(image, plain(image, seed, level), seed, float(amount))
     if name.startswith("torchio@"):
         return partial(torchio_field, voxels=float(name.removeprefix("torchio@")))
+    if name.startswith("torchio-mm"):
+        millimeters, _, points = name.removeprefix("torchio-mm").removeprefix("@").partition("x")
+        return partial(torchio_space_field, millimeters=float(millimeters or 7.5), points=int(points or 7))
     elastic: dict[str, Deformer] = {
         "torchio": torchio_field,
         "monai": monai_field,
         "affine": affine_field,
+        "nnunet": nnunet_field,
         "nothing": lambda image, seed, level: np.zeros((*image.GetSize()[::-1], image.GetDimension())),
     }
     return elastic.get(name) or model_deformer(name, device)
@@ -67,7 +74,7 @@ def deformer(name: str, device: str = "cpu") -> Deformer:
 
 def is_elastic(name: str) -> bool:
     """Return whether a method has no levels."""
-    return name.partition("+")[0].partition("@")[0] in ("torchio", "monai", "affine", "nothing")
+    return name.partition("+")[0].partition("@")[0] in ("torchio", "torchio-mm", "nnunet", "monai", "affine", "nothing")
 
 
 # --------------------------------------------------------------------------------------------------------- TorchIO
@@ -101,6 +108,57 @@ def torchio_field(image: sitk.Image, seed: int, level: int = 0, voxels: float = 
     field = sitk.GetArrayFromImage(drawn)
     # The unit grid has axes of its own; a random field has no preferred axis.
     return (field[0, ..., :2] if image.GetDimension() == 2 else field) * np.asarray(image.GetSpacing())
+
+
+def torchio_space_field(
+    image: sitk.Image, seed: int, level: int = 0, millimeters: float = 7.5, points: int = 7
+) -> np.ndarray:
+    """Draw a field of TorchIO on a 3D image in space, as its users do: millimeters along the patient's axes."""
+    drawn = torchio_elastic(image, seed, max_displacement=millimeters, num_control_points=points)
+    return sitk.GetArrayFromImage(drawn)
+
+
+# ---------------------------------------------------------------------------------------------------------- nnU-Net
+
+# nnU-Net rotates and scales within the slices only where they are this many times longer than the stack.
+NNUNET_FLAT = 3.0
+
+
+def nnunet_field(image: sitk.Image, seed: int, level: int = 0) -> np.ndarray:
+    """Draw what nnU-Net v2 does to a training image: in most draws nothing, else a rotation, a scaling or both.
+
+    https://github.com/MIC-DKFZ/nnUNet, ``nnUNetTrainer.get_training_transforms``, patch size: that of the image.
+    Needs ``batchgeneratorsv2``. Mirroring is left out.
+    """
+    from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+
+    shape = image.GetSize()[::-1]
+    flat = len(shape) == 3 and max(shape) / shape[0] > NNUNET_FLAT
+    d = 2 if flat or len(shape) == 2 else 3
+    most = np.pi / 6 if d == 3 else (np.pi / 12 if max(shape[-2:]) / min(shape[-2:]) > 1.5 else np.pi)
+    size = shape[-d:]
+    transform = SpatialTransform(
+        size,
+        patch_center_dist_from_border=0,
+        random_crop=False,
+        p_rotation=0.2,
+        rotation=(-most, most),
+        p_scaling=0.2,
+        scaling=(0.7, 1.4),
+        p_synchronize_scaling_across_axes=1,
+    )
+    np.random.seed(seed)  # noqa: NPY002 - it draws from NumPy's own generator.
+    grid = transform.get_parameters(image=torch.zeros(1, *size))["grid"]
+    if grid is None:
+        return np.zeros((*shape, len(shape)))
+    # PyTorch's grid: x first, -1 and 1 at the outer edges of the first and last voxel.
+    sides = np.asarray(size[::-1])
+    reads = (grid.double().numpy() + 1) * sides / 2 - 0.5
+    voxels = np.stack(np.meshgrid(*[np.arange(n) for n in size], indexing="ij")[::-1], axis=-1)
+    moved = np.zeros((*shape, len(shape)))
+    moved[..., :d] = reads - voxels
+    direction = np.asarray(image.GetDirection()).reshape(len(shape), -1)
+    return moved * np.asarray(image.GetSpacing()) @ direction.T
 
 
 # ----------------------------------------------------------------------------------------------------------- MONAI
