@@ -5,11 +5,11 @@
     python -m benchmarks.yardstick tables OUT
 
 The rule, written down before any test subject was looked at: settings of a method are chosen by the largest sum of
-coverage and plausibility on other people (``choose``), one draw; then ``run`` measures what was chosen, with the defaults
-of every method beside it, on people that were not used for choosing. Of hearts, every second patient is for choosing
+coverage and plausibility on other people (``choose``), one draw; then ``run`` measures what was chosen, and beside it
+the defaults of every method, on people that were not used for choosing. Of hearts, every second patient is for choosing
 (patients are sorted by disease), and of hippocampi and heads, those that the model was trained on; of the few prostates
-nothing is chosen, and the general model has seen most of them. Five healthy hearts are judged by hearts of four diseases
-and other healthy ones. Of one subject, the draws are other subjects each time.
+nothing is chosen, and the general model has seen most of them. Five healthy hearts are judged by hearts of four
+diseases and other healthy ones; one heart gets what was chosen for five. One subject is another one in each draw.
 
 ``OUT/rows.json`` has one row for each setting, draw and method; what is there is not computed again.
 """
@@ -53,6 +53,7 @@ class Table:
         shots: number of subjects.
         elastic: what is tried of TorchIO.
         ours: what is tried of ours.
+        choice: name of the table whose settings are used, if they are not chosen.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Table:
     shots: int = 1
     elastic: tuple[str, ...] = ()
     ours: tuple[str, ...] = ()
+    choice: str = ""
 
 
 _HEARTS = Table(
@@ -79,7 +81,7 @@ _HEARTS = Table(
 )
 TABLES = {
     "hearts": _HEARTS,
-    "heart": replace(_HEARTS, title="Hearts, one healthy subject", shots=1),
+    "heart": replace(_HEARTS, title="Hearts, one healthy subject", shots=1, choice="hearts"),
     "hippocampus": Table(
         "Hippocampi, one subject",
         "hippocampus",
@@ -158,7 +160,7 @@ def compute(name: str, setting: Setting, methods: Sequence[str], draw: int, path
 def choose(name: str, data: Path, out: Path) -> None:
     """Choose the settings of one table, and write them."""
     table = TABLES[name]
-    if not table.elastic:
+    if table.choice or not table.elastic:
         return
     tried = candidates(table)
     methods = [method for group in tried.values() for method in group]
@@ -173,7 +175,7 @@ def choose(name: str, data: Path, out: Path) -> None:
 def run(name: str, data: Path, out: Path, draws: Sequence[int]) -> None:
     """Measure the arms of one table."""
     table = TABLES[name]
-    methods = list(arms(table, dict(read(out / "chosen.json")).get(name, {})).values())
+    methods = list(arms(table, dict(read(out / "chosen.json")).get(table.choice or name, {})).values())
     for draw in draws:
         number = draw if table.shots > 1 else draw * APART
         compute(name, setting(table, data, choosing=False), methods, number, out / "rows.json")
@@ -184,7 +186,7 @@ def tables(out: Path) -> str:
     chosen, rows, texts = dict(read(out / "chosen.json")), read(out / "rows.json"), []
     for name, table in TABLES.items():
         lines = []
-        for words, method in arms(table, chosen.get(name, {})).items():
+        for words, method in arms(table, chosen.get(table.choice or name, {})).items():
             found = [row for row in rows if row["table"] == name and row["method"] == method]
             if not found:
                 continue
