@@ -31,7 +31,7 @@ from benchmarks.tables import markdown
 from DRDMLib.io.datasets import find_cases
 from DRDMLib.training.data import split
 
-# Every second patient is for choosing; held out by the recipes of the shipped models, see recipes/training_images.py.
+# Every second patient is for choosing; others are held out by the recipes, see recipes/training_images.py.
 HALF, HOLD_OUT, HOLD_OUT_HEADS = 2, 8, 5
 HEALTHY = "patient0(6[1-9]|7[0-9]|80)"
 COPIES = 60
