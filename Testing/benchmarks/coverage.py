@@ -55,8 +55,9 @@ Maker = Callable[[LabeledImage, int, int], sitk.Image]
 def maker(name: str, levels: Sequence[Level], device: str, people: PoseSpread | None = None) -> Maker:
     """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][:LEVELS][+AMOUNT]``, or one of ``methods.py``.
 
-    LEVELS are numbers or words with commas between them, in place of ``levels``. With the amount ``auto``, poses are drawn from ``people``. With ``FIRST>SECOND``, the copies of the first method are
-    deformed again by the second, which is one of ``methods.py``, such as ``nnunet``.
+    LEVELS are numbers or words with commas between them, in place of ``levels``. With the amount ``auto``, poses are
+    drawn from ``people``. With ``FIRST>SECOND``, the copies of the first method are deformed again by the second, which
+    is one of ``methods.py``, such as ``nnunet``.
 
     Models make copies as ``drdm augment`` does: repaired (with ``:open`` or ``:closed``, with such faces), of the
     whole image (with ``:around``, of the surroundings of its labels).
