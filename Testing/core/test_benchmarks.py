@@ -160,7 +160,7 @@ def test_an_affine_map_leaves_nothing_beyond_it():
     assert np.abs(beyond_affine(field.reshape(4, 5, 6, 3), inside)).max() < 1e-9
 
 
-@pytest.mark.parametrize("name", ["torchio", "torchio@2", "monai", "affine", "torchio+1"])
+@pytest.mark.parametrize("name", ["torchio", "torchio@2", "monai", "affine", "torchio+1", "torchio-mm@2x5"])
 def test_a_method_draws_fields_on_the_grid_of_the_image(name):
     from benchmarks.methods import deformer, is_elastic
 
@@ -172,6 +172,27 @@ def test_a_method_draws_fields_on_the_grid_of_the_image(name):
     assert np.abs(field).max() > 0
     assert np.array_equal(field, method(image, 3, 0))
     assert is_elastic(name)
+
+
+def test_unseen_people_are_all_different():
+    from benchmarks.coverage import choose
+    from DRDMLib.io.datasets import Case
+
+    cases = [Case(f"p{k:02d}", Path(f"p{k:02d}.nii")) for k in range(12)]
+    first, rest = choose(cases, 2, 50, "p0[0-5]", 1)
+    assert [case.name for case in first] == ["p01", "p04"]
+    assert len({case.name for case in rest}) == len(rest) == 10
+    assert len(choose(cases, 1, 4, "", 0)[1]) == 4
+
+
+def test_elastic_fields_in_space_are_in_millimeters():
+    from benchmarks.methods import deformer
+
+    image = smooth_image((20, 24, 28))
+    image.SetSpacing((1.0, 1.0, 3.0))
+    field = deformer("torchio-mm@2x5")(image, 1, 0)
+    assert field.shape == (*image.GetSize()[::-1], 3)
+    assert 0.5 < np.abs(field).max() <= 2.0
 
 
 def test_the_field_of_monai_is_the_one_it_deforms_with():
