@@ -176,6 +176,7 @@ def test_a_method_draws_fields_on_the_grid_of_the_image(name):
 
 def test_unseen_people_are_all_different():
     from benchmarks.coverage import choose
+
     from DRDMLib.io.datasets import Case
 
     cases = [Case(f"p{k:02d}", Path(f"p{k:02d}.nii")) for k in range(12)]
