@@ -34,6 +34,18 @@ def drdm(capfd, monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def succeed(drdm):
+    """Run a command that must succeed; return its standard output."""
+
+    def run(*arguments):
+        outcome = drdm(*arguments)
+        assert outcome.status == 0, outcome.err
+        return outcome.out
+
+    return run
+
+
+@pytest.fixture
 def scan(tmp_path):
     return write(scene(), tmp_path / "scan.nii.gz")
 
