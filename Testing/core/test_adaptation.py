@@ -35,7 +35,7 @@ def source_of(ndim: int = 2, noise: float = 0.3) -> Source:
     network = build_network("compact", ndim, 80, OPTIONS)
     torch.nn.init.normal_(network.out.weight, std=noise)
     metadata = ModelMetadata(
-        "tiny", "compact", ndim, 16, options=OPTIONS, amplitude=2.0, noise_grids=[16, 8], control_size=32,
+        "tiny", "compact", ndim, 16, options=OPTIONS, amplitude=2.0, noise_grids=[16, 8], control_size=16,
         velocity_scale=1e-4, image_padding="border", licence="CC0-1.0", anatomy="blobs",
     )  # fmt: skip
     return Source(Model(network, metadata, torch.device("cpu")), "sha256:0")
