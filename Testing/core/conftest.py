@@ -1,4 +1,5 @@
 import signal
+import sys
 from collections import namedtuple
 
 import pytest
@@ -31,6 +32,12 @@ def drdm(capfd, monkeypatch, tmp_path):
 
     yield run
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leave the pictures of trainings out; they would take most of the time."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from command_helpers import array_of, command, environment, names_in, report_of, scene, start_process, write
+from command_helpers import PREPARED, array_of, command, environment, names_in, report_of, scene, start_process, write
 
 from DRDMLib.models.model import load_model_file, read_metadata
 
@@ -124,12 +124,13 @@ def test_killing_leaves_no_incomplete_file_with_a_final_name(start, tmp_path, ti
 
 
 @posix
-def test_training_can_be_stopped_and_resumed(start, succeed, tmp_path):
+def test_training_can_be_stopped_and_resumed(succeed, tmp_path, no_pictures):
     for k in range(3):
         write(scene((20, 20 + k)), tmp_path / "data" / "images" / f"{k}.nii.gz")
     run = tmp_path / "run"
     options = ["--ndim", 2, "--size", 16, "--width", 8, "--hold-out", 3, "--batch", 1]
-    process = start("train", tmp_path / "data", "-o", run, *options, "--minutes", 30, "--progress", "json")
+    words = ["train", tmp_path / "data", "-o", run, *options]
+    process = start_process("", *words, "--minutes", 30, "--progress", "json", code=PREPARED)
     for line in process.stdout:
         event = json.loads(line)
         if event["event"] == "progress" and event["task"] == "train":
@@ -143,5 +144,5 @@ def test_training_can_be_stopped_and_resumed(start, succeed, tmp_path):
     done = read_metadata(run / "model.safetensors").training["steps_done"]
     assert done >= 10
 
-    succeed("train", tmp_path / "data", "-o", run, *options, "--iterations", done + 2, "--resume")
+    succeed(*words, "--iterations", done + 2, "--resume")
     assert read_metadata(run / "model.safetensors").training["steps_done"] == done + 2

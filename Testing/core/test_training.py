@@ -30,12 +30,6 @@ from DRDMLib.training.data import load_training_images, split
 from DRDMLib.training.trainer import Trainer
 
 
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """Leave the pictures of trainings out; they take seconds."""
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-
-
 def test_half_precision_is_for_the_network_only():
     """Fields and sampling positions need more digits."""
     config = TrainingConfig(batch=2, field_pool=2, half_precision=True)
