@@ -171,8 +171,8 @@ def test_what_cannot_be_adapted_is_refused(tmp_path):
 
 def test_the_command_adapts_and_repeats(tmp_path):
     """In a separate process, and again in this one with the steps of the first run."""
-    model = write_model(tmp_path / "tiny.safetensors", source_of(3))
-    scans = write_scans(tmp_path / "data", 3)
+    model = write_model(tmp_path / "tiny.safetensors", source_of())
+    scans = write_scans(tmp_path / "data", 3, ndim=2)
     given = ["train", scans, "--from", model, "--device", "cpu", "--batch", "1", "--name", "mine"]
     first, second = ([*map(str, [*given, "-o", tmp_path / name])] for name in ("a", "b"))
     done = run_process(*first, "--steps", "10", "--progress", "json")

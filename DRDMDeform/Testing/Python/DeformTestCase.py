@@ -10,7 +10,7 @@ from modulesupport import BY_LEVEL, ModuleTestCase, arrayOf, displacements, proc
 
 class DeformTestCase(ModuleTestCase):
     def testStrengthIsDescribed(self):
-        self.choosePhantom()
+        self.choosePhantom(model="")
         self.assertEqual(self.ui.strengthComboBox.currentText, "Medium")
         self.assertTrue(self.ui.levelSlider.isHidden())
         self.assertIn("75 %", self.ui.levelLabel.text)
@@ -22,7 +22,7 @@ class DeformTestCase(ModuleTestCase):
             self.assertIn(f"{level} of 79", self.ui.levelLabel.text)
 
     def testStrengthsMeanLevelsOfTheModel(self):
-        self.choosePhantom()
+        self.choosePhantom(model="")
         for number in range(BY_LEVEL):
             self.ui.strengthComboBox.currentIndex = number
             self.deform()
@@ -44,7 +44,7 @@ class DeformTestCase(ModuleTestCase):
         self.assertGreater(len(seeds), 1)
 
     def testDeformButton(self):
-        volume, segmentation = self.choosePhantom()
+        volume, segmentation = self.choosePhantom(model="")
         markups = self.addMarkups()
         self.ui.otherNodesSelector.setCheckState(markups, 2)
         before = arrayOf(volume)
@@ -104,7 +104,7 @@ class DeformTestCase(ModuleTestCase):
         np.testing.assert_array_equal(displacements(first), displacements(self.logic.deformations(volume)[-1]))
 
     def testPanelAndConsoleAgree(self):
-        volume, _segmentation = self.choosePhantom(steps=3)
+        volume, _segmentation = self.choosePhantom(steps=3, model="")
         self.ui.aroundCheckBox.checked = False
         self.ui.seedSpinBox.value = 3
         self.ui.poseSpinBox.value = 0.5

@@ -29,13 +29,13 @@ class InputTestCase(ModuleTestCase):
         self.assertFalse(self.ui.setupButton.visible)
 
     def testTheBestModelIsDescribed(self):
-        self.choosePhantom()
+        self.choosePhantom(model="")
         self.assertTrue(self.ui.deformButton.enabled)
         self.assertIn("Trained on", self.ui.modelInfoLabel.text)
         self.assertIn("3D", self.ui.modelInfoLabel.text)
 
     def testModelThatMustBeDownloaded(self):
-        self.choosePhantom()
+        self.choosePhantom(model="")
         texts = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
         self.assertIn("hippocampus-mr-3d", texts)
         index = next(i for i, text in enumerate(texts) if text.startswith("published-lung-ct-3d"))
@@ -56,7 +56,7 @@ class InputTestCase(ModuleTestCase):
         self.addCleanup(change.stop)
         own = add_user_model(resource("Models", "general-2d.safetensors"), "mine")
         self.panel.enter()
-        self.choosePhantom()
+        self.choosePhantom(model="")
 
         def choose(name):
             texts = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
@@ -76,7 +76,7 @@ class InputTestCase(ModuleTestCase):
         self.assertRaises(ValueError, choose, "mine")
 
     def testModelOfAnotherDimension(self):
-        self.choosePhantom()
+        self.choosePhantom(model="")
         flat = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Slice")
         slicer.util.updateVolumeFromArray(flat, np.random.default_rng(0).random((1, 30, 40)).astype(np.float32))
         self.ui.inputVolumeSelector.setCurrentNode(flat)
@@ -92,7 +92,7 @@ class InputTestCase(ModuleTestCase):
         self.assertEqual(sceneContent(), before)
 
     def testVolumeThatDoesNotFitTheModel(self):
-        volume, _segmentation = self.choosePhantom()
+        volume, _segmentation = self.choosePhantom(model="")
         self.assertEqual(self.ui.fitLabel.text, "")
         names = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
         self.ui.modelComboBox.currentIndex = names.index("hippocampus-mr-3d")
@@ -108,7 +108,7 @@ class InputTestCase(ModuleTestCase):
         self.assertIsNone(self.panel.deform.job)
 
     def testPyTorchIsNotInstalled(self):
-        self.choosePhantom()
+        self.choosePhantom(model="")
         missing = EnvironmentState(problem="PyTorch is not installed yet.", remedy="Install PyTorch")
         with mock.patch.object(self.panel.environment, "state", return_value=missing):
             self.panel.setup.show()

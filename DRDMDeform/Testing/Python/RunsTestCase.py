@@ -354,7 +354,7 @@ class TrainTestCase(ModuleTestCase):
         self.assertEqual(metadata.noise_grids, [16, 8, 4])
         texts = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
         self.assertIn("tiny", texts)
-        self.choosePhantom(steps=1)
+        self.choosePhantom(steps=1, model="tiny")
         self.deform()
 
     def testAdaptAModel(self):
