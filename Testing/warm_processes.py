@@ -2,7 +2,8 @@
 
 Importing everything takes some four seconds of CPU time. On Linux, each process of tests keeps one server. A process
 forked from it has its own arguments, environment, folder, standard streams, session and exit status, as one that
-Python starts. Where the start itself is tested, use ``subprocess``.
+Python starts. At its end it waits for its threads and calls what is registered with ``atexit``, but does not delete
+its objects one by one. Where the start or the end itself is tested, use ``subprocess``.
 
 The server forks a process for each connection to its socket, answers with the number of the process and, when it has
 ended, with its exit status. It kills the process when the connection is closed, and ends with the process of tests.
