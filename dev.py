@@ -72,8 +72,12 @@ def set_up(extras: str) -> None:
         venv.EnvBuilder(with_pip=True, clear=not PYTHON.is_file()).create(ENVIRONMENT)
     except subprocess.CalledProcessError:
         sys.exit("Python cannot make virtual environments here; on Debian and Ubuntu: apt-get install python3-venv")
-    if run("-m", "pip", "install", "--quiet", "-c", "constraints.txt", "-e", f".[{extras}]") != 0:
+    # pip would compile all packages in one process, which takes a minute.
+    install = ["--quiet", "--no-compile", "-c", "constraints.txt", "-e", f".[{extras}]"]
+    if run("-m", "pip", "install", *install) != 0:
         sys.exit("The installation failed; the lines above say why. Is there a network?")
+    # Some packages contain files for other versions of Python, which cannot be compiled.
+    run("-m", "compileall", "-qq", "-j", "0", ENVIRONMENT / ("Lib" if os.name == "nt" else "lib"))
     marker.write_text(state, encoding="utf-8")
 
 
