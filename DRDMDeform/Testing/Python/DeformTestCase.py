@@ -22,7 +22,7 @@ class DeformTestCase(ModuleTestCase):
             self.assertIn(f"{level} of 79", self.ui.levelLabel.text)
 
     def testStrengthsMeanLevelsOfTheModel(self):
-        self.choosePhantom(model="")
+        self.choosePhantom(steps=1)
         for number in range(BY_LEVEL):
             self.ui.strengthComboBox.currentIndex = number
             self.deform()

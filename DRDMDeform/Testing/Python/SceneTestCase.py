@@ -210,7 +210,7 @@ class PlacesTestCase(ModuleTestCase):
         return np.array([image.TransformContinuousIndexToPhysicalPoint(i) for i in index.tolist()])
 
     def testModelIsDeformedToo(self):
-        volume, _segmentation = self.choosePhantom(steps=1)
+        volume, _segmentation = self.choosePhantom(steps=1, model="")
         self.panel.parameter.aroundSegmentation = False
         self.ui.strengthComboBox.currentIndex = BY_LEVEL
         self.panel.parameter.level = 72
