@@ -64,12 +64,14 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_source_tree_works_as_an_additional_module_path",
     ),
     "test_command_line": (
-        "test_killing_leaves_no_incomplete_file_with_a_final_name",
         "test_progress_for_other_programs",
         "test_equal_seeds_give_equal_files",
-        "test_stopping_leaves_complete_files_only",
         "test_synthesize_makes_pairs_and_their_field",
         "test_the_library_and_training_need_no_extras",
+    ),
+    "test_command_stopped": (
+        "test_killing_leaves_no_incomplete_file_with_a_final_name",
+        "test_stopping_leaves_complete_files_only",
         "test_training_can_be_stopped_and_resumed",
     ),
     "test_damaged_headers": (
@@ -203,10 +205,10 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_a_resumed_run_keeps_its_batch",
         "test_resuming_another_network_is_refused",
         "test_resumed_training_gives_the_weights_of_uninterrupted_training",
-        "test_the_pool_returns_matching_fields_and_is_renewed",
         "test_the_command_trains_and_resumes_and_its_model_deforms",
         "test_the_published_network_trains",
     ),
+    "test_training_parts": ("test_the_pool_returns_matching_fields_and_is_renewed",),
     "test_training_stopped": (
         "test_a_training_continues_after_a_power_cut",
         "test_a_training_killed_before_its_first_checkpoint_starts_again",

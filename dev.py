@@ -17,6 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+# Their tests are shared among as many processes as there are processors.
+SHARED = ("Testing/core", "DRDMDeform/Testing")
 USAGE = """usage: python dev.py COMMAND
 
   demo [OPTIONS]    run 'drdm demo' with these options
@@ -70,8 +72,12 @@ def set_up(extras: str) -> None:
         venv.EnvBuilder(with_pip=True, clear=not PYTHON.is_file()).create(ENVIRONMENT)
     except subprocess.CalledProcessError:
         sys.exit("Python cannot make virtual environments here; on Debian and Ubuntu: apt-get install python3-venv")
-    if run("-m", "pip", "install", "--quiet", "-c", "constraints.txt", "-e", f".[{extras}]") != 0:
+    # pip would compile all packages in one process, which takes a minute.
+    install = ["--quiet", "--no-compile", "-c", "constraints.txt", "-e", f".[{extras}]"]
+    if run("-m", "pip", "install", *install) != 0:
         sys.exit("The installation failed; the lines above say why. Is there a network?")
+    # Some packages contain files for other versions of Python, which cannot be compiled.
+    run("-m", "compileall", "-qq", "-j", "0", ENVIRONMENT / ("Lib" if os.name == "nt" else "lib"))
     marker.write_text(state, encoding="utf-8")
 
 
@@ -87,22 +93,18 @@ def test(arguments: list[str]) -> int:
     set_up("test-core" if quick else "test")
     if arguments and not quick and not everything:
         return run("-m", "pytest", *arguments)
-    folders = ["Testing/core"]
-    if not quick:
-        # The tests of the panel and of the stand-in for Slicer's application need processes of their own: a process
-        # can have one application, and the stand-in's own tests unload modules.
-        folders += ["DRDMDeform/Testing", "Testing/mrml", "Testing/panel"]
+    # The tests of the panel and of the stand-in for Slicer's application need processes of their own: a process can
+    # have one application, and the stand-in's own tests unload modules.
+    folders = ["Testing/core"] if quick else ["Testing/panel", "Testing/mrml", "Testing/core", "DRDMDeform/Testing"]
     marks = [] if everything else ["-m", "not long and not slow and not slicer and not gpu" if quick else "not long"]
-    tests = [["-m", "pytest", folder, *marks] for folder in folders]
-    # The library's tests take most of the time, and do not depend on each other.
-    tests[0] += ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "worksteal"]
-    # The longest first, so that all processors have work until the end.
+    # The tests of these folders take most of the time, and do not depend on each other.
+    shared = ["-n", str(min(os.cpu_count() or 1, 8)), "--dist", "worksteal"]
     steps = [
-        *tests[:2],
-        ["-m", "mypy"],
-        *tests[2:],
         ["-m", "ruff", "check", "."],
         ["-m", "ruff", "format", "--check", "."],
+        ["-m", "mypy"],
+        # Those that use all processors come last, so that no processor waits for another at the end.
+        *(["-m", "pytest", folder, *marks, *(shared if folder in SHARED else [])] for folder in folders),
     ]
     status = run_checks(steps)
     if not everything:

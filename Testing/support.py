@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 
+from DRDMLib.diffusion.forward import CONTROL_SIZE, VELOCITY_SCALE
 from DRDMLib.models.model import ModelMetadata, save_model
 from DRDMLib.networks import build_network
 
@@ -17,9 +19,11 @@ def write_tiny_model(path: Path, ndim: int, size: int = 24) -> Path:
     torch.manual_seed(ndim)
     network = build_network("compact", ndim, 80, {"width": 8})
     torch.nn.init.normal_(network.out.weight, std=0.01)
-    metadata = ModelMetadata(
-        name=path.stem, architecture="compact", ndim=ndim, size=size, amplitude=2.0, options={"width": 8}
-    )
+    metadata = ModelMetadata(path.stem, "compact", ndim, size, amplitude=2.0, options={"width": 8})
+    if ndim == 3:
+        # A random deformation of about the published strength on a control grid of half the side: drawing one on the
+        # whole grid would take most of the time of a test.
+        metadata = replace(metadata, control_size=CONTROL_SIZE // 2, velocity_scale=2 * VELOCITY_SCALE)
     save_model(path, network, metadata)
     return path
 

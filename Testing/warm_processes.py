@@ -2,7 +2,8 @@
 
 Importing everything takes some four seconds of CPU time. On Linux, each process of tests keeps one server. A process
 forked from it has its own arguments, environment, folder, standard streams, session and exit status, as one that
-Python starts. Where the start itself is tested, use ``subprocess``.
+Python starts. At its end it waits for its threads and calls what is registered with ``atexit``, but does not delete
+its objects one by one. Where the start or the end itself is tested, use ``subprocess``.
 
 The server forks a process for each connection to its socket, answers with the number of the process and, when it has
 ended, with its exit status. It kills the process when the connection is closed, and ends with the process of tests.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import gc
 import json
 import os
 import select
@@ -24,7 +26,7 @@ import tempfile
 import threading
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 START = REPOSITORY / "DRDMLib" / "start.py"
@@ -273,7 +275,7 @@ def _serve(listener: socket.socket, life: socket.socket) -> dict[str, Any]:
 
 
 def _become(request: dict[str, Any]) -> None:
-    """Turn this process into the one that was asked for, and run it."""
+    """Turn this process into the one that was asked for, run it, and end it."""
     import resource
 
     # A shell may start its children with Ctrl-C ignored.
@@ -289,7 +291,32 @@ def _become(request: dict[str, Any]) -> None:
     else:
         sys.argv = ["-c", *arguments]
     main = sys.modules["__main__"] = types.ModuleType("__main__")
-    exec(compile(code, sys.argv[0], "exec"), main.__dict__)
+    status: Any = None
+    try:
+        exec(compile(code, sys.argv[0], "exec"), main.__dict__)
+    except SystemExit as ended:
+        status = ended.code
+    _end(status)
+
+
+def _end(status: Any) -> NoReturn:
+    """End this process as Python does after ``sys.exit(status)``, but without deleting all objects one by one.
+
+    With all that was imported that takes more than two seconds: the memory of the server must first be copied.
+    """
+    if status is not None and not isinstance(status, int):
+        print(status, file=sys.stderr)
+        status = 1
+    # Waits for threads, as the end of Python does.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        status = 120
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit((status or 0) & 255)
 
 
 def launch(name: str, arguments: list[str]) -> int:
@@ -316,4 +343,7 @@ if __name__ == "__main__":
     # PyTorch imports it with the first optimizer.
     import torch._dynamo  # noqa: F401
 
+    # The garbage collector of a process leaves the server's objects alone, so that their memory need not be copied.
+    gc.collect()
+    gc.freeze()
     _become(_serve(*(socket.socket(fileno=int(number)) for number in sys.argv[1:])))

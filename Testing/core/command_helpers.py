@@ -1,5 +1,6 @@
 """Small images, and the ``drdm`` command as a process, for the tests of the command line."""
 
+import json
 import re
 import socket
 import subprocess
@@ -43,6 +44,14 @@ def array_of(path):
 def snapshot(folder):
     """All content of a folder: path -> bytes, or None for a folder."""
     return {p.relative_to(folder): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def report_of(folder):
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def names_in(folder):
+    return sorted(p.name for p in folder.iterdir())
 
 
 def command(*arguments, code=None):

@@ -1,4 +1,5 @@
 import signal
+import sys
 from collections import namedtuple
 
 import pytest
@@ -31,6 +32,24 @@ def drdm(capfd, monkeypatch, tmp_path):
 
     yield run
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leave the pictures of trainings out; they would take most of the time."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+
+@pytest.fixture
+def succeed(drdm):
+    """Run a command that must succeed; return its standard output."""
+
+    def run(*arguments):
+        outcome = drdm(*arguments)
+        assert outcome.status == 0, outcome.err
+        return outcome.out
+
+    return run
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def source_of(ndim: int = 2, noise: float = 0.3) -> Source:
     network = build_network("compact", ndim, 80, OPTIONS)
     torch.nn.init.normal_(network.out.weight, std=noise)
     metadata = ModelMetadata(
-        "tiny", "compact", ndim, 16, options=OPTIONS, amplitude=2.0, noise_grids=[16, 8], control_size=32,
+        "tiny", "compact", ndim, 16, options=OPTIONS, amplitude=2.0, noise_grids=[16, 8], control_size=16,
         velocity_scale=1e-4, image_padding="border", licence="CC0-1.0", anatomy="blobs",
     )  # fmt: skip
     return Source(Model(network, metadata, torch.device("cpu")), "sha256:0")
@@ -171,8 +171,8 @@ def test_what_cannot_be_adapted_is_refused(tmp_path):
 
 def test_the_command_adapts_and_repeats(tmp_path):
     """In a separate process, and again in this one with the steps of the first run."""
-    model = write_model(tmp_path / "tiny.safetensors", source_of(3))
-    scans = write_scans(tmp_path / "data", 3)
+    model = write_model(tmp_path / "tiny.safetensors", source_of())
+    scans = write_scans(tmp_path / "data", 3, ndim=2)
     given = ["train", scans, "--from", model, "--device", "cpu", "--batch", "1", "--name", "mine"]
     first, second = ([*map(str, [*given, "-o", tmp_path / name])] for name in ("a", "b"))
     done = run_process(*first, "--steps", "10", "--progress", "json")

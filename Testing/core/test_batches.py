@@ -28,7 +28,7 @@ def contents(folder):
     return timeless, report
 
 
-ARGUMENTS = {"augment": ["--levels", "8", "16", "--copies", "2"], "synthesize": ["--levels", "16:8", "--copies", "3"]}
+ARGUMENTS = {"augment": ["--levels", "8", "16"], "synthesize": ["--levels", "16:8", "--copies", "2"]}
 
 
 @pytest.mark.parametrize("name", ["augment", "synthesize"])

@@ -64,18 +64,18 @@ def test_nothing_is_read_from_outside(size, spacing, direction, level, tiny_mode
     assert len(closed_faces(scan)) == 2 * len(size)
     model = tiny_model if len(size) == 3 else tiny_model_2d
     for seed in (0, 1) if level == 30 else (1,):
-        made = deform(scan, model, level, seed, border="closed", steps=6)
+        made = deform(scan, model, level, seed, border="closed", steps=3)
         assert beyond(made.ddf).max() < 1e-3
         assert made.invented_fraction == 0
         assert certify_on_grid(made.field, scan).certified
-        free = deform(scan, model, level, seed, border="open", steps=6)
+        free = deform(scan, model, level, seed, border="open", steps=3)
         outside = (read_index(free.ddf) < -0.5 - 1e-6) | (read_index(free.ddf) > np.asarray(size) - 0.5 + 1e-6)
         assert free.invented_fraction == pytest.approx(outside.any(axis=-1).mean(), abs=0.01)
         assert free.invented_fraction > 0
-    assert deform(scan, model, level, 1, steps=6).invented_fraction == 0
+    assert deform(scan, model, level, 1, steps=3).invented_fraction == 0
     if size[-1] == 9:
         # Slice by slice faces are open by default.
-        assert deform(scan, tiny_model_2d, level, 1, steps=6).invented_fraction > 0
+        assert deform(scan, tiny_model_2d, level, 1, steps=3).invented_fraction > 0
 
 
 def test_tissue_moves_along_a_closed_face(tiny_model):

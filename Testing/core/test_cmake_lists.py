@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_helpers import run_process
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "DRDMDeform"
@@ -102,16 +103,27 @@ for package in PACKAGES:
 """
 
 
+# In a process that has imported other packages, and the library from elsewhere.
+FORGET = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "DRDMLib"]:
+    del sys.modules[name]
+sys.path[:] = [FOLDER] + [path for path in sys.path if path not in ("", ROOT)]
+"""
+
+
 def test_a_separate_process_imports_all_of_the_library(installed):
     """As a PythonSlicer process does; deforms the sample with a shipped model as well."""
-    code = f"PACKAGES, FOLDER = ['DRDMLib'], {str(installed)!r}" + IMPORT_ALL
+    code = f"PACKAGES, FOLDER, ROOT = ['DRDMLib'], {str(installed)!r}, {str(ROOT)!r}" + FORGET + IMPORT_ALL
     code += """
 import DRDMLib
 from DRDMLib.io.resources import resource
 scan = DRDMLib.read_image(resource("Sample", "sample.nii.gz"))
 print(DRDMLib.deform(scan, level=8, steps=1, device="cpu").model)
 """
-    assert run(code, installed).strip() == "general-3d"
+    done = run_process(code=code)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip() == "general-3d"
 
 
 def test_the_module_loads_from_the_installed_folder(installed):
@@ -122,7 +134,7 @@ def test_the_module_loads_from_the_installed_folder(installed):
     pytest.importorskip("slicer")
     code = f"PACKAGES, FOLDER = ['DRDMDeformLib'], {str(installed)!r}\n"
     code += "import standin; standin.install(); standin.load_module(FOLDER + '/DRDMDeform.py')\n" + IMPORT_ALL
-    code += "import DRDMLib, DRDMLib.cli.commands; assert DRDMLib.__file__.startswith(FOLDER), DRDMLib.__file__\n"
+    code += "import DRDMLib.cli; assert DRDMLib.cli.__file__.startswith(FOLDER), DRDMLib.cli.__file__\n"
     code += "import slicer; print(len(slicer.util.getModuleLogic('DRDMDeform').availableModels()))"
     assert int(run(code, installed, ROOT / "Testing").strip()) >= 4
 

@@ -1,49 +1,24 @@
-"""The results of the ``drdm`` command, and its interruption."""
+"""The results of the ``drdm`` command."""
 
 import contextlib
 import functools
-import gzip
 import http.server
 import json
 import pkgutil
-import signal
-import subprocess
-import sys
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from command_helpers import array_of, boxes, command, environment, run_process, scene, snapshot, start_process, write
+from command_helpers import array_of, boxes, names_in, report_of, run_process, scene, snapshot, write
 
 import DRDMLib
 from DRDMLib.models import catalogue
-from DRDMLib.models.model import load_model_file, read_metadata
+from DRDMLib.models.model import load_model_file
 
 COMMANDS = ["demo", "deform", "apply", "augment", "synthesize", "regenerate", "train", "evaluate", "models"]
 METRICS = ["mean_mm", "max_mm", "mean_percent", "max_percent", "folded_fraction", "min_jacobian"]
-
-
-@pytest.fixture
-def succeed(drdm):
-    """Run a command that must succeed; return its standard output."""
-
-    def run(*arguments):
-        outcome = drdm(*arguments)
-        assert outcome.status == 0, outcome.err
-        return outcome.out
-
-    return run
-
-
-def report_of(folder):
-    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
-
-
-def names_in(folder):
-    return sorted(p.name for p in folder.iterdir())
 
 
 # drdm deform
@@ -151,119 +126,6 @@ def test_help_shows_an_example(drdm, name):
     assert outcome.status == 0
     assert "example:" in outcome.out
     assert "drdm " + (name[0] if name else "deform") in outcome.out.split("example:")[1]
-
-
-# Interruption.
-
-
-@pytest.fixture
-def start():
-    """Start drdm as a process that the test then stops."""
-    running = []
-
-    def run(*arguments):
-        running.append(start_process(*arguments))
-        return running[-1]
-
-    yield run
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(process, event):
-    """Read the JSON lines of a process until the first ``event``."""
-    for line in process.stdout:
-        if json.loads(line)["event"] == event:
-            return
-    pytest.fail(process.communicate()[1])
-
-
-def check_files_are_complete(folder):
-    for path in folder.glob("*.nii.gz"):
-        if not path.name.startswith("."):
-            gzip.decompress(path.read_bytes())
-            array_of(path)
-    report = report_of(folder)
-    assert report["items"]
-    for item in report["items"]:
-        for kind in ("image", "ddf"):
-            assert (folder / item[kind]).is_file()
-
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-
-
-@posix
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
-def test_stopping_leaves_complete_files_only(start, tmp_path, tiny_models, how):
-    scan, out = write(scene((64, 64, 24)), tmp_path / "scan.nii.gz"), tmp_path / "out"
-    options = ["--model", tiny_models[2], "--level", 4, "--count", 5000, "--progress", "json"]
-    process = start("deform", scan, "-o", out, *options)
-    wait_for(process, "item")
-    process.send_signal(getattr(signal, how))
-    output, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert len(err.splitlines()) == 1 and "stopped" in err.lower(), err
-    error, end = map(json.loads, output.splitlines()[-2:])
-    assert (error["event"], end) == ("error", {"event": "end", "status": 130})
-    assert not [name for name in names_in(out) if name.startswith(".")]
-    check_files_are_complete(out)
-
-
-def test_the_end_of_standard_input_stops_a_run(tmp_path, tiny_models):
-    """Through a launcher that passes on no signal, and when the program that started the run has died."""
-    scan, out = write(scene((64, 64, 24)), tmp_path / "scan.nii.gz"), tmp_path / "out"
-    options = ["--model", tiny_models[2], "--level", 4, "--count", 5000, "--progress", "json"]
-    process = start_process("deform", scan, "-o", out, *options, stdin=True, DRDM_END_OF_INPUT="stop")
-    wait_for(process, "item")
-    output, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "stopped" in err.lower()
-    assert json.loads(output.splitlines()[-1]) == {"event": "end", "status": 130}
-    check_files_are_complete(out)
-
-
-@posix
-def test_a_run_that_does_not_stop_is_killed_with_its_group():
-    code = """
-import subprocess, sys, time
-from DRDMLib.cli import standard_input
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
-try:
-    standard_input.watch_standard_input(grace_seconds=0.1)
-except KeyboardInterrupt:
-    pass
-while True:
-    try:
-        time.sleep(100)
-    except KeyboardInterrupt:
-        pass
-"""
-    process = subprocess.run(
-        command(code=code),
-        input="",
-        capture_output=True,
-        encoding="utf-8",
-        env=environment() | {"DRDM_END_OF_INPUT": "stop"},
-        start_new_session=True,
-        timeout=60,
-    )
-    # Its child, which has the same pipes, has ended too; otherwise run() would wait for it.
-    assert process.returncode == -signal.SIGKILL, process.stderr
-
-
-@posix
-def test_killing_leaves_no_incomplete_file_with_a_final_name(start, tmp_path, tiny_models):
-    scan = write(scene((96, 96, 48)), tmp_path / "scan.nii.gz")
-    for delay in (0.05, 0.4):
-        out = tmp_path / f"out{delay}"
-        options = ["--model", tiny_models[2], "--level", 2, "--steps", 1, "--count", 5000, "--progress", "json"]
-        process = start("deform", scan, "-o", out, *options)
-        wait_for(process, "item")
-        time.sleep(delay)
-        process.kill()
-        process.communicate(timeout=60)
-        check_files_are_complete(out)
 
 
 # drdm augment, drdm synthesize
@@ -404,33 +266,6 @@ def test_synthesize_makes_pairs_and_their_field(succeed, tmp_path, tiny_models, 
             assert set(np.unique(array_of(out / pair[kind]))) <= {0, 1, 3}
 
 
-# drdm train
-
-
-@posix
-def test_training_can_be_stopped_and_resumed(start, succeed, tmp_path):
-    for k in range(3):
-        write(scene((20, 20 + k)), tmp_path / "data" / "images" / f"{k}.nii.gz")
-    run = tmp_path / "run"
-    options = ["--ndim", 2, "--size", 16, "--width", 8, "--hold-out", 3, "--batch", 1]
-    process = start("train", tmp_path / "data", "-o", run, *options, "--minutes", 30, "--progress", "json")
-    for line in process.stdout:
-        event = json.loads(line)
-        if event["event"] == "progress" and event["task"] == "train":
-            break
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert len(err.splitlines()) == 1, err
-    assert not [name for name in names_in(run) if name.startswith(".")]
-    assert load_model_file(run / "model.safetensors", "cpu").ndim == 2
-    done = read_metadata(run / "model.safetensors").training["steps_done"]
-    assert done >= 10
-
-    succeed("train", tmp_path / "data", "-o", run, *options, "--iterations", done + 2, "--resume")
-    assert read_metadata(run / "model.safetensors").training["steps_done"] == done + 2
-
-
 # drdm models
 
 
@@ -550,9 +385,14 @@ def test_importing_the_package_imports_no_large_library():
     assert (ended.stdout.strip(), ended.stderr) == ("[]", "")
 
 
+# In a process that has imported the extras, the library is imported anew without them.
 WITHOUT_EXTRAS = """
 import importlib, sys
-for name in ("rich", "matplotlib", "tensorboard", "pandas", "nibabel", "PIL"):
+extras = ("rich", "matplotlib", "tensorboard", "pandas", "nibabel", "PIL")
+for name in list(sys.modules):
+    if name.partition(".")[0] in (*extras, "DRDMLib") or name.startswith("torch.utils.tensorboard"):
+        del sys.modules[name]
+for name in extras:
     sys.modules[name] = None
 for name in %r:
     importlib.import_module(name)
@@ -566,6 +406,6 @@ def test_the_library_and_training_need_no_extras(tmp_path):
     write(scene((20, 20)), tmp_path / "data" / "images" / "a.nii.gz")
     options = ["--ndim", 2, "--size", 16, "--width", 8, "--iterations", 1]
     run = tmp_path / "run"
-    ended = run_process("train", tmp_path / "data", "-o", run, *options, code=WITHOUT_EXTRAS % (MODULES,), fresh=True)
+    ended = run_process("train", tmp_path / "data", "-o", run, *options, code=WITHOUT_EXTRAS % (MODULES,))
     assert ended.returncode == 0, ended.stderr
     assert load_model_file(run / "model.safetensors", "cpu").ndim == 2

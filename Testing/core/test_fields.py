@@ -104,7 +104,8 @@ def test_coarse_noise_gives_smoother_fields_of_similar_size(ndim):
     """Almost all of the displacement comes from the coarsest noise; quadratic B-splines have no kinks."""
 
     def drawn(noise_grids):
-        fields = [random_ddf(32, ndim, 32, torch.Generator().manual_seed(s), noise_grids=noise_grids) for s in range(6)]
+        seeds = range(6 if ndim == 2 else 3)
+        fields = [random_ddf(32, ndim, 32, torch.Generator().manual_seed(s), noise_grids=noise_grids) for s in seeds]
         return torch.cat(fields)
 
     published, coarse, coarsest = drawn(None), drawn([16, 8]), drawn([8])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -9,8 +11,9 @@ import torch
 from support import rotation, smooth_image
 
 from DRDMLib.deformation import Deformation, deform, prepare
+from DRDMLib.diffusion.forward import CONTROL_SIZE, VELOCITY_SCALE
 from DRDMLib.errors import ModelError
-from DRDMLib.models.model import ModelMetadata
+from DRDMLib.models.model import Model, ModelMetadata
 from DRDMLib.output import write_ddf, write_warped
 from DRDMLib.pictures import deformation_picture
 from DRDMLib.spatial.model_grid import field_image, model_grid, sample_image
@@ -205,7 +208,8 @@ def test_border_padding_repeats_the_border_of_the_image():
 @pytest.mark.parametrize("seed", range(3))
 def test_the_field_decreases_smoothly_to_zero_outside(seed, tiny_model):
     image = smooth_image((40, 30, 36), direction=OBLIQUE)
-    result = deform(image, tiny_model, level=79, seed=seed, steps=2)
+    published = replace(tiny_model.metadata, control_size=CONTROL_SIZE, velocity_scale=VELOCITY_SCALE)
+    result = deform(image, Model(tiny_model.network, published, tiny_model.device), level=79, seed=seed, steps=2)
     values = sitk.GetArrayFromImage(result.field)
     for axis in range(3):
         edges = np.take(values, [0, -1], axis=axis)

@@ -2,14 +2,12 @@
 
 import json
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from command_helpers import boxes, environment, scene, write
+from command_helpers import boxes, run_process, scene, write
 from production_helpers import make, write_cases
 from support import rotation, smooth_image
 from torch.utils.data import DataLoader
@@ -444,7 +442,7 @@ def test_monai_with_plain_tensors_and_2d_images(tiny_model_2d, bank):
         RandDRDMDeformationd(["a"], source, mode="cubic")
 
 
-def test_missing_frameworks_are_reported_with_the_command_to_install_them(tmp_path):
+def test_missing_frameworks_are_reported_with_the_command_to_install_them():
     code = """
 import json, sys
 class Hidden:
@@ -462,9 +460,8 @@ for name in ("RandomDRDMDeformation", "RandDRDMDeformationd"):
         messages.append(str(error))
 print(json.dumps(messages))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment(), check=True, cwd=tmp_path
-    )
+    done = run_process(code=code)
+    assert done.returncode == 0, done.stderr
     messages = json.loads(done.stdout)
     assert len(messages) == 2 and "pip install torchio" in messages[0] and "pip install monai" in messages[1]
 

@@ -34,14 +34,9 @@ def watched(self, *arguments, **more):
 setattr(owners[NAME], NAME, watched)
 """
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals")
 OPTIONS = ["--ndim", 2, "--size", 16, "--width", 8, "--hold-out", 2, "--batch", 2, "--device", "cpu"]
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Pictures would take most of the time."""
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ GEOMETRIES = {
 
 
 def image_of(geometry: str, **options: Any) -> sitk.Image:
-    return smooth_image(**GEOMETRIES[geometry], pixel=sitk.sitkFloat32, **options)
+    return smooth_image(**(GEOMETRIES[geometry] | {"pixel": sitk.sitkFloat32} | options))
 
 
 def smooth_field(image: sitk.Image, largest: float, seed: int = 1, nodes: int = 22, reach: float = 1.5) -> sitk.Image:

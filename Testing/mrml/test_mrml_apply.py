@@ -41,8 +41,8 @@ LARGEST = 6.0
 class Patient:
     """A volume with one node of each kind that can be deformed with it, and a deformation."""
 
-    def __init__(self, scene, geometry="oblique", kind="none"):
-        self.image = image_of(geometry)
+    def __init__(self, scene, geometry="oblique", kind="none", **options):
+        self.image = image_of(geometry, **options)
         self.label = two_structures(self.image)
         self.parent = parent_of(scene, kind, self.image).node
         self.volume = placed_volume(scene, self.image, self.parent)
@@ -65,7 +65,7 @@ class Patient:
 @pytest.mark.parametrize("original_grid", [True, False])
 @pytest.mark.parametrize("kind", ["none", "rigid", "grid"])
 def test_copies_leave_the_originals_bit_identical(scene, kind, original_grid, preview):
-    patient = Patient(scene, kind=kind)
+    patient = Patient(scene, kind=kind, size=(26, 24, 22))
     before = everything(scene)
     if preview:
         enablePreview(patient.transform, patient.nodes)

@@ -18,6 +18,7 @@ from DRDMDeformLib.sections.section import isSet
 from modulesupport import ModuleTestCase, arrayOf, processEvents, waitFor
 
 from DRDMLib.io.resources import resource
+from DRDMLib.models.catalogue import add_user_model
 from DRDMLib.models.model import read_metadata
 
 
@@ -361,15 +362,34 @@ class TrainTestCase(ModuleTestCase):
         self.assertEqual(metadata.noise_grids, [16, 8, 4])
         texts = [self.ui.modelComboBox.itemText(i) for i in range(self.ui.modelComboBox.count)]
         self.assertIn("tiny", texts)
-        self.choosePhantom(steps=1)
+        self.choosePhantom(steps=1, model="tiny")
         self.deform()
+
+    def addSmallModel(self, name):
+        """Add a model of the user that is quick to adapt; its predictions are wrong."""
+        import torch
+
+        from DRDMLib.models.model import ModelMetadata, save_model
+        from DRDMLib.networks import build_network
+
+        options = {"width": 8, "depth": 1, "whole": True, "coarse": True, "places": True}
+        network = build_network("compact", 3, 80, options)
+        torch.nn.init.normal_(network.out.weight, std=0.01)
+        metadata = ModelMetadata(
+            name, "compact", 3, 16, options=options, amplitude=2.0, noise_grids=[16, 8], control_size=32
+        )
+        save_model(self.folder / "small.safetensors", network, metadata)
+        add_user_model(self.folder / "small.safetensors", name)
 
     def testAdaptAModel(self):
         box = self.ui.trainSourceComboBox
+        self.addSmallModel("small")
+        self.panel.enter()
         names = [box.itemText(i) for i in range(box.count)]
         self.assertEqual(names[0], "A new model")
-        box.currentIndex = names.index("hippocampus-mr-3d")
-        self.assertEqual(self.panel.parameter.trainSource, "hippocampus-mr-3d")
+        self.assertIn("hippocampus-mr-3d", names)
+        box.currentIndex = names.index("small")
+        self.assertEqual(self.panel.parameter.trainSource, "small")
         self.assertEqual(self.ui.trainMinutesSpinBox.value, 5)
         self.assertFalse(self.ui.trainSizeSpinBox.enabled)
         self.ui.trainMinutesSpinBox.value = 0.1
@@ -380,7 +400,7 @@ class TrainTestCase(ModuleTestCase):
         self.assertIn("scans left out", self.ui.trainLabel.text)
         self.assertEqual(self.panel.parameter.model, "tiny")
         metadata = read_metadata(self.folder / "run" / "model.safetensors")
-        self.assertEqual(metadata.training["adaptation"]["source"], "hippocampus-mr-3d")
+        self.assertEqual(metadata.training["adaptation"]["source"], "small")
 
     def testInvalidSize(self):
         self.ui.trainSizeSpinBox.value = 20

@@ -210,7 +210,7 @@ class PlacesTestCase(ModuleTestCase):
         return np.array([image.TransformContinuousIndexToPhysicalPoint(i) for i in index.tolist()])
 
     def testModelIsDeformedToo(self):
-        volume, _segmentation = self.choosePhantom(steps=1)
+        volume, _segmentation = self.choosePhantom(steps=1, model="")
         self.panel.parameter.aroundSegmentation = False
         self.ui.strengthComboBox.currentIndex = BY_LEVEL
         self.panel.parameter.level = 72
@@ -294,7 +294,7 @@ class ModelFileTestCase(ModuleTestCase):
         self.ui.modelComboBox.currentIndex = self.ui.modelComboBox.count - 1
 
     def testModelFromAFile(self):
-        volume, _segmentation = self.choosePhantom(steps=1)
+        volume, _segmentation = self.choosePhantom(steps=1, model="")
         path = self.folder / "Modell für Köpfe.safetensors"
         path.write_bytes(resource("Models", f"{MODEL}.safetensors").read_bytes())
         self.pick(path)
@@ -305,7 +305,7 @@ class ModelFileTestCase(ModuleTestCase):
         self.assertEqual(self.logic.figures(volume.GetParentTransformNode())[0]["metrics"]["folded_fraction"], 0)
 
     def testFileThatIsNotAModel(self):
-        self.choosePhantom()
+        self.choosePhantom(model="")
         chosen = self.ui.modelComboBox.currentIndex
         bad = self.folder / "bad.safetensors"
         bad.write_bytes(b"no model")
@@ -318,7 +318,7 @@ class ModelFileTestCase(ModuleTestCase):
         self.assertEqual((self.panel.parameter.model, self.ui.modelComboBox.currentIndex), ("", chosen))
 
     def testModelFileDeleted(self):
-        self.choosePhantom()
+        self.choosePhantom(model="")
         path = self.folder / "gone.safetensors"
         path.write_bytes(resource("Models", f"{MODEL}.safetensors").read_bytes())
         self.pick(path)

@@ -26,8 +26,11 @@ def hideRealPython():
     sys._base_executable = str(Path(tempfile.gettempdir()) / "SlicerApp-real")
 
 
-def pytest_configure():
+def pytest_configure(config):
     """Provide the modules ``qt``, ``ctk`` and ``slicer`` before the tests are imported."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        # Processes that pytest-xdist starts run the tests, not this one.
+        return
     slicer = pytest.importorskip("slicer")
     if not hasattr(slicer, "app"):
         sys.path.insert(0, str(ROOT / "Testing"))

@@ -131,12 +131,17 @@ class ModuleTestCase(unittest.TestCase):
         markups.AddControlPoint(*point)
         return markups
 
-    def choosePhantom(self, steps=2):
-        """Choose the phantom in the panel, with few steps for speed."""
+    def choosePhantom(self, steps=2, model=MODEL):
+        """Choose the phantom in the panel, with few steps for speed.
+
+        Args:
+            model: name of the model; empty for the one that fits best, which takes time to find.
+        """
         volume, segmentation = self.addPhantom()
         self.ui.inputVolumeSelector.setCurrentNode(volume)
         self.ui.segmentationSelector.setCurrentNode(segmentation)
         self.ui.stepsSpinBox.value = steps
+        self.panel.parameter.model = model
         return volume, segmentation
 
     def deform(self, seconds=400.0):
