@@ -24,7 +24,7 @@ def matrix(rows: Sequence[Row], anatomy: str, pair: str, figure: str) -> tuple[l
     for row in some:
         cases.setdefault(row["case"], {})[row["program"]] = row[figure]
     whole = [[case[name] for name in names] for case in cases.values() if len(case) == len(names)]
-    return names, np.asarray(whole, float).reshape(-1, len(names))
+    return names, np.asarray(whole, float).reshape(len(whole), len(names))
 
 
 def resampled_ranks(errors: np.ndarray) -> np.ndarray:
@@ -114,31 +114,42 @@ def faults(rows: Sequence[Row], anatomy: str, pair: str) -> tuple[str, dict[str,
 
 
 def agreement(rows: Sequence[Row], anatomy: str, pair: str) -> tuple[str, dict[str, Any]]:
-    """Return the rank correlation of the mean error on made pairs with the overlap on pairs of different people."""
-    names, errors = matrix(rows, anatomy, pair, "mean_mm")
+    """Return the rank correlation of two figures on made pairs with the overlap on pairs of different people."""
     others, dice = matrix(rows, anatomy, "people", "dice")
-    if not len(errors) or not len(dice) or sorted(names) != sorted(others):
-        return "", {}
-    dice = dice[:, [others.index(name) for name in names]]
+    text, found = "", {}
+    for figure, words, sign in (("mean_mm", "mean error", -1), ("dice", "Dice", 1)):
+        names, values = matrix(rows, anatomy, pair, figure)
+        if not len(values) or not len(dice) or sorted(names) != sorted(others):
+            return "", {}
+        people = dice[:, [others.index(name) for name in names]]
+        if not text:
+            means = {name: float(value) for name, value in zip(names, people.mean(axis=0), strict=True)}
+            order = ", ".join(f"{name} {means[name]:.3f}" for name in sorted(means, key=lambda name: -means[name]))
+            text = f"Pairs of different people ({anatomy}, {len(dice)}), by the Dice of their labels: {order}.\n"
+            found = {"pairs": len(dice), "dice": means}
+        whole, low, high = rank_correlation(sign * values, people)
+        text += f"Rank correlation (Spearman) with the {words} of the recipe {pair}: "
+        text += f"{whole:.2f} (95 %: {low:.2f} to {high:.2f}).\n"
+        found["spearman" if figure == "mean_mm" else "spearman_of_dice"] = whole
+        found["interval" if figure == "mean_mm" else "interval_of_dice"] = [low, high]
+    return text, found
+
+
+def rank_correlation(values: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
+    """Return Spearman's correlation of the means over cases (N, programs), and its interval of 95 % over cases."""
     generator = np.random.default_rng(0)
 
     def correlation(some: np.ndarray, other: np.ndarray) -> float:
-        return float(stats.spearmanr(-errors[some].mean(axis=0), dice[other].mean(axis=0)).statistic)
+        return float(stats.spearmanr(values[some].mean(axis=0), others[other].mean(axis=0)).statistic)
 
-    whole = correlation(np.arange(len(errors)), np.arange(len(dice)))
     drawn = [
-        correlation(generator.integers(len(errors), size=len(errors)), generator.integers(len(dice), size=len(dice)))
+        correlation(
+            generator.integers(len(values), size=len(values)), generator.integers(len(others), size=len(others))
+        )
         for _ in range(DRAWS)
     ]
     low, high = np.percentile(drawn, [2.5, 97.5])
-    means = {name: float(value) for name, value in zip(names, dice.mean(axis=0), strict=True)}
-    order = sorted(means, key=lambda name: -means[name])
-    text = (
-        f"Pairs of different people ({anatomy}, {len(dice)}), by the Dice of their labels: "
-        + ", ".join(f"{name} {means[name]:.3f}" for name in order)
-        + f".\nRank correlation (Spearman) with the recipe {pair}: {whole:.2f} (95 %: {low:.2f} to {high:.2f}).\n"
-    )
-    return text, {"spearman": whole, "interval": [float(low), float(high)], "pairs": len(dice), "dice": means}
+    return correlation(np.arange(len(values)), np.arange(len(others))), float(low), float(high)
 
 
 def tables(rows: Sequence[Row]) -> tuple[str, dict[str, Any]]:
