@@ -21,6 +21,7 @@ from .mrml import SceneError, links
 from .regions import SceneRegion, sceneRegion
 from .registration_tests import RegistrationTestLogic
 from .temporary import temporaryFolder
+from .worker import WorkerProcess
 
 # What a deformation is in the scene: a transform node, or a sequence browser node of several variants.
 Deformations: TypeAlias = Any
@@ -163,7 +164,7 @@ class Logic(ModelLogic, BatchLogic, RegistrationTestLogic):
         arguments = ["deform", folder / "scan.nrrd", "-o", folder / "out", "--only-field"]
         arguments += ["--level", level, "--count", count, *settings.arguments()]
         arguments += [] if region is None else region.arguments(folder / "label.nrrd")
-        job = Job(arguments)
+        job = Job(arguments, WorkerProcess())
         volumeID = volumeNode.GetID()
         scene = self.mrmlScene()
 

@@ -25,6 +25,7 @@ from .sections import (
 )
 from .sections.section import Severity
 from .setup import Environment
+from .worker import sharedWorker
 
 
 class Panel(slicer.util.VTKObservationMixin):
@@ -256,6 +257,7 @@ class Panel(slicer.util.VTKObservationMixin):
         for section in self.sections:
             section.cleanup()
         self.jobRunner.cleanup()
+        sharedWorker.end()
         self.removeObservers()
         self._observed = {}
         if self.parameter is not None:

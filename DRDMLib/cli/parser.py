@@ -24,6 +24,7 @@ from .arguments import (
     add_levels_and_copies,
     add_run,
     add_train,
+    positive_number,
     strength,
     strength_pair,
     whole_number,
@@ -83,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_models(command)
     _add_fit(command)
     _add_nnunet(command)
+    _add_serve(command)
     return parser
 
 
@@ -416,6 +418,20 @@ def _add_nnunet(command: AddCommand) -> None:
         "drdm nnunet install\n  drdm nnunet prepare 27\n  nnUNetv2_train 27 3d_fullres 0 -tr nnUNetTrainerDRDM",
     )
     add_actions(parser, _runs)
+
+
+def _add_serve(command: AddCommand) -> None:
+    parser = command(
+        "serve",
+        "run commands that other programs send, one JSON object per line, in one process that keeps the models loaded",
+        'echo \'{"id": 1, "arguments": ["deform", "scan.nii.gz", "-o", "variants"]}\' | drdm serve',
+    )
+    parser.add_argument(
+        "--idle-minutes",
+        type=positive_number,
+        metavar="N",
+        help="end after this time without a command, which frees the memory (default: never)",
+    )
 
 
 def _runs(module: str, name: str) -> Callable[[argparse.Namespace, Reporter], None]:
