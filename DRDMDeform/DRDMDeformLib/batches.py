@@ -223,9 +223,7 @@ class BatchLogic:
             raise
         return runToEnd(job) if wait else job
 
-    def _batchJob(
-        self, command: list[object], settings: BatchSettings, temporary: Path | None, *, few: bool
-    ) -> Job:
+    def _batchJob(self, command: list[object], settings: BatchSettings, temporary: Path | None, *, few: bool) -> Job:
         """A job that runs a command; the temporary folder is removed at its end.
 
         Args:

@@ -1,8 +1,9 @@
 """A process that stays, ``drdm serve``: short commands need not import PyTorch each time.
 
-It is started when it is first needed, and ends by itself after some idle minutes: only the end of a process gives all of
-its memory back to the system, that of a GPU and of PyTorch itself included. It also ends with the application, as every
-job does, and is started again after a crash, after a change of PyTorch's installation or of the environment variables.
+It is started when it is first needed, and ends by itself after some idle minutes: only the end of a process gives all
+of its memory back to the system, that of a GPU and of PyTorch itself included. It also ends with the application, as
+every job does, and is started again after a crash, and after a change of PyTorch's installation or of the environment
+variables.
 
 It runs one command at a time. A job that starts meanwhile gets a process of its own, as a long one does.
 """

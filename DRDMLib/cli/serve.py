@@ -4,9 +4,9 @@ Most of the time of a short command is the import of PyTorch. Here it is importe
 commands run one after the other, by the same code as those of ``drdm``, and make the same files.
 
 Each line of standard input is a request, a JSON object: ``{"id": 1, "arguments": ["deform", "scan.nii.gz", "-o",
-"out"], "folder": "/where/paths/start"}``, or ``{"cancel": 1}``. Each line of standard output is an event of ``--progress
-json`` with the ``id`` of its request; the last one of a request is ``end``. On standard error a line then marks the end
-of the request's part. Everything else that is printed goes to standard error.
+"out"], "folder": "/where/paths/start"}``, or ``{"cancel": 1}``. Each line of standard output is an event as of
+``--progress json`` with the ``id`` of its request; the last one of a request is ``end``. Before it, a line on standard
+error marks the end of what the request has printed there. Everything else that is printed goes to standard error.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def _is_pipe(descriptor: int) -> bool:
 
 
 def interrupt_main_thread() -> None:
-    """Have Python call the handler of SIGINT in the main thread, which ends what it waits for where that is possible."""
+    """Call the handler of SIGINT in the main thread; except on Windows, this also ends what the thread waits for."""
     if sys.platform == "win32":
         _thread.interrupt_main()
     else:

@@ -1,0 +1,172 @@
+"""Seconds from a press of *Deform* in the module's panel to the new version in the views.
+
+Runs the panel on the stand-in for Slicer's application (``python -m benchmarks.presses`` in the folder ``Testing``).
+Each press is made twice in turn: by the process that stays, and by a process of its own, as before there was one. The
+time ends when three slices of the volume have been cut through the new transform.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import SimpleITK as sitk
+
+from .phantom import phantom
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ("hippocampus-mr-3d", "brain-t1-3d")
+
+
+def start_panel() -> Any:
+    """Load the module on the stand-in, and return its panel."""
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    sys.path.insert(0, str(ROOT / "Testing"))
+    import standin
+
+    standin.install()
+    standin.load_module(ROOT / "DRDMDeform" / "DRDMDeform.py")
+    standin.finish_startup()
+    import slicer
+
+    slicer.util.selectModule("DRDMDeform")
+    panel = slicer.util.getModuleWidget("DRDMDeform").panel
+    while panel.jobRunner.running:
+        slicer.app.processEvents()
+        time.sleep(0.01)
+    return panel
+
+
+def add_phantom(side: int, extent: float = 180.0) -> tuple[Any, Any]:
+    """Add a phantom and its label, a body with two organs, to the scene."""
+    import slicer
+    from DRDMDeformLib import mrml
+    from DRDMDeformLib.mrml import links
+
+    voxels = phantom(3, side)
+    image = sitk.GetImageFromArray(voxels.astype(np.int16))
+    image.SetSpacing([extent / side] * 3)
+    label = sitk.GetImageFromArray(((voxels > 250).astype(np.uint8) + (voxels > 650)).astype(np.uint8))
+    label.CopyInformation(image)
+    volume = mrml.volumeFromImage(slicer.mrmlScene, image, "Phantom")
+    return volume, links.segmentationFromImage(slicer.mrmlScene, label, "Phantom segmentation", volume)
+
+
+class Slices:
+    """Three slices through the middle of a volume, cut through its transform as Slicer's views do."""
+
+    def __init__(self, volume: Any, size: int = 400) -> None:
+        import vtk
+
+        self.volume = volume
+        self.reslices = []
+        for axes in (np.eye(3), np.eye(3)[[0, 2, 1]], np.eye(3)[[1, 2, 0]]):
+            reslice = vtk.vtkImageReslice()
+            reslice.SetInterpolationModeToLinear()
+            reslice.SetOutputDimensionality(2)
+            reslice.SetOutputExtent(0, size - 1, 0, size - 1, 0, 0)
+            reslice.SetBackgroundLevel(0)
+            self.reslices.append((reslice, axes))
+        self.size = size
+
+    def cut(self) -> list[np.ndarray]:
+        """Cut the slices, and return their pixels."""
+        import vtk
+        from vtk.util.numpy_support import vtk_to_numpy
+
+        bounds = [0.0] * 6
+        self.volume.GetRASBounds(bounds)
+        low, high = np.asarray(bounds).reshape(3, 2).T
+        step = float((high - low).max()) / self.size
+        to_voxels = vtk.vtkMatrix4x4()
+        self.volume.GetRASToIJKMatrix(to_voxels)
+        cuts = []
+        for reslice, axes in self.reslices:
+            to_world = vtk.vtkMatrix4x4()
+            for row in range(3):
+                for column in range(3):
+                    to_world.SetElement(row, column, float(axes[column][row]) * step)
+                start = (low + high)[row] / 2 - step * self.size / 2 * (axes[0][row] + axes[1][row])
+                to_world.SetElement(row, 3, float(start))
+            general = vtk.vtkGeneralTransform()
+            general.PostMultiply()
+            general.Concatenate(to_world)
+            parent = self.volume.GetParentTransformNode()
+            if parent is not None:
+                from_world = vtk.vtkGeneralTransform()
+                parent.GetTransformFromWorld(from_world)
+                general.Concatenate(from_world)
+            general.Concatenate(to_voxels)
+            data = vtk.vtkImageData()
+            data.ShallowCopy(self.volume.GetImageData())
+            reslice.SetInputData(data)
+            reslice.SetResliceTransform(general)
+            reslice.Update()
+            cuts.append(vtk_to_numpy(reslice.GetOutput().GetPointData().GetScalars()))
+        return cuts
+
+
+def seconds_of_press(panel: Any, slices: Slices) -> float:
+    """Press Deform, wait for the new version and for its slices."""
+    import slicer
+
+    # What Slicer does in between is not waited for.
+    begin = time.perf_counter()
+    panel.ui.deformButton.click()
+    while panel.deform.job.running:
+        slicer.app.processEvents()
+        time.sleep(0.002)
+    if panel.deform.job.state.value != "done":
+        raise SystemExit(panel.deform.job.text)
+    slices.cut()
+    return time.perf_counter() - begin
+
+
+def measure(side: int, presses: int, models: tuple[str, ...]) -> dict[str, Any]:
+    """Measure both ways in turn."""
+    panel = start_panel()
+    from DRDMDeformLib.job import DrdmProcess
+
+    volume, segmentation = add_phantom(side)
+    panel.ui.inputVolumeSelector.setCurrentNode(volume)
+    panel.ui.segmentationSelector.setCurrentNode(segmentation)
+    slices = Slices(volume)
+    found: dict[str, Any] = {"side": side, "cores": os.cpu_count(), "models": {}}
+    for model in models:
+        panel.parameter.model = model
+        times: dict[str, list[float]] = {"stays": [], "own": []}
+        first = seconds_of_press(panel, slices)
+        for _ in range(presses):
+            times["stays"].append(seconds_of_press(panel, slices))
+            with mock.patch("DRDMDeformLib.logic.WorkerProcess", DrdmProcess):
+                times["own"].append(seconds_of_press(panel, slices))
+        found["models"][model] = {"first": first, **times}
+        medians = {how: round(statistics.median(values), 2) for how, values in times.items()}
+        print(model, "first press", round(first, 2), "medians", medians, flush=True)
+    panel.cleanup()
+    return found
+
+
+def main() -> None:
+    """Measure, and write all times as JSON if wanted."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", type=int, default=128)
+    parser.add_argument("--presses", type=int, default=10)
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    found = measure(options.side, options.presses, tuple(options.models))
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
