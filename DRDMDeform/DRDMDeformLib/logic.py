@@ -18,6 +18,7 @@ from .deferred import sitk
 from .job import Job, JobState
 from .models import ModelLogic
 from .mrml import SceneError, links
+from .previews import PreviewLogic
 from .regions import SceneRegion, sceneRegion
 from .registration_tests import RegistrationTestLogic
 from .temporary import temporaryFolder
@@ -27,7 +28,7 @@ from .worker import WorkerProcess
 Deformations: TypeAlias = Any
 
 
-class Logic(ModelLogic, BatchLogic, RegistrationTestLogic):
+class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
     """Deforms volumes of a scene, applies the result, makes training data, trains models and tests registrations.
 
     In the examples below ``volume`` and ``segmentation`` are nodes of the scene, ``transform`` is a result of

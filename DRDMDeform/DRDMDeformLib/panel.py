@@ -71,6 +71,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneClosed)
         self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(scene, scene.StartSaveEvent, self.onSceneStartSave)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEnd)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
         self.attach()
@@ -122,7 +123,12 @@ class Panel(slicer.util.VTKObservationMixin):
 
     def onSceneStartImport(self, caller: Any, event: Any) -> None:
         """Disconnect, since the node selectors are empty during an import and would clear the parameter node."""
+        self.deform.live.end()
         self.detach()
+
+    def onSceneStartSave(self, caller: Any, event: Any) -> None:
+        """End a preview of the slider, which is not saved."""
+        self.deform.live.end()
 
     def onSceneClosed(self, caller: Any, event: Any) -> None:
         """Forget the closed scene, and use the parameter node of the new one."""
@@ -155,6 +161,8 @@ class Panel(slicer.util.VTKObservationMixin):
             return
         volume, shown = p.inputVolume, p.deformations
         parent = volume.GetParentTransformNode()
+        if mrml.isLivePreview(parent):
+            return
         if mrml.isDeformation(parent) and mrml.volumeOf(parent) is volume:
             if shown is None or self.logic.transformOf(shown) is not parent:
                 p.deformations = mrml.browserOf(parent) or parent

@@ -36,7 +36,7 @@ from .progress import JsonReporter
 from .standard_input import GRACE_SECONDS, VARIABLE, chunks, interrupt_main_thread, kill_later, take_standard_input
 
 # Commands whose results are files. Trainings take long, and others print their results.
-COMMANDS = ("apply", "augment", "deform", "fit", "synthesize")
+COMMANDS = ("apply", "augment", "deform", "fit", "preview", "synthesize")
 # Line on standard error after the messages of a request.
 END_OF_REQUEST = "drdm serve: end of request "
 _INTERRUPTED = 130

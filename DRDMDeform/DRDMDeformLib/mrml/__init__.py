@@ -8,7 +8,8 @@ from .challenges import RegistrationCase, addCase, addErrorMap, caseOf, resultOf
 from .display import jacobianColors, jacobianVolume, showDeformation
 from .errors import SceneError
 from .hardening import apply, applyVariants
-from .hierarchy import folderOf, isDeformation, parentWithoutPreview, removeNode, volumeOf
+from .hierarchy import folderOf, isDeformation, isLivePreview, parentWithoutPreview, removeNode, volumeOf
+from .live import LivePreview
 from .plots import LossCurve
 from .regions import boxFromROI
 from .segmentations import SegmentLabel, labelFromSegmentation
@@ -24,9 +25,10 @@ from .variants import (
     variantsOf,
     variantTransforms,
 )
-from .volumes import fitWarnings, imageDimension, imageFromVolume, labelMapFromImage, volumeFromImage
+from .volumes import fitWarnings, imageDimension, imageFromVolume, labelMapFromImage, localMatrix, volumeFromImage
 
 __all__ = [
+    "LivePreview",
     "LossCurve",
     "RegistrationCase",
     "SceneError",
@@ -49,11 +51,13 @@ __all__ = [
     "imageDimension",
     "imageFromVolume",
     "isDeformation",
+    "isLivePreview",
     "isSequence",
     "jacobianColors",
     "jacobianVolume",
     "labelFromSegmentation",
     "labelMapFromImage",
+    "localMatrix",
     "parentWithoutPreview",
     "records",
     "removeNode",

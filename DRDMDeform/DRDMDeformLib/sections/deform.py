@@ -15,7 +15,9 @@ from DRDMLib.levels import MEANING
 from .. import mrml
 from ..job import Job, JobState, Progress
 from ..parameter import Display, Strength
+from ..regions import SceneRegion
 from .input import InputSection
+from .live import LiveSlider
 from .section import JobSection, PanelContext, Severity, fitHeight, prepareTable, showProgress
 from .setup import SetupSection
 
@@ -68,6 +70,8 @@ class DeformSection(JobSection):
     def connect(self) -> None:
         """Connect the widgets that are not bound to the parameter node, and set up the table."""
         self._filling = False
+        # Whether the job makes the version of a preview.
+        self._released = False
         self._rows: list[tuple[Any, int]] = []
         self._shownDisplay: tuple[Any, int, Display, bool] | None = None
         self._jacobian: Any = None
@@ -90,6 +94,14 @@ class DeformSection(JobSection):
         }
         prepareTable(ui.variantsTable, self.columns)
         ui.progressBar.visible = False
+        self.live = LiveSlider(
+            self.context,
+            self.input.nodesToDeform,
+            self._region,
+            self.onPressed,
+            self.onReleased,
+            lambda text, severity: self.showMessage(ui.statusLabel, text, severity),
+        )
 
     def onSceneClosed(self) -> None:
         """Remove the message on nodes that are gone."""
@@ -124,42 +136,68 @@ class DeformSection(JobSection):
 
     def onDeform(self) -> None:
         """Start to make variants."""
-        p, volume = self.parameter, self.parameter.inputVolume
+        p = self.parameter
         with self.runAction(self.ui.statusLabel):
             self.setup.requireTorch()
             self.input.requireModel()
             if not p.keepSeed and p.seed == self._lastSeed():
                 self.onNewSeed()
-            region = self.logic.regionOf(
-                volume,
-                roi=p.region,
-                segmentation=p.inputSegmentation if p.aroundSegmentation or p.keep.strip() else None,
-                around=p.aroundSegmentation,
-                margin=p.margin or None,
-                keep=[name.strip() for name in p.keep.split(",") if name.strip()],
-            )
-            job = self.logic.startDeform(
-                volume,
-                p.model or None,
-                p.level if p.strength is Strength.LEVEL else p.strength.value,
-                p.seed,
-                p.variants,
-                p.asSequence,
-                steps=p.steps or None,
-                pose=p.pose,
-                device=p.device.value,
-                plane=p.plane.value,
-                region=region,
-                onMade=lambda made: self.onMade(volume, made),
-            )
-            job.onFinished(self.onEnd)
-            job.onProgress = self.onProgress
-            self.job = job
-            showProgress(self.ui.progressBar, Progress("deform", 0.0))
-            self.context.jobRunner.run(job)
-            if job.running:
-                self.showMessage(self.ui.statusLabel, _("Starting ..."))
-            self.context.updatePanel()
+            self._start(p.variants)
+
+    def onPressed(self) -> bool:
+        """Cancel the version of the last preview; return whether no other job is running."""
+        if self.running and self._released:
+            self.onCancel()
+        return not self.running
+
+    def onReleased(self) -> None:
+        """Start to make the version whose preview is shown."""
+        with self.runAction(self.ui.statusLabel):
+            self.setup.requireTorch()
+            self.input.requireModel()
+            self._start(1)
+            self._released = True
+        if not self.running:
+            self.live.end()
+
+    def _region(self) -> SceneRegion | None:
+        """Where the volume is deformed; ``None`` for everywhere."""
+        p = self.parameter
+        region: SceneRegion | None = self.logic.regionOf(
+            p.inputVolume,
+            roi=p.region,
+            segmentation=p.inputSegmentation if p.aroundSegmentation or p.keep.strip() else None,
+            around=p.aroundSegmentation,
+            margin=p.margin or None,
+            keep=[name.strip() for name in p.keep.split(",") if name.strip()],
+        )
+        return region
+
+    def _start(self, count: int) -> None:
+        """Start to make ``count`` variants with the present settings."""
+        p, volume = self.parameter, self.parameter.inputVolume
+        job = self.logic.startDeform(
+            volume,
+            p.model or None,
+            p.level if p.strength is Strength.LEVEL else p.strength.value,
+            p.seed,
+            count,
+            p.asSequence,
+            steps=p.steps or None,
+            pose=p.pose,
+            device=p.device.value,
+            plane=p.plane.value,
+            region=self._region(),
+            onMade=lambda made: self.onMade(volume, made),
+        )
+        job.onFinished(self.onEnd)
+        job.onProgress = self.onProgress
+        self.job, self._released = job, False
+        showProgress(self.ui.progressBar, Progress("deform", 0.0))
+        self.context.jobRunner.run(job)
+        if job.running:
+            self.showMessage(self.ui.statusLabel, _("Starting ..."))
+        self.context.updatePanel()
 
     def _lastSeed(self) -> int | None:
         """The seed that the latest variants of the volume were made with."""
@@ -171,13 +209,19 @@ class DeformSection(JobSection):
         self.showMessage(self.ui.statusLabel, "")
         showProgress(self.ui.progressBar, progress)
 
+    def cleanup(self) -> None:
+        """Cancel the job, and end the preview."""
+        super().cleanup()
+        self.live.forget()
+
     def onCancel(self) -> None:
         """Cancel the job."""
         if self.job is not None:
             self.job.cancel()
 
     def onMade(self, volume: Any, made: list[Any]) -> None:
-        """Show the first of the new variants."""
+        """Show the first of the new variants, in the place of the preview."""
+        self.live.end()
         if volume is not self.parameter.inputVolume:
             text = _("The new variants of '{name}' are ready; choose it in Input to see them.")
             self.showMessage(self.ui.statusLabel, text.format(name=volume.GetName()))
@@ -193,6 +237,7 @@ class DeformSection(JobSection):
 
     def onEnd(self, job: Job) -> None:
         """Show the result of the job."""
+        self.live.end()
         showProgress(self.ui.progressBar, None)
         self.context.updatePanel()
         if job.state is JobState.FAILED:
