@@ -2,7 +2,8 @@
 
 Runs the panel on the stand-in for Slicer's application (``python -m benchmarks.presses`` in the folder ``Testing``).
 Each press is made twice in turn: by the process that stays, and by a process of its own, as before there was one. The
-time ends when three slices of the volume have been cut through the new transform.
+time ends when three slices of the volume have been cut through the new transform. Then the slider of the level is
+dragged over a larger volume.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def start_panel() -> Any:
 
 
 def add_phantom(side: int, extent: float = 180.0) -> tuple[Any, Any]:
-    """Add a phantom and its label, a body with two organs, to the scene."""
+    """Add a phantom and its label, a body with a core, to the scene."""
     import slicer
     from DRDMDeformLib import mrml
     from DRDMDeformLib.mrml import links
@@ -54,7 +55,9 @@ def add_phantom(side: int, extent: float = 180.0) -> tuple[Any, Any]:
     voxels = phantom(3, side)
     image = sitk.GetImageFromArray(voxels.astype(np.int16))
     image.SetSpacing([extent / side] * 3)
-    label = sitk.GetImageFromArray(((voxels > 250).astype(np.uint8) + (voxels > 650)).astype(np.uint8))
+    line = np.linspace(-1, 1, side)
+    radius = np.sqrt(line[:, None, None] ** 2 + line[:, None] ** 2 + line**2)
+    label = sitk.GetImageFromArray((radius < 0.7).astype(np.uint8) + (radius < 0.4).astype(np.uint8))
     label.CopyInformation(image)
     volume = mrml.volumeFromImage(slicer.mrmlScene, image, "Phantom")
     return volume, links.segmentationFromImage(slicer.mrmlScene, label, "Phantom segmentation", volume)
@@ -151,7 +154,57 @@ def measure(side: int, presses: int, models: tuple[str, ...]) -> dict[str, Any]:
         found["models"][model] = {"first": first, **times}
         medians = {how: round(statistics.median(values), 2) for how, values in times.items()}
         print(model, "first press", round(first, 2), "medians", medians, flush=True)
+    found["drag"] = [measure_frames(panel, 256, 20, model) for model in models]
     panel.cleanup()
+    return found
+
+
+def measure_frames(panel: Any, side: int, frames: int, model: str) -> dict[str, Any]:
+    """Drag the slider of the level: seconds until the first preview, until all fields are there, and of a frame."""
+    import slicer
+    from DRDMDeformLib import mrml
+
+    slicer.mrmlScene.Clear(0)
+    volume, segmentation = add_phantom(side)
+    panel.ui.inputVolumeSelector.setCurrentNode(volume)
+    panel.ui.segmentationSelector.setCurrentNode(segmentation)
+    panel.parameter.model = model
+    panel.ui.strengthComboBox.currentIndex = 3
+    slices, slider = Slices(volume), panel.ui.levelSlider
+    handle = next(child for child in slider.children() if child.objectName == "Slider")
+    begin = time.perf_counter()
+    handle.setSliderDown(True)
+    pressed, first = time.perf_counter() - begin, 0.0
+    while not panel.deform.live.ready:
+        slicer.app.processEvents()
+        if not first and mrml.isLivePreview(volume.GetParentTransformNode()):
+            first = time.perf_counter() - begin
+        if not panel.deform.live.shown:
+            raise SystemExit(panel.ui.statusLabel.text)
+        time.sleep(0.002)
+    every = time.perf_counter() - begin
+    times, parts = [], []
+    for number in range(frames):
+        begin = time.perf_counter()
+        slider.value = 5 + (7 * number) % 70
+        slicer.app.processEvents()
+        half = time.perf_counter()
+        slices.cut()
+        times.append(time.perf_counter() - begin)
+        parts.append(half - begin)
+    begin = time.perf_counter()
+    handle.setSliderDown(False)
+    while panel.deform.job.running:
+        slicer.app.processEvents()
+        time.sleep(0.002)
+    slices.cut()
+    proven = time.perf_counter() - begin
+    found = {"side": side, "pressed": pressed, "first": first, "all": every, "frames": times, "proven": proven}
+    print(f"{side}^3, {model}: the press takes {pressed:.2f} s, first preview after {first:.2f} s, all {every:.2f} s")
+    print(
+        f"  a frame takes {statistics.median(times):.3f} s (panel and blend {statistics.median(parts):.3f} s),", end=""
+    )
+    print(f" from the release to the proven version {proven:.2f} s", flush=True)
     return found
 
 
