@@ -12,7 +12,7 @@ from .hierarchy import folderOf, isDeformation, isLivePreview, parentWithoutPrev
 from .live import LivePreview
 from .plots import LossCurve
 from .regions import boxFromROI
-from .segmentations import SegmentLabel, labelFromSegmentation
+from .segmentations import SegmentLabel, labelFromSegmentation, segmentationState
 from .transforms import createTransform, disablePreview, enablePreview, fieldFromTransform, followVolume
 from .variants import (
     addVariants,
@@ -63,6 +63,7 @@ __all__ = [
     "removeNode",
     "removeVariant",
     "resultOf",
+    "segmentationState",
     "selectVariant",
     "showDeformation",
     "showLegend",

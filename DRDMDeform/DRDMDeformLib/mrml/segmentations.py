@@ -123,6 +123,17 @@ def segmentIdsOf(segmentation: Any) -> list[str]:
     return [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
 
 
+def segmentationState(segmentationNode: Any) -> tuple[Any, ...]:
+    """What changes when a segment is added, removed, renamed or drawn on."""
+    segmentation = segmentationNode.GetSegmentation()
+    found: list[Any] = []
+    for n in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(n)
+        data = segment.GetRepresentation(segmentation.GetSourceRepresentationName())
+        found.append((segmentation.GetNthSegmentID(n), segment.GetName(), None if data is None else data.GetMTime()))
+    return tuple(found)
+
+
 def _segmentMask(segmentation: Any, segment: Any, fromWorld: Any, grid: Grid) -> np.ndarray:
     """Mask of a segment on ``grid`` (world), (k, j, i)."""
     labelmap = segment.GetRepresentation(binaryLabelmapName())

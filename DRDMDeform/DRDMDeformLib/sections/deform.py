@@ -142,7 +142,7 @@ class DeformSection(JobSection):
             self.input.requireModel()
             if not p.keepSeed and p.seed == self._lastSeed():
                 self.onNewSeed()
-            self._start(p.variants)
+            self._start(p.variants, self._region())
 
     def onPressed(self) -> bool:
         """Cancel the version of the last preview; return whether no other job is running."""
@@ -155,7 +155,7 @@ class DeformSection(JobSection):
         with self.runAction(self.ui.statusLabel):
             self.setup.requireTorch()
             self.input.requireModel()
-            self._start(1)
+            self._start(1, self.live.region)
             self._released = True
         if not self.running:
             self.live.end()
@@ -173,8 +173,8 @@ class DeformSection(JobSection):
         )
         return region
 
-    def _start(self, count: int) -> None:
-        """Start to make ``count`` variants with the present settings."""
+    def _start(self, count: int, region: SceneRegion | None) -> None:
+        """Start to make ``count`` variants with the present settings, in a region or everywhere."""
         p, volume = self.parameter, self.parameter.inputVolume
         job = self.logic.startDeform(
             volume,
@@ -187,7 +187,7 @@ class DeformSection(JobSection):
             pose=p.pose,
             device=p.device.value,
             plane=p.plane.value,
-            region=self._region(),
+            region=region,
             onMade=lambda made: self.onMade(volume, made),
         )
         job.onFinished(self.onEnd)

@@ -30,6 +30,9 @@ class LiveSlider:
         onPress: makes room for a preview; returns whether one may begin.
         onRelease: makes the proven version; the preview stays until :meth:`end` is called.
         show: shows a message under the button.
+
+    Attributes:
+        region: where the volume of the last preview is deformed; finding it out takes a while.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class LiveSlider:
     ) -> None:
         self._context = context
         self._nodes = nodes
-        self._region = region
+        self._findRegion = region
         self._onPress = onPress
         self._onRelease = onRelease
         self._showMessage = show
@@ -56,7 +59,8 @@ class LiveSlider:
         self._watch = qt.QTimer()
         self._watch.interval = WATCH_MS
         self._watch.connect("timeout()", self.onWatch)
-        # The fields of the last preview, and what they were made from.
+        # The fields of the last preview, where they deform, and what they were made from.
+        self.region: SceneRegion | None = None
         self._ladder: Any = None
         self._key: Any = None
         slider = context.ui.levelSlider
@@ -105,13 +109,14 @@ class LiveSlider:
         if key == self._key:
             self._preview.ladder = self._ladder
         else:
+            self.region = self._findRegion()
             self._ladder, self._key = self._preview.ladder, key
         missing = [level for level in LEVELS if level not in self._ladder.levels]
         if missing:
             # The first field gives the grid of all.
             missing = [LEVELS[0], *(level for level in missing if level != LEVELS[0])]
             self._showMessage(self._making, Severity.PLAIN)
-            job = logic.startPreview(volume, self._ladder, settings, missing, self._region(), self._onField)
+            job = logic.startPreview(volume, self._ladder, settings, missing, self.region, self._onField)
             job.onFinished(self._onEnd)
             self._job = job
             self._context.jobRunner.run(job)
@@ -153,7 +158,7 @@ class LiveSlider:
     def forget(self) -> None:
         """End the preview and free its fields."""
         self.end()
-        self._ladder = self._key = None
+        self._ladder = self._key = self.region = None
 
     def _cancel(self) -> None:
         job, self._job = self._job, None
@@ -189,7 +194,7 @@ def _state(node: Any) -> Any:
         times += [node.GetImageData().GetMTime() if node.GetImageData() is not None else 0]
         times += [str(mrml.localMatrix(node).tolist())]
     elif node.IsA("vtkMRMLSegmentationNode"):
-        times.append(node.GetSegmentation().GetMTime())
+        times.append(mrml.segmentationState(node))
     else:
         times.append(node.GetMTime())
     return tuple(times)

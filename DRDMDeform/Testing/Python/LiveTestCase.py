@@ -85,11 +85,20 @@ class LiveTestCase(ModuleTestCase):
         self.ui.levelSlider.value = 40
         self.release()
         waitFor(lambda: not self.panel.deform.job.running)
-        first = self.volume.GetParentTransformNode()
         with mock.patch.object(self.logic, "startPreview", side_effect=AssertionError("computed again")):
             self.press()
             self.assertTrue(self.live.ready)
             self.assertIsNotNone(self.previewNode())
+            self.release()
+            waitFor(lambda: not self.panel.deform.job.running)
+            # A segment that has another name may be one that is kept still.
+            self.segmentation.GetSegmentation().GetNthSegment(0).SetName("another")
+            with self.assertRaises(AssertionError):
+                self.live._begin()
+            self.live.forget()
+            self.panel.parameter.deformations = None
+        self.press()
+        waitFor(lambda: self.live.ready, 120)
         # A version that is being made is given up when the slider is pressed again.
         self.ui.levelSlider.value = 50
         self.release()
@@ -98,7 +107,7 @@ class LiveTestCase(ModuleTestCase):
         self.assertEqual(job.state.value, "canceled")
         self.assertIsNotNone(self.previewNode())
         self.panel.deform.live.end()
-        self.assertIs(self.volume.GetParentTransformNode(), first)
+        self.assertIsNone(self.volume.GetParentTransformNode())
         self.release()
         self.assertFalse(self.panel.deform.running)
 
