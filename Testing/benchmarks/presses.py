@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+
 import statistics
 import sys
 import time
@@ -117,11 +118,25 @@ class Slices:
         return cuts
 
 
-def seconds_of_press(panel: Any, slices: Slices) -> float:
-    """Press Deform, wait for the new version and for its slices."""
+def processor_seconds() -> float:
+    """Seconds of the processor that this process, the one that stays, and those that have ended have used (Linux)."""
+    import resource
+
+    from DRDMDeformLib.worker import sharedWorker
+
+    own, ended = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
+    if sharedWorker.process is not None:
+        fields = Path(f"/proc/{sharedWorker.process._group.process.pid}/stat").read_text(encoding="utf-8").split()
+        total += (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    return float(total)
+
+
+def seconds_of_press(panel: Any, slices: Slices) -> tuple[float, float]:
+    """Press Deform, wait for the new version and for its slices; return seconds, and seconds of the processor."""
     import slicer
 
-    # What Slicer does in between is not waited for.
+    used = processor_seconds()
     begin = time.perf_counter()
     panel.ui.deformButton.click()
     while panel.deform.job.running:
@@ -130,10 +145,10 @@ def seconds_of_press(panel: Any, slices: Slices) -> float:
     if panel.deform.job.state.value != "done":
         raise SystemExit(panel.deform.job.text)
     slices.cut()
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, processor_seconds() - used
 
 
-def measure(side: int, presses: int, models: tuple[str, ...]) -> dict[str, Any]:
+def measure(side: int, presses: int, models: tuple[str, ...], *, drag: bool) -> dict[str, Any]:
     """Measure both ways in turn."""
     panel = start_panel()
     from DRDMDeformLib.job import DrdmProcess
@@ -145,16 +160,18 @@ def measure(side: int, presses: int, models: tuple[str, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {"side": side, "cores": os.cpu_count(), "models": {}}
     for model in models:
         panel.parameter.model = model
-        times: dict[str, list[float]] = {"stays": [], "own": []}
+        times: dict[str, list[tuple[float, float]]] = {"stays": [], "own": []}
         first = seconds_of_press(panel, slices)
         for _ in range(presses):
             times["stays"].append(seconds_of_press(panel, slices))
             with mock.patch("DRDMDeformLib.logic.WorkerProcess", DrdmProcess):
                 times["own"].append(seconds_of_press(panel, slices))
         found["models"][model] = {"first": first, **times}
-        medians = {how: round(statistics.median(values), 2) for how, values in times.items()}
-        print(model, "first press", round(first, 2), "medians", medians, flush=True)
-    found["drag"] = [measure_frames(panel, 256, 20, model) for model in models]
+        print(f"{model}: the first press took {first[0]:.2f} s, of the processor {first[1]:.2f} s", flush=True)
+        for how, values in times.items():
+            seconds, used = (statistics.median(column) for column in zip(*values, strict=True))
+            print(f"  {how}: median {seconds:.2f} s, of the processor {used:.2f} s", flush=True)
+    found["drag"] = [measure_frames(panel, 256, 20, model) for model in models] if drag else []
     panel.cleanup()
     return found
 
@@ -214,9 +231,10 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--presses", type=int, default=10)
     parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--drag", action=argparse.BooleanOptionalAction, default=True, help="also drag the slider")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found = measure(options.side, options.presses, tuple(options.models))
+    found = measure(options.side, options.presses, tuple(options.models), drag=options.drag)
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 

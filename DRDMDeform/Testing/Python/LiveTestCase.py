@@ -24,13 +24,16 @@ class LiveTestCase(ModuleTestCase):
         self.addCleanup(self.release)
 
     def handle(self):
-        return next(child for child in self.ui.levelSlider.children() if child.objectName == "Slider")
+        slider = next(child for child in self.ui.levelSlider.children() if child.objectName == "Slider")
+        # CTK's slider for real numbers has Qt's inside.
+        inner = slider.findChildren(qt.QSlider)
+        return inner[0] if inner else slider
 
     def press(self):
-        self.handle().setSliderDown(True)
+        self.handle().sliderDown = True
 
     def release(self):
-        self.handle().setSliderDown(False)
+        self.handle().sliderDown = False
 
     def previewNode(self):
         parent = self.volume.GetParentTransformNode()
