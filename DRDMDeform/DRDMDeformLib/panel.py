@@ -123,12 +123,12 @@ class Panel(slicer.util.VTKObservationMixin):
 
     def onSceneStartImport(self, caller: Any, event: Any) -> None:
         """Disconnect, since the node selectors are empty during an import and would clear the parameter node."""
-        self.deform.live.end()
+        self.deform.endPreviews()
         self.detach()
 
     def onSceneStartSave(self, caller: Any, event: Any) -> None:
         """End a preview of the slider, which is not saved."""
-        self.deform.live.end()
+        self.deform.endPreviews()
 
     def onSceneClosed(self, caller: Any, event: Any) -> None:
         """Forget the closed scene, and use the parameter node of the new one."""
@@ -225,6 +225,7 @@ class Panel(slicer.util.VTKObservationMixin):
         if nodeIDs == self._previewIDs:
             return
         self._previewIDs = nodeIDs
+        self.deform.endPreviews()
         if self._preview is not None:
             self._endPreview(transform, nodes)
         if not nodes:

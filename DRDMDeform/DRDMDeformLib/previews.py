@@ -11,7 +11,7 @@ import slicer
 from .batches import RunSettings, writeTemporary
 from .deferred import sitk
 from .job import Job
-from .mrml import LivePreview, SceneError, imageFromVolume
+from .mrml import LivePreview, Playback, SceneError, imageFromVolume
 from .regions import SceneRegion
 from .temporary import temporaryFolder
 from .worker import WorkerProcess
@@ -35,6 +35,29 @@ class PreviewLogic:
             nodes: nodes that move with it, the volume too.
         """
         return LivePreview(self.mrmlScene(), volumeNode, list(nodes))
+
+    def play(self, transformNode: slicer.vtkMRMLTransformNode, nodes: Sequence[Any]) -> Playback:
+        """Play a version with Slicer's sequence browser: from the original to the version and back.
+
+        The frames between them are blended and not proven, and are not saved.
+
+        Args:
+            transformNode: a transform made by this module.
+            nodes: nodes that are under it, or under its parent.
+
+        Returns:
+            An object with the ``browser``; its method ``end`` shows again what was shown before.
+
+        Raises:
+            SceneError: the transform is none of this module.
+
+        Usage example:
+        >>> playback = logic.play(transform, [volume])
+        >>> playback.browser.GetPlaybackActive()
+        True
+        >>> playback.end()
+        """
+        return Playback(transformNode, list(nodes))
 
     def startPreview(
         self,

@@ -10,6 +10,7 @@ from .errors import SceneError
 from .hardening import apply, applyVariants
 from .hierarchy import folderOf, isDeformation, isLivePreview, parentWithoutPreview, removeNode, volumeOf
 from .live import LivePreview
+from .play import Playback
 from .plots import LossCurve
 from .regions import boxFromROI
 from .segmentations import SegmentLabel, labelFromSegmentation, segmentationState
@@ -30,6 +31,7 @@ from .volumes import fitWarnings, imageDimension, imageFromVolume, labelMapFromI
 __all__ = [
     "LivePreview",
     "LossCurve",
+    "Playback",
     "RegistrationCase",
     "SceneError",
     "SegmentLabel",

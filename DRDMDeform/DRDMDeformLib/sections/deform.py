@@ -81,6 +81,8 @@ class DeformSection(JobSection):
         ui.cancelButton.connect("clicked()", self.onCancel)
         ui.jacobianButton.connect("clicked()", self.onJacobian)
         ui.removeButton.connect("clicked()", self.onRemove)
+        ui.playButton.connect("clicked()", self.onPlay)
+        self._playback: mrml.Playback | None = None
         ui.variantsTable.connect("itemSelectionChanged()", self.onVariantChosen)
         ui.variantsTable.connect("cellClicked(int,int)", self.onVariantClicked)
         self.columns = {
@@ -100,6 +102,7 @@ class DeformSection(JobSection):
             self._region,
             self.onPressed,
             self.onReleased,
+            self.endPreviews,
             lambda text, severity: self.showMessage(ui.statusLabel, text, severity),
         )
 
@@ -119,7 +122,14 @@ class DeformSection(JobSection):
         self.fillTable()
         shown = self.parameter.deformations is not None
         self.ui.aroundCheckBox.enabled = self.parameter.inputSegmentation is not None and self.parameter.region is None
-        widgets = (self.ui.previewCheckBox, self.ui.removeButton, self.ui.displayComboBox, self.ui.jacobianButton)
+        self.ui.playButton.text = _("Play") if self._playback is None else _("Stop")
+        widgets = (
+            self.ui.playButton,
+            self.ui.previewCheckBox,
+            self.ui.removeButton,
+            self.ui.displayComboBox,
+            self.ui.jacobianButton,
+        )
         for widget in widgets:
             widget.enabled = shown
         hint = _("Choose a volume in Input.")
@@ -146,6 +156,7 @@ class DeformSection(JobSection):
 
     def onPressed(self) -> bool:
         """Cancel the version of the last preview; return whether no other job is running."""
+        self.endPreviews()
         if self.running and self._released:
             self.onCancel()
         return not self.running
@@ -212,6 +223,7 @@ class DeformSection(JobSection):
     def cleanup(self) -> None:
         """Cancel the job, and end the preview."""
         super().cleanup()
+        self.endPreviews()
         self.live.forget()
 
     def onCancel(self) -> None:
@@ -221,7 +233,7 @@ class DeformSection(JobSection):
 
     def onMade(self, volume: Any, made: list[Any]) -> None:
         """Show the first of the new variants, in the place of the preview."""
-        self.live.end()
+        self.endPreviews()
         if volume is not self.parameter.inputVolume:
             text = _("The new variants of '{name}' are ready; choose it in Input to see them.")
             self.showMessage(self.ui.statusLabel, text.format(name=volume.GetName()))
@@ -307,6 +319,33 @@ class DeformSection(JobSection):
         """Show the nodes deformed when a row is clicked, also the selected one."""
         if self.parameter.deformations is not None:
             self.parameter.preview = True
+
+    def onPlay(self) -> None:
+        """Play the shown variant with Slicer's sequence browser, or stop that."""
+        if self._playback is not None:
+            self.endPreviews()
+            self.context.updatePanel()
+            return
+        self.live.end()
+        with self.runAction(self.ui.statusLabel, waitCursor=True):
+            transform = self.logic.transformOf(self.parameter.deformations)
+            places = (transform, transform.GetParentTransformNode())
+            nodes = [node for node in self.input.nodesToDeform() if node.GetParentTransformNode() in places]
+            self._playback = self.logic.play(transform, nodes)
+            text = _("Played between the original and the variant; the frames between them are blended, not proven.")
+            self.showMessage(self.ui.statusLabel, text)
+            self.live.watch()
+            slicer.modules.sequences.showSequenceBrowser(self._playback.browser)
+            self.context.updatePanel()
+
+    def endPreviews(self) -> None:
+        """Show what was shown before a variant was played or the slider was dragged."""
+        self.live.end()
+        playback, self._playback = self._playback, None
+        if playback is not None:
+            playback.end()
+            self.showMessage(self.ui.statusLabel, "")
+            self.ui.playButton.text = _("Play")
 
     def onRemove(self) -> None:
         """Remove the variant of the selected row, and show the next one."""

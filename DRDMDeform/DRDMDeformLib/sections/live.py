@@ -29,6 +29,7 @@ class LiveSlider:
         region: returns where the volume is deformed.
         onPress: makes room for a preview; returns whether one may begin.
         onRelease: makes the proven version; the preview stays until :meth:`end` is called.
+        onDialog: ends everything that must not be saved.
         show: shows a message under the button.
 
     Attributes:
@@ -42,6 +43,7 @@ class LiveSlider:
         region: Callable[[], SceneRegion | None],
         onPress: Callable[[], bool],
         onRelease: Callable[[], None],
+        onDialog: Callable[[], None],
         show: Callable[[str, Severity], None],
     ) -> None:
         self._context = context
@@ -49,6 +51,7 @@ class LiveSlider:
         self._findRegion = region
         self._onPress = onPress
         self._onRelease = onRelease
+        self._onDialog = onDialog
         self._showMessage = show
         self._making = _("The preview is being made ...")
         self._preview: Any = None
@@ -101,7 +104,7 @@ class LiveSlider:
         nodes = [n for n in self._nodes() if mrml.parentWithoutPreview(n) is parent and n.CanApplyNonLinearTransforms()]
         self._preview = logic.livePreview(volume, nodes)
         self._dragged = True
-        self._watch.start()
+        self.watch()
         self._wanted = float(self._context.ui.levelSlider.value)
         settings = RunSettings(p.model or None, p.seed, p.steps or None, p.pose, p.device.value, p.plane.value)
         key = (settings, p.margin, p.keep, p.aroundSegmentation, _state(volume), _state(p.inputSegmentation))
@@ -133,10 +136,14 @@ class LiveSlider:
             self._pending = True
             qt.QTimer.singleShot(0, self._show)
 
+    def watch(self) -> None:
+        """Watch for dialogs until :meth:`end`."""
+        self._watch.start()
+
     def onWatch(self) -> None:
         """End the preview when a dialog opens: the one that saves the scene would save that nodes are under it."""
         if qt.QApplication.activeModalWidget() is not None:
-            self.end()
+            self._onDialog()
 
     def onReleased(self) -> None:
         """Make the version; its proven field replaces the preview."""

@@ -170,6 +170,52 @@ class LiveTestCase(ModuleTestCase):
         self.release()
         self.assertFalse(self.panel.deform.running)
 
+    def testPlay(self):
+        self.ui.strengthComboBox.currentIndex = 1
+        self.assertFalse(self.ui.playButton.enabled)
+        self.deform()
+        proven = self.volume.GetParentTransformNode()
+        before, far = sceneContent(), np.abs(displacements(proven)).max()
+        self.ui.playButton.click()
+        self.assertEqual(self.ui.playButton.text, "Stop")
+        self.assertIn("not proven", self.ui.statusLabel.text)
+        proxy = self.previewNode()
+        self.assertIs(self.segmentation.GetParentTransformNode(), proxy)
+        browser = self.panel.deform._playback.browser
+        self.assertTrue(browser.GetPlaybackActive())
+        browser.SetPlaybackActive(False)
+        reach = []
+        count = browser.GetNumberOfItems()
+        for index in (0, count // 4, count // 2, count - 1):
+            browser.SetSelectedItemNumber(index)
+            processEvents(0.05)
+            self.assertTrue(mrml.isLivePreview(self.previewNode()))
+            reach.append(np.abs(displacements(self.previewNode())).max())
+        self.assertLess(reach[0], 1e-6)
+        self.assertLess(reach[3], 1e-6)
+        self.assertAlmostEqual(reach[1], reach[2] / 2, delta=0.05 * far)
+        self.assertAlmostEqual(reach[2], far, delta=0.1 * far)
+        for node in (proxy, browser):
+            self.assertFalse(node.GetSaveWithScene())
+        self.ui.playButton.click()
+        self.assertIs(self.volume.GetParentTransformNode(), proven)
+        self.assertEqual(sceneContent(), before)
+        # The original is shown, another version is made, or a dialog opens: each ends it.
+        self.ui.playButton.click()
+        self.ui.previewCheckBox.checked = False
+        self.assertIsNone(self.volume.GetParentTransformNode())
+        self.ui.playButton.click()
+        self.assertIsNotNone(self.previewNode())
+        self.deform()
+        self.assertIs(self.volume.GetParentTransformNode(), self.panel.parameter.deformations)
+        self.ui.playButton.click()
+        dialog = qt.QDialog()
+        dialog.modal = True
+        dialog.show()
+        waitFor(lambda: self.previewNode() is None, 60)
+        dialog.close()
+        self.assertEqual(self.ui.playButton.text, "Play")
+
     def testUnderATransformThatStretches(self):
         node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Stretch")
         matrix = np.diag([1.0, 1.0, 2.0, 1.0])
