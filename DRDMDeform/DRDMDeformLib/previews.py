@@ -33,6 +33,15 @@ class PreviewLogic:
         Args:
             volumeNode: the volume.
             nodes: nodes that move with it, the volume too.
+
+        Raises:
+            SceneError: the volume is under a transform that bends or stretches it.
+
+        Usage example:
+        >>> preview = logic.livePreview(volume, [volume])
+        >>> preview.show(48)
+        False
+        >>> preview.end()
         """
         return LivePreview(self.mrmlScene(), volumeNode, list(nodes))
 
@@ -80,6 +89,17 @@ class PreviewLogic:
 
         Raises:
             SceneError: the volume cannot be used.
+
+        Usage example:
+        >>> from DRDMDeformLib.batches import RunSettings
+        >>> preview = logic.livePreview(volume, [volume])
+        >>> job = logic.startPreview(volume, preview.ladder, RunSettings(seed=1, steps=1), levels=[60, 30])
+        >>> job.start()
+        >>> job.wait(slicer.app.processEvents)
+        <JobState.DONE: 'done'>
+        >>> preview.show(48)
+        True
+        >>> preview.end()
         """
         image = imageFromVolume(volumeNode)
         folder = temporaryFolder()
