@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.command_line = sys.argv[1:] if arguments is None else list(arguments)
     if arguments is None:
         wait_passively()
-    if options.command == "serve":
+    if getattr(options, "command", "") == "serve":
         # It watches signals and its standard input in its own way.
         from .serve import serve
 
