@@ -44,8 +44,9 @@ class Ladder:
             field = thickened(field)
         world, vectors = Grid.fromImage(field), sitk.GetArrayViewFromImage(field) * FLIP
         self._grid = world
-        if self._parent is not None:
-            inverse = np.linalg.inv(parentMatrix(self._parent))
+        matrix = parentMatrix(self._parent)
+        if self._parent is not None and matrix is not None:
+            inverse = np.linalg.inv(matrix)
             self._grid = Grid.fromMatrix(world.size, inverse @ world.matrix)
             vectors = vectors @ inverse[:3, :3].T
         self._fields[level] = vectors.astype(np.float32)

@@ -107,8 +107,8 @@ class LiveSlider:
         self.watch()
         self._wanted = float(self._context.ui.levelSlider.value)
         settings = RunSettings(p.model or None, p.seed, p.steps or None, p.pose, p.device.value, p.plane.value)
-        key = (settings, p.margin, p.keep, p.aroundSegmentation, _state(volume), _state(p.inputSegmentation))
-        key += (_state(p.region), _state(parent))
+        states = tuple(_state(node) for node in (volume, p.inputSegmentation, p.region, parent))
+        key = (settings, p.margin, p.keep, p.aroundSegmentation, states)
         if key == self._key:
             self._preview.ladder = self._ladder
         else:
