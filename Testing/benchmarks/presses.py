@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ MODELS = ("hippocampus-mr-3d", "brain-t1-3d")
 def start_panel() -> Any:
     """Load the module on the stand-in, and return its panel."""
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-    sys.path.insert(0, str(ROOT / "Testing"))
     import standin
 
     standin.install()
