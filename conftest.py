@@ -198,6 +198,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_hippocampus_model_recovers_held_out_subjects",
         "test_hippocampus_model_undoes_most_of_a_deformation_in_one_prediction",
     ),
+    "test_serve": ("test_the_same_files_as_by_separate_processes",),
     "test_start_of_slicer": ("test_no_large_package_is_imported_before_it_is_used",),
     "test_training": (
         "test_a_short_training_makes_fields_smoother",

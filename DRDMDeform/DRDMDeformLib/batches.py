@@ -22,11 +22,14 @@ from .job import Job, runToEnd
 from .mrml import SceneError, links
 from .regions import commonBox
 from .temporary import temporaryFolder
+from .worker import WorkerProcess
 
 # The pose of a batch that is drawn from its scans, see ``drdm augment --pose``.
 AUTO_POSE = "auto"
 
 Source: TypeAlias = str | Path | Sequence[Any]
+# Batches of more results get a process of their own: there its start hardly counts, and the worker stays free.
+MOST_FOR_WORKER = 12
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ class BatchLogic:
         batch = BatchSettings(**settings)
         options = ["--levels", *levels, "--copies", copies, *batch.regionArguments(source)]
         folder, temporary = self._scansFolder(source, batch, needLabels=True)
-        job = self._batchJob(["augment", folder, "-o", outputFolder, *options], batch, temporary)
+        few = isFew(source, len(levels) * copies, batch)
+        job = self._batchJob(["augment", folder, "-o", outputFolder, *options], batch, temporary, few=few)
         return runToEnd(job) if wait else job
 
     def generateRegistrationPairs(
@@ -174,7 +178,8 @@ class BatchLogic:
         options = ["--levels", *(f"{first}:{second}" for first, second in levels), "--copies", copies]
         options += batch.regionArguments(source)
         folder, temporary = self._scansFolder(source, batch, needLabels=False)
-        job = self._batchJob(["synthesize", folder, "-o", outputFolder, *options], batch, temporary)
+        few = isFew(source, len(levels) * copies, batch)
+        job = self._batchJob(["synthesize", folder, "-o", outputFolder, *options], batch, temporary, few=few)
         return runToEnd(job) if wait else job
 
     # Files
@@ -221,11 +226,15 @@ class BatchLogic:
             raise
         return runToEnd(job) if wait else job
 
-    def _batchJob(self, command: list[object], settings: BatchSettings, temporary: Path | None) -> Job:
-        """A job that runs a command; the temporary folder is removed at its end."""
+    def _batchJob(self, command: list[object], settings: BatchSettings, temporary: Path | None, *, few: bool) -> Job:
+        """A job that runs a command; the temporary folder is removed at its end.
+
+        Args:
+            few: whether it is short, so that the worker runs it.
+        """
         more: list[object] = ["--resume"] if settings.resume else []
         more += ["--adapt", settings.adapt] if settings.adapt else []
-        job = Job([*command, *settings.arguments(), *more])
+        job = Job([*command, *settings.arguments(), *more], WorkerProcess() if few else None)
 
         def removeTemporary(job: Job) -> None:
             if temporary is not None:
@@ -364,6 +373,12 @@ class BatchLogic:
             if _caseName(node) == item.get("source"):
                 return links.segmentationOf(scene, node)
         return None
+
+
+def isFew(source: Source, copies: int, settings: BatchSettings) -> bool:
+    """Whether a batch of ``copies`` results from each scan is so short that it need not start Python."""
+    volumes = None if isinstance(source, (str, Path)) else len(source)
+    return volumes is not None and volumes * copies <= MOST_FOR_WORKER and not settings.adapt
 
 
 def writeTemporary(image: sitk.Image, path: Path) -> None:

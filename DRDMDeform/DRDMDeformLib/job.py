@@ -315,11 +315,23 @@ class DrdmProcess:
             reader.start()
             self._readers.append(reader)
 
+    def send(self, line: str) -> None:
+        """Write a line to the standard input of the process.
+
+        Raises:
+            OSError: it has ended.
+        """
+        stream = None if self._group is None else self._group.process.stdin
+        if stream is None or stream.closed:
+            raise BrokenPipeError
+        stream.write(f"{line}\n".encode())
+        stream.flush()
+
     def poll(self) -> tuple[list[str], int | None]:
         """Return new lines of standard output, and the exit status once the process has ended and all is read."""
         # Check the threads before reading, so that no line is missed between the two. They end with the last process
         # that can write, which is not always the one that was started.
-        ended = self._ended
+        ended = self._allRead
         lines = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -327,7 +339,7 @@ class DrdmProcess:
         return lines, self._group.process.poll() if ended and self._group is not None else None
 
     @property
-    def _ended(self) -> bool:
+    def _allRead(self) -> bool:
         return not any(reader.is_alive() for reader in self._readers)
 
     def terminate(self) -> None:
@@ -337,8 +349,18 @@ class DrdmProcess:
 
     def kill(self) -> None:
         """Kill the process with all that it has started."""
-        if self._group is not None and not (self._ended and self._group.process.poll() is not None):
+        if self._group is not None and not (self._allRead and self._group.process.poll() is not None):
             self._group.kill()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended, or was never started."""
+        return self._group is None or self._group.process.poll() is not None
+
+    @property
+    def errorLines(self) -> list[bytes]:
+        """The lines of standard error so far."""
+        return list(self._errors)
 
     @property
     def errors(self) -> str:

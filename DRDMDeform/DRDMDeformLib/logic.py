@@ -18,15 +18,17 @@ from .deferred import sitk
 from .job import Job, JobState
 from .models import ModelLogic
 from .mrml import SceneError, links
+from .previews import PreviewLogic
 from .regions import SceneRegion, sceneRegion
 from .registration_tests import RegistrationTestLogic
 from .temporary import temporaryFolder
+from .worker import WorkerProcess
 
 # What a deformation is in the scene: a transform node, or a sequence browser node of several variants.
 Deformations: TypeAlias = Any
 
 
-class Logic(ModelLogic, BatchLogic, RegistrationTestLogic):
+class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
     """Deforms volumes of a scene, applies the result, makes training data, trains models and tests registrations.
 
     In the examples below ``volume`` and ``segmentation`` are nodes of the scene, ``transform`` is a result of
@@ -163,7 +165,7 @@ class Logic(ModelLogic, BatchLogic, RegistrationTestLogic):
         arguments = ["deform", folder / "scan.nrrd", "-o", folder / "out", "--only-field"]
         arguments += ["--level", level, "--count", count, *settings.arguments()]
         arguments += [] if region is None else region.arguments(folder / "label.nrrd")
-        job = Job(arguments)
+        job = Job(arguments, WorkerProcess())
         volumeID = volumeNode.GetID()
         scene = self.mrmlScene()
 

@@ -25,6 +25,7 @@ from .sections import (
 )
 from .sections.section import Severity
 from .setup import Environment
+from .worker import sharedWorker
 
 
 class Panel(slicer.util.VTKObservationMixin):
@@ -70,6 +71,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneClosed)
         self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(scene, scene.StartSaveEvent, self.onSceneStartSave)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEnd)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
         self.attach()
@@ -121,7 +123,12 @@ class Panel(slicer.util.VTKObservationMixin):
 
     def onSceneStartImport(self, caller: Any, event: Any) -> None:
         """Disconnect, since the node selectors are empty during an import and would clear the parameter node."""
+        self.deform.endPreviews()
         self.detach()
+
+    def onSceneStartSave(self, caller: Any, event: Any) -> None:
+        """End a preview of the slider, which is not saved."""
+        self.deform.endPreviews()
 
     def onSceneClosed(self, caller: Any, event: Any) -> None:
         """Forget the closed scene, and use the parameter node of the new one."""
@@ -154,6 +161,8 @@ class Panel(slicer.util.VTKObservationMixin):
             return
         volume, shown = p.inputVolume, p.deformations
         parent = volume.GetParentTransformNode()
+        if mrml.isLivePreview(parent):
+            return
         if mrml.isDeformation(parent) and mrml.volumeOf(parent) is volume:
             if shown is None or self.logic.transformOf(shown) is not parent:
                 p.deformations = mrml.browserOf(parent) or parent
@@ -216,6 +225,7 @@ class Panel(slicer.util.VTKObservationMixin):
         if nodeIDs == self._previewIDs:
             return
         self._previewIDs = nodeIDs
+        self.deform.endPreviews()
         if self._preview is not None:
             self._endPreview(transform, nodes)
         if not nodes:
@@ -256,6 +266,7 @@ class Panel(slicer.util.VTKObservationMixin):
         for section in self.sections:
             section.cleanup()
         self.jobRunner.cleanup()
+        sharedWorker.end()
         self.removeObservers()
         self._observed = {}
         if self.parameter is not None:

@@ -188,6 +188,7 @@ class DRDMDeformParameterNode:
     margin, keep - largest distance from the region at which anything moves, mm (0: as needed); names of the segments
     that do not move, separated by commas.
     keepSeed - whether Deform keeps the seed; otherwise it draws a new one once the seed has been used.
+    live - whether the views show a preview while the slider of the level is dragged.
     deformations - the shown transform or sequence browser.
     preview - whether the scan and the other nodes are shown deformed, that is under the transform.
     display - how the transform is drawn.
@@ -220,6 +221,7 @@ class DRDMDeformParameterNode:
     level: Annotated[int, WithinRange(1, 79), Default(32)]
     seed: Annotated[int, WithinRange(0, 2**31 - 1), Default(0)]
     keepSeed: Annotated[bool, Default(False)]
+    live: Annotated[bool, Default(True)]
     variants: Annotated[int, WithinRange(1, 100), Default(1)]
     asSequence: Annotated[bool, Default(True)]
     deformations: Optional[Union[slicer.vtkMRMLTransformNode, slicer.vtkMRMLSequenceBrowserNode]]  # noqa: UP007, UP045

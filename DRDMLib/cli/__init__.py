@@ -52,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.command_line = sys.argv[1:] if arguments is None else list(arguments)
     if arguments is None:
         wait_passively()
+    if getattr(options, "command", "") == "serve":
+        # It watches signals and its standard input in its own way.
+        from .serve import serve
+
+        return serve(options)
     reporter = make_reporter(getattr(options, "progress", "none"))
     before: dict[int, Any] = {}
     try:
@@ -65,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if watch_standard_input() and isinstance(reporter, JsonReporter):
                 # The end of standard input stops the run when nobody reads the output any more.
                 reporter.needs_reader = False
-        status = _run(options, reporter)
+        status = run_command(options, reporter)
     except KeyboardInterrupt:
         status = 130
     finally:
@@ -77,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(options: Any, reporter: Reporter) -> int:
+def run_command(options: Any, reporter: Reporter) -> int:
     """Run the chosen command, report how it failed, and return its exit status."""
 
     def fail(status: int, text: str) -> int:

@@ -24,6 +24,7 @@ from .arguments import (
     add_levels_and_copies,
     add_run,
     add_train,
+    positive_number,
     strength,
     strength_pair,
     whole_number,
@@ -83,6 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_models(command)
     _add_fit(command)
     _add_nnunet(command)
+    _add_preview(command)
+    _add_serve(command)
     return parser
 
 
@@ -416,6 +419,43 @@ def _add_nnunet(command: AddCommand) -> None:
         "drdm nnunet install\n  drdm nnunet prepare 27\n  nnUNetv2_train 27 3d_fullres 0 -tr nnUNetTrainerDRDM",
     )
     add_actions(parser, _runs)
+
+
+def _add_preview(command: AddCommand) -> None:
+    parser = command(
+        "preview",
+        "write coarse fields of one seed at several levels, which are not proven, for programs that show a preview",
+        "drdm preview scan.nii.gz -o fields --levels 20 40 60",
+    )
+    parser.add_argument("image", metavar="IMAGE", help="2D or 3D image file, or a folder with one DICOM series")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the fields")
+    parser.add_argument(
+        "--levels",
+        nargs="+",
+        type=whole_number(1, 79),
+        default=[79, 40, 20, 60, 10, 30, 50, 70],
+        metavar="T'",
+        help="levels of the model, in the order in which the fields are wanted (default: eight levels)",
+    )
+    parser.add_argument("--label", metavar="LABEL", help="label map for --around and --keep")
+    add_generation(parser)
+    add_region(parser)
+    add_device_and_progress(parser)
+    parser.set_defaults(func=_runs("preview", "preview"))
+
+
+def _add_serve(command: AddCommand) -> None:
+    parser = command(
+        "serve",
+        "run commands that other programs send, one JSON object per line, in one process that keeps the models loaded",
+        'echo \'{"id": 1, "arguments": ["deform", "scan.nii.gz", "-o", "variants"]}\' | drdm serve',
+    )
+    parser.add_argument(
+        "--idle-minutes",
+        type=positive_number,
+        metavar="N",
+        help="end after this time without a command, which frees the memory (default: never)",
+    )
 
 
 def _runs(module: str, name: str) -> Callable[[argparse.Namespace, Reporter], None]:

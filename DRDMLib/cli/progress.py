@@ -5,26 +5,37 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ..io.files import finite
 from ..runtime.reporter import Reporter
 
 
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
 class JsonReporter:
     """Print one JSON object per line on standard output.
+
+    Args:
+        write: prints a line.
+        shared: values that are part of every event.
 
     Attributes:
         needs_reader: raise BrokenPipeError when nobody reads the output any more; otherwise go on without output.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, write: Callable[[str], None] = _print, **shared: Any) -> None:
         self.needs_reader = True
+        self._write = write
+        self._shared = shared
         self._started: dict[str, tuple[float, float]] = {}
 
     def _emit(self, event: str, **values: Any) -> None:
         try:
-            print(json.dumps(finite({"event": event, **values}), allow_nan=False), flush=True)
+            self._write(json.dumps(finite({"event": event, **self._shared, **values}), allow_nan=False))
         except BrokenPipeError:
             if self.needs_reader:
                 raise

@@ -10,16 +10,18 @@ import _thread
 import contextlib
 import os
 import signal
+import stat
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 # "stop": watch standard input. The caller starts the run in a process group of its own, which is killed if the run does
 # not end in time.
 VARIABLE = "DRDM_END_OF_INPUT"
 # Longer than the time after which the module kills the run itself.
 GRACE_SECONDS = 60.0
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.02
 
 
 def watch_standard_input(grace_seconds: float = GRACE_SECONDS) -> bool:
@@ -40,17 +42,13 @@ def watch_standard_input(grace_seconds: float = GRACE_SECONDS) -> bool:
         return False
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupt_once)
-    # Nothing else may read from, or wait for, the watched pipe: on Windows, loading a library can do so.
-    watched = os.dup(0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
+    watched = take_standard_input()
 
     def watch() -> None:
-        _wait_for_end(watched)
-        _interrupt_main_thread()
-        time.sleep(grace_seconds)
-        _kill()
+        for _ in chunks(watched):
+            pass
+        interrupt_main_thread()
+        kill_later(grace_seconds)
 
     threading.Thread(target=watch, name="standard input", daemon=True).start()
     return True
@@ -68,22 +66,44 @@ def _ignore(*_: object) -> None:
     pass
 
 
-def _wait_for_end(descriptor: int) -> None:
+def take_standard_input() -> int:
+    """Return a descriptor for standard input, which is empty for everything else in this process and its children.
+
+    Nothing else may read from, or wait for, the watched pipe: on Windows, loading a library can do so.
+    """
+    taken = os.dup(0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return taken
+
+
+def chunks(descriptor: int) -> Iterator[bytes]:
+    """Yield what arrives at a descriptor, until its end."""
     with contextlib.suppress(OSError):
-        if sys.platform == "win32":
+        if sys.platform == "win32" and _is_pipe(descriptor):
             import _winapi
             import msvcrt
 
             # A thread that waits in a read would block others that ask for the state of the pipe.
             handle = msvcrt.get_osfhandle(descriptor)
-            while _winapi.PeekNamedPipe(handle, 0) is not None:
-                time.sleep(_POLL_SECONDS)
+            while True:
+                available = _winapi.PeekNamedPipe(handle, 0)[0]
+                if available:
+                    yield os.read(descriptor, available)
+                else:
+                    time.sleep(_POLL_SECONDS)
         else:
-            while os.read(descriptor, 4096):
-                pass
+            while chunk := os.read(descriptor, 4096):
+                yield chunk
 
 
-def _interrupt_main_thread() -> None:
+def _is_pipe(descriptor: int) -> bool:
+    return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+
+
+def interrupt_main_thread() -> None:
+    """Call the handler of SIGINT in the main thread; except on Windows, this also ends what the thread waits for."""
     if sys.platform == "win32":
         _thread.interrupt_main()
     else:
@@ -93,7 +113,9 @@ def _interrupt_main_thread() -> None:
         signal.pthread_kill(main, signal.SIGINT)
 
 
-def _kill() -> None:
+def kill_later(seconds: float) -> None:
+    """Kill the process group after some time (on Windows, this process)."""
+    time.sleep(seconds)
     if sys.platform == "win32":
         os._exit(130)
     else:

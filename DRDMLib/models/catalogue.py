@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 # beginning, and for each megabyte, as with 10 kilobytes per second. An answer must come within ``_PATIENCE`` seconds.
 _LARGER, _BEGINNING, _PER_MEGABYTE, _PATIENCE = 1.2, 60.0, 100.0, 60.0
 
+# Models in memory, by their file and device; ``None``: none is kept.
+_KEPT: dict[tuple[object, ...], Model] | None = None
+_MOST_KEPT = 4
+
 _AUTHORS = "https://raw.githubusercontent.com/jianqingzheng/def_diff_rec/main/models"
 
 
@@ -274,9 +278,30 @@ def load_model(
     from .model import load_model_file
 
     path, name = resolve(name_or_path, ndim, extent)
+    key = (str(path.absolute()), str(device), name, *_state_of(path)) if _KEPT is not None else ()
+    if _KEPT is not None and key in _KEPT:
+        return _KEPT[key]
     model = load_model_file(path, device)
     model.metadata = replace(model.metadata, name=name)
+    if _KEPT is not None:
+        while len(_KEPT) >= _MOST_KEPT:
+            del _KEPT[next(iter(_KEPT))]
+        _KEPT[key] = model
     return model
+
+
+def keep_models() -> None:
+    """From now on, :func:`load_model` keeps the last models that it has loaded, unless their files change.
+
+    Their users must not change them.
+    """
+    global _KEPT
+    _KEPT = _KEPT or {}
+
+
+def _state_of(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def model_metadata(name_or_path: str | os.PathLike[str]) -> ModelMetadata:

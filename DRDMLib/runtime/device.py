@@ -44,6 +44,11 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
+def forget_device_tests() -> None:
+    """Test a GPU again when it is chosen the next time, and warn again if it does not work."""
+    _best.cache_clear()
+
+
 class _Switches:
     """PyTorch's settings for the arithmetic of NVIDIA GPUs, which all threads of a process share."""
 

@@ -72,6 +72,19 @@ def test_reload_and_test_can_be_pressed_again(copy):
     assert output.count("1 tests passed.") == 3
 
 
+def test_reloading_ends_the_process_that_stays(copy):
+    code = """
+from types import SimpleNamespace
+from DRDMDeformLib.worker import sharedWorker
+sharedWorker.process = SimpleNamespace(terminate=lambda: print("ended once"))
+"""
+    tests = copy / "DRDMDeform" / "Testing" / "Python"
+    tests.mkdir(parents=True)
+    (tests / "NoTestCase.py").write_text(code, encoding="utf-8")
+    # The tests put it there, after the first reload.
+    assert press(copy, "onReloadAndTest", "onReload").count("ended once") == 1
+
+
 def test_an_installed_extension_runs_a_smoke_test(copy):
     output = press(copy, "onTest", "onReloadAndTest")
     assert output.count("The phantom was deformed by up to") == 2

@@ -8,10 +8,12 @@ from .challenges import RegistrationCase, addCase, addErrorMap, caseOf, resultOf
 from .display import jacobianColors, jacobianVolume, showDeformation
 from .errors import SceneError
 from .hardening import apply, applyVariants
-from .hierarchy import folderOf, isDeformation, parentWithoutPreview, removeNode, volumeOf
+from .hierarchy import folderOf, isDeformation, isLivePreview, parentWithoutPreview, removeNode, volumeOf
+from .live import LivePreview
+from .play import Playback
 from .plots import LossCurve
 from .regions import boxFromROI
-from .segmentations import SegmentLabel, labelFromSegmentation
+from .segmentations import SegmentLabel, labelFromSegmentation, segmentationState
 from .transforms import createTransform, disablePreview, enablePreview, fieldFromTransform, followVolume
 from .variants import (
     addVariants,
@@ -24,10 +26,12 @@ from .variants import (
     variantsOf,
     variantTransforms,
 )
-from .volumes import fitWarnings, imageDimension, imageFromVolume, labelMapFromImage, volumeFromImage
+from .volumes import fitWarnings, imageDimension, imageFromVolume, labelMapFromImage, localMatrix, volumeFromImage
 
 __all__ = [
+    "LivePreview",
     "LossCurve",
+    "Playback",
     "RegistrationCase",
     "SceneError",
     "SegmentLabel",
@@ -49,16 +53,19 @@ __all__ = [
     "imageDimension",
     "imageFromVolume",
     "isDeformation",
+    "isLivePreview",
     "isSequence",
     "jacobianColors",
     "jacobianVolume",
     "labelFromSegmentation",
     "labelMapFromImage",
+    "localMatrix",
     "parentWithoutPreview",
     "records",
     "removeNode",
     "removeVariant",
     "resultOf",
+    "segmentationState",
     "selectVariant",
     "showDeformation",
     "showLegend",

@@ -21,6 +21,7 @@ from .hierarchy import (
     RECORD_ATTRIBUTE,
     createFolder,
     isDeformation,
+    isLivePreview,
     parentWithoutPreview,
     placeBeside,
     placeIn,
@@ -289,6 +290,9 @@ def _endPreviews(nodes: Sequence[Any]) -> list[tuple[Any, list[Any]]]:
     ended: dict[str, tuple[Any, list[Any]]] = {}
     for node in nodes:
         requireInScene(node, "node")
+        if node.IsA("vtkMRMLTransformableNode") and isLivePreview(node.GetParentTransformNode()):
+            raise SceneError(_("'{name}' shows a preview; wait for the proven version.").format(name=nameOf(node)))
+    for node in nodes:
         above: Any = node.GetParentTransformNode() if node.IsA("vtkMRMLTransformableNode") else None
         if isDeformation(above):
             ended.setdefault(above.GetID(), (above, []))[1].append(node)

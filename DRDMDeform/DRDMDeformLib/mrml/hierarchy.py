@@ -10,13 +10,22 @@ import slicer
 
 # Attribute of a transform: its record as JSON.
 RECORD_ATTRIBUTE = "DRDM.record"
+# Attribute of the transform of a preview that follows the slider; see ``live.py``. It is never saved.
+PREVIEW_ATTRIBUTE = "DRDM.preview"
 # Role of the node reference from a transform (or sequence browser) to its volume.
 VOLUME_REFERENCE = "DRDM.volume"
 
 
 def isDeformation(node: Any) -> bool:
-    """Whether a node is a transform made by this module."""
-    return node is not None and node.IsA("vtkMRMLTransformNode") and node.GetAttribute(RECORD_ATTRIBUTE) is not None
+    """Whether a node is a transform made by this module; also the one of a preview that follows the slider."""
+    if node is None or not node.IsA("vtkMRMLTransformNode"):
+        return False
+    return node.GetAttribute(RECORD_ATTRIBUTE) is not None or isLivePreview(node)
+
+
+def isLivePreview(node: Any) -> bool:
+    """Whether a node is the transform of a preview that follows the slider, which is not proven."""
+    return node is not None and node.GetAttribute(PREVIEW_ATTRIBUTE) is not None
 
 
 def volumeOf(node: Any) -> Any:

@@ -95,6 +95,7 @@ def labelFromSegmentation(
     label = np.zeros(grid.size[::-1], np.uint8 if len(ids) < 256 else np.uint16)
     segments: dict[int, tuple[str, str]] = {}
     covered: set[int] = set()
+    layers: dict[Any, np.ndarray] = {}
     for value, segmentId in enumerate(ids, start=1):
         segment = segmentation.GetSegment(segmentId)
         if segment is None:
@@ -103,7 +104,7 @@ def labelFromSegmentation(
                     name=nameOf(segmentationNode), segmentId=segmentId
                 )
             )
-        mask = _segmentMask(segmentation, segment, fromWorld, grid)
+        mask = _segmentMask(segmentation, segment, fromWorld, grid, layers)
         covered.update(np.unique(label[mask]).tolist())
         label[mask] = value
         segments[value] = (segmentId, segment.GetName())
@@ -123,8 +124,25 @@ def segmentIdsOf(segmentation: Any) -> list[str]:
     return [segmentation.GetNthSegmentID(n) for n in range(segmentation.GetNumberOfSegments())]
 
 
-def _segmentMask(segmentation: Any, segment: Any, fromWorld: Any, grid: Grid) -> np.ndarray:
-    """Mask of a segment on ``grid`` (world), (k, j, i)."""
+def segmentationState(segmentationNode: Any) -> tuple[Any, ...]:
+    """What changes when a segment is added, removed, renamed or drawn on."""
+    segmentation = segmentationNode.GetSegmentation()
+    found: list[Any] = []
+    for n in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(n)
+        data = segment.GetRepresentation(segmentation.GetSourceRepresentationName())
+        found.append((segmentation.GetNthSegmentID(n), segment.GetName(), None if data is None else data.GetMTime()))
+    return tuple(found)
+
+
+def _segmentMask(
+    segmentation: Any, segment: Any, fromWorld: Any, grid: Grid, layers: dict[Any, np.ndarray]
+) -> np.ndarray:
+    """Mask of a segment on ``grid`` (world), (k, j, i).
+
+    Args:
+        layers: the label map that was resliced last, since segments that do not overlap share one; updated.
+    """
     labelmap = segment.GetRepresentation(binaryLabelmapName())
     if labelmap is not None:
         value = segment.GetLabelValue()
@@ -133,8 +151,11 @@ def _segmentMask(segmentation: Any, segment: Any, fromWorld: Any, grid: Grid) ->
         value = 1
     if labelmap is None or labelmap.IsEmpty():
         return np.zeros(grid.size[::-1], bool)
-    resliced = reslice(labelmap, _toIndex(labelmap, fromWorld), grid, True)
-    return arrayOf(resliced) == value
+    if labelmap not in layers:
+        # Only the last one, for the memory. A copy: the array is only valid while the image exists.
+        layers.clear()
+        layers[labelmap] = arrayOf(reslice(labelmap, _toIndex(labelmap, fromWorld), grid, True)).copy()
+    return np.asarray(layers[labelmap] == value)
 
 
 def _toIndex(labelmap: Any, fromWorld: Any) -> Any:

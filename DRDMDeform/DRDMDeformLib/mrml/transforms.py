@@ -23,7 +23,7 @@ from ..deferred import sitk
 from .errors import SceneError, nameOf, notADeformation, requireInScene
 from .errors import tr as _
 from .grids import FLIP, Grid, arrayOf, concatenate, imageData, numpyMatrix, transformPoints, vtkMatrix
-from .hierarchy import isDeformation, parentWithoutPreview, setParent
+from .hierarchy import isDeformation, isLivePreview, parentWithoutPreview, setParent
 from .volumes import fittedGrid, parentMatrix, transformFromWorld, transformToWorld
 
 # Largest error of a sampled map between its grid points (99.9th percentile), millimeters.
@@ -161,6 +161,10 @@ def gridTransformOf(transformNode: Any) -> Any:
         SceneError: the node is deleted, or its transform from parent is not a single displacement grid.
     """
     requireInScene(transformNode, "transform")
+    if isLivePreview(transformNode):
+        raise SceneError(
+            _("'{name}' is only a preview; wait for the proven version.").format(name=nameOf(transformNode))
+        )
     transform = transformNode.GetTransformFromParent() if transformNode.IsA("vtkMRMLTransformNode") else None
     if transform is not None and transform.IsA("vtkGeneralTransform"):
         transform.Update()

@@ -15,7 +15,9 @@ from DRDMLib.levels import MEANING
 from .. import mrml
 from ..job import Job, JobState, Progress
 from ..parameter import Display, Strength
+from ..regions import SceneRegion
 from .input import InputSection
+from .live import LiveSlider
 from .section import JobSection, PanelContext, Severity, fitHeight, prepareTable, showProgress
 from .setup import SetupSection
 
@@ -68,6 +70,8 @@ class DeformSection(JobSection):
     def connect(self) -> None:
         """Connect the widgets that are not bound to the parameter node, and set up the table."""
         self._filling = False
+        # Whether the job makes the version of a preview.
+        self._released = False
         self._rows: list[tuple[Any, int]] = []
         self._shownDisplay: tuple[Any, int, Display, bool] | None = None
         self._jacobian: Any = None
@@ -77,6 +81,8 @@ class DeformSection(JobSection):
         ui.cancelButton.connect("clicked()", self.onCancel)
         ui.jacobianButton.connect("clicked()", self.onJacobian)
         ui.removeButton.connect("clicked()", self.onRemove)
+        ui.playButton.connect("clicked()", self.onPlay)
+        self._playback: mrml.Playback | None = None
         ui.variantsTable.connect("itemSelectionChanged()", self.onVariantChosen)
         ui.variantsTable.connect("cellClicked(int,int)", self.onVariantClicked)
         self.columns = {
@@ -90,6 +96,15 @@ class DeformSection(JobSection):
         }
         prepareTable(ui.variantsTable, self.columns)
         ui.progressBar.visible = False
+        self.live = LiveSlider(
+            self.context,
+            self.input.nodesToDeform,
+            self._region,
+            self.onPressed,
+            self.onReleased,
+            self.endPreviews,
+            lambda text, severity: self.showMessage(ui.statusLabel, text, severity),
+        )
 
     def onSceneClosed(self) -> None:
         """Remove the message on nodes that are gone."""
@@ -107,7 +122,14 @@ class DeformSection(JobSection):
         self.fillTable()
         shown = self.parameter.deformations is not None
         self.ui.aroundCheckBox.enabled = self.parameter.inputSegmentation is not None and self.parameter.region is None
-        widgets = (self.ui.previewCheckBox, self.ui.removeButton, self.ui.displayComboBox, self.ui.jacobianButton)
+        self.ui.playButton.text = _("Play") if self._playback is None else _("Stop")
+        widgets = (
+            self.ui.playButton,
+            self.ui.previewCheckBox,
+            self.ui.removeButton,
+            self.ui.displayComboBox,
+            self.ui.jacobianButton,
+        )
         for widget in widgets:
             widget.enabled = shown
         hint = _("Choose a volume in Input.")
@@ -124,42 +146,69 @@ class DeformSection(JobSection):
 
     def onDeform(self) -> None:
         """Start to make variants."""
-        p, volume = self.parameter, self.parameter.inputVolume
+        p = self.parameter
         with self.runAction(self.ui.statusLabel):
             self.setup.requireTorch()
             self.input.requireModel()
             if not p.keepSeed and p.seed == self._lastSeed():
                 self.onNewSeed()
-            region = self.logic.regionOf(
-                volume,
-                roi=p.region,
-                segmentation=p.inputSegmentation if p.aroundSegmentation or p.keep.strip() else None,
-                around=p.aroundSegmentation,
-                margin=p.margin or None,
-                keep=[name.strip() for name in p.keep.split(",") if name.strip()],
-            )
-            job = self.logic.startDeform(
-                volume,
-                p.model or None,
-                p.level if p.strength is Strength.LEVEL else p.strength.value,
-                p.seed,
-                p.variants,
-                p.asSequence,
-                steps=p.steps or None,
-                pose=p.pose,
-                device=p.device.value,
-                plane=p.plane.value,
-                region=region,
-                onMade=lambda made: self.onMade(volume, made),
-            )
-            job.onFinished(self.onEnd)
-            job.onProgress = self.onProgress
-            self.job = job
-            showProgress(self.ui.progressBar, Progress("deform", 0.0))
-            self.context.jobRunner.run(job)
-            if job.running:
-                self.showMessage(self.ui.statusLabel, _("Starting ..."))
-            self.context.updatePanel()
+            self._start(p.variants, self._region())
+
+    def onPressed(self) -> bool:
+        """Cancel the version of the last preview; return whether no other job is running."""
+        self.endPreviews()
+        if self.running and self._released:
+            self.onCancel()
+        return not self.running
+
+    def onReleased(self) -> None:
+        """Start to make the version whose preview is shown."""
+        with self.runAction(self.ui.statusLabel):
+            self.setup.requireTorch()
+            self.input.requireModel()
+            self._start(1, self.live.region)
+            self._released = True
+        if not self.running:
+            self.live.end()
+
+    def _region(self) -> SceneRegion | None:
+        """Where the volume is deformed; ``None`` for everywhere."""
+        p = self.parameter
+        region: SceneRegion | None = self.logic.regionOf(
+            p.inputVolume,
+            roi=p.region,
+            segmentation=p.inputSegmentation if p.aroundSegmentation or p.keep.strip() else None,
+            around=p.aroundSegmentation,
+            margin=p.margin or None,
+            keep=[name.strip() for name in p.keep.split(",") if name.strip()],
+        )
+        return region
+
+    def _start(self, count: int, region: SceneRegion | None) -> None:
+        """Start to make ``count`` variants with the present settings, in a region or everywhere."""
+        p, volume = self.parameter, self.parameter.inputVolume
+        job = self.logic.startDeform(
+            volume,
+            p.model or None,
+            p.level if p.strength is Strength.LEVEL else p.strength.value,
+            p.seed,
+            count,
+            p.asSequence,
+            steps=p.steps or None,
+            pose=p.pose,
+            device=p.device.value,
+            plane=p.plane.value,
+            region=region,
+            onMade=lambda made: self.onMade(volume, made),
+        )
+        job.onFinished(self.onEnd)
+        job.onProgress = self.onProgress
+        self.job, self._released = job, False
+        showProgress(self.ui.progressBar, Progress("deform", 0.0))
+        self.context.jobRunner.run(job)
+        if job.running:
+            self.showMessage(self.ui.statusLabel, _("Starting ..."))
+        self.context.updatePanel()
 
     def _lastSeed(self) -> int | None:
         """The seed that the latest variants of the volume were made with."""
@@ -171,13 +220,20 @@ class DeformSection(JobSection):
         self.showMessage(self.ui.statusLabel, "")
         showProgress(self.ui.progressBar, progress)
 
+    def cleanup(self) -> None:
+        """Cancel the job, and end the preview."""
+        super().cleanup()
+        self.endPreviews()
+        self.live.forget()
+
     def onCancel(self) -> None:
         """Cancel the job."""
         if self.job is not None:
             self.job.cancel()
 
     def onMade(self, volume: Any, made: list[Any]) -> None:
-        """Show the first of the new variants."""
+        """Show the first of the new variants, in the place of the preview."""
+        self.endPreviews()
         if volume is not self.parameter.inputVolume:
             text = _("The new variants of '{name}' are ready; choose it in Input to see them.")
             self.showMessage(self.ui.statusLabel, text.format(name=volume.GetName()))
@@ -193,6 +249,7 @@ class DeformSection(JobSection):
 
     def onEnd(self, job: Job) -> None:
         """Show the result of the job."""
+        self.live.end()
         showProgress(self.ui.progressBar, None)
         self.context.updatePanel()
         if job.state is JobState.FAILED:
@@ -262,6 +319,33 @@ class DeformSection(JobSection):
         """Show the nodes deformed when a row is clicked, also the selected one."""
         if self.parameter.deformations is not None:
             self.parameter.preview = True
+
+    def onPlay(self) -> None:
+        """Play the shown variant with Slicer's sequence browser, or stop that."""
+        if self._playback is not None:
+            self.endPreviews()
+            self.context.updatePanel()
+            return
+        self.live.end()
+        with self.runAction(self.ui.statusLabel, waitCursor=True):
+            transform = self.logic.transformOf(self.parameter.deformations)
+            places = (transform, transform.GetParentTransformNode())
+            nodes = [node for node in self.input.nodesToDeform() if node.GetParentTransformNode() in places]
+            self._playback = self.logic.play(transform, nodes)
+            text = _("Played between the original and the variant; the frames between them are blended, not proven.")
+            self.showMessage(self.ui.statusLabel, text)
+            self.live.watch()
+            slicer.modules.sequences.showSequenceBrowser(self._playback.browser)
+            self.context.updatePanel()
+
+    def endPreviews(self) -> None:
+        """Show what was shown before a variant was played or the slider was dragged."""
+        self.live.end()
+        playback, self._playback = self._playback, None
+        if playback is not None:
+            playback.end()
+            self.showMessage(self.ui.statusLabel, "")
+            self.ui.playButton.text = _("Play")
 
     def onRemove(self) -> None:
         """Remove the variant of the selected row, and show the next one."""

@@ -16,6 +16,7 @@ from DRDMLib.errors import DRDMError
 from DRDMLib.runtime.probe import missing_packages, torch_version
 
 from ..job import DrdmProcess, Job, JobState
+from ..worker import sharedWorker
 from .diagnosis import DRIVER_PAGE, Condition, Diagnosis, Remedy, diagnose
 from .installation import Installation
 
@@ -111,6 +112,8 @@ class Environment:
         if found.condition in (Condition.READY, Condition.UNKNOWN):
             return
         self._installation.onOutput = onOutput
+        # It uses the files that are replaced.
+        sharedWorker.kill()
         try:
             self._installation.run(found, [name for name, _wish in self._facts.get("wishes") or []])
         finally:

@@ -8,10 +8,11 @@ import slicer
 from DRDMDeformLib.batches import BatchLogic
 from DRDMDeformLib.logic import Logic
 from DRDMDeformLib.models import ModelLogic
+from DRDMDeformLib.previews import PreviewLogic
 from DRDMDeformLib.registration_tests import RegistrationTestLogic
 from modulesupport import ModuleTestCase
 
-OWNERS = (Logic, ModelLogic, BatchLogic, RegistrationTestLogic)
+OWNERS = (Logic, ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic)
 
 
 def examples():

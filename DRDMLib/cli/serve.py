@@ -1,0 +1,281 @@
+"""The command ``drdm serve``: run commands that another program sends, in one process.
+
+Most of the time of a short command is the import of PyTorch. Here it is imported once, and models stay in memory. The
+commands run one after the other, by the same code as those of ``drdm``, and make the same files.
+
+Each line of standard input is a request, a JSON object: ``{"id": 1, "arguments": ["deform", "scan.nii.gz", "-o",
+"out"], "folder": "/where/paths/start"}``, or ``{"cancel": 1}``. Each line of standard output is an event as of
+``--progress json`` with the ``id`` of its request; the last one of a request is ``end``. Before it, a line on standard
+error marks the end of what the request has printed there. Everything else that is printed goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import importlib
+import io
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import DRDMError, SettingError
+from ..io.files import shown
+from ..runtime.probe import require_torch
+from . import run_command
+from .parser import build_parser
+from .progress import JsonReporter
+from .standard_input import GRACE_SECONDS, VARIABLE, chunks, interrupt_main_thread, kill_later, take_standard_input
+
+# Commands whose results are files. Trainings take long, and others print their results.
+COMMANDS = ("apply", "augment", "deform", "fit", "preview", "synthesize")
+# Line on standard error after the messages of a request.
+END_OF_REQUEST = "drdm serve: end of request "
+_INTERRUPTED = 130
+# Waiting is interrupted so often, since on Windows a signal does not end it.
+_WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """A line of standard input.
+
+    Attributes:
+        id: the name that its sender gave it; part of all its events.
+        arguments: those of ``drdm``.
+        folder: from which relative paths start; empty for that in which the server was started.
+        fault: why the line is not a valid request, one sentence; empty if it is.
+    """
+
+    id: Any = None
+    arguments: tuple[str, ...] = ()
+    folder: str = ""
+    fault: str = ""
+
+
+def read_request(line: bytes) -> Request | Any:
+    """Read a line: a request, or the ``id`` of the one to cancel in a list of one."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, dict) and "cancel" in value:
+        return [value["cancel"]]
+    if not isinstance(value, dict) or isinstance(value.get("id"), (dict, list)) or value.get("id") is None:
+        return Request(
+            fault='A line of the input is not a request; send JSON such as {"id": 1, "arguments": ["deform", ...]}.'
+        )
+    arguments, folder = value.get("arguments"), value.get("folder", "")
+    if not isinstance(arguments, list) or not arguments or not all(isinstance(one, str) for one in arguments):
+        return Request(value["id"], fault="The arguments of a request must be a list of texts; send such a list.")
+    if not isinstance(folder, str):
+        return Request(value["id"], fault="The folder of a request must be a text; send the path of a folder.")
+    return Request(value["id"], tuple(arguments), folder)
+
+
+class Server:
+    """Runs requests in the main thread, while another thread reads them.
+
+    Args:
+        output: descriptor for the events.
+        stop_at_end: whether the end of standard input stops the running request and drops those that wait; otherwise
+            all that were read are finished.
+    """
+
+    def __init__(self, output: int, *, stop_at_end: bool) -> None:
+        self._output = output
+        self._stop_at_end = stop_at_end
+        self._start_folder = os.getcwd()  # noqa: PTH109
+        self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._current: Any = None
+        self._canceled: set[Any] = set()
+        # For the handler of signals: what is to be interrupted, and whether anything may be.
+        self._interrupt: Any = None
+        self._interruptible = False
+        self._interrupted: Any = None
+        self._ended = False
+
+    def run(self, idle_seconds: float | None) -> int:
+        """Answer requests until the end of standard input, a signal, or a time without requests."""
+        last = time.monotonic()
+        while not self._ended:
+            try:
+                request = self._inbox.get(timeout=_WAIT_SECONDS)
+            except queue.Empty:
+                if idle_seconds is not None and time.monotonic() - last > idle_seconds:
+                    return 0
+                continue
+            if request is None:
+                return 0
+            self._answer(request)
+            del request
+            gc.collect()
+            last = time.monotonic()
+        return _INTERRUPTED
+
+    def read(self, descriptor: int) -> None:
+        """Read requests until the end; runs in a thread of its own."""
+        rest = b""
+        for chunk in chunks(descriptor):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                self._take(line)
+        self._take(rest)
+        if self._stop_at_end:
+            self._ended = True
+            with self._lock:
+                self._interrupt = self._current
+                interrupt_main_thread()
+        self._inbox.put(None)
+        if self._stop_at_end:
+            kill_later(GRACE_SECONDS)
+
+    def _take(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        request = read_request(line)
+        if isinstance(request, Request):
+            self._inbox.put(request)
+            return
+        with self._lock, contextlib.suppress(TypeError):
+            if self._current is not None and self._current == request[0]:
+                self._interrupt = self._current
+                interrupt_main_thread()
+            else:
+                self._canceled.add(request[0])
+
+    def on_signal(self, *_: object) -> None:
+        """Interrupt the running request: because it was canceled, or to end, when the signal comes from outside."""
+        asked, self._interrupt = self._interrupt, None
+        if asked is None:
+            self._ended = True
+            self._inbox.put(None)
+        if self._interruptible and (self._ended or asked == self._current):
+            # Once: another one would disturb the cleanup.
+            self._interruptible = False
+            raise KeyboardInterrupt
+        # Perhaps of the request that is about to start.
+        self._interrupted = asked
+
+    def _answer(self, request: Request) -> None:
+        reporter = JsonReporter(self._write, id=request.id)
+        # The end of standard input stops the request when nobody reads the output any more.
+        reporter.needs_reader = False
+        with self._lock:
+            canceled = request.id in self._canceled
+            self._canceled.discard(request.id)
+            self._current = request.id
+        status = _INTERRUPTED if canceled else self._interruptibly(lambda: self._run(request, reporter))
+        with self._lock:
+            self._current = self._interrupted = None
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        with contextlib.suppress(OSError):
+            os.write(2, f"\n{END_OF_REQUEST}{request.id}\n".encode())
+        reporter.ended(status)
+
+    def _interruptibly(self, act: Callable[[], int]) -> int:
+        try:
+            self._interruptible = True
+            try:
+                if self._ended or self._interrupted == self._current is not None:
+                    return _INTERRUPTED
+                return act()
+            finally:
+                self._interruptible = False
+        except KeyboardInterrupt:
+            return _INTERRUPTED
+
+    def _run(self, request: Request, reporter: JsonReporter) -> int:
+        """Run the command of a request, and return its exit status."""
+        try:
+            if request.fault:
+                raise SettingError(request.fault)
+            options = parse(request.arguments)
+            try:
+                os.chdir(request.folder or self._start_folder)
+            except OSError as error:
+                raise SettingError(
+                    f"The folder '{shown(request.folder)}' of the request cannot be used ({error.strerror}); check it."
+                ) from error
+        except DRDMError as error:
+            reporter.failed(str(error))
+            return 2
+        _forget_files()
+        return run_command(options, reporter)
+
+    def _write(self, line: str) -> None:
+        data = f"{line}\n".encode()
+        while data:
+            data = data[os.write(self._output, data) :]
+
+
+def parse(arguments: tuple[str, ...]) -> argparse.Namespace:
+    """Parse the arguments of a request.
+
+    Raises:
+        SettingError: they are not valid.
+    """
+    if arguments[0] not in COMMANDS:
+        raise SettingError(
+            f"'drdm serve' runs {', '.join(COMMANDS)}, not '{shown(arguments[0])}'; start that command by itself."
+        )
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+            options = build_parser().parse_args(arguments)
+    except SystemExit as end:
+        text = errors.getvalue().strip().removeprefix(f"drdm {arguments[0]}: ")
+        raise SettingError(text or "A request cannot ask for help; call 'drdm --help'.") from end
+    options.command_line = list(arguments)
+    # Some commands print for a reader otherwise.
+    options.progress = "json"
+    return options
+
+
+def _forget_files() -> None:
+    """Forget what an earlier request has found out about files and devices, which may have changed."""
+    with contextlib.suppress(ImportError):
+        from ..io.geometry import itk_geometry
+        from ..runtime.device import forget_device_tests
+
+        itk_geometry.cache_clear()
+        forget_device_tests()
+
+
+def _import_all() -> None:
+    """Import what most commands need; where that fails, each request says why."""
+    with contextlib.suppress(Exception):
+        require_torch()
+        for name in ("batch", "commands"):
+            importlib.import_module(f".{name}", __package__)
+    # What was imported stays; looking through it after each request would take long.
+    gc.collect()
+    gc.freeze()
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Run ``drdm serve`` and return its exit status."""
+    from ..models.catalogue import keep_models
+
+    stop_at_end = os.environ.pop(VARIABLE, "") == "stop"
+    events = os.dup(1)
+    # Libraries print on standard output, too.
+    os.dup2(2, 1)
+    server = Server(events, stop_at_end=stop_at_end)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.on_signal)
+    threading.Thread(target=server.read, args=(take_standard_input(),), name="standard input", daemon=True).start()
+    keep_models()
+    _import_all()
+    return server.run(None if options.idle_minutes is None else 60 * options.idle_minutes)

@@ -1,0 +1,102 @@
+"""Fields of one seed at many levels, for a preview: they are neither repaired nor proven."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+
+from .diffusion.slip import SlipPlanes
+from .generation import Progress, generate, prepare
+from .io.images import require_scalar_image
+from .models.model import Model
+from .regions import Target, faces_held, fields_in_regions, rigid_parts, skeleton_held
+from .runtime.threads import one_thread
+from .settings import DeformationSettings
+from .spatial.borders import planes_on_grid
+from .spatial.model_grid import field_image
+
+# Finer grids are thinned out: a blend of larger fields could not follow a slider.
+_MOST_NODES = 400_000
+
+
+def preview_fields(
+    image: sitk.Image,
+    model: Model,
+    settings: DeformationSettings,
+    seed: int,
+    levels: Sequence[int],
+    *,
+    target: Target | None = None,
+    on_step: Progress | None = None,
+) -> Iterator[tuple[int, sitk.Image]]:
+    """Make the field of a seed at each of several levels, as :func:`DRDMLib.deform` makes it before its proof.
+
+    The fields need not be invertible. All are on the grid of the first one, which should be the strongest: it reaches
+    farthest.
+
+    Args:
+        image: single-channel image, 2D or 3D.
+        model: a loaded model.
+        settings: how to deform; its level is not used.
+        seed: as of :func:`DRDMLib.deform`.
+        levels: T', in the order in which the fields are wanted.
+        target: the regions of ``settings``, if it has any.
+        on_step: called with (done, total) over all levels; may raise to cancel.
+
+    Yields:
+        The level, and the displacement field: vector image, millimeters, LPS.
+
+    Raises:
+        ImageError: the image cannot be used with the model.
+        SettingError: the settings are not valid.
+    """
+    field_at = _field_maker(require_scalar_image(image), model, settings, seed, target)
+    grid: sitk.Image | None = None
+    for number, level in enumerate(levels):
+
+        def report(done: int, total: int, number: int = number) -> None:
+            if on_step is not None:
+                on_step(number * total + done, len(levels) * total)
+
+        field = field_at(dataclasses.replace(settings, level=level), report)
+        grid = grid or _thinned_grid(field)
+        yield level, sitk.Resample(field, grid, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat32)
+
+
+def _field_maker(
+    image: sitk.Image, model: Model, settings: DeformationSettings, seed: int, target: Target | None
+) -> Callable[[DeformationSettings, Progress], sitk.Image]:
+    """Prepare the image, and return a function that makes the field for settings with a level."""
+    skeleton = skeleton_held(image, settings, model.ndim)
+    if target is not None:
+        return lambda own, report: fields_in_regions(
+            target, model, own, seed, generate, skeleton=skeleton, on_step=report
+        )[0].field.image()
+    with one_thread():
+        grid, tensor = prepare(image, model, settings.plane)
+        planes = SlipPlanes(planes_on_grid(faces_held(image, settings, model.ndim), grid), model.size)
+        rigid = None if skeleton is None else rigid_parts(skeleton, grid, planes)
+
+    def whole(own: DeformationSettings, report: Progress) -> sitk.Image:
+        recovered = generate(tensor, model, own, (seed,), planes=planes, rigid=rigid, on_step=report).recovered
+        with one_thread():
+            return field_image(recovered, grid, posed=own.pose > 0)
+
+    return whole
+
+
+def _thinned_grid(field: sitk.Image) -> sitk.Image:
+    """Make an empty image over the box of a field, with at most ``_MOST_NODES`` nodes."""
+    size = np.asarray(field.GetSize())
+    fewer = size.copy()
+    while fewer.prod() > _MOST_NODES:
+        fewer = np.maximum(fewer // 2 + 1, np.minimum(fewer, 4))
+    grid = sitk.Image(fewer.tolist(), sitk.sitkUInt8)
+    spacing = np.asarray(field.GetSpacing()) * np.maximum(size - 1, 1) / np.maximum(fewer - 1, 1)
+    grid.SetSpacing(spacing.tolist())
+    grid.SetOrigin(field.GetOrigin())
+    grid.SetDirection(field.GetDirection())
+    return grid
