@@ -12,6 +12,8 @@ from .diffusion.slip import SlipPlanes
 from .generation import Progress, generate, prepare
 from .io.images import require_scalar_image
 from .models.model import Model
+from .models.population import with_pose
+from .poses import pose_on_grid
 from .regions import Target, faces_held, fields_in_regions, rigid_parts, skeleton_held
 from .runtime.threads import one_thread
 from .settings import DeformationSettings
@@ -53,6 +55,7 @@ def preview_fields(
         ImageError: the image cannot be used with the model.
         SettingError: the settings are not valid.
     """
+    settings = with_pose(settings, model.metadata)
     field_at = _field_maker(require_scalar_image(image), model, settings, seed, target)
     grid: sitk.Image | None = None
     for number, level in enumerate(levels):
@@ -79,11 +82,13 @@ def _field_maker(
         grid, tensor = prepare(image, model, settings.plane)
         planes = SlipPlanes(planes_on_grid(faces_held(image, settings, model.ndim), grid), model.size)
         rigid = None if skeleton is None else rigid_parts(skeleton, grid, planes)
+    pose = pose_on_grid(settings.drawn_pose(), grid, image)
 
     def whole(own: DeformationSettings, report: Progress) -> sitk.Image:
+        own = dataclasses.replace(own, pose=pose)
         recovered = generate(tensor, model, own, (seed,), planes=planes, rigid=rigid, on_step=report).recovered
         with one_thread():
-            return field_image(recovered, grid, posed=own.pose > 0)
+            return field_image(recovered, grid, posed=bool(own.pose))
 
     return whole
 

@@ -18,11 +18,11 @@ def on(field, grid):
     return sitk.GetArrayFromImage(sitk.Resample(field, grid, sitk.Transform(), sitk.sitkLinear, 0.0))
 
 
-@pytest.mark.parametrize("region", [False, True])
-def test_the_fields_are_those_of_deform(drdm, tmp_path, tiny_models, region):
+@pytest.mark.parametrize("more", [[], ["--around", "1"], ["--pose", "0.2"], ["--pose", "auto"]], ids=" ".join)
+def test_the_fields_are_those_of_deform(drdm, tmp_path, tiny_models, more):
     image = scene()
     scan, label = write(image, tmp_path / "scan.nii.gz"), write(boxes(image), tmp_path / "label.nii.gz")
-    more = ["--label", label, "--around", "1"] if region else []
+    more = [*more, "--label", label] if "--around" in more else more
     quick = ["--model", tiny_models[3], "--steps", "2", "--seed", "5", "--progress", "json"]
     outcome = drdm("preview", scan, "-o", tmp_path / "out", "--levels", "16", "8", *more, *quick)
     assert outcome.status == 0, outcome.err
