@@ -1,4 +1,6 @@
-"""Strength of a deformation: a level of the model, or a word. Needs no PyTorch, so that commands can be parsed without.
+"""Words of settings: of the strength, and of the pose. Needs no PyTorch, so that commands can be parsed without.
+
+The strength of a deformation is a level of the model, or a word.
 
 What a word means for a model is in :mod:`DRDMLib.models.strength`.
 """
@@ -18,6 +20,8 @@ MEANING = {"subtle": 0.4, "medium": 0.75, "strong": 1.2}
 DEFAULT_LEVEL: Level = "medium"
 # From the original to the moving, and from the moving to the fixed image of a pair.
 DEFAULT_PAIR: tuple[Level, Level] = ("strong", "medium")
+# The pose that is drawn from a population: the scans of a batch, or those that a model was trained on.
+AUTO_POSE = "auto"
 _KNOWN = f"{', '.join(STRENGTHS)}, or a number from 0 to 79"
 
 

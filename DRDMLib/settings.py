@@ -9,14 +9,12 @@ from .diffusion.affine import MAX_POSE
 from .diffusion.poses import PoseSpread
 from .diffusion.recovery import STARTS, require_level, start_level, step_schedule
 from .errors import ImageError, SettingError
-from .levels import DEFAULT_LEVEL, Level, require_strength
+from .levels import AUTO_POSE, DEFAULT_LEVEL, Level, require_strength
 from .spatial.model_grid import require_plane
 from .spatial.region import Region
 
 BORDERS = ("auto", "closed", "open")
 BONES = ("auto", "rigid", "free")
-# The pose that is drawn from a population: the scans of a batch, or those that a model was trained on.
-AUTO_POSE = "auto"
 
 # See :class:`DeformationSettings`.
 Pose: TypeAlias = float | str | PoseSpread

@@ -6,8 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from ..levels import STRENGTHS, Level, read_level
-from ..settings import AUTO_POSE
+from ..levels import AUTO_POSE, STRENGTHS, Level, read_level
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:

@@ -25,7 +25,7 @@ from ..io.datasets import Case
 from ..io.files import file_name, image_stem, write_bytes
 from ..io.geometry import other_affines
 from ..io.left_out import LeftOut
-from ..levels import STRENGTHS, Level
+from ..levels import AUTO_POSE, STRENGTHS, Level
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..models.choice import choose_model, named_choice
 from ..models.model import Model
@@ -35,7 +35,7 @@ from ..production.run_folder import clean_up, run_lock, share_of_folder
 from ..production.sources import Source, read_source
 from ..runtime.distributed import ProcessInfo
 from ..runtime.threads import one_thread_each
-from ..settings import AUTO_POSE, DeformationSettings, Pose, RegionSettings, pose_entry, pose_of
+from ..settings import DeformationSettings, Pose, RegionSettings, pose_entry, pose_of
 from .packing import pack, unpack
 from .placement import FileGeometry
 from .world import FieldSource, WorldField, ras_affine, world_field

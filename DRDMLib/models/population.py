@@ -9,7 +9,8 @@ from typing import Any
 from ..diffusion.poses import PoseSpread
 from ..errors import ModelError, SettingError
 from ..io.resources import resource
-from ..settings import AUTO_POSE, DeformationSettings
+from ..levels import AUTO_POSE
+from ..settings import DeformationSettings
 from .metadata import ModelMetadata
 
 # Spreads of the shipped models' training subjects, beside the models; ``Testing/recipes/measure_poses.py`` wrote them.

@@ -18,9 +18,9 @@ from ..diffusion.seeds import SAMPLES, sample_seed
 from ..errors import SettingError
 from ..io.datasets import Case
 from ..io.files import name_key, shown
-from ..levels import Level, level_text
+from ..levels import AUTO_POSE, Level, level_text
 from ..runtime.distributed import ProcessInfo
-from ..settings import AUTO_POSE, DeformationSettings
+from ..settings import DeformationSettings
 from .limits import Limits
 
 AUGMENT, SYNTHESIZE = "augment", "synthesize"

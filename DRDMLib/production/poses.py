@@ -14,9 +14,10 @@ from ..diffusion.poses import DRAWN, PoseSpread
 from ..errors import DRDMError
 from ..io.datasets import Case
 from ..io.images import read_image
+from ..levels import AUTO_POSE
 from ..poses import FEWEST, MOST, estimate_poses
 from ..runtime.reporter import Reporter
-from ..settings import AUTO_POSE, Pose, pose_of
+from ..settings import Pose, pose_of
 from .plan import Plan
 
 

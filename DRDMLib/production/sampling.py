@@ -19,10 +19,11 @@ from .. import output
 from ..deformation import Deformation, Progress
 from ..errors import DRDMError, OutputError
 from ..io.files import atomic_write, digest_of_files
+from ..levels import AUTO_POSE
 from ..models.model import Model
 from ..pages import write_png
 from ..samples import augment, synthesize
-from ..settings import AUTO_POSE, pose_entry
+from ..settings import pose_entry
 from . import records
 from .limits import Limits
 from .plan import AUGMENT, Plan, Task

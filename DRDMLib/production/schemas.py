@@ -6,9 +6,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..io import schema
-from ..levels import STRENGTHS
+from ..levels import AUTO_POSE, STRENGTHS
 from ..models.metadata import POSES
-from ..settings import AUTO_POSE
 
 _NAME = schema.text(1000)
 _LEVEL = schema.either(schema.whole(-1, 100_000), schema.one_of(*STRENGTHS))

@@ -36,10 +36,10 @@ from benchmarks.tables import markdown
 from DRDMLib.deformation import make_deformations
 from DRDMLib.diffusion.poses import PoseSpread
 from DRDMLib.io.datasets import Case, find_cases
-from DRDMLib.levels import STRENGTHS, Level, read_level
+from DRDMLib.levels import AUTO_POSE, STRENGTHS, Level, read_level
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.production.poses import poses_of_cases
-from DRDMLib.settings import AUTO_POSE, DeformationSettings, RegionSettings
+from DRDMLib.settings import DeformationSettings, RegionSettings
 from DRDMLib.spatial.resampling import warp_label
 
 FIGURES = ("coverage", "plausibility", "recall", "precision")
