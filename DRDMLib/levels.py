@@ -22,6 +22,8 @@ DEFAULT_LEVEL: Level = "medium"
 DEFAULT_PAIR: tuple[Level, Level] = ("strong", "medium")
 # The pose that is drawn from a population: the scans of a batch, or those that a model was trained on.
 AUTO_POSE = "auto"
+# Levels of a preview that follows a slider, the strongest first, since its field reaches farthest.
+LADDER = (79, 40, 20, 60, 10, 30, 50, 70)
 _KNOWN = f"{', '.join(STRENGTHS)}, or a number from 0 to 79"
 
 

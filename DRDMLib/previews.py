@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import SimpleITK as sitk
 
 from .diffusion.slip import SlipPlanes
@@ -18,10 +17,11 @@ from .regions import Target, faces_held, fields_in_regions, rigid_parts, skeleto
 from .runtime.threads import one_thread
 from .settings import DeformationSettings
 from .spatial.borders import planes_on_grid
+from .spatial.coordinates import thinned_grid
 from .spatial.model_grid import field_image
 
 # Finer grids are thinned out: a blend of larger fields could not follow a slider.
-_MOST_NODES = 400_000
+MOST_NODES = 400_000
 
 
 def preview_fields(
@@ -65,7 +65,7 @@ def preview_fields(
                 on_step(number * total + done, len(levels) * total)
 
         field = field_at(dataclasses.replace(settings, level=level), report)
-        grid = grid or _thinned_grid(field)
+        grid = grid or thinned_grid(field, MOST_NODES)
         yield level, sitk.Resample(field, grid, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat32)
 
 
@@ -91,17 +91,3 @@ def _field_maker(
             return field_image(recovered, grid, posed=bool(own.pose))
 
     return whole
-
-
-def _thinned_grid(field: sitk.Image) -> sitk.Image:
-    """Make an empty image over the box of a field, with at most ``_MOST_NODES`` nodes."""
-    size = np.asarray(field.GetSize())
-    fewer = size.copy()
-    while fewer.prod() > _MOST_NODES:
-        fewer = np.maximum(fewer // 2 + 1, np.minimum(fewer, 4))
-    grid = sitk.Image(fewer.tolist(), sitk.sitkUInt8)
-    spacing = np.asarray(field.GetSpacing()) * np.maximum(size - 1, 1) / np.maximum(fewer - 1, 1)
-    grid.SetSpacing(spacing.tolist())
-    grid.SetOrigin(field.GetOrigin())
-    grid.SetDirection(field.GetDirection())
-    return grid

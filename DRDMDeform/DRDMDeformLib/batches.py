@@ -21,6 +21,7 @@ from .deferred import sitk
 from .job import Job, runToEnd
 from .mrml import SceneError, links
 from .regions import commonBox
+from .scans import writeTemporary
 from .temporary import temporaryFolder
 from .worker import WorkerProcess
 
@@ -379,22 +380,6 @@ def isFew(source: Source, copies: int, settings: BatchSettings) -> bool:
     """Whether a batch of ``copies`` results from each scan is so short that it need not start Python."""
     volumes = None if isinstance(source, (str, Path)) else len(source)
     return volumes is not None and volumes * copies <= MOST_FOR_WORKER and not settings.adapt
-
-
-def writeTemporary(image: sitk.Image, path: Path) -> None:
-    """Write an image into a temporary folder.
-
-    Raises:
-        SceneError: there is not enough disk space.
-    """
-    try:
-        sitk.WriteImage(image, str(path))
-    except RuntimeError as error:
-        raise SceneError(
-            _("There is not enough disk space in '{folder}' for a temporary copy of the volume.").format(
-                folder=path.parent
-            )
-        ) from error
 
 
 def _caseName(node: Any) -> str:

@@ -13,15 +13,15 @@ from slicer.i18n import tr as _
 from DRDMLib.levels import DEFAULT_LEVEL
 
 from . import mrml
-from .batches import BatchLogic, RunSettings, writeTemporary
+from .batches import BatchLogic, RunSettings
 from .deferred import sitk
 from .job import Job, JobState
 from .models import ModelLogic
-from .mrml import SceneError, links
+from .mrml import links
 from .previews import PreviewLogic
 from .regions import SceneRegion, sceneRegion
 from .registration_tests import RegistrationTestLogic
-from .temporary import temporaryFolder
+from .scans import writeScan
 from .worker import WorkerProcess
 
 # What a deformation is in the scene: a transform node, or a sequence browser node of several variants.
@@ -152,16 +152,8 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
         Phantom deformations browser
         <JobState.DONE: 'done'>
         """
-        image = mrml.imageFromVolume(volumeNode)
         settings = RunSettings(model, seed, steps, pose, device, plane)
-        folder = temporaryFolder()
-        try:
-            writeTemporary(image, folder / "scan.nrrd")
-            if region is not None and region.label is not None:
-                writeTemporary(region.label, folder / "label.nrrd")
-        except SceneError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        folder = writeScan(volumeNode, region)
         arguments = ["deform", folder / "scan.nrrd", "-o", folder / "out", "--only-field"]
         arguments += ["--level", level, "--count", count, *settings.arguments()]
         arguments += [] if region is None else region.arguments(folder / "label.nrrd")

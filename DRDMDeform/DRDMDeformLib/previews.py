@@ -8,16 +8,15 @@ from typing import Any
 
 import slicer
 
-from .batches import RunSettings, writeTemporary
+from DRDMLib.levels import LADDER
+
+from .batches import RunSettings
 from .deferred import sitk
 from .job import Job
-from .mrml import LivePreview, Playback, SceneError, imageFromVolume
+from .mrml import LivePreview, Playback
 from .regions import SceneRegion
-from .temporary import temporaryFolder
+from .scans import writeScan
 from .worker import WorkerProcess
-
-# Levels of the fields, between which the preview blends; the strongest first, since it reaches farthest.
-LEVELS = (79, 40, 20, 60, 10, 30, 50, 70)
 
 
 class PreviewLogic:
@@ -73,7 +72,7 @@ class PreviewLogic:
         volumeNode: slicer.vtkMRMLScalarVolumeNode,
         ladder: Any,
         settings: RunSettings,
-        levels: Sequence[int] = LEVELS,
+        levels: Sequence[int] = LADDER,
         region: SceneRegion | None = None,
         onField: Callable[[], None] = lambda: None,
     ) -> Job:
@@ -101,15 +100,7 @@ class PreviewLogic:
         True
         >>> preview.end()
         """
-        image = imageFromVolume(volumeNode)
-        folder = temporaryFolder()
-        try:
-            writeTemporary(image, folder / "scan.nrrd")
-            if region is not None and region.label is not None:
-                writeTemporary(region.label, folder / "label.nrrd")
-        except SceneError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        folder = writeScan(volumeNode, region)
         arguments: list[object] = ["preview", folder / "scan.nrrd", "-o", folder / "out", "--levels", *levels]
         arguments += settings.arguments()
         arguments += [] if region is None else region.arguments(folder / "label.nrrd")

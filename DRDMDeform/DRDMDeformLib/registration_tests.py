@@ -16,10 +16,11 @@ from slicer.i18n import tr as _
 from DRDMLib.io.files import file_name
 
 from . import mrml
-from .batches import RunSettings, writeTemporary
+from .batches import RunSettings
 from .deferred import sitk
 from .job import Job, JobState, runToEnd
 from .mrml import RegistrationCase, SceneError, links
+from .scans import writeTemporary
 from .temporary import temporaryFolder
 
 RECIPES = ("mild", "medium", "hard")

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from DRDMLib.runtime.probe import site_folders, torch_leftovers
+from DRDMLib.runtime.reporter import END_OF_REQUEST
 
 from .job import DrdmProcess, pythonExecutable
 
 IDLE_MINUTES = 5
 # The panel waits this long for the end of a canceled command; then the worker is killed.
 CANCEL_SECONDS = 0.5
-# As DRDMLib.cli.serve writes it on standard error after the messages of a command.
-_END_OF_REQUEST = b"drdm serve: end of request "
+_END_OF_REQUEST = END_OF_REQUEST.encode()
 
 
 class Worker:

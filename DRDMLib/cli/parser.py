@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from .. import __version__
-from ..levels import DEFAULT_LEVEL, DEFAULT_PAIR
+from ..levels import DEFAULT_LEVEL, DEFAULT_PAIR, LADDER
 from ..runtime.reporter import Reporter
 from .arguments import (
     add_changes,
@@ -428,12 +428,12 @@ def _add_preview(command: AddCommand) -> None:
         "drdm preview scan.nii.gz -o fields --levels 20 40 60",
     )
     parser.add_argument("image", metavar="IMAGE", help="2D or 3D image file, or a folder with one DICOM series")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the fields")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the fields")
     parser.add_argument(
         "--levels",
         nargs="+",
         type=whole_number(1, 79),
-        default=[79, 40, 20, 60, 10, 30, 50, 70],
+        default=list(LADDER),
         metavar="T'",
         help="levels of the model, in the order in which the fields are wanted (default: eight levels)",
     )

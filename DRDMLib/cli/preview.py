@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
-
-import SimpleITK as sitk
 
 from ..deformation import model_and_choice
 from ..errors import OutputError
 from ..io.images import read_image, read_label
+from ..io.volumes import write_itk
+from ..output import make_output_folder
 from ..previews import preview_fields
 from ..regions import find_target
 from ..runtime.device import choose_device
@@ -40,9 +39,8 @@ def preview(options: argparse.Namespace, reporter: Reporter) -> None:
     target = None if region is None else find_target(image, region, label)
     place = image if target is None else target.largest
     model, choice = model_and_choice(place, options.model, options.device, plane=settings.plane)
+    folder = make_output_folder(options.output)
     reporter.message(choice.message())
-    folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
 
     def on_step(done: int, total: int) -> None:
         reporter.progress("preview", done, total)
@@ -50,8 +48,5 @@ def preview(options: argparse.Namespace, reporter: Reporter) -> None:
     how: Any = {"target": target, "on_step": on_step}
     for level, field in preview_fields(image, model, settings, options.seed, options.levels, **how):
         path = folder / f"level_{level:02d}.nrrd"
-        try:
-            sitk.WriteImage(field, str(path))
-        except RuntimeError as error:
-            raise OutputError(f"'{path}' cannot be written; choose another folder, or free some space.") from error
+        write_itk(path, field, OutputError(f"'{path}' cannot be written; choose another folder, or free some space."))
         reporter.item(level=level, seed=options.seed, field=path.name, model=model.metadata.name)

@@ -30,6 +30,7 @@ from typing import Any
 from ..errors import DRDMError, SettingError
 from ..io.files import shown
 from ..runtime.probe import require_torch
+from ..runtime.reporter import END_OF_REQUEST
 from . import run_command
 from .parser import build_parser
 from .progress import JsonReporter
@@ -37,8 +38,6 @@ from .standard_input import GRACE_SECONDS, VARIABLE, chunks, interrupt_main_thre
 
 # Commands whose results are files. Trainings take long, and others print their results.
 COMMANDS = ("apply", "augment", "deform", "fit", "preview", "synthesize")
-# Line on standard error after the messages of a request.
-END_OF_REQUEST = "drdm serve: end of request "
 _INTERRUPTED = 130
 # Waiting is interrupted so often, since on Windows a signal does not end it.
 _WAIT_SECONDS = 1.0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+# Line on standard error after the messages of a command that ``drdm serve`` has run; its number follows.
+END_OF_REQUEST = "drdm serve: end of request "
+
 
 class Reporter(Protocol):
     """Receiver of progress, results and messages; ``DRDMLib.cli.progress`` shows them on a terminal or as JSON."""

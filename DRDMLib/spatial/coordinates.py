@@ -30,6 +30,20 @@ def to_index(points: np.ndarray, image: sitk.Image) -> np.ndarray:
     return result
 
 
+def thinned_grid(image: sitk.Image, most: int) -> sitk.Image:
+    """Make an empty image over the box between the outermost nodes of an image, with at most ``most`` nodes."""
+    size = np.asarray(image.GetSize())
+    fewer = size.copy()
+    while fewer.prod() > most:
+        fewer = np.maximum(fewer // 2 + 1, np.minimum(fewer, 4))
+    grid = sitk.Image(fewer.tolist(), sitk.sitkUInt8)
+    spacing = np.asarray(image.GetSpacing()) * np.maximum(size - 1, 1) / np.maximum(fewer - 1, 1)
+    grid.SetSpacing(spacing.tolist())
+    grid.SetOrigin(image.GetOrigin())
+    grid.SetDirection(image.GetDirection())
+    return grid
+
+
 def inside(points: np.ndarray, image: sitk.Image) -> np.ndarray:
     """Return which points (K, d) lie within the faces of an image: (K,) bool."""
     index = to_index(points, image)

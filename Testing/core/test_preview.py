@@ -11,7 +11,8 @@ from command_helpers import array_of, boxes, scene, write
 
 from DRDMLib import deform
 from DRDMLib.models.model import load_model_file
-from DRDMLib.previews import _MOST_NODES, _thinned_grid
+from DRDMLib.previews import MOST_NODES
+from DRDMLib.spatial.coordinates import thinned_grid
 
 
 def on(field, grid):
@@ -55,11 +56,11 @@ def test_a_2d_image(drdm, tmp_path, tiny_models):
 def test_large_fields_are_thinned():
     field = sitk.Image([150, 140, 3], sitk.sitkVectorFloat32, 3)
     field.SetSpacing((1.0, 2.0, 3.0))
-    assert _thinned_grid(field).GetSize() == field.GetSize()
+    assert thinned_grid(field, MOST_NODES).GetSize() == field.GetSize()
     field = sitk.Image([150, 140, 130], sitk.sitkVectorFloat32, 3)
     field.SetSpacing((1.0, 2.0, 3.0))
-    grid = _thinned_grid(field)
-    assert np.prod(grid.GetSize()) <= _MOST_NODES
+    grid = thinned_grid(field, MOST_NODES)
+    assert np.prod(grid.GetSize()) <= MOST_NODES
     far = [grid.TransformIndexToPhysicalPoint([n - 1 for n in grid.GetSize()])]
     assert np.allclose(far, [149.0, 278.0, 387.0])
 
@@ -67,3 +68,11 @@ def test_large_fields_are_thinned():
 @pytest.mark.parametrize("levels", [["0"], ["80"], ["strong"]])
 def test_levels_that_are_not_possible(refused, tmp_path, scan, tiny_models, levels):
     refused("preview", scan, "-o", tmp_path / "out", "--model", tiny_models[3], "--levels", *levels, says="levels")
+
+
+def test_nothing_is_overwritten(refused, tmp_path, scan, tiny_models):
+    kept = tmp_path / "out" / "level_20.nrrd"
+    kept.parent.mkdir()
+    kept.write_bytes(b"mine")
+    refused("preview", scan, "-o", kept.parent, "--model", tiny_models[3], "--levels", "20", says="not empty")
+    assert kept.read_bytes() == b"mine"

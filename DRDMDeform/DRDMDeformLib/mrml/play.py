@@ -98,12 +98,8 @@ class Playback:
 
 def _thinned(field: sitk.Image) -> tuple[Grid, np.ndarray]:
     """A field on a grid of at most ``_MOST_NODES`` nodes over the same box: the grid, and the vectors, RAS."""
-    grid = Grid.fromImage(field)
-    size, fewer = np.asarray(grid.size), np.asarray(grid.size)
-    while fewer.prod() > _MOST_NODES:
-        fewer = np.maximum(fewer // 2 + 1, np.minimum(fewer, 4))
-    spacing = np.asarray(grid.spacing) * np.maximum(size - 1, 1) / np.maximum(fewer - 1, 1)
-    grid = Grid(tuple(fewer.tolist()), tuple(spacing.tolist()), grid.origin, grid.direction)
-    reference = grid.place(sitk.Image(grid.size, sitk.sitkUInt8))
-    sampled = sitk.Resample(field, reference, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat32)
-    return grid, (sitk.GetArrayViewFromImage(sampled) * FLIP).astype(np.float32)
+    from DRDMLib.spatial.coordinates import thinned_grid
+
+    grid = thinned_grid(field, _MOST_NODES)
+    sampled = sitk.Resample(field, grid, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat32)
+    return Grid.fromImage(sampled), (sitk.GetArrayViewFromImage(sampled) * FLIP).astype(np.float32)

@@ -8,11 +8,12 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
+from DRDMLib.levels import LADDER
+
 from .. import mrml
 from ..batches import RunSettings
 from ..job import Job, JobState
 from ..parameter import Strength
-from ..previews import LEVELS
 from ..regions import SceneRegion
 from .section import PanelContext, Severity
 
@@ -81,7 +82,7 @@ class LiveSlider:
     @property
     def ready(self) -> bool:
         """Whether all fields of the preview are there."""
-        return self._preview is not None and set(self._preview.ladder.levels) >= set(LEVELS)
+        return self._preview is not None and set(self._preview.ladder.levels) >= set(LADDER)
 
     def onPressed(self) -> None:
         """Begin a preview, if it is wanted and possible."""
@@ -114,10 +115,10 @@ class LiveSlider:
         else:
             self.region = self._findRegion()
             self._ladder, self._key = self._preview.ladder, key
-        missing = [level for level in LEVELS if level not in self._ladder.levels]
+        missing = [level for level in LADDER if level not in self._ladder.levels]
         if missing:
             # The first field gives the grid of all.
-            missing = [LEVELS[0], *(level for level in missing if level != LEVELS[0])]
+            missing = [LADDER[0], *(level for level in missing if level != LADDER[0])]
             self._showMessage(self._making, Severity.PLAIN)
             job = logic.startPreview(volume, self._ladder, settings, missing, self.region, self._onField)
             job.onFinished(self._onEnd)

@@ -6,9 +6,10 @@ import numpy as np
 import qt
 import slicer
 from DRDMDeformLib import mrml
-from DRDMDeformLib.previews import LEVELS
 from DRDMDeformLib.worker import sharedWorker
 from modulesupport import BY_LEVEL, MODEL, ModuleTestCase, displacements, processEvents, sceneContent, waitFor
+
+from DRDMLib.levels import LADDER
 
 
 class LiveTestCase(ModuleTestCase):
@@ -225,4 +226,4 @@ class LiveTestCase(ModuleTestCase):
         self.assertIn("press Deform", self.ui.statusLabel.text)
         self.release()
         self.assertFalse(self.panel.deform.running)
-        self.assertEqual(len(LEVELS), len(set(LEVELS)))
+        self.assertEqual(len(LADDER), len(set(LADDER)))
