@@ -171,13 +171,15 @@ def test_a_run_that_is_not_finished_is_not_verified(data, tmp_path, tiny_models)
 def test_an_image_that_changes_while_the_run_goes_on(tmp_path, tiny_models):
     data, folder = write_cases(tmp_path / "data", ("a", "b", "c", "d"), size=SMALL), tmp_path / "out"
     kept = (data / "labels" / "d.nii.gz").read_bytes()
-    other = sitk.ReadImage(str(data / "labels" / "d.nii.gz")) == 1
+    changed = tmp_path / "changed.nii.gz"
+    write(sitk.ReadImage(str(data / "labels" / "d.nii.gz")) == 1, changed)
 
     class Disturbing(RecordingReporter):
         def progress(self, task, done, total, **figures):
             # The plan is made, and only the first case has been read.
-            if task == AUGMENT:
-                write(other, data / "labels" / "d.nii.gz")
+            if task == AUGMENT and changed.exists():
+                # At once: the run may be reading the file, which must not be half written then.
+                changed.replace(data / "labels" / "d.nii.gz")
 
     request = RunRequest(data, folder, model=str(tiny_models[3]), device="cpu")
     run = produce(request, settings_for(AUGMENT, levels=((40,),)), Disturbing())
