@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import torch
 
 from .diffusion.slip import SlipPlanes
-from .errors import FallbackWarning
+from .errors import FallbackWarning, SettingError
 from .generation import Generated, Progress, generate, prepare
 from .invertibility.certificate import certify_on_grid
 from .invertibility.inverse import inverse_field, inverse_layers, inverse_points
@@ -35,12 +35,18 @@ from .runtime.threads import one_thread
 from .settings import DeformationSettings, Pose, RegionSettings
 from .spatial.bones import Rigidity, Skeleton, rigidity
 from .spatial.borders import closed_faces, inside_mask, invented_fraction, outside_fraction, planes_on_grid
+from .spatial.coordinates import direction_matrix
 from .spatial.model_grid import (
+    ModelGrid,
     field_image,
+    from_millimeters,
+    image_extent,
     needs_refinement,
     physical_field,
+    to_millimeters,
 )
 from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label
+from .toward import WHOLE_SCANS, Way
 
 # Number of places at which reports compare bone with a rigid motion.
 _BALLS = 60
@@ -69,6 +75,9 @@ class Deformation:
         before_pose: the field of the regions without the pose, if there is one.
         strength: the word that the level was chosen by, if it was.
         skeleton: bone that stays rigid, and the table; ``None`` if nothing does.
+        toward: share of the way toward another scan that the version goes, see :mod:`DRDMLib.toward`.
+        own_percent: mean displacement without a pose and without what leads toward another scan, as a percentage of the
+            longest physical side of the image; ``None`` if there is neither.
     """
 
     reference: sitk.Image
@@ -88,6 +97,8 @@ class Deformation:
     before_pose: sitk.Image | None = dataclasses.field(default=None, repr=False)
     strength: str = ""
     skeleton: Skeleton | None = dataclasses.field(default=None, repr=False)
+    toward: float = 0.0
+    own_percent: float | None = None
     _random: Callable[[], sitk.Image] | None = dataclasses.field(default=None, repr=False)
 
     @cached_property
@@ -152,6 +163,11 @@ class Deformation:
         if certified is None:
             certified = certify_on_grid(self.field, self.reference).certified
         return dataclasses.replace(metrics, certified_invertible=certified)
+
+    @property
+    def model_fraction(self) -> float:
+        """Mean displacement by the model alone, fraction of the longest side: what its fit to the scan is about."""
+        return (self.metrics.mean_percent if self.own_percent is None else self.own_percent) / 100
 
     @cached_property
     def invented_fraction(self) -> float:
@@ -297,6 +313,7 @@ def make_deformations(
     *,
     label: sitk.Image | None = None,
     target: Target | None = None,
+    toward: Way | None = None,
     device: str | torch.device = "auto",
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
@@ -304,7 +321,13 @@ def make_deformations(
 
     Args:
         target: the regions of ``settings``, if they were found in this image before.
+        toward: the way to another scan; each version first goes a part of it, which is drawn with its seed.
+
+    Raises:
+        SettingError: there are both regions and a way; and as :func:`deform`.
     """
+    if toward is not None and (target is not None or settings.region is not None):
+        raise SettingError(WHOLE_SCANS)
     started = time.perf_counter()
     image = require_scalar_image(image)
     if target is None and settings.region is not None:
@@ -331,7 +354,9 @@ def make_deformations(
     how: Any = {"refine": needs_refinement(image, grid), "posed": bool(settings.pose)}
     together = model.device.type != "cpu" and len(tensor) == 1
     for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
-        fields = generate(tensor, model, settings, group, planes=planes, rigid=rigid, on_step=on_step)
+        shares = [0.0 if toward is None else toward.share(seed) for seed in group]
+        first = None if toward is None else _part_of_way(toward, shares, grid)
+        fields = generate(tensor, model, settings, group, planes=planes, rigid=rigid, toward=first, on_step=on_step)
         for number, seed in enumerate(group):
             own = slice(number, number + 1) if len(group) > 1 else slice(None)
             recovered, random = fields.recovered[own], fields.random[own]
@@ -344,6 +369,8 @@ def make_deformations(
                 repaired=repaired,
                 certified=True,
                 skeleton=skeleton,
+                toward=shares[number],
+                own_percent=_mean_percent(fields.own[own], grid, image) if toward or settings.pose else None,
                 _random=partial(field_image, random, grid, **how),
                 seed=seed,
                 level=settings.number(model.timesteps),
@@ -355,6 +382,26 @@ def make_deformations(
                 device=recovered.device.type,
             )
             started = time.perf_counter()
+
+
+def _part_of_way(toward: Way, shares: Sequence[float], grid: ModelGrid) -> torch.Tensor:
+    """Return shares of a way on the model grid: (N or K, d, *S), fraction of the side."""
+    way = from_millimeters(toward.field, grid)
+    if len(shares) == 1:
+        return way * shares[0]
+    return way * torch.tensor(shares, dtype=way.dtype).view(-1, *[1] * (way.ndim - 1))
+
+
+def _mean_percent(ddf: torch.Tensor, grid: ModelGrid, image: sitk.Image) -> float:
+    """Return the mean displacement within an image as a percentage of its longest side; ``ddf`` is (N, d, *S)."""
+    extent = image_extent(image)
+    lengths = np.linalg.norm(to_millimeters(ddf, grid), axis=-1)
+    sides = np.abs(grid.direction.T @ direction_matrix(image)) @ extent
+    middle = []
+    for nodes, side, spacing in zip(grid.size[::-1], sides[::-1], grid.spacing[::-1], strict=True):
+        outside = max(0, int((nodes - side / spacing) / 2))
+        middle.append(slice(outside, nodes - outside))
+    return float(100 * lengths[tuple(middle)].mean() / extent.max())
 
 
 def _in_regions(

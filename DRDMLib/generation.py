@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .diffusion.affine import random_pose
-from .diffusion.fields import compose
+from .diffusion.fields import compose, warp
 from .diffusion.forward import ForwardProcess
-from .diffusion.recovery import recover
+from .diffusion.recovery import RAMP, recover
 from .diffusion.rigid import RigidParts
 from .diffusion.seeds import random_generator
 from .diffusion.slip import SlipPlanes
@@ -31,10 +31,16 @@ Progress = Callable[[int, int], None]
 
 
 class Generated(NamedTuple):
-    """Fields before and after recovery, on the model grid: (N, d, *S), fraction of the side."""
+    """Fields on the model grid: (N, d, *S), fraction of the side.
+
+    Attributes:
+        random, recovered: before and after recovery, with the pose and what leads toward another scan.
+        own: the recovered field without them.
+    """
 
     random: Tensor
     recovered: Tensor
+    own: Tensor
 
 
 def generate(
@@ -45,6 +51,7 @@ def generate(
     *,
     planes: SlipPlanes | None = None,
     rigid: RigidParts | None = None,
+    toward: Tensor | None = None,
     on_step: Progress | None = None,
 ) -> Generated:
     """Draw a random deformation and recover from it (Algorithm 2), on the model grid and the model's device.
@@ -57,6 +64,8 @@ def generate(
         seeds: one seed; or, for a single image, K seeds that are computed together as a batch.
         planes: planes that the deformation does not cross, except by a pose.
         rigid: parts that the recovered deformation moves rigidly, except by a pose.
+        toward: (N, d, *S), fraction of the side: a deformation toward another scan. The images are deformed by it
+            first, and then as without it.
         on_step: called with (done, total); may raise to cancel.
 
     Returns:
@@ -72,7 +81,7 @@ def generate(
 
     def compute(model: Model, batch: int) -> Generated:
         with full_precision(model.device), one_thread():
-            return _generate(images, model, settings, seeds, planes, rigid, on_step, batch)
+            return _generate(images, model, settings, seeds, planes, rigid, toward, on_step, batch)
 
     return with_fallback(compute, model, min(_STACK_BATCH, len(images)))
 
@@ -84,6 +93,7 @@ def _generate(
     seeds: Sequence[int],
     planes: SlipPlanes | None,
     rigid: RigidParts | None,
+    toward: Tensor | None,
     on_step: Progress | None,
     batch: int,
 ) -> Generated:
@@ -93,22 +103,28 @@ def _generate(
     # Level 0 draws, too, so that a seed gives the same pose at every level.
     drawn = torch.cat([process.ddf(level, generator) for generator in generators])
     drawn = drawn.expand(len(images), *drawn.shape[1:])
+    if toward is not None:
+        toward = toward.to(model.device).expand(len(images), *toward.shape[1:])
+        toward = toward if planes is None else planes.hold(toward, RAMP)
+        images = warp(images.to(model.device), toward, padding=model.metadata.image_padding)
     if level > 0:
-        recovered = _recovered(images, drawn, model, settings, planes, on_step, batch)
-        if rigid is not None:
-            recovered = rigid.hold(recovered)
+        recovered = own = _recovered(images, drawn, model, settings, planes, on_step, batch)
     else:
         drawn = torch.zeros_like(drawn)
-        recovered = torch.zeros_like(drawn)
+        recovered = own = torch.zeros_like(drawn)
         if on_step is not None:
             on_step(1, 1)
+    if toward is not None:
+        drawn, recovered = compose(toward, drawn), compose(toward, recovered)
+    if rigid is not None and (level > 0 or toward is not None):
+        recovered = rigid.hold(recovered)
     if not settings.pose:
-        return Generated(drawn, recovered)
+        return Generated(drawn, recovered, own)
     # The pose is drawn last and applied last, so that a seed gives the same anatomy in any pose.
     pose = settings.drawn_pose()
     poses = torch.cat([random_pose(model.size, model.ndim, pose, generator) for generator in generators])
     poses = poses.expand(len(images), *poses.shape[1:])
-    return Generated(compose(drawn, poses), compose(recovered, poses))
+    return Generated(compose(drawn, poses), compose(recovered, poses), own)
 
 
 def _recovered(

@@ -186,6 +186,8 @@ def report_entry(deformation: Deformation, files: dict[str, Path | None], folder
         **({"strength": deformation.strength} if deformation.strength else {}),
         "steps": deformation.steps,
         "pose": pose_entry(deformation.pose),
+        **({"toward": round(deformation.toward, 4)} if deformation.toward else {}),
+        **({} if deformation.own_percent is None else {"own_percent": deformation.own_percent}),
         "seconds": round(deformation.seconds, 3),
         "metrics": deformation.metrics.to_dict(),
         "from_outside": deformation.from_outside,

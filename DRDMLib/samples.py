@@ -15,6 +15,7 @@ from .diffusion.seeds import Purpose, derived_seed
 from .models.model import Model
 from .regions import Target, find_target
 from .settings import DeformationSettings
+from .toward import Way
 
 
 class Augmented(NamedTuple):
@@ -33,6 +34,7 @@ def augment(
     seed: int,
     *,
     target: Target | None = None,
+    toward: Way | None = None,
     on_step: Progress | None = None,
 ) -> Augmented:
     """Deform an image and its label together (Algorithm 3 of the paper).
@@ -42,11 +44,15 @@ def augment(
     Args:
         label: a label map of the image, or ``None``.
         target: the regions of ``settings``, if they were found in this image before.
+        toward: the way to another scan, of which the version goes a part, see :func:`DRDMLib.toward.find_way`.
 
     Raises:
         ImageError, ModelError, SettingError, DRDMError: as :func:`deform`.
     """
-    deformation = next(make_deformations(image, model, settings, (seed,), label=label, target=target, on_step=on_step))
+    made = make_deformations(
+        image, model, settings, (seed,), label=label, target=target, toward=toward, on_step=on_step
+    )
+    deformation = next(made)
     warped = None if label is None else deformation.warp_label(label)
     return Augmented(deformation.warp(image), warped, deformation)
 

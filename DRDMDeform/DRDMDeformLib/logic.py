@@ -104,7 +104,7 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
             "metrics": result.metrics.to_dict(),
             "model": result.model,
             "fit": choice.fit.to_dict(),
-            "doubtful": choice.fit.doubtful(result.metrics.mean_percent / 100),
+            "doubtful": choice.fit.doubtful(result.model_fraction),
         }
         return mrml.addVariants(self.mrmlScene(), volumeNode, [result.field], [record], asSequence=False)[0]
 

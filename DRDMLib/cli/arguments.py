@@ -187,6 +187,27 @@ def add_generation(parser: argparse.ArgumentParser, *, default_pose: float | Non
     )
 
 
+def add_toward(parser: argparse.ArgumentParser, *, batch: bool) -> None:
+    """Add ``--toward``.
+
+    Args:
+        batch: for the scans of a dataset, and not for a single one.
+    """
+    if batch:
+        parser.add_argument(
+            "--toward",
+            metavar="SCANS",
+            help="each version also goes part of the way toward another scan, which needs no label: one of those in "
+            "the folder SCANS, or of the other subjects of the dataset (others)",
+        )
+        return
+    parser.add_argument(
+        "--toward",
+        metavar="SCAN",
+        help="each version also goes part of the way toward another scan of the same kind, which needs no label",
+    )
+
+
 def add_format(parser: argparse.ArgumentParser) -> None:
     """Add ``--format``."""
     parser.add_argument(

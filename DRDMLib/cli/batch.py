@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import OutputError, SettingError
 from ..production.limits import Limits
-from ..production.plan import AUGMENT, SYNTHESIZE, RunSettings
+from ..production.plan import AUGMENT, OTHERS, SYNTHESIZE, RunSettings
 from ..production.regenerate import regenerate as regenerate_sample
 from ..production.run import RunRequest, produce
 from ..production.run_folder import earlier_run
@@ -23,7 +23,9 @@ from .region import region_settings
 def augment(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm augment``."""
     levels = tuple((level,) for level in dict.fromkeys(options.levels))
-    _produce(options, reporter, RunSettings(AUGMENT, levels, **_common_settings(options)))
+    toward = "" if options.toward is None else OTHERS if options.toward == OTHERS else Path(options.toward).name
+    settings = RunSettings(AUGMENT, levels, toward=toward, **_common_settings(options))
+    _produce(options, reporter, settings, None if toward in ("", OTHERS) else Path(options.toward))
 
 
 def synthesize(options: argparse.Namespace, reporter: Reporter) -> None:
@@ -62,7 +64,9 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _produce(options: argparse.Namespace, reporter: Reporter, settings: RunSettings) -> None:
+def _produce(
+    options: argparse.Namespace, reporter: Reporter, settings: RunSettings, toward: Path | None = None
+) -> None:
     if options.jobs > 1:
         if options.share is not None:
             raise SettingError("--jobs shares the work of this computer by itself; leave out --share.")
@@ -80,6 +84,7 @@ def _produce(options: argparse.Namespace, reporter: Reporter, settings: RunSetti
         process=process,
         resume=options.resume or process.restarts > 0,
         subject_pattern=options.subject,
+        toward=toward,
     )
     run = produce(request, settings, reporter)
     if len(run.done) == len(run.plan.tasks):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
+import torch
 
 from .. import output
 from ..deformation import Deformation, make_deformations, model_and_choice, prepare
@@ -27,9 +28,11 @@ from ..production.run_folder import locked_folder
 from ..regions import find_target
 from ..runtime.device import choose_device
 from ..runtime.reporter import Reporter
+from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings
 from ..spatial.model_grid import overlap
 from ..spatial.resampling import warp_image
+from ..toward import WHOLE_SCANS, Way, find_way
 from .region import region_settings
 
 
@@ -53,11 +56,14 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     }
     channels = {name: _read_channel(path, image) for name, path in _named("channel", options.channel).items()}
     label = next(iter(labels.values()), None)
+    if options.toward is not None and region is not None:
+        raise SettingError(WHOLE_SCANS)
     target = None if region is None else find_target(image, region, label)
     place = image if target is None else target.largest
     model, choice = model_and_choice(place, options.model, options.device, plane=settings.plane)
     with_level(settings, model.metadata).schedule(model.timesteps)
     prepare(place, model, settings.plane)
+    way = None if options.toward is None else _way(image, options.toward, reporter)
     stem = file_name(image_stem(options.image))
     if stem != unicodedata.normalize("NFC", image_stem(options.image)):
         reporter.message(f"The results are called '{shown(stem)}', a name that is valid on every system.")
@@ -72,7 +78,7 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
                 reporter.progress("deform", number * total + done, options.count * total)
 
             seeds = (options.seed + number,)
-            result = next(make_deformations(image, model, settings, seeds, target=target, on_step=on_step))
+            result = next(make_deformations(image, model, settings, seeds, target=target, toward=way, on_step=on_step))
             base, ending = folder / f"{stem}_{number:03d}", f".{options.format}"
             files: dict[str, Path | None] = {"image": None, "label": None, "ddf": None}
             if options.only_field:
@@ -93,12 +99,13 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
                     files["picture"] = version_picture(
                         image, result.field, path, pair, where_it_moves=target is not None
                     )
-            doubtful = choice.fit.doubtful(result.metrics.mean_percent / 100)
+            doubtful = choice.fit.doubtful(result.model_fraction)
             entry = output.report_entry(result, files, folder) | {"doubtful": doubtful}
             items.append(entry | {kind: names for kind, names in more.items() if kind == "channels" or len(names) > 1})
             # After each version, so that an interrupted run leaves a valid result.
             written = {"source": Path(options.image).name, "fit": choice.fit.to_dict(), "seed_scheme": PLAIN}
             written |= {} if region is None else {"region": region.to_dict()}
+            written |= {} if way is None else {"toward": {"file": Path(options.toward).name} | way.to_dict()}
             output.write_report(folder, model.metadata.name, items, **written)
             reporter.item(**items[-1])
     if any(item["doubtful"] for item in items) and not choice.fit.poor:
@@ -108,6 +115,21 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     verb = "is" if len(items) == 1 else "are"
     reporter.message(f"{counted(len(items), 'version')} of '{options.image}' {verb} in '{folder}'.")
     return result
+
+
+def _way(image: sitk.Image, path: str, reporter: Reporter) -> Way:
+    """Find the way to another scan.
+
+    Raises:
+        ImageError: it cannot be registered to the image.
+    """
+    other = read_image(path)
+    with one_thread_each(torch.device("cpu")):
+        way = find_way(image, other)
+    if way is None:
+        raise ImageError(f"The scan '{path}' cannot be registered to the image; choose another scan of the same kind.")
+    reporter.message(f"The scans correlate by {way.before:.2f}, and registered by {way.after:.2f}.")
+    return way
 
 
 def _named(kind: str, paths: list[str], *, many: bool = True) -> dict[str, str]:

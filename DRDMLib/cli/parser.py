@@ -23,6 +23,7 @@ from .arguments import (
     add_levels,
     add_levels_and_copies,
     add_run,
+    add_toward,
     add_train,
     positive_number,
     strength,
@@ -154,6 +155,7 @@ def _add_deform(command: AddCommand) -> None:
         help="draw each version beside the original, with contours and the bent grid (default: yes)",
     )
     add_generation(parser)
+    add_toward(parser, batch=False)
     add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_runs("commands", "deform"))
@@ -201,6 +203,7 @@ def _add_augment(command: AddCommand) -> None:
     add_levels_and_copies(parser, 1, "versions per image and level")
     add_run(parser)
     add_generation(parser)
+    add_toward(parser, batch=True)
     add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_runs("batch", "augment"))

@@ -37,10 +37,11 @@ class Purpose(enum.IntEnum):
     SECOND = 1
     REGION = 2
     POSE = 3
+    TOWARD = 4
 
 
 # What is added to a plain seed for each purpose.
-_ADDED = {Purpose.SECOND: 2**31, Purpose.REGION: 2**32, Purpose.POSE: 2**40}
+_ADDED = {Purpose.SECOND: 2**31, Purpose.REGION: 2**32, Purpose.POSE: 2**40, Purpose.TOWARD: 2**41}
 
 
 def sample_seed(run_seed: int, case: str, levels: tuple[Level, ...], copy: int, attempt: int) -> int:

@@ -179,7 +179,7 @@ def _doubts(written: list[dict[str, Any]]) -> str:
     made = [record for record in written if "fit" in record and "item" in record]
     fits = [Fit.from_dict(record["fit"]) for record in made]
     doubtful = [
-        not fit.poor and fit.doubtful(record["item"]["metrics"]["mean_percent"] / 100)
+        not fit.poor and fit.doubtful(_own_percent(record["item"]) / 100)
         for record, fit in zip(made, fits, strict=True)
     ]
     if not any(doubtful):
@@ -188,6 +188,12 @@ def _doubts(written: list[dict[str, Any]]) -> str:
         f"{sum(doubtful)} of {len(made)} results are deformed more strongly than the model's fit to their images "
         "allows, so they may not look like real anatomy; look at them, or use lower levels."
     )
+
+
+def _own_percent(item: dict[str, Any]) -> float:
+    """Return the mean displacement by the model alone, percent of the longest side."""
+    percent = item.get("own_percent", item["metrics"]["mean_percent"])
+    return float(percent)
 
 
 def _of_model(model: str, fits: list[Fit]) -> str:

@@ -21,9 +21,12 @@ from ..io.files import name_key, shown
 from ..levels import AUTO_POSE, Level, level_text
 from ..runtime.distributed import ProcessInfo
 from ..settings import DeformationSettings
+from ..toward import WHOLE_SCANS
 from .limits import Limits
 
 AUGMENT, SYNTHESIZE = "augment", "synthesize"
+# See :class:`RunSettings`.
+OTHERS = "others"
 # Levels of the strengths for most models, to estimate the cost of a sample.
 _TYPICAL_LEVEL = {"subtle": 16, "medium": 28, "strong": 48}
 
@@ -43,6 +46,8 @@ class RunSettings:
         split: shares of the subjects for training, validation and test.
         quality: write thumbnails and the quality page.
         label_geometry: where labels lie, see :func:`DRDMLib.read_label`.
+        toward: what samples go part of the way toward: :data:`OTHERS` for the other scans of the dataset, the name of a
+            folder with scans, or nothing.
         file_format: ending of the files of images, labels and fields, one of :data:`DRDMLib.io.volumes.FORMATS`.
         adapt: minutes for adapting the model to the images first; ``None`` takes the model as it is.
         seed_scheme: how the seeds of samples are made, see :mod:`DRDMLib.diffusion.seeds`; empty for runs of older
@@ -60,6 +65,7 @@ class RunSettings:
     quality: bool = True
     label_geometry: str = "file"
     adapt: float | None = None
+    toward: str = ""
     file_format: str = "nii.gz"
     seed_scheme: str = SAMPLES
 
@@ -67,6 +73,8 @@ class RunSettings:
         if not all(0 <= share < math.inf for share in self.split) or not 0 < sum(self.split) < math.inf:
             shares = " ".join(f"{share:g}" for share in self.split)
             raise SettingError(f"The shares {shares} are out of range; use numbers of 0 or more, such as 0.8 0.1 0.1.")
+        if self.toward and self.deformation.region is not None:
+            raise SettingError(WHOLE_SCANS)
 
     def at_level(self, level: Level) -> DeformationSettings:
         """Return the settings of a deformation of this level."""
@@ -107,6 +115,7 @@ class RunSettings:
             **self.deformation.bones_entry(),
             **({} if self.label_geometry == "file" else {"label_geometry": self.label_geometry}),
             **({} if self.adapt is None else {"adapt": self.adapt}),
+            **({"toward": self.toward} if self.toward else {}),
             **({} if self.file_format == "nii.gz" else {"format": self.file_format}),
             **({"seed_scheme": self.seed_scheme} if self.seed_scheme else {}),
         }
@@ -151,12 +160,14 @@ class Plan:
         cases: the cases, with the names that they have in the results.
         tasks: all tasks.
         notes: sentences about names that were changed.
+        others: scans that samples go toward, if they are not those of ``cases``.
     """
 
     settings: RunSettings
     cases: list[Case]
     tasks: list[Task]
     notes: list[str] = field(default_factory=list)
+    others: list[Case] | None = None
 
     @property
     def samples(self) -> list[Task]:

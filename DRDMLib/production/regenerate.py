@@ -20,7 +20,7 @@ from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings, RegionSettings, pose_of
 from . import records
 from .adapted import FILE
-from .plan import AUGMENT, Plan, RunSettings, Task
+from .plan import AUGMENT, OTHERS, Plan, RunSettings, Task
 from .run_folder import locked_folder
 from .sampling import Product, SampleMaker
 from .sources import Source, read_source
@@ -98,6 +98,7 @@ def regenerate(
         voxel_fields=True,
         # Old records have none.
         seed_scheme=_seed_scheme(record, record_file),
+        toward=OTHERS if "toward" in record else "",
         file_format=next((end for end in FORMATS if record["files"]["image"].endswith(f".{end}")), "nii.gz"),
     )
     source = _source(record, case)
@@ -105,7 +106,8 @@ def regenerate(
     context |= {"fit": record["fit"]} if "fit" in record else {}
     # The names of all files follow from this one; a record must not write outside of the folder.
     task = Task(0, 0, file_name(record["name"]), tuple(record["levels"]), record["copy"])
-    maker = SampleMaker(Plan(settings, [case], [task]), context, Path(folder), _levels(record))
+    others = _others(record, run, images)
+    maker = SampleMaker(Plan(settings, [case], [task]), context, Path(folder), _levels(record), others)
     environment_differences = _differences(record["software"], records.software())
     if task.original:
         product = maker.original(task, source)
@@ -208,6 +210,25 @@ def _case(record: dict[str, Any], run: Path, image: str | None, label: str | Non
     channels = tuple(files[kind] for kind in sorted(files) if kind.startswith("channel_"))
     series = record["source"]["series"]
     return Case(record["case"], files["image"], files.get("label"), channels, series, record["subject"])
+
+
+def _others(record: dict[str, Any], run: Path, images: str | Path | None) -> list[Case]:
+    """Find the scan that the sample of a record goes toward.
+
+    Raises:
+        ImageError: it is missing, or has changed.
+    """
+    entry = record.get("toward")
+    if entry is None:
+        return []
+    name, series = entry["files"]["image"], entry.get("series", "")
+    for path in _places(name, entry.get("relative", {}).get("image"), run, images):
+        if (path.is_file() or path.is_dir()) and _digest(path, series) == entry["digests"]["image"]:
+            return [Case(entry.get("case", "other"), path, series=series)]
+    raise ImageError(
+        f"The scan '{name}', toward which the sample goes, is not there any more or has changed; give the folder that "
+        "has it with --images."
+    )
 
 
 def _places(name: str, relative: str | None, run: Path, images: str | Path | None) -> Iterator[Path]:

@@ -22,7 +22,7 @@ from ..runtime.device import choose_device
 from ..runtime.distributed import ProcessInfo
 from ..runtime.reporter import Reporter
 from ..spatial.model_grid import effective_dimension
-from . import records, run_folder
+from . import records, run_folder, toward
 from .adapted import adapt_to_cases
 from .case_models import CaseModel, CaseModels, fit_sentences
 from .layouts import consecutive, ignore_value, split_subjects, undeclared
@@ -50,6 +50,7 @@ class RunRequest:
         process: this process among several.
         resume: continue the run in the folder. Several processes that share one run do not need it.
         subject_pattern: see :func:`DRDMLib.io.datasets.find_cases`.
+        toward: dataset of the scans that samples go toward, if it is another one than ``dataset``.
     """
 
     dataset: Path
@@ -59,6 +60,7 @@ class RunRequest:
     process: ProcessInfo = field(default_factory=ProcessInfo)
     resume: bool = False
     subject_pattern: str | None = None
+    toward: Path | None = None
 
     @property
     def joins(self) -> bool:
@@ -74,6 +76,8 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
     """
     found = datasets.read_dataset(request.dataset, request.subject_pattern)
     plan = make_plan(settings, found.cases)
+    if request.toward is not None:
+        plan = replace(plan, others=datasets.read_dataset(request.toward, request.subject_pattern).cases)
     choose_device(request.process.device(request.device))
     # Checked before any file is created or changed.
     run_folder.earlier_run(request.folder, resume=request.joins)
@@ -103,11 +107,12 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
 
 
 def _report_fits(run: Run) -> None:
-    models, warning = fit_sentences([run.done[number] for number in sorted(run.done)])
+    written = [run.done[number] for number in sorted(run.done)]
+    models, warning = fit_sentences(written)
     if models:
         run.reporter.message(models)
-    if warning:
-        run.reporter.warning(warning)
+    for text in filter(None, (warning, toward.sentence(written))):
+        run.reporter.warning(text)
 
 
 def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,17 +16,20 @@ import torch
 from .. import output
 from ..deformation import Deformation, Progress
 from ..errors import DRDMError, OutputError
+from ..io.datasets import Case
 from ..io.files import atomic_write, digest_of_files
 from ..levels import AUTO_POSE
 from ..models.model import Model
 from ..pages import write_png
 from ..samples import augment, synthesize
 from ..settings import pose_entry
+from ..toward import Way
 from . import records
 from .limits import Limits
 from .plan import AUGMENT, Plan, Task
 from .quality import histograms, layers, thumbnail
-from .sources import Source, SourceChanged
+from .sources import Source, SourceChanged, relative_paths
+from .toward import Chosen, candidates, choose
 
 QUALITY = "quality"
 _Pictures: TypeAlias = list[tuple[sitk.Image, sitk.Image | None]]
@@ -127,12 +128,14 @@ class SampleMaker:
         context: values that all records of a run share: model, device, software and digest of the configuration.
         folder: folder of the run; records have the paths of the sources relative to it, besides absolute ones.
         levels: levels of the sample that is made again, instead of those that its strengths mean now.
+        others: the scans that may be gone toward, instead of those of the plan.
     """
 
     plan: Plan
     context: dict[str, Any]
     folder: Path
     levels: tuple[int, ...] = ()
+    others: list[Case] | None = None
 
     def failure(self, task: Task, error: DRDMError) -> Product:
         """Return the product of a task that failed, with the reason in its record."""
@@ -176,10 +179,14 @@ class SampleMaker:
         limits = self.plan.settings.limits
         rejected: list[dict[str, Any]] = []
         seconds = {"generate": 0.0, "warp": 0.0, "check": 0.0}
+        begin = time.perf_counter()
+        chosen = self._toward(task, source)
+        if self.plan.settings.toward:
+            seconds["register"] = time.perf_counter() - begin
         for number in range(limits.max_attempts) if attempt is None else [attempt]:
             seed = self.plan.seed(task, number)
             begin = time.perf_counter()
-            made = self._generate(task, source, model, seed, on_step)
+            made = self._generate(task, source, model, seed, chosen.way, on_step)
             generated = sum(one.seconds for one in made.deformations)
             seconds["generate"] += generated
             checking = time.perf_counter()
@@ -196,6 +203,7 @@ class SampleMaker:
             record |= {"status": records.REJECTED, "reason": _rejection([entry["reason"] for entry in rejected])}
             return Product(record, seconds=seconds)
         record |= {"status": records.DONE, "seed": seed, "attempt": number}
+        record |= {"toward": chosen.entry} if self.plan.settings.toward else {}
         if model.device.type != "cpu" and all(one.device == "cpu" for one in made.deformations):
             # The GPU failed, so the sample was made on the CPU and can only be made again there.
             record["device"] = records.device_described(torch.device("cpu"))
@@ -240,13 +248,22 @@ class SampleMaker:
             "sizes": {},
         }
 
-    def _generate(self, task: Task, source: Source, model: Model, seed: int, on_step: Progress | None) -> _Attempt:
+    def _toward(self, task: Task, source: Source) -> Chosen:
+        """Find what a sample goes toward."""
+        if not self.plan.settings.toward:
+            return Chosen()
+        others = candidates(self.plan, task) if self.others is None else self.others
+        return choose(source, others, self.folder)
+
+    def _generate(
+        self, task: Task, source: Source, model: Model, seed: int, way: Way | None, on_step: Progress | None
+    ) -> _Attempt:
         settings = self.plan.settings.for_labels({int(k): v for k, v in self.context["label_values"].items()})
         levels = self.levels or task.levels
         ending = self._ending
         if settings.command == AUGMENT:
             deformation = settings.at_level(levels[0])
-            made = augment(source.image, source.label, model, deformation, seed, on_step=on_step)
+            made = augment(source.image, source.label, model, deformation, seed, toward=way, on_step=on_step)
             channels = [made.deformation.warp(channel) for channel in source.channels]
 
             def add_files(product: Product, task: Task, part: str) -> None:
@@ -292,16 +309,6 @@ def _source_entry(source: Source, folder: Path) -> dict[str, Any]:
         "digests": source.digests,
     }
     return entry if source.label_geometry == "file" else entry | {"label_geometry": source.label_geometry}
-
-
-def relative_paths(files: dict[str, str], folder: Path) -> dict[str, str]:
-    """Return paths relative to a folder, so that they stay right when both are moved together."""
-    found = {}
-    for kind, path in files.items():
-        # On Windows there is none from one drive to another.
-        with contextlib.suppress(ValueError):
-            found[kind] = Path(os.path.relpath(path, folder)).as_posix()
-    return found
 
 
 def _add_image(product: Product, kind: str, path: str, image: sitk.Image) -> None:

@@ -70,6 +70,12 @@ RECORD: dict[str, schema.Check] = {
     "seed_scheme": schema.text(100),
     "bones": schema.one_of("auto", "rigid", "free"),
     "changed": schema.truth,
+    "toward": schema.optional(
+        schema.record(
+            {"files": schema.record({"image": schema.text()}), "digests": schema.record({"image": schema.text(200)})},
+            {"series": schema.text(), "relative": schema.table(schema.text()), "case": _NAME},
+        )
+    ),
     "item": schema.both(schema.table(schema.remark), schema.record({}, {"level": _NUMBER, "levels": _NUMBERS})),
     "histograms": schema.table(schema.listing(schema.number())),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,6 +79,16 @@ def source_digests(case: Case) -> dict[str, str]:
     """
     paths = source_paths(case)
     return {k: digest_of_files(image_files(p, case.series if k == "image" else "")) for k, p in paths.items()}
+
+
+def relative_paths(files: dict[str, str], folder: Path) -> dict[str, str]:
+    """Return paths relative to a folder, so that they stay right when both are moved together."""
+    found = {}
+    for kind, path in files.items():
+        # On Windows there is none from one drive to another.
+        with contextlib.suppress(ValueError):
+            found[kind] = Path(os.path.relpath(path, folder)).as_posix()
+    return found
 
 
 def read_source(

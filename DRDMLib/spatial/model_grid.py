@@ -308,6 +308,27 @@ def to_millimeters(ddf: Tensor, grid: ModelGrid) -> np.ndarray:
     return result
 
 
+def from_millimeters(field: sitk.Image, grid: ModelGrid) -> Tensor:
+    """Convert a displacement field to one on the model grid; the reverse of :func:`to_millimeters`.
+
+    Args:
+        field: vector image, LPS millimeters; beyond its grid it continues with the values of its border.
+
+    Returns:
+        (N, d, *S), fraction of the side; N is the number of slices for a stack, and 1 otherwise. Displacement across
+        the slices of a stack is left out.
+    """
+    resampler = grid.resampler()
+    resampler.SetUseNearestNeighborExtrapolator(True)
+    along = sitk.GetArrayFromImage(resampler.Execute(field)) @ grid.direction
+    d = 2 if grid.stack else grid.ndim
+    sides = np.asarray(grid.size[:d]) * np.asarray(grid.spacing[:d])
+    order = range(d) if grid.axes == "ijk" else range(d - 1, -1, -1)
+    values = np.stack([along[..., k] / sides[k] for k in order], axis=1 if grid.stack else 0)
+    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    return grid._reorder(tensor if grid.stack else tensor[None])
+
+
 def doubled(values: np.ndarray, axis: int) -> np.ndarray:
     """Interpolate at the nodes and halfway between them along one axis, with cubic B-splines."""
     coefficients = ndimage.spline_filter1d(values, order=3, axis=axis, mode="mirror")

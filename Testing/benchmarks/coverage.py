@@ -19,6 +19,7 @@ that can be reached.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -36,15 +37,19 @@ from benchmarks.tables import markdown
 from DRDMLib.deformation import make_deformations
 from DRDMLib.diffusion.poses import PoseSpread
 from DRDMLib.io.datasets import Case, find_cases
+from DRDMLib.io.images import read_image
 from DRDMLib.levels import AUTO_POSE, STRENGTHS, Level, read_level
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.production.poses import poses_of_cases
 from DRDMLib.settings import DeformationSettings, RegionSettings
 from DRDMLib.spatial.resampling import warp_label
+from DRDMLib.toward import Way, find_way
 
 FIGURES = ("coverage", "plausibility", "recall", "precision")
 # Nearest neighbors whose distance is the size of a neighborhood.
 NEIGHBORS = 3
+# Largest number of other people that are tried for a copy.
+TRIES = 3
 # Half the side of the window around the structures' center, mm, as a multiple of their largest extent.
 ROOM = 0.75
 
@@ -52,19 +57,27 @@ ROOM = 0.75
 Maker = Callable[[LabeledImage, int, int], sitk.Image]
 
 
-def maker(name: str, levels: Sequence[Level], device: str, people: PoseSpread | None = None) -> Maker:
-    """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][:LEVELS][+AMOUNT]``, or one of ``methods.py``.
+def maker(
+    name: str,
+    levels: Sequence[Level],
+    device: str,
+    people: PoseSpread | None = None,
+    others: Sequence[Case] = (),
+) -> Maker:
+    """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][:toward][:LEVELS][+AMOUNT]``, or one of
+    ``methods.py``.
 
     LEVELS are numbers or words with commas between them, in place of ``levels``. With the amount ``auto``, poses are
     drawn from ``people``. With ``FIRST>SECOND``, the copies of the first method are deformed again by the second, which
     is one of ``methods.py``, such as ``nnunet``.
 
     Models make copies as ``drdm augment`` does: repaired (with ``:open`` or ``:closed``, with such faces), of the
-    whole image (with ``:around``, of the surroundings of its labels).
+    whole image (with ``:around``, of the surroundings of its labels). With ``:toward``, they go part of the way toward
+    ``others``, whose labels are not used.
     """
     name, _, then = name.partition(">")
     if then:
-        first, again = maker(name, levels, device, people), maker(then, levels, device, people)
+        first, again = (maker(one, levels, device, people, others) for one in (name, then))
 
         def both(subject: LabeledImage, copy: int, seed: int) -> sitk.Image:
             return again(LabeledImage(subject.image, first(subject, copy, seed)), copy, seed)
@@ -85,17 +98,32 @@ def maker(name: str, levels: Sequence[Level], device: str, people: PoseSpread | 
     path, *words = plain.split(":")
     model = load_model(path, device)
     border = next((word for word in words if word in ("open", "closed")), "auto")
-    own = [word for word in words if word not in ("open", "closed", "around")]
+    own = [word for word in words if word not in ("open", "closed", "around", "toward")]
     levels = [read_level(level) for level in own[0].split(",")] if own else levels
     region = RegionSettings(around=()) if "around" in words else None
+    way = ways_to(others) if "toward" in words else None
 
     def make(subject: LabeledImage, copy: int, seed: int) -> sitk.Image:
         level = levels[copy % len(levels)]
         settings = DeformationSettings(level, pose=pose, border=border, region=region)
-        made = next(make_deformations(subject.image, model, settings, (seed,), label=subject.label))
+        toward = None if way is None else way(subject, copy)
+        made = next(make_deformations(subject.image, model, settings, (seed,), label=subject.label, toward=toward))
         return made.warp_label(subject.label)
 
     return make
+
+
+def ways_to(others: Sequence[Case]) -> Callable[[LabeledImage, int], Way | None]:
+    """Return a function that finds the way to another person, a different one for each copy of a subject."""
+
+    def way(subject: LabeledImage, copy: int) -> Way | None:
+        key = repr(subject.image.GetOrigin()) + str(sitk.Hash(subject.image))
+        order = sorted(others, key=lambda case: hashlib.sha256(f"{key}/{case.name}".encode()).digest())
+        order = order[copy % len(order) :] + order[: copy % len(order)]
+        found = (find_way(subject.image, read_image(case.image, case.series)) for case in order[:TRIES])
+        return next((one for one in found if one is not None), None)
+
+    return way
 
 
 def _moved(subject: LabeledImage, field: np.ndarray) -> sitk.Image:
@@ -214,6 +242,9 @@ def measure(
     size, spacing = window([p.label for p in subjects + people])
     values = structure_values([p.label for p in subjects + people])
     unseen = [centered(p.label, size, spacing) for p in people]
+    if any(":toward" in method for method in missing) and not others:
+        others = rest
+        print("There are no other people, so that the copies go toward those who are judged.", flush=True)
     spread = poses_of_cases(others) if any(method.endswith("+auto") for method in missing) else None
     if spread is not None:
         print(f"Poses of the other people, without their labels: {spread.words()}.", flush=True)
@@ -222,7 +253,7 @@ def measure(
             most = setting.shots * setting.copies
             copies = [centered(one.label, size, spacing) for one in labels_of(others[:: 1 + len(others) // (most + 1)])]
         else:
-            make = maker(method, setting.levels, device, spread)
+            make = maker(method, setting.levels, device, spread, others)
             copies = [
                 centered(make(subject, copy, 1000 * number + copy), size, spacing)
                 for number, subject in enumerate(subjects)

@@ -1,0 +1,239 @@
+"""Find the way from one scan toward another: a smooth field that makes the first look like the second.
+
+People differ in ways that random fields and turns do not show, such as the thickness of a heart's wall. Another scan of
+the same kind shows one of them, and needs no label: it is moved to the place of the first scan, and the first one is
+registered to it by diffeomorphic demons (Vercauteren et al., "Diffeomorphic demons: efficient non-parametric image
+registration", NeuroImage 45, 2009). Versions go only part of this way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import signal
+
+from .diffusion.seeds import Purpose, derived_seed
+from .errors import ImageError
+from .io.images import require_scalar_image
+from .spatial.coordinates import direction_matrix
+from .spatial.model_grid import effective_dimension, image_extent
+
+WHOLE_SCANS = "Versions toward other scans are made of whole scans; leave out the region, or --toward."
+# Least and largest share of the way that a version goes.
+LEAST_SHARE, MOST_SHARE = 0.2, 1.0
+# Voxels along the longest side of the grid on which scans are registered.
+_SIDE = 64
+# Slices are thick if their distance is this many times the spacing within them.
+_THICK = 2.5
+# Semi-axes of the ellipsoid in the middle by which scans are laid on each other, and the largest shift; as shares of
+# half the side. And the semi-axes of that in which they are compared in the end.
+_MIDDLE, _FARTHEST, _COMPARED = 0.6, 0.25, 0.8
+# The grids of the registration are coarser than the last one by these factors; the number of steps on each; and the
+# standard deviation of the Gaussian that smooths the field, in voxels, within slices and across thick ones.
+_FACTORS, _STEPS, _SMOOTHING, _ACROSS = (4, 2, 1), 25, 2.0, 1.2
+# Number of quantiles by which the brightness of one scan is made that of the other.
+_QUANTILES = 64
+# A registration counts if the correlation of the two scans is at least this high at its end and has grown. No point of
+# a version moves farther than this share of the longest side; a way that is more than twice as far does not count.
+_LEAST_LIKENESS, _MOST_MOTION = 0.4, 0.2
+
+
+@dataclass(frozen=True)
+class Way:
+    """The way from one scan to another.
+
+    Attributes:
+        field: displacement field on a grid over the scan: vector image, 64-bit, millimeters, LPS. A vector at a point
+            of the version points to the position in the scan whose value it shows there.
+        before, after: correlation of the two scans, laid on each other and registered.
+        most: largest share that a version goes.
+    """
+
+    field: sitk.Image
+    before: float
+    after: float
+    most: float = MOST_SHARE
+
+    def share(self, seed: int) -> float:
+        """Return the share of the way that the version of a seed goes: uniform in ``LEAST_SHARE`` to ``most``."""
+        drawn = np.random.default_rng(derived_seed(seed, Purpose.TOWARD)).random()
+        return LEAST_SHARE + (self.most - LEAST_SHARE) * float(drawn)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a report."""
+        return {"before": round(self.before, 4), "after": round(self.after, 4)}
+
+
+def find_way(image: sitk.Image, other: sitk.Image) -> Way | None:
+    """Register a scan to another one of the same kind, without labels.
+
+    The other scan is shifted so that the middle of both fits best. Scans of other people may be turned and larger or
+    smaller; the way contains this. Where the other scan shows nothing, the field continues smoothly.
+
+    Args:
+        image, other: single-channel, of the same dimension, with any grids.
+
+    Returns:
+        The way, or ``None`` if the two cannot be registered: they do not become alike, or parts would move too far.
+
+    Raises:
+        ImageError: one of them is 2D, or a single slice, and the other is not.
+    """
+    image, other = require_scalar_image(image), require_scalar_image(other)
+    if effective_dimension(image) != effective_dimension(other):
+        raise ImageError("A scan with many slices and a single slice cannot be compared; choose scans of one kind.")
+    if effective_dimension(image) < image.GetDimension():
+        flat = find_way(_only_slice(image), _only_slice(other))
+        return None if flat is None else replace(flat, field=_as_volume(flat.field, image))
+    spacing = float(image_extent(image).max()) / _SIDE
+    fixed, moving = _small(other, spacing), _small(image, spacing)
+    fixed = _laid_on(fixed, moving)
+    values, seen = sitk.GetArrayFromImage(fixed), sitk.GetArrayFromImage(fixed) >= 0
+    if not seen.any() or not np.ptp(values[seen]) > 0:
+        return None
+    own = _brightness_of(sitk.GetArrayFromImage(moving), values, seen)
+    # Nothing pulls where the other scan shows nothing.
+    values = np.where(seen, values, own)
+    field = _demons(_like(values, moving), _like(own, moving))
+    vectors = sitk.GetArrayFromImage(field)
+    middle = _middle(values.shape, _COMPARED) & seen
+    moved = sitk.Resample(_like(own, moving), sitk.DisplacementFieldTransform(sitk.Image(field)))
+    before, after = _correlation(own, values, middle), _correlation(sitk.GetArrayFromImage(moved), values, middle)
+    farthest = float(np.sqrt(np.square(vectors).sum(axis=-1)).max())
+    most = min(MOST_SHARE, _MOST_MOTION * float(image_extent(image).max()) / max(farthest, 1e-9))
+    if not after > before or after < _LEAST_LIKENESS or most < MOST_SHARE / 2:
+        return None
+    return Way(field, before, after, most)
+
+
+def _small(image: sitk.Image, spacing: float) -> sitk.Image:
+    """Return an image with voxels of about ``spacing``, at most, and values 0 to 1."""
+    factors = [max(1, min(n, round(spacing / s))) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+    small = sitk.BinShrink(sitk.Cast(image, sitk.sitkFloat32), factors)
+    low, high = np.percentile(sitk.GetArrayViewFromImage(small), [0.5, 99.5])
+    scaled = (small - float(low)) / max(float(high - low), 1e-6)
+    result: sitk.Image = sitk.Clamp(scaled, sitk.sitkFloat32, 0.0, 1.0)
+    return result
+
+
+def _only_slice(image: sitk.Image) -> sitk.Image:
+    """Return the slice of a volume with a single one, as a 2D image around the origin."""
+    axis = image.GetSize().index(1)
+    slices = [0 if a == axis else slice(None) for a in range(3)]
+    flat: sitk.Image = sitk.GetImageFromArray(sitk.GetArrayFromImage(image)[tuple(slices[::-1])])
+    flat.SetSpacing([s for a, s in enumerate(image.GetSpacing()) if a != axis])
+    return flat
+
+
+def _as_volume(field: sitk.Image, image: sitk.Image) -> sitk.Image:
+    """Return a field of the slice of a volume as a field of the volume."""
+    axis = image.GetSize().index(1)
+    others = [a for a in range(3) if a != axis]
+    direction = direction_matrix(image)
+    vectors = sitk.GetArrayFromImage(field) @ direction[:, others].T
+    volume = sitk.GetImageFromArray(np.expand_dims(vectors, 2 - axis), isVector=True)
+    spacing, start = np.asarray(image.GetSpacing()), np.zeros(3)
+    spacing[others], start[others] = field.GetSpacing(), field.GetOrigin()
+    volume.SetSpacing(spacing.tolist())
+    volume.SetDirection(image.GetDirection())
+    volume.SetOrigin((np.asarray(image.GetOrigin()) + direction @ start).tolist())
+    return volume
+
+
+def _like(values: np.ndarray, grid: sitk.Image) -> sitk.Image:
+    image = sitk.GetImageFromArray(values.astype(np.float32))
+    image.CopyInformation(grid)
+    return image
+
+
+def _laid_on(other: sitk.Image, image: sitk.Image) -> sitk.Image:
+    """Resample a scan onto the grid of another so that the middle of both fits best; -1 where it shows nothing.
+
+    The shift is that of the largest normalized cross-correlation of the middle of ``image`` with the other scan.
+    """
+    d = image.GetDimension()
+    centers = [
+        np.asarray(one.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in one.GetSize()]))
+        for one in (image, other)
+    ]
+    aligned = sitk.TranslationTransform(d, (centers[1] - centers[0]).tolist())
+    values = sitk.GetArrayFromImage(sitk.Resample(other, image, aligned, sitk.sitkLinear, -1.0)).astype(np.float64)
+    own = sitk.GetArrayFromImage(image).astype(np.float64)
+    middle = _middle(own.shape, _MIDDLE)
+    reach = [int(_FARTHEST * n / 2) for n in own.shape]
+    shift = _best_shift(own, middle, np.where(values < 0, 0, values), reach)
+    vector = direction_matrix(image) @ (np.asarray(shift[::-1]) * np.asarray(image.GetSpacing()))
+    return sitk.Resample(
+        other,
+        image,
+        sitk.TranslationTransform(d, (centers[1] - centers[0] + vector).tolist()),
+        sitk.sitkLinear,
+        -1.0,
+    )
+
+
+def _best_shift(own: np.ndarray, mask: np.ndarray, other: np.ndarray, reach: list[int]) -> list[int]:
+    """Find the shift, in voxels, at which ``other`` correlates best with the masked part of ``own``."""
+    padded = np.pad(other, [(r, r) for r in reach], mode="edge")
+    weight = mask.astype(np.float64)
+    count = weight.sum()
+    template = np.where(mask, own - own[mask].mean(), 0)
+
+    def correlate(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+        result: np.ndarray = signal.correlate(values, kernel, mode="valid", method="fft")
+        return result
+
+    mean = correlate(padded, weight) / count
+    variance = correlate(padded**2, weight) / count - mean**2
+    quality = correlate(padded, template) / np.sqrt(np.maximum(variance, 1e-3 * padded.var() + 1e-12))
+    best = np.unravel_index(int(np.argmax(quality)), quality.shape)
+    return [int(k) - r for k, r in zip(best, reach, strict=True)]
+
+
+def _middle(shape: tuple[int, ...], share: float) -> np.ndarray:
+    """Return which voxels lie in the ellipsoid in the middle of a grid; over few slices it is a cylinder."""
+    axes = np.meshgrid(*[np.linspace(-1, 1, n) if n > _SIDE // 3 else np.zeros(n) for n in shape], indexing="ij")
+    inside: np.ndarray = np.sum(np.square(axes), axis=0) <= share**2
+    return inside
+
+
+def _brightness_of(values: np.ndarray, other: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Return values with the brightness of another scan, by their quantiles."""
+    levels = np.linspace(0, 1, _QUANTILES)
+    own = np.maximum.accumulate(np.quantile(values[seen], levels) + 1e-6 * levels)
+    result: np.ndarray = np.interp(values, own, np.quantile(other[seen], levels))
+    return result
+
+
+def _demons(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
+    """Register two images on one grid by diffeomorphic demons, from coarse to fine."""
+    spacing = fixed.GetSpacing()
+    thick = [s > _THICK * min(spacing) for s in spacing]
+    field: sitk.Image | None = None
+    for factor in _FACTORS:
+        factors = [1 if one or n < 4 * factor else factor for one, n in zip(thick, fixed.GetSize(), strict=True)]
+        images = []
+        for image in (fixed, moving):
+            if factor > 1:
+                image = sitk.SmoothingRecursiveGaussian(
+                    image, [max(0.5 * f * s, 1e-3) for f, s in zip(factors, spacing, strict=True)]
+                )
+                image = sitk.Shrink(image, factors)
+            images.append(image)
+        demons = sitk.DiffeomorphicDemonsRegistrationFilter()
+        demons.SetNumberOfIterations(_STEPS)
+        demons.SetStandardDeviations([_ACROSS if one else _SMOOTHING for one in thick])
+        demons.SetMaximumUpdateStepLength(1.0)
+        start = [] if field is None else [sitk.Resample(field, images[0], sitk.Transform(), sitk.sitkLinear, 0.0)]
+        field = demons.Execute(*images, *start)
+    assert field is not None
+    result: sitk.Image = sitk.Cast(field, sitk.sitkVectorFloat64)
+    return result
+
+
+def _correlation(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> float:
+    a, b = first[mask] - first[mask].mean(), second[mask] - second[mask].mean()
+    return float((a * b).sum() / max(float(np.sqrt((a * a).sum() * (b * b).sum())), 1e-12))
