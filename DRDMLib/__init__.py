@@ -22,6 +22,7 @@ _MODULES = {
     "RegionSettings": "settings",
     "deform": "deformation",
     "deform_all": "deformation",
+    "find_way": "toward",
     "load_model": "models.catalogue",
     "available_models": "models.catalogue",
     "choose_model": "models.choice",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from .settings import DeformationSettings as DeformationSettings
     from .settings import RegionSettings as RegionSettings
     from .spatial.region import Region as Region
+    from .toward import find_way as find_way
 
 
 def __getattr__(name: str) -> Any:

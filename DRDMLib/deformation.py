@@ -246,6 +246,7 @@ def deform(
     region: RegionSettings | None = None,
     bones: str = "auto",
     label: sitk.Image | None = None,
+    toward: Way | None = None,
     on_step: Progress | None = None,
 ) -> Deformation:
     """Make a new, anatomically plausible version of an image, with a field that is proven to be invertible.
@@ -256,6 +257,8 @@ def deform(
             see :func:`DRDMLib.models.choice.choose_model`.
         level, steps, pose, plane, start, border, region, bones: see :class:`DRDMLib.DeformationSettings`.
         label: label map of the image, for a region around labels or with structures to keep.
+        toward: the way to another scan of the same kind, from :func:`DRDMLib.find_way`; the version first goes a part
+            of it, which is drawn with the seed.
         seed: the same seed gives the same result; on the same device it is identical to the bit.
         device: where to compute, if ``model`` is not loaded yet.
         on_step: called with (done, total); may raise to cancel.
@@ -267,7 +270,9 @@ def deform(
         DRDMError: the deformation cannot be made invertible.
     """
     settings = DeformationSettings(level, steps, pose, plane, start, border, region, bones)
-    return next(make_deformations(image, model, settings, (seed,), label=label, device=device, on_step=on_step))
+    return next(
+        make_deformations(image, model, settings, (seed,), label=label, toward=toward, device=device, on_step=on_step)
+    )
 
 
 def deform_all(
@@ -285,6 +290,7 @@ def deform_all(
     region: RegionSettings | None = None,
     bones: str = "auto",
     label: sitk.Image | None = None,
+    toward: Way | None = None,
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
     """Make one new version of an image for each seed; a GPU computes all of them together.
@@ -302,7 +308,7 @@ def deform_all(
     The other arguments and the exceptions are those of :func:`deform`.
     """
     settings = DeformationSettings(level, steps, pose, plane, start, border, region, bones)
-    return make_deformations(image, model, settings, seeds, label=label, device=device, on_step=on_step)
+    return make_deformations(image, model, settings, seeds, label=label, toward=toward, device=device, on_step=on_step)
 
 
 def make_deformations(

@@ -34,11 +34,10 @@ _MIDDLE, _FARTHEST, _COMPARED = 0.6, 0.25, 0.8
 # The grids of the registration are coarser than the last one by these factors; the number of steps on each; and the
 # standard deviation of the Gaussian that smooths the field, in voxels, within slices and across thick ones.
 _FACTORS, _STEPS, _SMOOTHING, _ACROSS = (4, 2, 1), 25, 2.0, 1.2
-# Number of quantiles by which the brightness of one scan is made that of the other.
-_QUANTILES = 64
-# A registration counts if the correlation of the two scans is at least this high at its end and has grown. No point of
-# a version moves farther than this share of the longest side; a way that is more than twice as far does not count.
-_LEAST_LIKENESS, _MOST_MOTION = 0.4, 0.2
+# A registration counts if the correlation of the two scans is at least this high at its end and has not fallen by more
+# than a little. No point of a version moves farther than this share of the longest side; a way that is more than twice
+# as far does not count.
+_LEAST_LIKENESS, _LOST, _MOST_MOTION = 0.4, 0.01, 0.2
 
 
 @dataclass(frozen=True)
@@ -94,17 +93,17 @@ def find_way(image: sitk.Image, other: sitk.Image) -> Way | None:
     values, seen = sitk.GetArrayFromImage(fixed), sitk.GetArrayFromImage(fixed) >= 0
     if not seen.any() or not np.ptp(values[seen]) > 0:
         return None
-    own = _brightness_of(sitk.GetArrayFromImage(moving), values, seen)
+    own = sitk.GetArrayFromImage(moving)
     # Nothing pulls where the other scan shows nothing.
     values = np.where(seen, values, own)
-    field = _demons(_like(values, moving), _like(own, moving))
+    field = _demons(_like(values, moving), moving)
     vectors = sitk.GetArrayFromImage(field)
     middle = _middle(values.shape, _COMPARED) & seen
-    moved = sitk.Resample(_like(own, moving), sitk.DisplacementFieldTransform(sitk.Image(field)))
+    moved = sitk.Resample(moving, sitk.DisplacementFieldTransform(sitk.Image(field)))
     before, after = _correlation(own, values, middle), _correlation(sitk.GetArrayFromImage(moved), values, middle)
     farthest = float(np.sqrt(np.square(vectors).sum(axis=-1)).max())
     most = min(MOST_SHARE, _MOST_MOTION * float(image_extent(image).max()) / max(farthest, 1e-9))
-    if not after > before or after < _LEAST_LIKENESS or most < MOST_SHARE / 2:
+    if after < max(_LEAST_LIKENESS, before - _LOST) or most < MOST_SHARE / 2:
         return None
     return Way(field, before, after, most)
 
@@ -198,14 +197,6 @@ def _middle(shape: tuple[int, ...], share: float) -> np.ndarray:
     axes = np.meshgrid(*[np.linspace(-1, 1, n) if n > _SIDE // 3 else np.zeros(n) for n in shape], indexing="ij")
     inside: np.ndarray = np.sum(np.square(axes), axis=0) <= share**2
     return inside
-
-
-def _brightness_of(values: np.ndarray, other: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Return values with the brightness of another scan, by their quantiles."""
-    levels = np.linspace(0, 1, _QUANTILES)
-    own = np.maximum.accumulate(np.quantile(values[seen], levels) + 1e-6 * levels)
-    result: np.ndarray = np.interp(values, own, np.quantile(other[seen], levels))
-    return result
 
 
 def _demons(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
