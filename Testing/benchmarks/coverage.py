@@ -50,6 +50,8 @@ FIGURES = ("coverage", "plausibility", "recall", "precision")
 NEIGHBORS = 3
 # Largest number of other people that are tried for a copy.
 TRIES = 3
+# Ways that were found, for all methods that need them: (subject, other person) -> way.
+_WAYS: dict[tuple[str, str], Way | None] = {}
 # Half the side of the window around the structures' center, mm, as a multiple of their largest extent.
 ROOM = 0.75
 
@@ -120,8 +122,12 @@ def ways_to(others: Sequence[Case]) -> Callable[[LabeledImage, int], Way | None]
         key = repr(subject.image.GetOrigin()) + str(sitk.Hash(subject.image))
         order = sorted(others, key=lambda case: hashlib.sha256(f"{key}/{case.name}".encode()).digest())
         order = order[copy % len(order) :] + order[: copy % len(order)]
-        found = (find_way(subject.image, read_image(case.image, case.series)) for case in order[:TRIES])
-        return next((one for one in found if one is not None), None)
+        for case in order[:TRIES]:
+            if (key, case.name) not in _WAYS:
+                _WAYS[key, case.name] = find_way(subject.image, read_image(case.image, case.series))
+            if _WAYS[key, case.name] is not None:
+                return _WAYS[key, case.name]
+        return None
 
     return way
 

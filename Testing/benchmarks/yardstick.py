@@ -115,7 +115,8 @@ def setting(table: Table, data: Path, *, choosing: bool) -> Setting:
 def candidates(table: Table) -> dict[str, tuple[str, ...]]:
     """Return what is tried for each arm whose settings are chosen."""
     ours = tuple(f"{one}{pose}" for one in (table.model, *table.ours) for pose in ("", "+0.5", "+auto"))
-    return {"poses": POSES, "elastic": ("torchio-mm", *table.elastic), "ours": ours}
+    toward = (f"{table.model}:toward", f"{table.model}:toward:subtle", f"{table.model}:toward+0.5")
+    return {"poses": POSES, "elastic": ("torchio-mm", *table.elastic), "ours": ours, "toward": toward}
 
 
 def arms(table: Table, chosen: dict[str, str]) -> dict[str, str]:
@@ -128,6 +129,8 @@ def arms(table: Table, chosen: dict[str, str]) -> dict[str, str]:
         "ours, default": table.model,
         "ours, default, then nnU-Net's": f"{table.model}>nnunet",
         "ours with `--pose auto`": f"{table.model}+auto",
+        "ours with `--toward others`": f"{table.model}:toward",
+        "the way toward others alone": f"{table.model}:toward:0",
         "other real people in place of copies": "people",
     }
     if chosen:
@@ -138,6 +141,8 @@ def arms(table: Table, chosen: dict[str, str]) -> dict[str, str]:
             "TorchIO's, chosen, with poses": f"{elastic}{pose}",
             "ours, chosen": chosen["ours"],
         }
+    if "toward" in chosen:
+        result["ours toward others, chosen"] = chosen["toward"]
     return result
 
 
