@@ -173,7 +173,7 @@ class Deformation:
     def invented_fraction(self) -> float:
         """Fraction of voxels that show what lies beyond a face of the scan that tissue touches: a mirror image.
 
-        Only a pose and ``border="open"`` bring such voxels in.
+        Only a pose, a way toward another scan and ``border="open"`` bring such voxels in.
         """
         return invented_fraction(self.field, self.reference, closed_faces(self.reference))
 
@@ -355,9 +355,10 @@ def make_deformations(
     with one_thread():
         rigid = None if skeleton is None else rigid_parts(skeleton, grid, planes)
     settings, pose = dataclasses.replace(settings, pose=pose_on_grid(settings.drawn_pose(), grid, image)), settings.pose
-    # A pose moves the whole scan, so that its faces do not stay where they are.
-    held = () if settings.pose else faces
-    how: Any = {"refine": needs_refinement(image, grid), "posed": bool(settings.pose)}
+    # A pose moves the whole scan, so that its faces do not stay where they are; and scans of others end elsewhere.
+    moves_faces = bool(settings.pose) or toward is not None
+    held = () if moves_faces else faces
+    how: Any = {"refine": needs_refinement(image, grid), "posed": moves_faces}
     together = model.device.type != "cpu" and len(tensor) == 1
     for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
         shares = [0.0 if toward is None else toward.share(seed) for seed in group]

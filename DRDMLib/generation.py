@@ -13,7 +13,7 @@ from torch import Tensor
 from .diffusion.affine import random_pose
 from .diffusion.fields import compose, warp
 from .diffusion.forward import ForwardProcess
-from .diffusion.recovery import RAMP, recover
+from .diffusion.recovery import recover
 from .diffusion.rigid import RigidParts
 from .diffusion.seeds import random_generator
 from .diffusion.slip import SlipPlanes
@@ -62,7 +62,7 @@ def generate(
         settings: how to deform; the random and the recovered field get the same pose. The spread of a population is in
             the axes of the tensors, see :func:`DRDMLib.poses.pose_on_grid`.
         seeds: one seed; or, for a single image, K seeds that are computed together as a batch.
-        planes: planes that the deformation does not cross, except by a pose.
+        planes: planes that the deformation does not cross, except by a pose and toward another scan.
         rigid: parts that the recovered deformation moves rigidly, except by a pose.
         toward: (N, d, *S), fraction of the side: a deformation toward another scan. The images are deformed by it
             first, and then as without it.
@@ -105,7 +105,6 @@ def _generate(
     drawn = drawn.expand(len(images), *drawn.shape[1:])
     if toward is not None:
         toward = toward.to(model.device).expand(len(images), *toward.shape[1:])
-        toward = toward if planes is None else planes.hold(toward, RAMP)
         images = warp(images.to(model.device), toward, padding=model.metadata.image_padding)
     if level > 0:
         recovered = own = _recovered(images, drawn, model, settings, planes, on_step, batch)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from ..io.files import counted
-from ..loaders.bank import make_bank
+from ..loaders.bank_making import make_bank
 from ..loaders.nnunet_install import VARIABLE, bank_folder, is_found, raw_dataset
 from ..loaders.nnunet_install import install as write_trainer
 from ..loaders.nnunet_install import remove as delete_trainer
@@ -51,6 +51,7 @@ def prepare(options: argparse.Namespace, reporter: Reporter) -> None:
         border=options.border,
         region=region_settings(options),
         bones=options.bones,
+        toward=options.toward,
         process=process,
         on_case=lambda done, total: reporter.progress("cases", done, total),
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 STARTS = ("level", "full")
 # Distance from a plane over which the normal displacement of a step grows to its full size, fraction of the side.
-RAMP = 0.15
+_RAMP = 0.15
 
 
 def require_level(level: int, timesteps: int) -> None:
@@ -130,7 +130,7 @@ def recover(
         if times > 1 and not model.supports_target_level:
             psi = self_compose(psi, times)
         if planes is not None:
-            psi = planes.hold(psi, RAMP)
+            psi = planes.hold(psi, _RAMP)
         if not exact:
             psi = invertible_step(psi)
         if planes is not None:

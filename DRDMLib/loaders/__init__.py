@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 _MODULES = {
     "PairDataset": "pairs",
     "FieldBank": "bank",
-    "make_bank": "bank",
+    "make_bank": "bank_making",
     "FieldGenerator": "generator",
     "DRDMDeformation": "torchio_transform",
     "RandomDRDMDeformation": "torchio_transform",
@@ -24,7 +24,7 @@ __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
     from .bank import FieldBank as FieldBank
-    from .bank import make_bank as make_bank
+    from .bank_making import make_bank as make_bank
     from .generator import FieldGenerator as FieldGenerator
     from .monai_transform import RandDRDMDeformationd as RandDRDMDeformationd
     from .pairs import PairDataset as PairDataset

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DRDMError
+import SimpleITK as sitk
+
+from ..errors import DRDMError, ImageError
 from ..io.datasets import Case
 from ..io.files import counted, digest_of_files
 from ..io.images import image_files, read_image
@@ -37,21 +39,52 @@ class Chosen:
 
 
 def candidates(plan: Plan, task: Task) -> list[Case]:
-    """Return the scans that a sample may go toward, of other subjects, in the order in which they are tried."""
+    """Return the scans that a sample may go toward, in the order in which they are tried."""
     own = plan.cases[task.case]
-    others = [
-        case
-        for case in (plan.cases if plan.others is None else plan.others)
-        if case.image.absolute() != own.image.absolute() and (plan.others is not None or case.subject != own.subject)
-    ]
+    words = f"{plan.settings.seed}/{own.name}/{':'.join(map(str, task.levels))}"
+    return drawn_order(other_scans(own, plan.cases, plan.others), words, task.copy)
+
+
+def other_scans(own: Case, cases: Sequence[Case], others: Sequence[Case] | None) -> list[Case]:
+    """Return the scans of other people.
+
+    Args:
+        own: the case that is deformed.
+        cases: those of its dataset.
+        others: the scans in another folder, if they are not those of the dataset.
+    """
+    image = own.image.absolute()
+    if others is not None:
+        return [case for case in others if case.image.absolute() != image]
+    return [case for case in cases if case.image.absolute() != image and case.subject != own.subject]
+
+
+def drawn_order(others: Sequence[Case], words: str, copy: int) -> list[Case]:
+    """Return the scans to try for a copy: another one comes first for each copy.
+
+    Args:
+        words: seed of the run, name of the case and so on, from which the order is drawn.
+    """
     if not others:
         return []
-    words = f"{plan.settings.seed}/{own.name}/{':'.join(map(str, task.levels))}"
-    order = sorted(
-        others, key=lambda case: hashlib.sha256(f"{words}/{case.name}".encode(errors="surrogatepass")).digest()
-    )
-    first = task.copy % len(order)
+    order = sorted(others, key=lambda case: _number(f"{words}/{case.name}"))
+    first = copy % len(order)
     return (order[first:] + order[:first])[:TRIES]
+
+
+def _number(words: str) -> bytes:
+    return hashlib.sha256(words.encode(errors="surrogatepass")).digest()
+
+
+def first_way(image: sitk.Image, others: Sequence[Case]) -> tuple[Way, Case] | None:
+    """Find the way to the first of several scans that an image can be registered to."""
+    for case in others:
+        # What cannot be read is reported as a case of its own.
+        with contextlib.suppress(DRDMError, OSError, RuntimeError):
+            way = find_way(image, read_image(case.image, case.series))
+            if way is not None:
+                return way, case
+    return None
 
 
 def choose(source: Source, others: Sequence[Case], folder: Path) -> Chosen:
@@ -59,18 +92,21 @@ def choose(source: Source, others: Sequence[Case], folder: Path) -> Chosen:
 
     Args:
         folder: of the run; the record has the path of the other scan relative to it, too.
+
+    Raises:
+        ImageError: the other scan cannot be read again.
     """
-    for case in others:
-        # What cannot be read is reported as a case of its own.
-        with contextlib.suppress(DRDMError, OSError, RuntimeError):
-            other = read_image(case.image, case.series)
-            way = find_way(source.image, other)
-            if way is not None:
-                files = {"image": str(case.image.absolute())}
-                digest = digest_of_files(image_files(case.image, case.series))
-                places = {"files": files, "relative": relative_paths(files, folder), "series": case.series}
-                return Chosen(way, {"case": case.name, **places, "digests": {"image": digest}, **way.to_dict()})
-    return Chosen()
+    found = first_way(source.image, others)
+    if found is None:
+        return Chosen()
+    way, case = found
+    files = {"image": str(case.image.absolute())}
+    try:
+        digest = digest_of_files(image_files(case.image, case.series))
+    except OSError as error:
+        raise ImageError(f"'{case.image}' cannot be read again ({error.strerror}); check the disk.") from error
+    places = {"files": files, "relative": relative_paths(files, folder), "series": case.series}
+    return Chosen(way, {"case": case.name, **places, "digests": {"image": digest}, **way.to_dict()})
 
 
 def sentence(written: Sequence[dict[str, Any]]) -> str:

@@ -92,7 +92,7 @@ def test_fields_of_different_sizes_and_old_banks(tmp_path, tiny_model_path, monk
         whole, cut = world_field(field, image), next(cuts)
         return type(whole)(whole.vectors[:, : whole.vectors.shape[1] - cut], whole.affine)
 
-    monkeypatch.setattr("DRDMLib.loaders.bank.world_field", uneven)
+    monkeypatch.setattr("DRDMLib.loaders.bank_making.world_field", uneven)
     bank = make_bank(tmp_path / "data", tmp_path / "bank", **settings)
     sizes = [bank.field("a", k).vectors.shape[1] for k in range(3)]
     assert sizes == [sizes[0], sizes[0] - 1, sizes[0] - 2]

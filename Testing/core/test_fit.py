@@ -14,7 +14,7 @@ from DRDMLib.deformation import deform, model_and_choice
 from DRDMLib.errors import ModelError
 from DRDMLib.io.images import read_image
 from DRDMLib.loaders import FieldGenerator, make_bank
-from DRDMLib.loaders.bank import _written
+from DRDMLib.loaders.bank_making import _written
 from DRDMLib.loaders.world import ras_affine
 from DRDMLib.models import catalogue, choice
 from DRDMLib.models.catalogue import add_user_model, find

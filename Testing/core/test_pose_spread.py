@@ -14,7 +14,7 @@ from DRDMLib import deform
 from DRDMLib.cli.parser import build_parser
 from DRDMLib.diffusion.poses import PoseSpread, spread_of
 from DRDMLib.errors import ModelError, SettingError
-from DRDMLib.loaders.bank import make_bank
+from DRDMLib.loaders.bank_making import make_bank
 from DRDMLib.models.metadata import ModelMetadata
 from DRDMLib.models.population import poses_of
 from DRDMLib.poses import estimate_poses, pose_on_grid

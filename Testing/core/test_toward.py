@@ -13,6 +13,8 @@ from production_helpers import RecordingReporter, records_of, result, settings_f
 import DRDMLib
 from DRDMLib.deformation import make_deformations
 from DRDMLib.errors import ImageError, SettingError
+from DRDMLib.io.images import read_image
+from DRDMLib.loaders import make_bank
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.production.plan import AUGMENT, OTHERS
 from DRDMLib.production.regenerate import regenerate
@@ -291,3 +293,21 @@ def test_public_names(tiny_models):
     way = DRDMLib.find_way(person()[0], person((0.6, 0.5, 0.5))[0])
     made = DRDMLib.deform(person()[0], str(tiny_models[3]), 0, toward=way)
     assert made.toward == way.share(0)
+
+
+def test_a_bank_leads_toward_other_scans(tmp_path, tiny_models):
+    data = write_people(tmp_path / "data", (0.45, 0.6), labels=False)
+    how = {"model": str(tiny_models[3]), "levels": (0,), "copies": 2, "steps": 1, "border": "open", "device": "cpu"}
+    bank = make_bank(data, tmp_path / "bank", toward="others", **how)
+    image, other = (read_image(data / "images" / f"p{number}.nii.gz") for number in (0, 1))
+    # Level 0 has no deformation of its own. The organ of the first person grows: what is read lies farther inside.
+    field = bank.field("p0", 0)
+    assert float(field.vectors.abs().max()) > 1 and find_way(image, other) is not None
+    made_again = make_bank(data, tmp_path / "again", toward=data, **how)
+    for number in (0, 1):
+        assert torch.equal(bank.field("p0", number).vectors, made_again.field("p0", number).vectors)
+    assert make_bank(data, tmp_path / "bank", toward="others", **how).names == ["p0", "p1"]
+    with pytest.raises(SettingError, match="other toward"):
+        make_bank(data, tmp_path / "bank", **how)
+    with pytest.raises(SettingError, match="whole scans"):
+        make_bank(data, tmp_path / "no", toward="others", region=RegionSettings(around=()), **how)
