@@ -140,8 +140,8 @@ class DeformationSettings:
             authors' script).
         border: what happens where tissue touches a face of the scan. ``"closed"``: tissue there moves along the face
             only, so that nothing moves in from outside, except by a pose or toward another scan. ``"open"``: it moves
-            freely, and a mirror image of the scan moves in. ``"auto"``: closed, but open for a 2D model on the slices of a
-            volume, where closed faces would keep copies of hearts from covering the shapes of other people.
+            freely, and a mirror image of the scan moves in. ``"auto"``: closed, but open for a 2D model on the slices
+            of a volume, where closed faces would keep copies of hearts from covering the shapes of other people.
         region: where the image is deformed; ``None`` for the whole image. A pose moves the whole image in any case.
         bones: whether bone in CT stays rigid. ``"auto"``: in images whose values are Hounsfield units, but not with a
             2D model on the slices of a volume. ``"rigid"``: in any image; bone is what is above 300. ``"free"``: bone
