@@ -172,8 +172,8 @@ def write_inverse(path: Path, deformation: Deformation) -> Path:
     return _write_vectors(path, pieces, reference)
 
 
-def report_entry(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:
-    """Make the report's entry for one deformation.
+def version_entry(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:
+    """Make the part of the report's entry for one deformation that needs no computation: files, seed and settings.
 
     Args:
         files: kind of file -> path, or ``None`` if it was not written.
@@ -187,6 +187,13 @@ def report_entry(deformation: Deformation, files: dict[str, Path | None], folder
         "steps": deformation.steps,
         "pose": pose_entry(deformation.pose),
         "seconds": round(deformation.seconds, 3),
+    }
+
+
+def report_entry(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:
+    """Make the report's entry for one deformation, with its figures; arguments as of :func:`version_entry`."""
+    return {
+        **version_entry(deformation, files, folder),
         "metrics": deformation.metrics.to_dict(),
         "from_outside": deformation.from_outside,
         "invented_fraction": deformation.invented_fraction,

@@ -93,9 +93,14 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
                     files["picture"] = version_picture(
                         image, result.field, path, pair, where_it_moves=target is not None
                     )
+            more = {kind: names for kind, names in more.items() if kind == "channels" or len(names) > 1}
+            # Who waits for the version need not wait for its figures, which take longer than it did.
+            made_with = {"model": model.metadata.name, "fit": choice.fit.to_dict()}
+            made_with |= {"certified_invertible": result.certified}
+            reporter.version(**output.version_entry(result, files, folder), **more, **made_with)
             doubtful = choice.fit.doubtful(result.metrics.mean_percent / 100)
             entry = output.report_entry(result, files, folder) | {"doubtful": doubtful}
-            items.append(entry | {kind: names for kind, names in more.items() if kind == "channels" or len(names) > 1})
+            items.append(entry | more)
             # After each version, so that an interrupted run leaves a valid result.
             written = {"source": Path(options.image).name, "fit": choice.fit.to_dict(), "seed_scheme": PLAIN}
             written |= {} if region is None else {"region": region.to_dict()}
