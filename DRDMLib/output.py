@@ -150,11 +150,17 @@ def write_voxel_ddf(path: Path, deformation: Deformation) -> Path:
     return write_nifti(path, reference, pieces(), sitk.sitkFloat32, frames=d, noisy=True)
 
 
-def write_field(path: Path, deformation: Deformation) -> Path:
-    """Write the coarse field, which extends past the image, as an ITK displacement field: 32-bit, millimeters, LPS."""
+def write_field(path: Path, deformation: Deformation, *, compress: bool = True) -> Path:
+    """Write the coarse field, which extends past the image, as an ITK displacement field: 32-bit, millimeters, LPS.
+
+    Args:
+        compress: without it, ``.nii.gz`` files are larger but written at once; their content is the same.
+    """
     field = deformation.field
     view = sitk.GetArrayViewFromImage(field)
     pieces = (view[..., k].astype(np.float32) for k in range(view.shape[-1]))
+    if not compress and path.name.endswith(".nii.gz"):
+        return write_nifti(path, field, pieces, sitk.sitkVectorFloat32, components=view.shape[-1], stored=True)
     return write_volume(path, field, pieces, sitk.sitkVectorFloat32, components=view.shape[-1], noisy=True)
 
 
