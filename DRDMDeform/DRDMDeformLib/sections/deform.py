@@ -14,7 +14,7 @@ from ..job import Job, JobState, Progress
 from ..parameter import Display, Strength
 from ..regions import SceneRegion
 from .input import InputSection
-from .live import LiveSlider
+from .live import LiveSlider, Released
 from .section import JobSection, PanelContext, Severity, fitHeight, prepareTable, showProgress
 from .setup import SetupSection
 from .texts import fitText, strengthText, variantCells
@@ -77,7 +77,9 @@ class DeformSection(JobSection):
     def update(self) -> None:
         """Show level, buttons and table."""
         running = self.making
-        p = self.parameter
+        p, released = self.parameter, self.context.released
+        if released is not None and released.node is not p.deformations:
+            self.context.released = None
         self.ui.levelLabel.text = strengthText(p.strength, p.level)
         self.ui.levelSlider.visible = self.ui.levelSliderLabel.visible = p.strength is Strength.LEVEL
         self.ui.deformButton.enabled = self.parameter.inputVolume is not None and not running
@@ -119,6 +121,7 @@ class DeformSection(JobSection):
         with self.runAction(self.ui.statusLabel):
             self.setup.requireTorch()
             self.input.requireModel()
+            self.context.released = None
             if not p.keepSeed and p.seed == self._lastSeed():
                 self.onNewSeed()
             self._start(p.variants, self._region())
@@ -135,7 +138,7 @@ class DeformSection(JobSection):
         with self.runAction(self.ui.statusLabel):
             self.setup.requireTorch()
             self.input.requireModel()
-            self._start(1, self.live.region)
+            self._start(1, self.live.region, Released(self.live.key))
             self._released = True
         if not self.making:
             self.live.end()
@@ -153,8 +156,12 @@ class DeformSection(JobSection):
         )
         return region
 
-    def _start(self, count: int, region: SceneRegion | None) -> None:
-        """Start to make ``count`` variants with the present settings, in a region or everywhere."""
+    def _start(self, count: int, region: SceneRegion | None, released: Released | None = None) -> None:
+        """Start to make ``count`` variants with the present settings, in a region or everywhere.
+
+        Args:
+            released: if the slider was released.
+        """
         p, volume = self.parameter, self.parameter.inputVolume
         job: Job = self.logic.startDeform(
             volume,
@@ -169,7 +176,7 @@ class DeformSection(JobSection):
             plane=p.plane.value,
             region=region,
             onMade=lambda made: self.onMade(volume, made, job),
-            onVersion=lambda node: self.onVersion(volume, node, job),
+            onVersion=lambda node: self.onVersion(volume, node, job, released),
         )
         job.onFinished(self.onEnd)
         job.onProgress = self.onProgress
@@ -207,11 +214,23 @@ class DeformSection(JobSection):
         for job in list(self._unfinished):
             job.cancel()
 
-    def onVersion(self, volume: Any, node: Any, job: Job) -> None:
-        """Show a new version whose figures follow, in the place of the preview."""
+    def onVersion(self, volume: Any, node: Any, job: Job, released: Released | None) -> None:
+        """Show a new version whose figures follow, in the place of the preview.
+
+        The version of a slider that is released replaces the one of the release before, if only the level has changed
+        and the user has done nothing with it.
+        """
         self._unfinished[job] = node
         showProgress(self.ui.progressBar, None)
+        before = self.context.released
         self._showNew(volume, [node])
+        shown = released is not None and self.parameter.deformations is node
+        self.context.released = released.of(node) if released is not None and shown else None
+        if shown and before is not None and before.isReplacedBy(self.context.released):
+            for other in [one for one, its in self._unfinished.items() if its is before.node]:
+                other.cancel()
+            self.logic.removeVariant(before.node)
+            self.context.updatePanel()
 
     def onMade(self, volume: Any, made: list[Any], job: Job) -> None:
         """Show the first of the new variants, in the place of the preview, or the figures of the one that is shown."""
@@ -243,11 +262,11 @@ class DeformSection(JobSection):
     def onEnd(self, job: Job) -> None:
         """Show the result of the job."""
         shown = self._unfinished.pop(job, None)
-        if shown is None:
+        if shown is None and job is self.job:
             self.live.end()
             showProgress(self.ui.progressBar, None)
         self.context.updatePanel()
-        if self.making:
+        if job is not self.job:
             # The text is that of the next version.
             return
         more = "" if shown is None else _("The version is proven and stays; its figures were not computed.")
@@ -298,6 +317,7 @@ class DeformSection(JobSection):
         if self._filling or not 0 <= row < len(self._rows):
             return
         node, index = self._rows[row]
+        self.context.released = None
         with self.runAction(self.ui.statusLabel):
             if mrml.isSequence(node):
                 self.logic.showVariant(node, index)
@@ -305,6 +325,7 @@ class DeformSection(JobSection):
 
     def onVariantClicked(self) -> None:
         """Show the nodes deformed when a row is clicked, also the selected one."""
+        self.context.released = None
         if self.parameter.deformations is not None:
             self.parameter.preview = True
 
@@ -315,6 +336,7 @@ class DeformSection(JobSection):
             self.context.updatePanel()
             return
         self.live.end()
+        self.context.released = None
         with self.runAction(self.ui.statusLabel, waitCursor=True):
             transform = self.logic.transformOf(self.parameter.deformations)
             places = (transform, transform.GetParentTransformNode())
@@ -368,6 +390,7 @@ class DeformSection(JobSection):
 
     def onJacobian(self) -> None:
         """Show the Jacobian determinant over the scan."""
+        self.context.released = None
         with self.runAction(self.ui.statusLabel, waitCursor=True):
             shown, volume = self.parameter.deformations, self.parameter.inputVolume
             if shown is None or volume is None:
