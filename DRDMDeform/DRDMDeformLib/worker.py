@@ -68,7 +68,8 @@ class Worker:
             OSError: Python cannot be started.
         """
         number = next(self._numbers)
-        request = json.dumps({"id": number, "arguments": arguments, "folder": str(Path.cwd())})
+        # Who waits for another version does not wait for the figures of this one.
+        request = json.dumps({"id": number, "arguments": arguments, "folder": str(Path.cwd()), "yields": True})
         state = _state()
         if self.process is None or self._startedWith != state or self.process.ended:
             self._restart(state)
@@ -242,7 +243,7 @@ class WorkerProcess:
             self._process.kill()
             return
         self.terminate()
-        if self.nearlyDone or self._worker.isShared(self):
+        if self.nearlyDone or (self._worker.isShared(self) and not self._begun):
             # It need not be waited for: nothing is left to clean up, or it has not begun.
             self._worker.release(self, self._number)
             return

@@ -100,8 +100,9 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
             made_with: dict[str, Any] = {"model": model.metadata.name, "fit": choice.fit.to_dict()}
             made_with |= {"certified_invertible": result.certified}
             reporter.version(**output.version_entry(result, files, folder), **more, **made_with)
-            doubtful = choice.fit.doubtful(result.metrics.mean_percent / 100)
-            entry = output.report_entry(result, files, folder) | {"doubtful": doubtful}
+            with reporter.apart():
+                doubtful = choice.fit.doubtful(result.metrics.mean_percent / 100)
+                entry = output.report_entry(result, files, folder) | {"doubtful": doubtful}
             items.append(entry | more)
             # After each version, so that an interrupted run leaves a valid result.
             written = {"source": Path(options.image).name, "fit": choice.fit.to_dict(), "seed_scheme": PLAIN}

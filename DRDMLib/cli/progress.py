@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..io.files import finite
@@ -51,6 +52,10 @@ class JsonReporter:
         """Print the event ``version``."""
         self._emit("version", **values)
 
+    def apart(self) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
+
     def item(self, **values: Any) -> None:
         """Print the event ``item``."""
         self._emit("item", **values)
@@ -83,6 +88,10 @@ class PlainReporter:
 
     def version(self, **values: Any) -> None:
         """Do nothing."""
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
 
     def item(self, **values: Any) -> None:
         """Do nothing."""

@@ -1,7 +1,8 @@
 """The command ``drdm serve``: run commands that another program sends, in one process.
 
 Most of the time of a short command is the import of PyTorch. Here it is imported once, and models stay in memory. The
-commands run one after the other, by the same code as those of ``drdm``, and make the same files.
+commands run one after the other, by the same code as those of ``drdm``, and make the same files. After ``"yields":
+true`` in a request, those that arrive while the figures of its versions are computed are run in between.
 
 Each line of standard input is a request, a JSON object: ``{"id": 1, "arguments": ["deform", "scan.nii.gz", "-o",
 "out"], "folder": "/where/paths/start"}``, or ``{"cancel": 1}``. Each line of standard output is an event as of
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import contextvars
 import gc
 import importlib
 import io
@@ -23,8 +25,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from ..errors import DRDMError, SettingError
@@ -41,6 +45,8 @@ COMMANDS = ("apply", "augment", "deform", "fit", "preview", "synthesize")
 _INTERRUPTED = 130
 # Waiting is interrupted so often, since on Windows a signal does not end it.
 _WAIT_SECONDS = 1.0
+# So many commands wait in the middle of their figures at most; each keeps its images in memory.
+_MOST_WAITING = 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Request:
     Attributes:
         id: the name that its sender gave it; part of all its events.
         arguments: those of ``drdm``.
+        yields: whether later requests are answered before the figures of this one, if they arrive meanwhile.
         folder: from which relative paths start; empty for that in which the server was started.
         fault: why the line is not a valid request, one sentence; empty if it is.
     """
@@ -57,6 +64,7 @@ class Request:
     id: Any = None
     arguments: tuple[str, ...] = ()
     folder: str = ""
+    yields: bool = False
     fault: str = ""
 
 
@@ -77,7 +85,26 @@ def read_request(line: bytes) -> Request | Any:
         return Request(value["id"], fault="The arguments of a request must be a list of texts; send such a list.")
     if not isinstance(folder, str):
         return Request(value["id"], fault="The folder of a request must be a text; send the path of a folder.")
-    return Request(value["id"], tuple(arguments), folder)
+    return Request(value["id"], tuple(arguments), folder, yields=value.get("yields") is True)
+
+
+class _ServedReporter(JsonReporter):
+    def __init__(self, server: Server, request: Request, write: Callable[[str], None]) -> None:
+        super().__init__(write, id=request.id)
+        self._server, self._yields = server, request.yields
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Answer other requests in the middle of the block, if the request allows it."""
+        return self._server.apart() if self._yields else contextlib.nullcontext()
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported, which others must not use yet."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Server:
@@ -102,6 +129,10 @@ class Server:
         self._interruptible = False
         self._interrupted: Any = None
         self._ended = False
+        # Whether the running request lets others pass, whether one has arrived, and how many let others pass now.
+        self._apart = False
+        self._nudged = False
+        self._waiting = 0
 
     def run(self, idle_seconds: float | None) -> int:
         """Answer requests until the end of standard input, a signal, or a time without requests."""
@@ -144,6 +175,10 @@ class Server:
         request = read_request(line)
         if isinstance(request, Request):
             self._inbox.put(request)
+            with self._lock:
+                if self._apart:
+                    self._nudged = True
+                    interrupt_main_thread()
             return
         with self._lock, contextlib.suppress(TypeError):
             if self._current is not None and self._current == request[0]:
@@ -152,21 +187,74 @@ class Server:
             else:
                 self._canceled.add(request[0])
 
-    def on_signal(self, *_: object) -> None:
-        """Interrupt the running request: because it was canceled, or to end, when the signal comes from outside."""
+    def on_signal(self, _number: int, frame: FrameType | None) -> None:
+        """Interrupt the running request: because it was canceled, or to end, when the signal comes from outside.
+
+        Or answer others in the middle of it.
+        """
+        nudged, self._nudged = self._nudged, False
         asked, self._interrupt = self._interrupt, None
-        if asked is None:
-            self._ended = True
-            self._inbox.put(None)
-        if self._interruptible and (self._ended or asked == self._current):
-            # Once: another one would disturb the cleanup.
+        if asked is not None or not nudged:
+            if asked is None:
+                self._ended = True
+                self._inbox.put(None)
+            if self._interruptible and (self._ended or asked == self._current):
+                # Once: another one would disturb the cleanup.
+                self._interruptible = False
+                raise KeyboardInterrupt
+            # Perhaps of the request that is about to start.
+            self._interrupted = asked
+        if self._apart and not _imports(frame):
+            self._answer_others()
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Answer the requests that wait, and those that arrive in the block, in the middle of the running one."""
+        self._apart = self._waiting < _MOST_WAITING
+        try:
+            if self._apart:
+                self._answer_others()
+            yield
+        finally:
+            self._apart = False
+
+    def _answer_others(self) -> None:
+        """Answer the requests that wait in the middle of the running one, which goes on afterward."""
+        if self._inbox.empty():
+            return
+        current, folder = self._current, os.getcwd()  # noqa: PTH109
+        self._apart = False
+        self._waiting += 1
+        try:
+            while not self._ended and (request := self._next()) is not None:
+                self._interruptible = False
+                # The running request may have changed how NumPy handles errors.
+                contextvars.Context().run(self._answer, request)
+        finally:
+            self._waiting -= 1
+            self._interruptible = True
+            os.chdir(folder)
+            with self._lock:
+                self._current = current
+                self._apart = True
+                canceled = current in self._canceled
+                self._canceled.discard(current)
+        if canceled or self._ended:
             self._interruptible = False
             raise KeyboardInterrupt
-        # Perhaps of the request that is about to start.
-        self._interrupted = asked
+
+    def _next(self) -> Request | None:
+        """Take a request that waits; ``None`` if there is none."""
+        with contextlib.suppress(queue.Empty):
+            request = self._inbox.get_nowait()
+            if request is None:
+                # The end of the requests, which is not for the running one.
+                self._inbox.put(None)
+            return request
+        return None
 
     def _answer(self, request: Request) -> None:
-        reporter = JsonReporter(self._write, id=request.id)
+        reporter = _ServedReporter(self, request, self._write)
         # The end of standard input stops the request when nobody reads the output any more.
         reporter.needs_reader = False
         with self._lock:
