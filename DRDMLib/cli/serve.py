@@ -26,11 +26,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import _base as futures_base
+from concurrent.futures import thread as futures_thread
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from .. import runtime
 from ..errors import DRDMError, SettingError
 from ..io.files import shown
 from ..runtime.probe import require_torch
@@ -47,6 +50,17 @@ _INTERRUPTED = 130
 _WAIT_SECONDS = 1.0
 # So many commands wait in the middle of their figures at most; each keeps its images in memory.
 _MOST_WAITING = 3
+# How often such a command is asked to let others pass, until it is at a place where it can.
+_NUDGE_SECONDS = 0.01
+# Of two signals of its own, the second may come when the handler of the first has already done the work of both.
+_LATE_SECONDS = 1.0
+# Files whose functions hold locks, except while they only wait, and those that hold them while they wait.
+_WITH_LOCKS = {
+    *(module.__file__ for module in (threading, futures_base, futures_thread)),
+    os.path.join(runtime.__path__[0], "threads.py"),  # noqa: PTH118
+}
+_ONLY_WAITS = {"wait", "join", "_wait_for_tstate_lock"}
+_STARTS_THREADS = {"submit", "_adjust_thread_count", "start", "use_one", "restore"}
 
 
 @dataclass(frozen=True)
@@ -98,10 +112,18 @@ class _ServedReporter(JsonReporter):
         return self._server.apart() if self._yields else contextlib.nullcontext()
 
 
-def _imports(frame: FrameType | None) -> bool:
-    """Whether a module is being imported, which others must not use yet."""
+def _may_hold_a_lock(frame: FrameType | None) -> bool:
+    """Whether a function in the middle of which a signal has come may hold a lock that other commands need.
+
+    These are the functions that start threads, and the import of a module, which others must not use yet.
+    """
+    if frame is not None and frame.f_code.co_filename in _WITH_LOCKS and frame.f_code.co_name not in _ONLY_WAITS:
+        return True
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        code = frame.f_code
+        if code.co_filename.startswith("<frozen importlib"):
+            return True
+        if code.co_filename in _WITH_LOCKS and code.co_name in _STARTS_THREADS:
             return True
         frame = frame.f_back
     return False
@@ -129,10 +151,12 @@ class Server:
         self._interruptible = False
         self._interrupted: Any = None
         self._ended = False
-        # Whether the running request lets others pass, whether one has arrived, and how many let others pass now.
+        # Whether the running request lets others pass, whether it is asked to, and how many let others pass now.
+        self._arrived = threading.Event()
         self._apart = False
         self._nudged = False
         self._waiting = 0
+        self._sent = -_LATE_SECONDS
 
     def run(self, idle_seconds: float | None) -> int:
         """Answer requests until the end of standard input, a signal, or a time without requests."""
@@ -164,10 +188,20 @@ class Server:
             self._ended = True
             with self._lock:
                 self._interrupt = self._current
-                interrupt_main_thread()
+                self._signal()
         self._inbox.put(None)
         if self._stop_at_end:
             kill_later(GRACE_SECONDS)
+
+    def nudge(self) -> None:
+        """Ask the running request to let those pass that arrive; runs in a thread of its own."""
+        while True:
+            self._arrived.wait()
+            self._arrived.clear()
+            while self._apart and not self._inbox.empty():
+                self._nudged = True
+                self._signal()
+                time.sleep(_NUDGE_SECONDS)
 
     def _take(self, line: bytes) -> None:
         if not line.strip():
@@ -175,26 +209,28 @@ class Server:
         request = read_request(line)
         if isinstance(request, Request):
             self._inbox.put(request)
-            with self._lock:
-                if self._apart:
-                    self._nudged = True
-                    interrupt_main_thread()
+            self._arrived.set()
             return
         with self._lock, contextlib.suppress(TypeError):
             if self._current is not None and self._current == request[0]:
                 self._interrupt = self._current
-                interrupt_main_thread()
+                self._signal()
             else:
                 self._canceled.add(request[0])
 
-    def on_signal(self, _number: int, frame: FrameType | None) -> None:
+    def _signal(self) -> None:
+        self._sent = time.monotonic()
+        interrupt_main_thread()
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Interrupt the running request: because it was canceled, or to end, when the signal comes from outside.
 
         Or answer others in the middle of it.
         """
         nudged, self._nudged = self._nudged, False
         asked, self._interrupt = self._interrupt, None
-        if asked is not None or not nudged:
+        late = number == signal.SIGINT and time.monotonic() - self._sent < _LATE_SECONDS
+        if asked is not None or not (nudged or late):
             if asked is None:
                 self._ended = True
                 self._inbox.put(None)
@@ -204,7 +240,7 @@ class Server:
                 raise KeyboardInterrupt
             # Perhaps of the request that is about to start.
             self._interrupted = asked
-        if self._apart and not _imports(frame):
+        if self._apart and not _may_hold_a_lock(frame):
             self._answer_others()
 
     @contextlib.contextmanager
@@ -233,12 +269,13 @@ class Server:
         finally:
             self._waiting -= 1
             self._interruptible = True
-            os.chdir(folder)
+            with contextlib.suppress(OSError):
+                os.chdir(folder)
             with self._lock:
                 self._current = current
-                self._apart = True
                 canceled = current in self._canceled
                 self._canceled.discard(current)
+            self._apart = True
         if canceled or self._ended:
             self._interruptible = False
             raise KeyboardInterrupt
@@ -362,6 +399,7 @@ def serve(options: argparse.Namespace) -> int:
     server = Server(events, stop_at_end=stop_at_end)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.on_signal)
+    threading.Thread(target=server.nudge, name="nudge", daemon=True).start()
     threading.Thread(target=server.read, args=(take_standard_input(),), name="standard input", daemon=True).start()
     keep_models()
     _import_all()
