@@ -236,7 +236,10 @@ class DeformSection(JobSection):
         """Show the first of the new variants, in the place of the preview, or the figures of the one that is shown."""
         if job not in self._unfinished:
             self._showNew(volume, made)
-        elif job is self.job and self.parameter is not None and self.parameter.deformations is made[0]:
+            return
+        fit = self.logic.figures(made[0])[0].get("fit", {})
+        if job is self.job and self.ui.statusLabel.text == fitText(fit):
+            # Not in the place of a later message.
             self._showFit(made[0])
 
     def _showNew(self, volume: Any, made: list[Any]) -> None:
