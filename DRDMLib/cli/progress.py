@@ -47,6 +47,10 @@ class JsonReporter:
         left = round((now - began) * (total - done) / (done - at), 1) if done > at else None
         self._emit("progress", task=task, done=done, total=total, seconds_left=left, **figures)
 
+    def version(self, **values: Any) -> None:
+        """Print the event ``version``."""
+        self._emit("version", **values)
+
     def item(self, **values: Any) -> None:
         """Print the event ``item``."""
         self._emit("item", **values)
@@ -75,6 +79,9 @@ class PlainReporter:
     """Print messages only: for pipes, and if rich is not installed."""
 
     def progress(self, task: str, done: float, total: float, **figures: float) -> None:
+        """Do nothing."""
+
+    def version(self, **values: Any) -> None:
         """Do nothing."""
 
     def item(self, **values: Any) -> None:

@@ -14,6 +14,9 @@ class Reporter(Protocol):
     def progress(self, task: str, done: float, total: float, **figures: float) -> None:
         """Report ``done`` of ``total`` units of ``task``."""
 
+    def version(self, **values: Any) -> None:
+        """Report a version whose files are complete and proven, before its figures are computed."""
+
     def item(self, **values: Any) -> None:
         """Report one complete result."""
 

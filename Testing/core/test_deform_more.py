@@ -1,5 +1,6 @@
 """Pictures of ``drdm deform``, several labels and channels, and ``drdm demo`` of one's own scan."""
 
+import gzip
 import json
 
 import numpy as np
@@ -80,6 +81,11 @@ def test_no_picture_and_only_field(tmp_path, drdm, common):
     assert made.status == 0 and not list((tmp_path / "a").glob("*.png"))
     made = drdm("deform", scan, "-o", tmp_path / "b", "--only-field", *common)
     assert made.status == 0 and not list((tmp_path / "b").glob("*.png"))
+    plain = drdm("deform", scan, "-o", tmp_path / "c", "--only-field", "--uncompressed", *common)
+    assert plain.status == 0
+    name = "scan_000_field.nii.gz"
+    packed, stored = ((tmp_path / folder / name).read_bytes() for folder in "bc")
+    assert len(stored) > len(packed) and gzip.decompress(stored) == gzip.decompress(packed)
 
 
 def test_several_labels_and_channels_move_alike(tmp_path, drdm, common):

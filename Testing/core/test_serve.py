@@ -20,8 +20,9 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals"
 class Served:
     """A process of ``drdm serve`` with what it has answered."""
 
-    def __init__(self, *options, **variables):
-        self.process = start_process("serve", *options, stdin=True, **variables)
+    def __init__(self, *options, code=None, **variables):
+        arguments = options if code else ("serve", *options)
+        self.process = start_process(*arguments, code=code, stdin=True, **variables)
         self._lines = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 

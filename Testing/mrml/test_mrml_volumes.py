@@ -9,6 +9,7 @@ from DRDMDeformLib.mrml import (
     imageFromVolume,
     labelFromSegmentation,
     labelMapFromImage,
+    segmentations,
     volumeFromImage,
 )
 from scenes import (
@@ -231,3 +232,32 @@ def test_names_are_made_unique(scene):
     names = [volumeFromImage(scene, image, "scan").GetName() for _ in range(2)]
     assert len(set(names)) == 2
     assert isinstance(labelMapFromImage(scene, two_structures(image), "l"), slicer.vtkMRMLLabelMapVolumeNode)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("kind", ["none", "rigid", "grid"])
+def test_a_label_on_the_grid_of_its_volume_is_copied_not_resampled(scene, monkeypatch, geometry, kind):
+    """The copy is what resampling gives; a label on another grid is resampled."""
+    image = image_of(geometry)
+    parent = parent_of(scene, kind, image).node
+    volume = placed_volume(scene, image, parent)
+    copied = []
+    copy = segmentations.copiedVoxels
+
+    def watched(*arguments):
+        copied.append(copy(*arguments))
+        return copied[-1]
+
+    label = two_structures(image)
+    half = sitk.Image(label)
+    half.SetOrigin(label.TransformContinuousIndexToPhysicalPoint([0.5, 0.0, 0.0]))
+    # Whole, cropped, and larger than the volume at one side.
+    for number, one in enumerate((label, label[3:30, 5:33, 2:12], sitk.ConstantPad(label, [4, 0, 1], [0, 2, 0]), half)):
+        node = add_segmentation(scene, one, parent)
+        monkeypatch.setattr(segmentations, "copiedVoxels", watched)
+        found = labelFromSegmentation(node, volume)
+        monkeypatch.setattr(segmentations, "copiedVoxels", lambda *_: None)
+        resampled = labelFromSegmentation(node, volume)
+        assert np.array_equal(sitk.GetArrayFromImage(found.image), sitk.GetArrayFromImage(resampled.image))
+        assert found[1:] == resampled[1:]
+        assert (copied[-1] is not None) == (kind != "grid" and number < 3)
