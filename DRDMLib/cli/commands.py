@@ -207,7 +207,7 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
         options.label = options.label or [str(resource("Sample", "chest.seg.nrrd"))]
     options.count, options.channel = 1, []
     options.only_field = options.uncompressed = options.inverse = options.picture = False
-    options.region = options.around = options.margin = None
+    options.region = options.around = options.margin = options.toward = None
     options.keep = []
     options.format = "nii.gz"
     result = deform(options, reporter)
