@@ -27,6 +27,8 @@ from .worker import WorkerProcess
 
 # The pose of a batch that is drawn from its scans, see ``drdm augment --pose``.
 AUTO_POSE = "auto"
+# Versions go part of the way toward the other scans of the batch, see ``drdm augment --toward``.
+OTHERS = "others"
 
 Source: TypeAlias = str | Path | Sequence[Any]
 # Batches of more results get a process of their own: there its start hardly counts, and the worker stays free.
@@ -73,6 +75,9 @@ class BatchSettings(RunSettings):
         region: ROI; deform only the scans of the scene, and only there.
         margin: largest distance from the region at which anything moves, mm; ``None``: as needed.
         adapt: minutes in which the model is first adapted to the scans; ``None``: use it as it is.
+        toward: what each version goes part of the way toward, only in :meth:`BatchLogic.augment`: ``"others"`` for the
+            other scans of the batch, which need to be of the same kind and of several people, or a folder with such
+            scans. No labels of them are used. ``None``: nothing.
     """
 
     segmentations: dict[str, Any] | None = None
@@ -81,6 +86,23 @@ class BatchSettings(RunSettings):
     region: Any = None
     margin: float | None = None
     adapt: float | None = None
+    toward: str | Path | None = None
+
+    def towardArguments(self, source: Source) -> list[object]:
+        """The options of the command line that say toward which scans versions go.
+
+        Raises:
+            SceneError: only a region is to be deformed, or there is no other scan.
+        """
+        if not self.toward:
+            return []
+        if self.around or self.region is not None:
+            raise SceneError(
+                _("Versions toward other scans are made of whole scans; leave out toward, or around and region.")
+            )
+        if self.toward == OTHERS and not isinstance(source, (str, Path)) and len(source) == 1:
+            raise SceneError(_("A single volume has no other scans to go toward; use volumes of several people."))
+        return ["--toward", self.toward]
 
     def regionArguments(self, source: Source) -> list[object]:
         """The options of the command line that say where to deform.
@@ -138,9 +160,14 @@ class BatchLogic:
         >>> job = logic.augment([volume], out, levels=[20], copies=2)
         >>> logic.summary(out)["made"]
         2
+        >>> more = out.parent / "toward others"
+        >>> job = logic.augment(people, more, levels=["subtle"], copies=1, toward="others")
+        >>> [item["toward"] > 0 for item in logic.summary(more)["items"]]
+        [True, True]
         """
         batch = BatchSettings(**settings)
         options = ["--levels", *levels, "--copies", copies, *batch.regionArguments(source)]
+        options += batch.towardArguments(source)
         folder, temporary = self._scansFolder(source, batch, needLabels=True)
         few = isFew(source, len(levels) * copies, batch)
         job = self._batchJob(["augment", folder, "-o", outputFolder, *options], batch, temporary, few=few)
@@ -164,10 +191,10 @@ class BatchLogic:
             levels: pairs of strengths: from the original to the moving image, and from the moving to the fixed image.
             copies: number of pairs of each scan at each pair of levels.
             wait: as in :meth:`augment`.
-            settings: as in :meth:`augment`.
+            settings: as in :meth:`augment`, without ``toward``.
 
         Raises:
-            SceneError: the source cannot be used.
+            SceneError: the source cannot be used, or ``toward`` is given.
             DRDMError: the job failed.
 
         Usage example:
@@ -176,6 +203,8 @@ class BatchLogic:
         2
         """
         batch = BatchSettings(**settings)
+        if batch.toward:
+            raise SceneError(_("Only labeled images go toward other scans; leave out toward for registration pairs."))
         options = ["--levels", *(f"{first}:{second}" for first, second in levels), "--copies", copies]
         options += batch.regionArguments(source)
         folder, temporary = self._scansFolder(source, batch, needLabels=False)

@@ -32,8 +32,8 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
     """Deforms volumes of a scene, applies the result, makes training data, trains models and tests registrations.
 
     In the examples below ``volume`` and ``segmentation`` are nodes of the scene, ``transform`` is a result of
-    ``deform`` for the volume, ``scans`` is a folder with ``images`` and ``labels``, and ``out`` is a folder that does
-    not exist yet. The examples are run as tests.
+    ``deform`` for the volume, ``scans`` is a folder with ``images`` and ``labels``, ``people`` is one with scans of the
+    same kind of two people, and ``out`` is a folder that does not exist yet. The examples are run as tests.
 
     Usage example:
     >>> logic = slicer.util.getModuleLogic("DRDMDeform")

@@ -37,8 +37,8 @@ class ExamplesTestCase(ModuleTestCase):
         # Examples of batches and models need no deformation in the scene.
         if any(word in code for word in ("transform", "ariant", "deformations", "applyAll")):
             nodes["transform"] = self.logic.deform(volume, level=48, seed=1, steps=1)
-        scans = self.writeScans(count=2)
-        return {"slicer": slicer, "logic": self.logic, **nodes, "scans": scans, "out": self.folder / "out"}
+        folders = {"scans": self.writeScans(count=2), "people": self.writePeople(count=2), "out": self.folder / "out"}
+        return {"slicer": slicer, "logic": self.logic, **nodes, **folders}
 
     def testMostOfTheInterfaceHasAnExample(self):
         methods = {name for owner in OWNERS for name in vars(owner) if not name.startswith("_")}
