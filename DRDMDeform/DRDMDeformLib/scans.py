@@ -8,6 +8,8 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
+from DRDMLib.io.files import file_name, image_stem
+
 from .deferred import sitk
 from .mrml import SceneError, imageFromVolume
 from .regions import SceneRegion
@@ -46,3 +48,8 @@ def writeScan(volumeNode: Any, region: SceneRegion | None) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
+
+
+def caseName(node: Any) -> str:
+    """The name of a node as that of a case, without what would be read as the end of a file name (``.seg``)."""
+    return image_stem(f"{file_name(node.GetName())}.nrrd")

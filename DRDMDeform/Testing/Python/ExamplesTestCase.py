@@ -5,6 +5,7 @@ import os
 from unittest import mock
 
 import slicer
+from DRDMDeformLib.batch_results import BatchResultLogic
 from DRDMDeformLib.batches import BatchLogic
 from DRDMDeformLib.logic import Logic
 from DRDMDeformLib.models import ModelLogic
@@ -12,7 +13,7 @@ from DRDMDeformLib.previews import PreviewLogic
 from DRDMDeformLib.registration_tests import RegistrationTestLogic
 from modulesupport import ModuleTestCase
 
-OWNERS = (Logic, ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic)
+OWNERS = (Logic, ModelLogic, BatchLogic, BatchResultLogic, PreviewLogic, RegistrationTestLogic)
 
 
 def examples():
