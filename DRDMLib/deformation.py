@@ -420,13 +420,14 @@ def _in_regions(
 ) -> Iterator[Deformation]:
     """Deform the regions of an image, once for each seed."""
     skeleton = skeleton_held(target.image, settings, model.ndim)
+    faces = faces_held(target.image, settings, model.ndim)
     for seed in seeds:
         started = time.perf_counter()
-        made, random = fields_in_regions(target, model, settings, seed, generate, skeleton=skeleton, on_step=on_step)
+        made, random = fields_in_regions(
+            target, model, settings, seed, generate, faces=faces, skeleton=skeleton, on_step=on_step
+        )
         with one_thread():
-            repaired = repair(
-                made.field, target.image, () if settings.pose else faces_held(target.image, settings, model.ndim)
-            )
+            repaired = repair(made.field, target.image, () if settings.pose else faces)
         yield Deformation(
             reference=target.image,
             field=made.field.image(),

@@ -150,11 +150,17 @@ def write_voxel_ddf(path: Path, deformation: Deformation) -> Path:
     return write_nifti(path, reference, pieces(), sitk.sitkFloat32, frames=d, noisy=True)
 
 
-def write_field(path: Path, deformation: Deformation) -> Path:
-    """Write the coarse field, which extends past the image, as an ITK displacement field: 32-bit, millimeters, LPS."""
+def write_field(path: Path, deformation: Deformation, *, compress: bool = True) -> Path:
+    """Write the coarse field, which extends past the image, as an ITK displacement field: 32-bit, millimeters, LPS.
+
+    Args:
+        compress: without it, ``.nii.gz`` files are larger but written at once; their content is the same.
+    """
     field = deformation.field
     view = sitk.GetArrayViewFromImage(field)
     pieces = (view[..., k].astype(np.float32) for k in range(view.shape[-1]))
+    if not compress and path.name.endswith(".nii.gz"):
+        return write_nifti(path, field, pieces, sitk.sitkVectorFloat32, components=view.shape[-1], stored=True)
     return write_volume(path, field, pieces, sitk.sitkVectorFloat32, components=view.shape[-1], noisy=True)
 
 
@@ -172,8 +178,8 @@ def write_inverse(path: Path, deformation: Deformation) -> Path:
     return _write_vectors(path, pieces, reference)
 
 
-def report_entry(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:
-    """Make the report's entry for one deformation.
+def version_entry(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:
+    """Make the part of the report's entry for one deformation that needs no computation: files, seed and settings.
 
     Args:
         files: kind of file -> path, or ``None`` if it was not written.
@@ -189,6 +195,13 @@ def report_entry(deformation: Deformation, files: dict[str, Path | None], folder
         **({"toward": round(deformation.toward, 4)} if deformation.toward else {}),
         **({} if deformation.own_percent is None else {"own_percent": deformation.own_percent}),
         "seconds": round(deformation.seconds, 3),
+    }
+
+
+def report_entry(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:
+    """Make the report's entry for one deformation, with its figures; arguments as of :func:`version_entry`."""
+    return {
+        **version_entry(deformation, files, folder),
         "metrics": deformation.metrics.to_dict(),
         "from_outside": deformation.from_outside,
         "invented_fraction": deformation.invented_fraction,

@@ -263,6 +263,7 @@ def fields_in_regions(
     seed: int,
     generate: Generate,
     *,
+    faces: tuple[Face, ...] | None = None,
     skeleton: Skeleton | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> tuple[RegionField, Callable[[], RegionField]]:
@@ -271,13 +272,15 @@ def fields_in_regions(
     Each region has random numbers of its own. A pose is applied to the whole image, after the field.
 
     Args:
+        faces: of the image, see :func:`faces_held`, if they were found before.
         skeleton: bone that stays rigid. Where it leaves a region, it does not move.
 
     Warns:
         FallbackWarning: the displacement was made smaller to fit into the margin.
     """
     metadata = model.metadata
-    faces = faces_held(target.image, settings, model.ndim)
+    if faces is None:
+        faces = faces_held(target.image, settings, model.ndim)
     random: list[Tensor] = []
     recovered: list[Tensor] = []
     grids: list[ModelGrid] = []

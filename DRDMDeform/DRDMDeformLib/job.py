@@ -79,7 +79,7 @@ class Job:
         warnings: all its warnings.
         items: the results so far.
         log: file with the output of a job that ended unexpectedly; ``None`` otherwise.
-        onProgress, onItem, onWarning: called by ``poll`` for each such event of the command.
+        onProgress, onVersion, onItem, onWarning: called by ``poll`` for each such event of the command.
 
     Usage example:
     >>> job = Job(["models", "fetch", "published-cardiac-2d"])
@@ -99,6 +99,7 @@ class Job:
         self.log: Path | None = None
         self._endStatus: int | None = None
         self.onProgress: Callable[[Progress], None] = lambda progress: None
+        self.onVersion: Callable[[dict[str, Any]], None] = lambda version: None
         self.onItem: Callable[[dict[str, Any]], None] = lambda item: None
         self.onWarning: Callable[[str], None] = lambda text: None
         self._finishedCallbacks: list[Callable[[Job], None]] = []
@@ -187,6 +188,8 @@ class Job:
                 event.pop("task"), done / total if total else 0.0, event.pop("seconds_left", None), event
             )
             self.onProgress(progress)
+        elif kind == "version":
+            self.onVersion(event)
         elif kind == "item":
             self.items.append(event)
             self.onItem(event)
@@ -243,7 +246,13 @@ def runToEnd(job: Job) -> Job:
 
 
 class ProcessProtocol(Protocol):
-    """The process that runs the command of a job; tests use their own."""
+    """The process that runs the command of a job; tests use their own.
+
+    Attributes:
+        nearlyDone: set once the rest of the command takes little time, so that a command that follows may wait for it.
+    """
+
+    nearlyDone: bool
 
     def start(self, arguments: list[str]) -> None:
         """Run ``drdm`` with these arguments."""
@@ -280,6 +289,8 @@ class DrdmProcess:
     It is started by ``DRDMLib/start.py`` in that file's folder, so that no file in the application's working folder is
     taken for a library. The paths in the arguments start from that working folder nevertheless.
     """
+
+    nearlyDone = False
 
     def __init__(self, module: str = "DRDMLib") -> None:
         self._module = module

@@ -8,7 +8,7 @@ import qt
 
 from .job import Job
 
-INTERVAL_MS = 50
+INTERVAL_MS = 20
 
 
 class JobRunner:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import slicer
-from slicer.i18n import tr as _
 
 from DRDMLib.levels import DEFAULT_LEVEL
 
 from . import mrml
 from .batches import BatchLogic, RunSettings
-from .deferred import sitk
-from .job import Job, JobState
+from .job import Job
 from .models import ModelLogic
 from .mrml import links
 from .previews import PreviewLogic
 from .regions import SceneRegion, sceneRegion
 from .registration_tests import RegistrationTestLogic
 from .scans import writeScan
+from .versions import NewVersions
 from .worker import WorkerProcess
 
 # What a deformation is in the scene: a transform node, or a sequence browser node of several variants.
@@ -122,10 +119,11 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
         pose: float = 0.0,
         region: SceneRegion | None = None,
         onMade: Callable[[list[Deformations]], None] | None = None,
+        onVersion: Callable[[slicer.vtkMRMLTransformNode], None] | None = None,
     ) -> Job:
         """Return a job that makes variants of a volume in a separate process.
 
-        The scene does not change before the last variant is complete.
+        The scene does not change before the last variant is complete, unless ``onVersion`` is given.
 
         Args:
             volumeNode: as in :meth:`deform`.
@@ -141,6 +139,9 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
             region: where to deform, from :meth:`regionOf`; ``None``: the whole volume. Without a model the best one for
                 the region is used.
             onMade: called with the transform nodes, or with one sequence browser, in a list.
+            onVersion: called with the transform node of a single variant as soon as its field is proven and in the
+                scene. Its figures follow; until then, and if the job is canceled or fails, ``figures`` has only
+                ``certified_invertible``. Of several variants none comes early.
 
         Raises:
             SceneError, DRDMError: the volume or the model cannot be used.
@@ -154,38 +155,12 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
         """
         settings = RunSettings(model, seed, steps, pose, device, plane)
         folder = writeScan(volumeNode, region)
-        arguments = ["deform", folder / "scan.nrrd", "-o", folder / "out", "--only-field"]
+        arguments = ["deform", folder / "scan.nrrd", "-o", folder / "out", "--only-field", "--uncompressed"]
         arguments += ["--level", level, "--count", count, *settings.arguments()]
         arguments += [] if region is None else region.arguments(folder / "label.nrrd")
         job = Job(arguments, WorkerProcess())
-        volumeID = volumeNode.GetID()
-        scene = self.mrmlScene()
-
-        def addToScene(job: Job) -> None:
-            try:
-                if job.state is not JobState.DONE:
-                    return
-                if scene.GetNodeByID(volumeID) is not volumeNode:
-                    job.state, job.text = (
-                        JobState.FAILED,
-                        _("The volume has been removed from the scene; nothing was added."),
-                    )
-                    return
-                report = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
-                fields = [sitk.ReadImage(str(folder / "out" / item["field"])) for item in report["items"]]
-                kept = ("seed", "level", "strength", "doubtful", "steps", "pose", "seconds", "metrics", "region")
-                shared = {key: report[key] for key in ("model", "fit") if key in report}
-                records = [{**{k: item[k] for k in kept if k in item}, **shared} for item in report["items"]]
-                made = mrml.addVariants(scene, volumeNode, fields, records, asSequence=asSequence and count > 1)
-            except (OSError, ValueError, KeyError, RuntimeError) as error:
-                job.state, job.text = JobState.FAILED, str(error)
-            else:
-                if onMade is not None:
-                    onMade([made[1]] if isinstance(made, tuple) else made)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-
-        job.onFinished(addToScene)
+        early = onVersion if count == 1 else None
+        NewVersions(job, folder, self.mrmlScene(), volumeNode, asSequence and count > 1, early, onMade)
         return job
 
     def regionOf(

@@ -5,7 +5,8 @@ of its memory back to the system, that of a GPU and of PyTorch itself included. 
 every job does, and is started again after a crash, and after a change of PyTorch's installation or of the environment
 variables.
 
-It runs one command at a time. A job that starts meanwhile gets a process of its own, as a long one does.
+It runs one command at a time. A job that starts meanwhile gets a process of its own, as a long one does; unless the
+running job is nearly done, then it waits for that one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _END_OF_REQUEST = END_OF_REQUEST.encode()
 
 
 class Worker:
-    """The process, and which command it runs.
+    """The process, and which commands it runs or has to run.
 
     Attributes:
         process: the running or last process; ``None`` before the first one.
@@ -39,13 +40,23 @@ class Worker:
     def __init__(self) -> None:
         self.process: DrdmProcess | None = None
         self._startedWith: Any = None
-        self._user: WorkerProcess | None = None
+        # The commands that have not ended, in their order, and their unread events by the number of the request.
+        self._users: list[WorkerProcess] = []
+        self._events: dict[int, list[str]] = {}
         self._numbers = itertools.count(1)
 
     @property
     def busy(self) -> bool:
-        """Whether it runs a command."""
-        return self._user is not None
+        """Whether it runs a command that is not nearly done."""
+        return any(not user.nearlyDone for user in self._users)
+
+    @property
+    def available(self) -> bool:
+        """Whether a command that is sent now is run soon; not if the process would have to be replaced first."""
+        if self.busy:
+            return False
+        process = self.process
+        return not self._users or process is None or process.ended or self._startedWith == _state()
 
     def send(self, user: WorkerProcess, arguments: list[str]) -> tuple[DrdmProcess, int]:
         """Have the process run a command; start it if there is none, or none that is up to date.
@@ -57,7 +68,8 @@ class Worker:
             OSError: Python cannot be started.
         """
         number = next(self._numbers)
-        request = json.dumps({"id": number, "arguments": arguments, "folder": str(Path.cwd())})
+        # Who waits for another version does not wait for the figures of this one.
+        request = json.dumps({"id": number, "arguments": arguments, "folder": str(Path.cwd()), "yields": True})
         state = _state()
         if self.process is None or self._startedWith != state or self.process.ended:
             self._restart(state)
@@ -68,29 +80,45 @@ class Worker:
             # It has just ended.
             self._restart(state)
             self.process.send(request)
-        self._user = user
+        self._users.append(user)
+        self._events[number] = []
         return self.process, number
 
-    def release(self, user: WorkerProcess) -> None:
-        """Note that the command of ``user`` has ended."""
-        if self._user is user:
-            self._user = None
+    def poll(self, process: DrdmProcess, number: int) -> tuple[list[str], int | None]:
+        """Return the new events of a request, and the exit status of its process once that has ended."""
+        lines, ended = process.poll()
+        for line in lines:
+            # Those of a canceled request may still arrive.
+            events = self._events.get(_numberOf(line))
+            if events is not None:
+                events.append(line)
+        own, self._events[number] = self._events.get(number, []), []
+        return own, ended
+
+    def isShared(self, user: WorkerProcess) -> bool:
+        """Whether other commands are before or after that of ``user``."""
+        return user in self._users and len(self._users) > 1
+
+    def release(self, user: WorkerProcess, number: int) -> None:
+        """Note that a command of ``user`` has ended."""
+        self._users = [one for one in self._users if one is not user]
+        self._events.pop(number, None)
 
     def end(self) -> None:
         """End the process; a command that still runs is killed."""
         if self.process is None:
             return
-        if self.busy:
+        if self._users:
             self.process.kill()
         else:
             self.process.terminate()
-        self.process, self._user = None, None
+        self.process, self._users = None, []
 
     def kill(self) -> None:
         """Kill the process, for example because its files are to be replaced."""
         if self.process is not None:
             self.process.kill()
-        self.process, self._user = None, None
+        self.process, self._users = None, []
 
     def _restart(self, state: Any) -> None:
         self.end()
@@ -108,11 +136,25 @@ def _state() -> Any:
     return pythonExecutable(), found, dict(os.environ)
 
 
+def _numberOf(line: str) -> int:
+    """The number of the request that an event belongs to; 0 for none."""
+    try:
+        return int(json.loads(line)["id"])
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
 sharedWorker = Worker()
 
 
 class WorkerProcess:
-    """The process of a job (see ``ProcessProtocol``): the worker, or one of its own while the worker is busy."""
+    """The process of a job (see ``ProcessProtocol``): the worker, or one of its own while the worker is busy.
+
+    Attributes:
+        nearlyDone: whether a command that follows may wait for this one.
+    """
+
+    nearlyDone = False
 
     def __init__(self, worker: Worker | None = None) -> None:
         self._worker = worker or sharedWorker
@@ -123,6 +165,8 @@ class WorkerProcess:
         self._firstError = 0
         self._status: int | None = None
         self._begun = False
+        # Whether it waits for another command; the end of the process is not its fault then.
+        self._waits = False
         self._stopping = False
         self._result: int | None = None
 
@@ -133,11 +177,12 @@ class WorkerProcess:
             OSError: Python cannot be started.
         """
         self._arguments = arguments
-        if self._worker.busy:
+        if not self._worker.available:
             self._process = DrdmProcess()
             self._process.start(arguments)
         else:
             self._process, self._number = self._worker.send(self, arguments)
+            self._waits = self._worker.isShared(self)
             self._firstError = len(self._process.errorLines)
 
     def poll(self) -> tuple[list[str], int | None]:
@@ -148,39 +193,36 @@ class WorkerProcess:
         return lines, self._result
 
     def _poll(self, process: DrdmProcess) -> tuple[list[str], int | None]:
-        lines, ended = process.poll()
         if self._number is None:
-            return lines, ended
-        own = [line for line in lines if self._isOwn(line)]
+            return process.poll()
+        lines, ended = self._worker.poll(process, self._number)
+        for line in lines:
+            self._begun = True
+            event = json.loads(line)
+            if event.get("event") == "end":
+                self._status = int(event["status"])
         if self._status is not None and (ended is not None or self._hasAllErrors()):
-            self._worker.release(self)
-            return own, self._status
+            self._worker.release(self, self._number)
+            return lines, self._status
         if ended is None:
-            return own, None
-        self._worker.release(self)
-        if ended == 0 and not self._begun and not self._stopping:
-            # It has ended because it was idle, before it read the request.
+            return lines, None
+        self._worker.release(self, self._number)
+        if not self._begun and not self._stopping and (ended == 0 or self._waits):
+            # It has ended before it read the request: it was idle, or the command before has crashed.
+            self._number = None
             self.start(self._arguments)
             return [], None
-        return own, ended
-
-    def _isOwn(self, line: str) -> bool:
-        """Whether an event belongs to this command; those of a canceled one may still arrive."""
-        try:
-            event = json.loads(line)
-            own = bool(event["id"] == self._number)
-        except (ValueError, KeyError, TypeError):
-            return False
-        self._begun = self._begun or own
-        if own and event.get("event") == "end":
-            self._status = int(event["status"])
-        return own
+        return lines, ended
 
     def _hasAllErrors(self) -> bool:
         """Whether all of standard error has arrived; it is read by another thread than the events."""
         assert self._process is not None
-        last = _END_OF_REQUEST + str(self._number).encode()
+        last = self._lastError
         return any(line.strip() == last for line in self._process.errorLines[self._firstError :])
+
+    @property
+    def _lastError(self) -> bytes:
+        return _END_OF_REQUEST + str(self._number).encode()
 
     def terminate(self) -> None:
         """Ask the command to stop."""
@@ -201,16 +243,28 @@ class WorkerProcess:
             self._process.kill()
             return
         self.terminate()
+        if self.nearlyDone or (self._worker.isShared(self) and not self._begun):
+            # It need not be waited for: nothing is left to clean up, or it has not begun.
+            self._worker.release(self, self._number)
+            return
         latest = time.monotonic() + CANCEL_SECONDS
         while self.poll()[1] is None:
             if time.monotonic() > latest:
                 self._process.kill()
-                self._worker.release(self)
+                self._worker.release(self, self._number)
                 return
             time.sleep(0.005)
 
     @property
     def errors(self) -> str:
         """Standard error of the command so far."""
-        lines = [] if self._process is None else self._process.errorLines[self._firstError :]
-        return b"".join(line for line in lines if not line.startswith(_END_OF_REQUEST)).decode("utf-8", "replace")
+        own: list[bytes] = []
+        for line in [] if self._process is None else self._process.errorLines[self._firstError :]:
+            if line.strip() == self._lastError:
+                break
+            # What is before the end of another command belongs to that one.
+            if line.startswith(_END_OF_REQUEST):
+                own = []
+            else:
+                own.append(line)
+        return b"".join(own).decode("utf-8", "replace")

@@ -82,7 +82,9 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
             base, ending = folder / f"{stem}_{number:03d}", f".{options.format}"
             files: dict[str, Path | None] = {"image": None, "label": None, "ddf": None}
             if options.only_field:
-                files["field"] = output.write_field(base.with_name(f"{base.name}_field{ending}"), result)
+                files["field"] = output.write_field(
+                    base.with_name(f"{base.name}_field{ending}"), result, compress=not options.uncompressed
+                )
             else:
                 files["image"] = output.write_warped(base.with_name(f"{base.name}_image{ending}"), image, result)
                 files["ddf"] = output.write_ddf(base.with_name(f"{base.name}_ddf{ending}"), result)
@@ -99,9 +101,15 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
                     files["picture"] = version_picture(
                         image, result.field, path, pair, where_it_moves=target is not None
                     )
-            doubtful = choice.fit.doubtful(result.model_fraction)
-            entry = output.report_entry(result, files, folder) | {"doubtful": doubtful}
-            items.append(entry | {kind: names for kind, names in more.items() if kind == "channels" or len(names) > 1})
+            more = {kind: names for kind, names in more.items() if kind == "channels" or len(names) > 1}
+            # Who waits for the version need not wait for its figures, which take longer than it did.
+            made_with: dict[str, Any] = {"model": model.metadata.name, "fit": choice.fit.to_dict()}
+            made_with |= {"certified_invertible": result.certified}
+            reporter.version(**output.version_entry(result, files, folder), **more, **made_with)
+            with reporter.apart():
+                doubtful = choice.fit.doubtful(result.model_fraction)
+                entry = output.report_entry(result, files, folder) | {"doubtful": doubtful}
+            items.append(entry | more)
             # After each version, so that an interrupted run leaves a valid result.
             written = {"source": Path(options.image).name, "fit": choice.fit.to_dict(), "seed_scheme": PLAIN}
             written |= {} if region is None else {"region": region.to_dict()}
@@ -199,7 +207,7 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
         options.image = str(resource("Sample", "chest.nii.gz"))
         options.label = options.label or [str(resource("Sample", "chest.seg.nrrd"))]
     options.count, options.channel = 1, []
-    options.only_field = options.inverse = options.picture = False
+    options.only_field = options.uncompressed = options.inverse = options.picture = False
     options.region = options.around = options.margin = None
     options.keep = []
     options.format = "nii.gz"

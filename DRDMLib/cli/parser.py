@@ -147,6 +147,11 @@ def _add_deform(command: AddCommand) -> None:
         action="store_true",
         help="write only the field, on a coarse grid larger than the image (for transforms in 3D Slicer)",
     )
+    parser.add_argument(
+        "--uncompressed",
+        action="store_true",
+        help="with --only-field: do not compress the .nii.gz file of the field, for a program that reads it at once",
+    )
     add_format(parser)
     parser.add_argument(
         "--picture",

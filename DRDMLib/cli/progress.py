@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..io.files import finite
@@ -47,6 +48,14 @@ class JsonReporter:
         left = round((now - began) * (total - done) / (done - at), 1) if done > at else None
         self._emit("progress", task=task, done=done, total=total, seconds_left=left, **figures)
 
+    def version(self, **values: Any) -> None:
+        """Print the event ``version``."""
+        self._emit("version", **values)
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
+
     def item(self, **values: Any) -> None:
         """Print the event ``item``."""
         self._emit("item", **values)
@@ -76,6 +85,13 @@ class PlainReporter:
 
     def progress(self, task: str, done: float, total: float, **figures: float) -> None:
         """Do nothing."""
+
+    def version(self, **values: Any) -> None:
+        """Do nothing."""
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
 
     def item(self, **values: Any) -> None:
         """Do nothing."""

@@ -77,6 +77,7 @@ def write_nifti(
     components: int = 1,
     frames: int = 0,
     noisy: bool = False,
+    stored: bool = False,
 ) -> Path:
     """Write a ``.nii.gz`` file.
 
@@ -90,13 +91,14 @@ def write_nifti(
         frames: length of an additional axis after those of ``reference`` (the slowest in the file); 0 for none.
         noisy: the values hardly repeat, like interpolated floating-point numbers. The file is then compressed three
             times faster to about the same size.
+        stored: put the bytes into the file as they are, without compression, for a program that reads it at once.
 
     Raises:
         OutputError: the disk is full, the folder cannot be written to, or the image is too large for NIfTI.
     """
     path = Path(path)
     with atomic_write(path) as partial, partial.open("wb") as raw:
-        stream = _Gzip(raw, noisy)
+        stream = _Gzip(raw, noisy, stored)
         stream.write(_header(reference, pixel_id, components, frames))
         for piece in pieces:
             stream.write(np.ascontiguousarray(piece).data)
@@ -111,8 +113,9 @@ class _Gzip:
     contain only runs of equal bytes, and searching for other repeats would take most of the time.
     """
 
-    def __init__(self, raw: BinaryIO, noisy: bool) -> None:
+    def __init__(self, raw: BinaryIO, noisy: bool, stored: bool) -> None:
         level, strategy = (1, zlib.Z_RLE) if noisy else (4, zlib.Z_DEFAULT_STRATEGY)
+        level = 0 if stored else level
         self._raw, self._checksum, self._size = raw, 0, 0
         self._deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
         raw.write(b"\x1f\x8b\x08\x00" + bytes(4) + b"\x00\xff")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 # Line on standard error after the messages of a command that ``drdm serve`` has run; its number follows.
@@ -13,6 +14,12 @@ class Reporter(Protocol):
 
     def progress(self, task: str, done: float, total: float, **figures: float) -> None:
         """Report ``done`` of ``total`` units of ``task``."""
+
+    def version(self, **values: Any) -> None:
+        """Report a version whose files are complete and proven, before its figures are computed."""
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Enter a block that nobody waits for: ``drdm serve`` answers other requests in the middle of it."""
 
     def item(self, **values: Any) -> None:
         """Report one complete result."""

@@ -2,8 +2,8 @@
 
 Runs the panel on the stand-in for Slicer's application (``python -m benchmarks.presses`` in the folder ``Testing``).
 Each press is made twice in turn: by the process that stays, and by a process of its own, as before there was one. The
-time ends when three slices of the volume have been cut through the new transform. Then the slider of the level is
-dragged over a larger volume.
+time ends when three slices of the volume have been cut through the new transform; its figures follow. Then the slider
+of the level is dragged over a larger volume.
 """
 
 from __future__ import annotations
@@ -129,20 +129,38 @@ def processor_seconds() -> float:
     return float(total)
 
 
-def seconds_of_press(panel: Any, slices: Slices) -> tuple[float, float]:
-    """Press Deform, wait for the new version and for its slices; return seconds, and seconds of the processor."""
+def wait_for_version(panel: Any, slices: Slices) -> None:
+    """Wait for the version that is being made, and for its slices."""
     import slicer
 
-    used = processor_seconds()
-    begin = time.perf_counter()
-    panel.ui.deformButton.click()
-    while panel.deform.job.running:
+    while panel.deform.making:
+        slicer.app.processEvents()
+        time.sleep(0.002)
+    if panel.deform.job.state.value not in ("running", "done"):
+        raise SystemExit(panel.deform.job.text)
+    slices.cut()
+
+
+def wait_for_figures(panel: Any) -> None:
+    """Wait until the figures of the version are there, too."""
+    import slicer
+
+    while panel.deform.running:
         slicer.app.processEvents()
         time.sleep(0.002)
     if panel.deform.job.state.value != "done":
         raise SystemExit(panel.deform.job.text)
-    slices.cut()
-    return time.perf_counter() - begin, processor_seconds() - used
+
+
+def seconds_of_press(panel: Any, slices: Slices) -> tuple[float, float, float]:
+    """Press Deform; return seconds to the version, seconds of the processor, and seconds to its figures."""
+    used = processor_seconds()
+    begin = time.perf_counter()
+    panel.ui.deformButton.click()
+    wait_for_version(panel, slices)
+    seen, used = time.perf_counter() - begin, processor_seconds() - used
+    wait_for_figures(panel)
+    return seen, used, time.perf_counter() - begin
 
 
 def measure(side: int, presses: int, models: tuple[str, ...], *, drag: bool) -> dict[str, Any]:
@@ -157,7 +175,7 @@ def measure(side: int, presses: int, models: tuple[str, ...], *, drag: bool) -> 
     found: dict[str, Any] = {"side": side, "cores": os.cpu_count(), "models": {}}
     for model in models:
         panel.parameter.model = model
-        times: dict[str, list[tuple[float, float]]] = {"stays": [], "own": []}
+        times: dict[str, list[tuple[float, float, float]]] = {"stays": [], "own": []}
         first = seconds_of_press(panel, slices)
         for _ in range(presses):
             times["stays"].append(seconds_of_press(panel, slices))
@@ -166,8 +184,8 @@ def measure(side: int, presses: int, models: tuple[str, ...], *, drag: bool) -> 
         found["models"][model] = {"first": first, **times}
         print(f"{model}: the first press took {first[0]:.2f} s, of the processor {first[1]:.2f} s", flush=True)
         for how, values in times.items():
-            seconds, used = (statistics.median(column) for column in zip(*values, strict=True))
-            print(f"  {how}: median {seconds:.2f} s, of the processor {used:.2f} s", flush=True)
+            seconds, used, last = (statistics.median(column) for column in zip(*values, strict=True))
+            print(f"  {how}: median {seconds:.2f} s, of the processor {used:.2f} s, figures {last:.2f} s", flush=True)
     found["drag"] = [measure_frames(panel, 256, 20, model) for model in models] if drag else []
     panel.cleanup()
     return found
@@ -208,11 +226,9 @@ def measure_frames(panel: Any, side: int, frames: int, model: str) -> dict[str, 
         parts.append(half - begin)
     begin = time.perf_counter()
     handle.setSliderDown(False)
-    while panel.deform.job.running:
-        slicer.app.processEvents()
-        time.sleep(0.002)
-    slices.cut()
+    wait_for_version(panel, slices)
     proven = time.perf_counter() - begin
+    wait_for_figures(panel)
     found = {"side": side, "pressed": pressed, "first": first, "all": every, "frames": times, "proven": proven}
     print(f"{side}^3, {model}: the press takes {pressed:.2f} s, first preview after {first:.2f} s, all {every:.2f} s")
     print(

@@ -116,6 +116,14 @@ def test_progress_for_other_programs(tmp_path, tiny_models):
     assert progress[-1]["done"] == progress[-1]["total"]
     items = [{k: v for k, v in e.items() if k != "event"} for e in events if e["event"] == "item"]
     assert items == report_of(out)["items"]
+    # Each version is announced before its figures, with what the report says of it.
+    versions = [e for e in events if e["event"] == "version"]
+    assert [e["event"] for e in events if e["event"] in ("version", "item")] == ["version", "item"] * 2
+    for version, item in zip(versions, items, strict=True):
+        both = {key: value for key, value in item.items() if key in version}
+        assert both.items() <= version.items() and {"image", "ddf", "seed", "level", "seconds"} <= set(both)
+        assert set(version) - set(both) == {"event", "model", "fit", "certified_invertible"}
+        assert version["certified_invertible"] is True and version["fit"] == report_of(out)["fit"]
     assert events[-2]["event"] == "message"
     assert events[-1] == {"event": "end", "status": 0}
 

@@ -20,8 +20,9 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals"
 class Served:
     """A process of ``drdm serve`` with what it has answered."""
 
-    def __init__(self, *options, **variables):
-        self.process = start_process("serve", *options, stdin=True, **variables)
+    def __init__(self, *options, code=None, **variables):
+        arguments = options if code else ("serve", *options)
+        self.process = start_process(*arguments, code=code, stdin=True, **variables)
         self._lines = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -190,6 +191,73 @@ def test_nothing_else_is_written_between_the_events(serve):
     # One process, whose imports are those of the first request.
     assert first.split("\n", 1)[0].isdigit() or str(process.pid) in first
     assert str(process.pid) in first and str(process.pid) in second
+
+
+# The figures of a version take until a file appears beside its folder.
+SLOW_FIGURES = """
+import sys, time
+from pathlib import Path
+from DRDMLib import cli, output
+compute = output.report_entry
+def slow(deformation, files, folder):
+    while not Path(f"{folder}.go").exists():
+        time.sleep(0.005)
+    return compute(deformation, files, folder)
+output.report_entry = slow
+sys.exit(cli.main(["serve"]))
+"""
+
+
+def fields(scan, out, model, seed=0):
+    quick = ["--model", model, "--level", "8", "--steps", "1", "--seed", str(seed)]
+    return ["deform", scan, "-o", out, "--only-field", "--uncompressed", *quick]
+
+
+def test_later_requests_do_not_wait_for_figures(serve, tmp_path, scan, tiny_models):
+    server = serve(code=SLOW_FIGURES)
+    out = [tmp_path / str(number) for number in range(5)]
+    for number in range(3):
+        server.ask(number, *fields(scan, out[number].name, tiny_models[3], number), folder=str(tmp_path), yields=True)
+        assert server.until("version", number)[-1]["certified_invertible"] is True
+    # A request with a mistake, and one without figures.
+    server.ask("wrong", "deform", tmp_path / "none.nii", "-o", tmp_path / "wrong", folder=str(scan.parent))
+    assert server.until("end", "wrong")[-1]["status"] == 2
+    server.ask("fit", "fit", scan, "--model", tiny_models[3])
+    assert server.until("end", "fit")[-1]["status"] == 0
+    server.send('{"cancel": 0}')
+    # So many wait that the next one waits for the fourth.
+    server.ask(3, *fields(scan, out[3], tiny_models[3], 3), yields=True)
+    server.until("version", 3)
+    server.ask(4, *fields(scan, out[4], tiny_models[3], 4), yields=True)
+    (tmp_path / "4.go").touch()
+    (tmp_path / "3.go").touch()
+    assert [one["event"] for one in server.until("end", 3)] == ["item", "message", "end"]
+    assert server.until("end", 4)[-1]["status"] == 0
+    # They end in the reverse order; the one that was canceled meanwhile ends without its figures.
+    (tmp_path / "1.go").touch()
+    (tmp_path / "2.go").touch()
+    assert [one["event"] for one in server.until("end", 2)] == ["item", "message", "end"]
+    assert server.until("end", 1)[-1]["status"] == 0
+    assert server.until("end", 0)[-1] == {"event": "end", "id": 0, "status": 130}
+    assert not (out[0] / "report.json").exists()
+    for number in range(1, 5):
+        cold = tmp_path / f"cold{number}"
+        assert run_process(*fields(scan, cold, tiny_models[3], number)).returncode == 0
+        assert contents(out[number]) == contents(cold)
+    assert server.close() == 0
+
+
+def test_the_end_stops_all_that_wait(serve, tmp_path, scan, tiny_models):
+    server = serve(code=SLOW_FIGURES, DRDM_END_OF_INPUT="stop")
+    for number in range(2):
+        server.ask(number, *fields(scan, tmp_path / str(number), tiny_models[3]), yields=True)
+        server.until("version", number)
+    server.process.stdin.close()
+    assert server.until("end", 1)[-1]["status"] == 130
+    assert server.until("end", 0)[-1]["status"] == 130
+    assert server.process.wait() == 130
+    for number in range(2):
+        assert [path.name for path in (tmp_path / str(number)).iterdir()] == ["scan_000_field.nii.gz"]
 
 
 def many(scan, out, model):

@@ -20,6 +20,8 @@ from ..deferred import sitk
 FLIP = np.array([-1.0, -1.0, 1.0])
 # Axes are at right angles if the cosines between them are below this; other grids are no SimpleITK images.
 _MAX_COSINE = 1e-4
+# Voxels of two grids are the same ones if they are nowhere further apart than this share of a voxel.
+_SAME_VOXEL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,19 @@ def concatenate(*parts: Any) -> Any:
     return general
 
 
+def linearMatrix(general: Any) -> np.ndarray | None:
+    """The (4, 4) matrix of a vtkGeneralTransform, or ``None`` if one of its parts is not linear."""
+    general.Update()
+    parts = [general.GetConcatenatedTransform(n) for n in range(general.GetNumberOfConcatenatedTransforms())]
+    if not all(part.IsA("vtkLinearTransform") for part in parts):
+        return None
+    corners = transformPoints(general, np.vstack([np.zeros(3), np.eye(3)]))
+    matrix = np.eye(4)
+    matrix[:3, :3] = (corners[1:] - corners[0]).T
+    matrix[:3, 3] = corners[0]
+    return matrix
+
+
 def transformPoints(transform: Any, points: np.ndarray) -> np.ndarray:
     """Transform points (N, 3), RAS, with a vtkAbstractTransform."""
     source, target = vtk.vtkPoints(), vtk.vtkPoints()
@@ -162,3 +177,37 @@ def arrayOf(image: Any) -> np.ndarray:
     shape = image.GetDimensions()[::-1]
     components = scalars.GetNumberOfComponents()
     return vtk_to_numpy(scalars).reshape(shape if components == 1 else (*shape, components))
+
+
+def copiedVoxels(image: Any, matrix: np.ndarray, fromWorld: Any, grid: Grid) -> np.ndarray | None:
+    """The voxels of an image on a grid in the world, (k, j, i), if the grid has the same voxels; otherwise ``None``.
+
+    They are those that ``volumes.reslice`` finds at the nearest voxel, in a small part of its time. A segmentation
+    mostly lies on the grid of its volume.
+
+    Args:
+        image: vtkImageData with one value per voxel; outside it the values are 0.
+        matrix: (4, 4), from the voxel index of ``image`` to its own RAS coordinates.
+        fromWorld: vtkGeneralTransform from the world to these coordinates.
+        grid: in the world.
+    """
+    linear = linearMatrix(fromWorld)
+    if linear is None:
+        return None
+    toIndex = np.linalg.inv(matrix) @ linear @ grid.matrix
+    shift = np.rint(toIndex[:3, 3])
+    exact = np.eye(4)
+    exact[:3, 3] = shift
+    if (np.abs(toIndex - exact) @ [*grid.size, 1])[:3].max() > _SAME_VOXEL:
+        return None
+    source = arrayOf(image)
+    voxels = np.zeros(grid.size[::-1], source.dtype)
+    first = np.asarray(image.GetExtent()[::2]) - shift.astype(int)
+    low, high = np.maximum(first, 0), np.minimum(first + image.GetDimensions(), grid.size)
+    if (low < high).all():
+        here, there = (
+            tuple(slice(a, b) for a, b in zip((low - start)[::-1], (high - start)[::-1], strict=True))
+            for start in (0, first)
+        )
+        voxels[here] = source[there]
+    return voxels

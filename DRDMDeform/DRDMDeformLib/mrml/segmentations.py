@@ -12,7 +12,7 @@ import vtk
 from ..deferred import sitk
 from .errors import SceneError, nameOf, requireInScene
 from .errors import tr as _
-from .grids import Grid, arrayOf, concatenate, imageData, numpyMatrix, transformPoints, vtkMatrix
+from .grids import Grid, arrayOf, concatenate, copiedVoxels, imageData, numpyMatrix, transformPoints, vtkMatrix
 from .volumes import parentFromWorld, requireVoxels, reslice, worldGrid
 
 
@@ -105,8 +105,8 @@ def labelFromSegmentation(
                 )
             )
         mask = _segmentMask(segmentation, segment, fromWorld, grid, layers)
-        covered.update(np.unique(label[mask]).tolist())
-        label[mask] = value
+        covered.update(np.flatnonzero(np.bincount(label[mask])).tolist())
+        np.copyto(label, value, where=mask, casting="unsafe")
         segments[value] = (segmentId, segment.GetName())
     if not label.any():
         raise SceneError(
@@ -154,7 +154,10 @@ def _segmentMask(
     if labelmap not in layers:
         # Only the last one, for the memory. A copy: the array is only valid while the image exists.
         layers.clear()
-        layers[labelmap] = arrayOf(reslice(labelmap, _toIndex(labelmap, fromWorld), grid, True)).copy()
+        voxels = copiedVoxels(labelmap, _matrixOf(labelmap), fromWorld, grid)
+        if voxels is None:
+            voxels = arrayOf(reslice(labelmap, _toIndex(labelmap, fromWorld), grid, True)).copy()
+        layers[labelmap] = voxels
     return np.asarray(layers[labelmap] == value)
 
 

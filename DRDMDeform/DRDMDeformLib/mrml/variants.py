@@ -98,6 +98,16 @@ def records(node: Any) -> list[dict[str, Any]]:
     return [json.loads(text) for text in texts]
 
 
+def setRecord(transformNode: Any, record: Mapping[str, Any]) -> None:
+    """Replace the record of a transform; its number stays.
+
+    Raises:
+        SceneError: as :func:`records`.
+    """
+    number = records(transformNode)[0].get("number")
+    transformNode.SetAttribute(RECORD_ATTRIBUTE, json.dumps({**record, "number": number}))
+
+
 def isSequence(node: Any) -> bool:
     """Whether a node is a sequence browser."""
     return bool(node.IsA("vtkMRMLSequenceBrowserNode"))

@@ -45,6 +45,7 @@ class ApplySection(Section):
     def onApply(self) -> None:
         """Harden the transform."""
         p = self.parameter
+        self.context.released = None
         with self.runAction(self.ui.applyLabel, waitCursor=True):
             nodes = self.input.nodesToDeform()
             every = p.onCopies and p.versions is VariantChoice.ALL

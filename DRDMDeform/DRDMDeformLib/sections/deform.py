@@ -3,60 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from typing import Any
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
-from DRDMLib.levels import MEANING
-
 from .. import mrml
 from ..job import Job, JobState, Progress
 from ..parameter import Display, Strength
 from ..regions import SceneRegion
 from .input import InputSection
-from .live import LiveSlider
+from .live import LiveSlider, Released
 from .section import JobSection, PanelContext, Severity, fitHeight, prepareTable, showProgress
 from .setup import SetupSection
-
-
-def strengthText(strength: Strength, level: int) -> str:
-    """Say what a strength means."""
-    if strength is Strength.LEVEL:
-        return _("level {level} of 79").format(level=level)
-    percent = round(100 * MEANING[strength.value])
-    return _("moves tissue about {percent} % as far as two people differ").format(percent=percent)
-
-
-def _levelText(record: Mapping[str, Any]) -> str:
-    """The level of a variant, and the word that it was chosen by."""
-    words = {"subtle": _("subtle"), "medium": _("medium"), "strong": _("strong")}
-    word = words.get(record.get("strength", ""), "")
-    return f"{record.get('level', '')} ({word})" if word else str(record.get("level", ""))
-
-
-def fitText(fit: Mapping[str, Any], doubtful: bool = False) -> str:
-    """Say how well a model fits the scan.
-
-    Args:
-        fit: the ``fit`` of a variant's record; the text is empty if the record has none.
-        doubtful: whether the variants are too strong for it.
-    """
-    if not fit:
-        return ""
-    if fit.get("undone") is None:
-        return _("{model}: how well it fits this scan is not known.").format(model=fit.get("model", ""))
-    words = {"good": _("good"), "fair": _("fair"), "poor": _("poor")}
-    text = _("{model}; undoes {percent} % on this scan: {word}").format(
-        model=fit["model"], percent=round(100 * fit["undone"]), word=words.get(fit["word"], fit["word"])
-    )
-    if fit["word"] != "poor" and doubtful:
-        return text + _(". For this strength that is little: look at the variants, or choose a lower strength.")
-    if fit["word"] != "poor":
-        return text
-    return text + _(". The variants may not look like real anatomy; choose another model, or train one on such scans.")
+from .texts import fitText, strengthText, variantCells
 
 
 class DeformSection(JobSection):
@@ -72,7 +33,10 @@ class DeformSection(JobSection):
         self._filling = False
         # Whether the job makes the version of a preview.
         self._released = False
+        # The versions that are shown already, by the jobs that still compute their figures.
+        self._unfinished: dict[Job, Any] = {}
         self._rows: list[tuple[Any, int]] = []
+        self._cellsShown: list[list[str]] = []
         self._shownDisplay: tuple[Any, int, Display, bool] | None = None
         self._jacobian: Any = None
         ui = self.ui
@@ -112,12 +76,14 @@ class DeformSection(JobSection):
 
     def update(self) -> None:
         """Show level, buttons and table."""
-        running = self.running
-        p = self.parameter
+        running = self.making
+        p, released = self.parameter, self.context.released
+        if released is not None and released.node is not p.deformations:
+            self.context.released = None
         self.ui.levelLabel.text = strengthText(p.strength, p.level)
         self.ui.levelSlider.visible = self.ui.levelSliderLabel.visible = p.strength is Strength.LEVEL
         self.ui.deformButton.enabled = self.parameter.inputVolume is not None and not running
-        self.ui.cancelButton.enabled = running
+        self.ui.cancelButton.enabled = running or bool(self._unfinished)
         self.ui.progressBar.visible = running
         self.fillTable()
         shown = self.parameter.deformations is not None
@@ -140,6 +106,11 @@ class DeformSection(JobSection):
 
     # Making variants
 
+    @property
+    def making(self) -> bool:
+        """Whether the views wait for a version; its figures may follow later."""
+        return self.running and self.job not in self._unfinished
+
     def onNewSeed(self) -> None:
         """Choose a random seed."""
         self.parameter.seed = random.randrange(100000)
@@ -150,6 +121,7 @@ class DeformSection(JobSection):
         with self.runAction(self.ui.statusLabel):
             self.setup.requireTorch()
             self.input.requireModel()
+            self.context.released = None
             if not p.keepSeed and p.seed == self._lastSeed():
                 self.onNewSeed()
             self._start(p.variants, self._region())
@@ -157,18 +129,18 @@ class DeformSection(JobSection):
     def onPressed(self) -> bool:
         """Cancel the version of the last preview; return whether no other job is running."""
         self.endPreviews()
-        if self.running and self._released:
+        if self.making and self._released:
             self.onCancel()
-        return not self.running
+        return not self.making
 
     def onReleased(self) -> None:
         """Start to make the version whose preview is shown."""
         with self.runAction(self.ui.statusLabel):
             self.setup.requireTorch()
             self.input.requireModel()
-            self._start(1, self.live.region)
+            self._start(1, self.live.region, Released(self.live.key))
             self._released = True
-        if not self.running:
+        if not self.making:
             self.live.end()
 
     def _region(self) -> SceneRegion | None:
@@ -184,10 +156,14 @@ class DeformSection(JobSection):
         )
         return region
 
-    def _start(self, count: int, region: SceneRegion | None) -> None:
-        """Start to make ``count`` variants with the present settings, in a region or everywhere."""
+    def _start(self, count: int, region: SceneRegion | None, released: Released | None = None) -> None:
+        """Start to make ``count`` variants with the present settings, in a region or everywhere.
+
+        Args:
+            released: if the slider was released.
+        """
         p, volume = self.parameter, self.parameter.inputVolume
-        job = self.logic.startDeform(
+        job: Job = self.logic.startDeform(
             volume,
             p.model or None,
             p.level if p.strength is Strength.LEVEL else p.strength.value,
@@ -199,14 +175,15 @@ class DeformSection(JobSection):
             device=p.device.value,
             plane=p.plane.value,
             region=region,
-            onMade=lambda made: self.onMade(volume, made),
+            onMade=lambda made: self.onMade(volume, made, job),
+            onVersion=lambda node: self.onVersion(volume, node, job, released),
         )
         job.onFinished(self.onEnd)
         job.onProgress = self.onProgress
         self.job, self._released = job, False
         showProgress(self.ui.progressBar, Progress("deform", 0.0))
         self.context.jobRunner.run(job)
-        if job.running:
+        if self.making:
             self.showMessage(self.ui.statusLabel, _("Starting ..."))
         self.context.updatePanel()
 
@@ -221,41 +198,86 @@ class DeformSection(JobSection):
         showProgress(self.ui.progressBar, progress)
 
     def cleanup(self) -> None:
-        """Cancel the job, and end the preview."""
+        """Cancel the jobs, and end the preview."""
+        for job in list(self._unfinished):
+            job.cancel()
         super().cleanup()
         self.endPreviews()
         self.live.forget()
 
     def onCancel(self) -> None:
-        """Cancel the job."""
-        if self.job is not None:
+        """Cancel the version that is being made; if there is none, the figures of those that are shown."""
+        if self.making:
+            assert self.job is not None
             self.job.cancel()
+            return
+        for job in list(self._unfinished):
+            job.cancel()
 
-    def onMade(self, volume: Any, made: list[Any]) -> None:
-        """Show the first of the new variants, in the place of the preview."""
+    def onVersion(self, volume: Any, node: Any, job: Job, released: Released | None) -> None:
+        """Show a new version whose figures follow, in the place of the preview.
+
+        The version of a slider that is released replaces the one of the release before, if only the level has changed
+        and the user has done nothing with it.
+        """
+        self._unfinished[job] = node
+        showProgress(self.ui.progressBar, None)
+        before = self.context.released
+        self._showNew(volume, [node])
+        shown = released is not None and self.parameter.deformations is node
+        self.context.released = released.of(node) if released is not None and shown else None
+        if shown and before is not None and before.isReplacedBy(self.context.released):
+            for other in [one for one, its in self._unfinished.items() if its is before.node]:
+                other.cancel()
+            self.logic.removeVariant(before.node)
+            self.context.updatePanel()
+
+    def onMade(self, volume: Any, made: list[Any], job: Job) -> None:
+        """Show the first of the new variants, in the place of the preview, or the figures of the one that is shown."""
+        if job not in self._unfinished:
+            self._showNew(volume, made)
+            return
+        fit = self.logic.figures(made[0])[0].get("fit", {})
+        if job is self.job and self.ui.statusLabel.text == fitText(fit):
+            # Not in the place of a later message.
+            self._showFit(made[0])
+
+    def _showNew(self, volume: Any, made: list[Any]) -> None:
         self.endPreviews()
         if volume is not self.parameter.inputVolume:
             text = _("The new variants of '{name}' are ready; choose it in Input to see them.")
             self.showMessage(self.ui.statusLabel, text.format(name=volume.GetName()))
+            self.context.updatePanel()
             return
-        record = self.logic.figures(made[0])[0]
-        fit, doubtful = record.get("fit", {}), bool(record.get("doubtful"))
-        warns = doubtful or fit.get("word") == "poor"
-        self.showMessage(self.ui.statusLabel, fitText(fit, doubtful), Severity.WARNING if warns else Severity.PLAIN)
+        self._showFit(made[0])
         self.parameter.preview = True
         self.show(made[0])
         if mrml.isSequence(made[0]):
             slicer.modules.sequences.showSequenceBrowser(made[0])
 
+    def _showFit(self, made: Any) -> None:
+        """Say how well the model fits the volume of new variants."""
+        record = self.logic.figures(made)[0]
+        fit, doubtful = record.get("fit", {}), bool(record.get("doubtful"))
+        warns = doubtful or fit.get("word") == "poor"
+        self.showMessage(self.ui.statusLabel, fitText(fit, doubtful), Severity.WARNING if warns else Severity.PLAIN)
+
     def onEnd(self, job: Job) -> None:
         """Show the result of the job."""
-        self.live.end()
-        showProgress(self.ui.progressBar, None)
+        shown = self._unfinished.pop(job, None)
+        if shown is None and job is self.job:
+            self.live.end()
+            showProgress(self.ui.progressBar, None)
         self.context.updatePanel()
+        if job is not self.job:
+            # The text is that of the next version.
+            return
+        more = "" if shown is None else _("The version is proven and stays; its figures were not computed.")
         if job.state is JobState.FAILED:
-            self.showFailure(self.ui.statusLabel, job)
+            self.showFailure(self.ui.statusLabel, job, more)
         elif job.state is JobState.CANCELED:
-            self.showMessage(self.ui.statusLabel, _("Canceled; nothing was changed."))
+            text = _("Canceled; nothing was changed.") if shown is None else _("Canceled.") + " " + more
+            self.showMessage(self.ui.statusLabel, text)
 
     # Showing variants
 
@@ -273,11 +295,13 @@ class DeformSection(JobSection):
         shown = self.parameter.deformations
         self._filling = True
         try:
-            if rows != self._rows or table.rowCount != len(rows):
-                self._rows = rows
+            waiting = list(self._unfinished.values())
+            cells = [variantCells(row, record, node in waiting) for row, (node, _index, record) in enumerate(variants)]
+            if rows != self._rows or cells != self._cellsShown or table.rowCount != len(rows):
+                self._rows, self._cellsShown = rows, cells
                 table.rowCount = len(rows)
-                for row, (_node, _index, record) in enumerate(variants):
-                    for column, text in enumerate(self._cells(row, record)):
+                for row, texts in enumerate(cells):
+                    for column, text in enumerate(texts):
                         table.setItem(row, column, qt.QTableWidgetItem(text))
                 fitHeight(table, 6)
             table.visible = bool(rows)
@@ -290,26 +314,13 @@ class DeformSection(JobSection):
         finally:
             self._filling = False
 
-    def _cells(self, row: int, record: dict[str, Any]) -> list[str]:
-        metrics = record.get("metrics", {})
-        folded = metrics.get("folded_fraction")
-        certified = metrics.get("certified_invertible")
-        return [
-            str(row + 1),
-            _levelText(record),
-            str(record.get("seed", "")),
-            f"{metrics['mean_mm']:.2f}" if "mean_mm" in metrics else "",
-            f"{metrics['max_mm']:.2f}" if "max_mm" in metrics else "",
-            "" if folded is None else _("none") if folded == 0 else f"{100 * folded:.3f} %",
-            {True: _("yes, proven"), False: _("not proven")}.get(certified, _("not checked")),
-        ]
-
     def onVariantChosen(self) -> None:
         """Show the variant of the selected row."""
         row = self.ui.variantsTable.currentRow()
         if self._filling or not 0 <= row < len(self._rows):
             return
         node, index = self._rows[row]
+        self.context.released = None
         with self.runAction(self.ui.statusLabel):
             if mrml.isSequence(node):
                 self.logic.showVariant(node, index)
@@ -317,6 +328,7 @@ class DeformSection(JobSection):
 
     def onVariantClicked(self) -> None:
         """Show the nodes deformed when a row is clicked, also the selected one."""
+        self.context.released = None
         if self.parameter.deformations is not None:
             self.parameter.preview = True
 
@@ -327,6 +339,7 @@ class DeformSection(JobSection):
             self.context.updatePanel()
             return
         self.live.end()
+        self.context.released = None
         with self.runAction(self.ui.statusLabel, waitCursor=True):
             transform = self.logic.transformOf(self.parameter.deformations)
             places = (transform, transform.GetParentTransformNode())
@@ -380,6 +393,7 @@ class DeformSection(JobSection):
 
     def onJacobian(self) -> None:
         """Show the Jacobian determinant over the scan."""
+        self.context.released = None
         with self.runAction(self.ui.statusLabel, waitCursor=True):
             shown, volume = self.parameter.deformations, self.parameter.inputVolume
             if shown is None or volume is None:

@@ -29,6 +29,7 @@ class InputSection(Section):
         """Connect the widgets that are not bound to the parameter node."""
         self._filling = False
         self._models: list[str] = []
+        self._available: list[ModelInfo] = []
         self._lastState: tuple[Any, ...] = ()
         self._volumeID = ""
         self.ui.otherNodesSelector.connect("checkedNodesChanged()", self.onOtherNodesChanged)
@@ -67,6 +68,12 @@ class InputSection(Section):
     def invalidate(self) -> None:
         """Read the list of models again at the next update: models may have been added or removed."""
         self._lastState = ()
+        self._available = []
+
+    def availableModels(self) -> list[ModelInfo]:
+        """The list of models; reading it from the disk takes a moment, so it is kept until :meth:`invalidate`."""
+        self._available = self._available or self.logic.availableModels()
+        return self._available
 
     def _about(self, model: ModelInfo) -> str:
         # The list itself only says "best".
@@ -159,7 +166,7 @@ class InputSection(Section):
     def fillModels(self) -> None:
         """Fill the list: the best model, every model, a file."""
         chosen = self.parameter.model
-        entries = [("", _("Best for the volume")), *((m.name, m.label) for m in self.logic.availableModels())]
+        entries = [("", _("Best for the volume")), *((m.name, m.label) for m in self.availableModels())]
         if chosen and chosen not in [name for name, _label in entries]:
             entries.append((chosen, Path(chosen).stem))
         names = [name for name, _label in entries]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import qt
@@ -19,6 +20,35 @@ from .section import PanelContext, Severity
 
 # How often it is looked whether a dialog has opened.
 WATCH_MS = 50
+
+
+@dataclass(frozen=True)
+class Released:
+    """The version that was made when the slider was released.
+
+    Attributes:
+        key: everything that it was made from, except the level.
+        node: its transform; ``None`` before it is there.
+        name: the name that the transform was given.
+    """
+
+    key: Any
+    node: Any = None
+    name: str = ""
+
+    def of(self, node: Any) -> Released:
+        """The same with the transform that was made."""
+        return Released(self.key, node, node.GetName())
+
+    def isReplacedBy(self, other: Released) -> bool:
+        """Whether another version differs in the level only, and the transform was neither renamed, saved nor used."""
+        scene = other.node.GetScene()
+        if self.key != other.key or self.node is other.node or not scene.IsNodePresent(self.node):
+            return False
+        count = scene.GetNumberOfNodesByClass("vtkMRMLTransformableNode")
+        nodes = (scene.GetNthNodeByClass(n, "vtkMRMLTransformableNode") for n in range(count))
+        used = any(node.GetParentTransformNode() is self.node for node in nodes)
+        return not used and self.node.GetName() == self.name and self.node.GetStorageNode() is None
 
 
 class LiveSlider:
@@ -73,6 +103,11 @@ class LiveSlider:
             handle.connect("sliderPressed()", self.onPressed)
             handle.connect("sliderReleased()", self.onReleased)
             slider.connect("valueChanged(double)", self.onValue)
+
+    @property
+    def key(self) -> Any:
+        """Everything that the fields of the last preview were made from."""
+        return self._key
 
     @property
     def shown(self) -> bool:

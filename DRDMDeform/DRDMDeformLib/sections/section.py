@@ -45,6 +45,7 @@ class PanelContext:
         updatePanel: updates all sections.
         parameter: the wrapped parameter node; ``None`` while a scene is closed or loaded.
         applying: whether nodes are being taken out of the deformation for a moment, to apply it.
+        released: the shown version if the slider made it and the user has done nothing with it, else ``None``.
     """
 
     ui: Any
@@ -54,6 +55,7 @@ class PanelContext:
     updatePanel: Callable[[], None]
     parameter: Any = None
     applying: bool = False
+    released: Any = None
 
 
 class Section:

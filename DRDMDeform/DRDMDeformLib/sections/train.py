@@ -69,7 +69,7 @@ class TrainSection(JobSection):
     def fillSources(self) -> None:
         """Fill the list of models to start from: none, and those that are here."""
         chosen, box = self.parameter.trainSource, self.ui.trainSourceComboBox
-        entries = [("", _("A new model")), *((m.name, m.label) for m in self.logic.availableModels() if m.here)]
+        entries = [("", _("A new model")), *((m.name, m.label) for m in self.input.availableModels() if m.here)]
         if chosen and chosen not in [name for name, _label in entries]:
             entries.append((chosen, chosen))
         names = [name for name, _label in entries]

@@ -140,6 +140,70 @@ class LiveTestCase(ModuleTestCase):
         slicer.mrmlScene.InvokeEvent(slicer.mrmlScene.StartSaveEvent)
         self.assertIsNone(self.previewNode())
 
+    def drag(self, level):
+        """Drag the slider to a level, and wait for the version and its figures."""
+        self.press()
+        waitFor(lambda: self.live.ready, 120)
+        self.ui.levelSlider.value = level
+        self.release()
+        waitFor(lambda: not self.panel.deform.running)
+        self.assertEqual(self.panel.deform.job.state.value, "done", self.panel.deform.job.text)
+        return self.panel.parameter.deformations
+
+    def levels(self):
+        return [record["level"] for _node, _index, record in self.logic.variants(self.volume)]
+
+    def testAReleaseReplacesTheLastOne(self):
+        self.drag(20)
+        second = self.drag(50)
+        self.assertEqual(self.levels(), [50])
+        self.assertIs(self.volume.GetParentTransformNode(), second)
+        self.assertEqual(self.ui.variantsTable.rowCount, 1)
+        # Whatever the user does with a version keeps it.
+        self.panel.deform.onVariantClicked()
+        third = self.drag(30)
+        self.assertEqual(self.levels(), [50, 30])
+        self.ui.applyButton.click()
+        self.ui.previewCheckBox.checked = True
+        self.drag(40)
+        self.assertEqual(self.levels(), [50, 30, 40])
+        third.SetName("mine")
+        self.panel.parameter.deformations.SetName("mine, too")
+        self.drag(45)
+        self.assertEqual(self.levels(), [50, 30, 40, 45])
+        markups = self.addMarkups()
+        markups.SetAndObserveTransformNodeID(self.panel.parameter.deformations.GetID())
+        self.drag(46)
+        self.assertEqual(self.levels(), [50, 30, 40, 45, 46])
+        # Another seed makes another patient.
+        self.ui.newSeedButton.click()
+        self.drag(47)
+        self.assertEqual(self.levels(), [50, 30, 40, 45, 46, 47])
+        self.drag(48)
+        self.assertEqual(self.levels(), [50, 30, 40, 45, 46, 48])
+        # So does Deform.
+        self.deform()
+        self.drag(20)
+        self.assertEqual(self.levels()[5:], [48, 48, 20])
+
+    def testAReleaseBeforeTheFiguresOfTheLastOne(self):
+        self.press()
+        waitFor(lambda: self.live.ready, 120)
+        self.release()
+        waitFor(lambda: not self.panel.deform.making)
+        first = self.panel.deform.job
+        self.press()
+        self.assertIsNotNone(self.previewNode())
+        processEvents(0.3)
+        # The end of the first job does not end the preview.
+        self.assertIsNotNone(self.previewNode())
+        self.ui.levelSlider.value = 60
+        self.release()
+        waitFor(lambda: not self.panel.deform.running and not first.running)
+        self.assertEqual(self.panel.deform.job.state.value, "done", self.panel.deform.job.text)
+        self.assertEqual(self.levels(), [60])
+        self.assertIs(self.volume.GetParentTransformNode(), self.panel.parameter.deformations)
+
     def testWithoutThePreview(self):
         self.ui.liveCheckBox.checked = False
         self.press()
