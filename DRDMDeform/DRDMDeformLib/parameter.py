@@ -195,6 +195,7 @@ class DRDMDeformParameterNode:
     device, steps, plane - how to compute; 0 steps: the default of the model.
     strength, level - how far to deform: a word, or "level" for the level 1 to 79.
     pose, seed, variants, asSequence - how to deform: pose 0 to 2, number of variants.
+    towardVolume - variants go part of the way toward this scan.
     aroundSegmentation, region - deform only around the segmentation, or in this ROI; the ROI comes first.
     margin, keep - largest distance from the region at which anything moves, mm (0: as needed); names of the segments
     that do not move, separated by commas.
@@ -223,6 +224,7 @@ class DRDMDeformParameterNode:
     device: Annotated[Device, Default(Device.AUTO)]
     steps: Annotated[int, WithinRange(0, 80), Default(0)]
     pose: Annotated[float, WithinRange(0.0, 2.0), Default(0.0)]
+    towardVolume: Optional[slicer.vtkMRMLScalarVolumeNode]  # noqa: UP045
     plane: Annotated[Plane, Default(Plane.AUTO)]
     aroundSegmentation: Annotated[bool, Default(True)]
     region: Optional[slicer.vtkMRMLMarkupsROINode]  # noqa: UP045

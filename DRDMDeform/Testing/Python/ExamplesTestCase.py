@@ -38,6 +38,8 @@ class ExamplesTestCase(ModuleTestCase):
         # Examples of batches and models need no deformation in the scene.
         if any(word in code for word in ("transform", "ariant", "deformations", "applyAll")):
             nodes["transform"] = self.logic.deform(volume, level=48, seed=1, steps=1)
+        if "toward=other)" in code:
+            nodes["other"] = self.addPhantom("Other")[0]
         folders = {"scans": self.writeScans(count=2), "people": self.writePeople(count=2), "out": self.folder / "out"}
         return {"slicer": slicer, "logic": self.logic, **nodes, **folders}
 
