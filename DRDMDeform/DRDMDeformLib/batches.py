@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +11,22 @@ from typing import Any, TypeAlias
 import slicer
 from slicer.i18n import tr as _
 
-from DRDMLib.io.files import file_name, file_names, image_stem
+from DRDMLib.io.files import file_names
 from DRDMLib.levels import DEFAULT_PAIR, STRENGTHS, Level
 
 from . import mrml
-from .deferred import sitk
+from .batch_results import BatchResultLogic
 from .job import Job, runToEnd
 from .mrml import SceneError, links
 from .regions import commonBox
-from .scans import writeTemporary
+from .scans import caseName, writeTemporary
 from .temporary import temporaryFolder
 from .worker import WorkerProcess
 
 # The pose of a batch that is drawn from its scans, see ``drdm augment --pose``.
 AUTO_POSE = "auto"
+# Versions go part of the way toward the other scans of the batch, see ``drdm augment --toward``.
+OTHERS = "others"
 
 Source: TypeAlias = str | Path | Sequence[Any]
 # Batches of more results get a process of their own: there its start hardly counts, and the worker stays free.
@@ -73,6 +73,9 @@ class BatchSettings(RunSettings):
         region: ROI; deform only the scans of the scene, and only there.
         margin: largest distance from the region at which anything moves, mm; ``None``: as needed.
         adapt: minutes in which the model is first adapted to the scans; ``None``: use it as it is.
+        toward: what each version goes part of the way toward, only in :meth:`BatchLogic.augment`: ``"others"`` for the
+            other scans of the batch, which need to be of the same kind and of several people, or a folder with such
+            scans. No labels of them are used. ``None``: nothing.
     """
 
     segmentations: dict[str, Any] | None = None
@@ -81,6 +84,23 @@ class BatchSettings(RunSettings):
     region: Any = None
     margin: float | None = None
     adapt: float | None = None
+    toward: str | Path | None = None
+
+    def towardArguments(self, source: Source) -> list[object]:
+        """The options of the command line that say toward which scans versions go.
+
+        Raises:
+            SceneError: only a region is to be deformed, or there is no other scan.
+        """
+        if not self.toward:
+            return []
+        if self.around or self.region is not None:
+            raise SceneError(
+                _("Versions toward other scans are made of whole scans; leave out toward, or around and region.")
+            )
+        if self.toward == OTHERS and not isinstance(source, (str, Path)) and len(source) == 1:
+            raise SceneError(_("A single volume has no other scans to go toward; use volumes of several people."))
+        return ["--toward", self.toward]
 
     def regionArguments(self, source: Source) -> list[object]:
         """The options of the command line that say where to deform.
@@ -98,14 +118,8 @@ class BatchSettings(RunSettings):
         return arguments + (["--margin", self.margin] if self.margin and arguments else [])
 
 
-class BatchLogic:
+class BatchLogic(BatchResultLogic):
     """The part of the logic that works on many scans; see ``DRDMDeformLib.logic.Logic``."""
-
-    scene: slicer.vtkMRMLScene | None = None
-
-    def mrmlScene(self) -> slicer.vtkMRMLScene:
-        """The scene to work on: the application's scene, unless ``scene`` is set."""
-        return self.scene if self.scene is not None else slicer.mrmlScene
 
     # Training data
 
@@ -138,9 +152,14 @@ class BatchLogic:
         >>> job = logic.augment([volume], out, levels=[20], copies=2)
         >>> logic.summary(out)["made"]
         2
+        >>> more = out.parent / "toward others"
+        >>> job = logic.augment(people, more, levels=["subtle"], copies=1, toward="others")
+        >>> [item["toward"] > 0 for item in logic.summary(more)["items"]]
+        [True, True]
         """
         batch = BatchSettings(**settings)
         options = ["--levels", *levels, "--copies", copies, *batch.regionArguments(source)]
+        options += batch.towardArguments(source)
         folder, temporary = self._scansFolder(source, batch, needLabels=True)
         few = isFew(source, len(levels) * copies, batch)
         job = self._batchJob(["augment", folder, "-o", outputFolder, *options], batch, temporary, few=few)
@@ -164,10 +183,10 @@ class BatchLogic:
             levels: pairs of strengths: from the original to the moving image, and from the moving to the fixed image.
             copies: number of pairs of each scan at each pair of levels.
             wait: as in :meth:`augment`.
-            settings: as in :meth:`augment`.
+            settings: as in :meth:`augment`, without ``toward``.
 
         Raises:
-            SceneError: the source cannot be used.
+            SceneError: the source cannot be used, or ``toward`` is given.
             DRDMError: the job failed.
 
         Usage example:
@@ -176,6 +195,8 @@ class BatchLogic:
         2
         """
         batch = BatchSettings(**settings)
+        if batch.toward:
+            raise SceneError(_("Only labeled images go toward other scans; leave out toward for registration pairs."))
         options = ["--levels", *(f"{first}:{second}" for first, second in levels), "--copies", copies]
         options += batch.regionArguments(source)
         folder, temporary = self._scansFolder(source, batch, needLabels=False)
@@ -259,7 +280,7 @@ class BatchLogic:
         try:
             (folder / "images").mkdir()
             (folder / "labels").mkdir()
-            names = file_names([_caseName(node) for node in volumeNodes])
+            names = file_names([caseName(node) for node in volumeNodes])
             for node, name in zip(volumeNodes, names, strict=True):
                 writeTemporary(mrml.imageFromVolume(node), folder / "images" / f"{name}.nrrd")
                 segmentation = segmentations.get(node.GetID()) or links.segmentationOf(self.mrmlScene(), node)
@@ -276,133 +297,8 @@ class BatchLogic:
             raise
         return folder
 
-    def summary(self, outputFolder: str | Path) -> dict[str, Any]:
-        """Summarize what a batch has made so far.
-
-        Returns:
-            ``made`` (number of results), ``failures`` (sentences), ``redrawn`` (number of deformations that exceeded a
-            limit and were replaced), ``complete``, ``qualityPage`` (path or ``None``), ``items`` as in the folder's
-            ``report.json``.
-        """
-        folder = Path(outputFolder)
-        report: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            report = content if isinstance(content, dict) else {}
-        page = folder / "quality.html"
-        items = report.get("items", [])
-        return {
-            "made": len(items),
-            "failures": report.get("failures", []),
-            "redrawn": report.get("redrawn", {}).get("draws", 0),
-            "complete": bool(items) and (folder / "run.json").is_file() and (folder / "dataset.json").is_file(),
-            "qualityPage": page if page.is_file() else None,
-            "items": items,
-        }
-
-    def seedOf(self, outputFolder: str | Path) -> int | None:
-        """The seed of the run in a folder, with which it must be resumed; ``None`` without a run.
-
-        Usage example:
-        >>> job = logic.augment(scans, out, levels=[20], copies=1, seed=5)
-        >>> logic.seedOf(out)
-        5
-        """
-        try:
-            run = json.loads((Path(outputFolder) / "run.json").read_text(encoding="utf-8"))
-            return int(run["settings"]["seed"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def canResume(self, outputFolder: str | Path) -> bool:
-        """Whether a folder contains an interrupted or complete run."""
-        folder = Path(outputFolder)
-        return any((folder / name).is_file() for name in ("report.json", "checkpoint.pt", "adaptation.json"))
-
-    def loadSample(self, outputFolder: str | Path, index: int = 0) -> list[Any]:
-        """Load one result of a batch into the scene.
-
-        For a result of ``augment`` that is the image, and its label as a segmentation. For a pair it is also the moving
-        image, its label, and the exact displacement field as a transform: a node of the moving image put under the
-        transform is moved to the fixed image.
-
-        Returns:
-            The nodes; the image (for a pair: the fixed image) comes first.
-
-        Raises:
-            SceneError: there is no result, or its files cannot be read.
-
-        Usage example:
-        >>> job = logic.generateRegistrationPairs(scans, out, levels=[(16, 8)], copies=1)
-        >>> fixed, fixedLabel, moving, movingLabel, transform = logic.loadSample(out)
-        >>> logic.preview(transform, [moving])
-        """
-        items = self.summary(outputFolder)["items"]
-        if not items:
-            raise SceneError(
-                _("There is no result in '{folder}' yet; run the batch first.").format(folder=outputFolder)
-            )
-        item, folder, scene = items[index % len(items)], Path(outputFolder), self.mrmlScene()
-        nodes: list[Any] = []
-        try:
-            for image, label in (("image", "label"), ("moving", "moving_label")):
-                if not item.get(image):
-                    continue
-                nodes.append(mrml.volumeFromImage(scene, _readImage(folder / item[image]), _stem(item[image])))
-                if not item.get(label):
-                    continue
-                labelImage = _readImage(folder / item[label])
-                # A label may have been moved out of the image completely; then there is nothing to show.
-                if sitk.GetArrayViewFromImage(labelImage).any():
-                    name = f"{_stem(item[label])} label"
-                    nodes.append(links.segmentationFromImage(scene, labelImage, name, nodes[-1]))
-                    links.nameSegments(nodes[-1], _labelNames(folder), self._sourceOf(item))
-            if item.get("moving") and item.get("ddf"):
-                field = _readImage(folder / item["ddf"], sitk.sitkVectorFloat64)
-                nodes.append(mrml.createTransform(scene, field, f"{_stem(item['ddf'])} moving to fixed"))
-        except BaseException:
-            for node in nodes:
-                mrml.removeNode(node)
-            raise
-        return nodes
-
-    def _sourceOf(self, item: dict[str, Any]) -> Any:
-        """The segmentation of the volume of the scene that a result was made from, or ``None``."""
-        scene = self.mrmlScene()
-        for n in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
-            node = scene.GetNthNodeByClass(n, "vtkMRMLScalarVolumeNode")
-            if _caseName(node) == item.get("source"):
-                return links.segmentationOf(scene, node)
-        return None
-
 
 def isFew(source: Source, copies: int, settings: BatchSettings) -> bool:
     """Whether a batch of ``copies`` results from each scan is so short that it need not start Python."""
     volumes = None if isinstance(source, (str, Path)) else len(source)
     return volumes is not None and volumes * copies <= MOST_FOR_WORKER and not settings.adapt
-
-
-def _caseName(node: Any) -> str:
-    """The name of a node as that of a case, without what would be read as the end of a file name (``.seg``)."""
-    return image_stem(f"{file_name(node.GetName())}.nrrd")
-
-
-def _labelNames(folder: Path) -> dict[int, str]:
-    """The names of the labels in the ``dataset.json`` of a folder: {value: name}."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        labels = json.loads((folder / "dataset.json").read_text(encoding="utf-8")).get("labels", {})
-        return {value: name for name, value in labels.items() if isinstance(value, int)}
-    return {}
-
-
-def _stem(path: str) -> str:
-    return Path(path).name.removesuffix(".gz").removesuffix(".nii")
-
-
-def _readImage(path: Path, pixel: int | None = None) -> sitk.Image:
-    try:
-        return sitk.ReadImage(str(path)) if pixel is None else sitk.ReadImage(str(path), pixel)
-    except RuntimeError as error:
-        raise SceneError(
-            _("'{file}' cannot be read; check whether it has been moved or changed.").format(file=path)
-        ) from error

@@ -17,7 +17,7 @@ from .mrml import links
 from .previews import PreviewLogic
 from .regions import SceneRegion, sceneRegion
 from .registration_tests import RegistrationTestLogic
-from .scans import writeScan
+from .scans import nameToward, wayToward, writeScan
 from .versions import NewVersions
 from .worker import WorkerProcess
 
@@ -29,8 +29,9 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
     """Deforms volumes of a scene, applies the result, makes training data, trains models and tests registrations.
 
     In the examples below ``volume`` and ``segmentation`` are nodes of the scene, ``transform`` is a result of
-    ``deform`` for the volume, ``scans`` is a folder with ``images`` and ``labels``, and ``out`` is a folder that does
-    not exist yet. The examples are run as tests.
+    ``deform`` for the volume, ``other`` is a volume of the same kind, ``scans`` is a folder with ``images`` and
+    ``labels``, ``people`` is one with scans of the same kind of two people, and ``out`` is a folder that does not exist
+    yet. The examples are run as tests.
 
     Usage example:
     >>> logic = slicer.util.getModuleLogic("DRDMDeform")
@@ -53,6 +54,7 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
         plane: str = "auto",
         pose: float = 0.0,
         onProgress: Callable[[float], None] | None = None,
+        toward: slicer.vtkMRMLScalarVolumeNode | None = None,
     ) -> slicer.vtkMRMLGridTransformNode:
         """Deform a volume and return the deformation as a transform node; the volume itself is not changed.
 
@@ -70,33 +72,40 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
             pose: amount of additional rotation, scaling and translation, 0 to 2 (1: up to 15 degrees, 15 % and 6 % of
                 the side).
             onProgress: called with 0 to 1; may raise an exception to cancel.
+            toward: a volume of the same kind of another person; the version first goes a part of the way toward it,
+                which the seed decides. No labels are needed.
 
         Raises:
-            SceneError: the volume cannot be used.
+            SceneError: a volume cannot be used, or the two cannot be matched.
             DRDMError: model, level, steps, pose or device cannot be used.
 
         Usage example:
         >>> transform = logic.deform(volume, level=20, seed=7)
         >>> transform.GetName()
         'Phantom deformation 2 (level 20, seed 7)'
+        >>> nearer = logic.deform(volume, "general-3d", level="subtle", toward=other)
+        >>> 0.2 <= logic.figures(nearer)[0]["toward"] <= 1
+        True
         """
         from DRDMLib import deform
         from DRDMLib.deformation import model_and_choice
 
         image = mrml.imageFromVolume(volumeNode)
+        way = None if toward is None else wayToward(volumeNode, toward)
         loaded, choice = model_and_choice(image, model or None, device, plane=plane)
 
         def report(done: int, total: int) -> None:
             if onProgress is not None:
                 onProgress(done / total)
 
-        result = deform(image, loaded, level, seed, steps, pose=pose, plane=plane, on_step=report)
+        result = deform(image, loaded, level, seed, steps, pose=pose, plane=plane, toward=way, on_step=report)
         record = {
             "seed": seed,
             "level": result.level,
             "strength": result.strength,
             "steps": result.steps,
             "pose": pose,
+            **({} if way is None else {"toward": round(result.toward, 4)}),
             "seconds": round(result.seconds, 3),
             "metrics": result.metrics.to_dict(),
             "model": result.model,
@@ -120,6 +129,7 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
         region: SceneRegion | None = None,
         onMade: Callable[[list[Deformations]], None] | None = None,
         onVersion: Callable[[slicer.vtkMRMLTransformNode], None] | None = None,
+        toward: slicer.vtkMRMLScalarVolumeNode | None = None,
     ) -> Job:
         """Return a job that makes variants of a volume in a separate process.
 
@@ -142,9 +152,10 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
             onVersion: called with the transform node of a single variant as soon as its field is proven and in the
                 scene. Its figures follow; until then, and if the job is canceled or fails, ``figures`` has only
                 ``certified_invertible``. Of several variants none comes early.
+            toward: as in :meth:`deform`; only without a region.
 
         Raises:
-            SceneError, DRDMError: the volume or the model cannot be used.
+            SceneError, DRDMError: a volume or the model cannot be used.
 
         Usage example:
         >>> job = logic.startDeform(volume, count=3, onMade=lambda made: print(made[0].GetName()))
@@ -154,11 +165,14 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
         <JobState.DONE: 'done'>
         """
         settings = RunSettings(model, seed, steps, pose, device, plane)
-        folder = writeScan(volumeNode, region)
+        folder = writeScan(volumeNode, region, toward)
         arguments = ["deform", folder / "scan.nrrd", "-o", folder / "out", "--only-field", "--uncompressed"]
         arguments += ["--level", level, "--count", count, *settings.arguments()]
         arguments += [] if region is None else region.arguments(folder / "label.nrrd")
+        arguments += [] if toward is None else ["--toward", folder / "toward.nrrd"]
         job = Job(arguments, WorkerProcess())
+        if toward is not None:
+            nameToward(job, folder, toward.GetName())
         early = onVersion if count == 1 else None
         NewVersions(job, folder, self.mrmlScene(), volumeNode, asSequence and count > 1, early, onMade)
         return job

@@ -92,6 +92,17 @@ class BatchPose(enum.Enum):
         return {"above": _("By the amount chosen above"), "scans": _("From these scans")}[self.value]
 
 
+class BatchToward(enum.Enum):
+    """What the versions of a batch go part of the way toward."""
+
+    NONE = "none"
+    OTHERS = "others"
+
+    def label(self) -> str:
+        """Text in the panel."""
+        return {"none": _("Not used"), "others": _("Versions go part of the way toward them")}[self.value]
+
+
 class BatchKind(enum.Enum):
     """Kind of a batch: Algorithm 3 or 4."""
 
@@ -184,6 +195,7 @@ class DRDMDeformParameterNode:
     device, steps, plane - how to compute; 0 steps: the default of the model.
     strength, level - how far to deform: a word, or "level" for the level 1 to 79.
     pose, seed, variants, asSequence - how to deform: pose 0 to 2, number of variants.
+    towardVolume - variants go part of the way toward this scan.
     aroundSegmentation, region - deform only around the segmentation, or in this ROI; the ROI comes first.
     margin, keep - largest distance from the region at which anything moves, mm (0: as needed); names of the segments
     that do not move, separated by commas.
@@ -198,6 +210,7 @@ class DRDMDeformParameterNode:
     batchLevels, batchCopies - strengths such as "subtle medium 60", or "40:24" for pairs; samples of each for a scan.
     batchRegion, batchPose, batchAdapt - where to deform; what poses are drawn from; minutes in which the model is first
     adapted to the scans (0: none).
+    batchToward - whether labeled images go part of the way toward the other scans.
     trainFolder, trainOutput - the scans to train on, and the folder of the run.
     trainSource - the model to adapt; empty: train a new one.
     trainName, trainDimension, trainSize, trainMinutes - the model (trainSize: voxels along each side), and the time.
@@ -211,6 +224,7 @@ class DRDMDeformParameterNode:
     device: Annotated[Device, Default(Device.AUTO)]
     steps: Annotated[int, WithinRange(0, 80), Default(0)]
     pose: Annotated[float, WithinRange(0.0, 2.0), Default(0.0)]
+    towardVolume: Optional[slicer.vtkMRMLScalarVolumeNode]  # noqa: UP045
     plane: Annotated[Plane, Default(Plane.AUTO)]
     aroundSegmentation: Annotated[bool, Default(True)]
     region: Optional[slicer.vtkMRMLMarkupsROINode]  # noqa: UP045
@@ -240,6 +254,7 @@ class DRDMDeformParameterNode:
     batchOutput: Path
     batchRegion: Annotated[BatchRegion, Default(BatchRegion.WHOLE)]
     batchPose: Annotated[BatchPose, Default(BatchPose.ABOVE)]
+    batchToward: Annotated[BatchToward, Default(BatchToward.NONE)]
     batchAdapt: Annotated[float, WithinRange(0.0, 1000.0), Default(0.0)]
 
     trainFolder: Path

@@ -19,7 +19,7 @@ from . import mrml
 from .deferred import sitk
 from .job import Job, JobState
 
-_KEPT = ("seed", "level", "strength", "doubtful", "steps", "pose", "seconds", "metrics", "region")
+_KEPT = ("seed", "level", "strength", "doubtful", "steps", "pose", "toward", "seconds", "metrics", "region")
 _SHARED = ("model", "fit")
 
 

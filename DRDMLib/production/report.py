@@ -44,7 +44,7 @@ def report_entry(record: dict[str, Any], seconds: float | None) -> dict[str, Any
         "repair": item["repair"],
         **{
             key: item[key]
-            for key in ("strength", "from_outside", "invented_fraction", "bone_mm", "region")
+            for key in ("strength", "toward", "from_outside", "invented_fraction", "bone_mm", "region")
             if key in item
         },
     }

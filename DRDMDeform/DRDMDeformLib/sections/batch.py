@@ -12,10 +12,10 @@ from slicer.i18n import tr as _
 
 from DRDMLib.levels import DEFAULT_PAIR, STRENGTHS, Level, read_level
 
-from ..batches import AUTO_POSE, Source
+from ..batches import AUTO_POSE, OTHERS, Source
 from ..job import Job, JobState, Progress
 from ..mrml import SceneError
-from ..parameter import BatchKind, BatchPose, BatchRegion, BatchSource
+from ..parameter import BatchKind, BatchPose, BatchRegion, BatchSource, BatchToward
 from .folders import FolderField
 from .input import InputSection
 from .section import JobSection, PanelContext, isSet, requireScansFolder, showProgress
@@ -37,6 +37,7 @@ class BatchSection(JobSection):
         """Connect the buttons."""
         # Output folder of the running or last job; the parameter node may be closed with its scene meanwhile.
         self._output = Path()
+        self._wentToward = False
         self._nextSample = 0
         self._cachedSummary: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         ui = self.ui
@@ -69,9 +70,10 @@ class BatchSection(JobSection):
             p.batchLevels = LEVELS[p.batchKind]
         fromScene = p.batchSource is BatchSource.SCENE
         settings = (ui.batchSourceComboBox, ui.batchKindComboBox, ui.batchLevelsLineEdit, ui.batchCopiesSpinBox)
-        more = (ui.batchRegionComboBox, ui.batchPoseComboBox, ui.batchAdaptSpinBox, ui.batchOutputPath)
-        for widget in (*settings, *more):
+        more = (ui.batchRegionComboBox, ui.batchPoseComboBox, ui.batchTowardComboBox, ui.batchAdaptSpinBox)
+        for widget in (*settings, *more, ui.batchOutputPath):
             widget.enabled = not running
+        ui.batchTowardComboBox.visible = ui.batchTowardLabel.visible = p.batchKind is BatchKind.AUGMENT
         ui.batchVolumesSelector.enabled = fromScene and not running
         ui.batchVolumesSelector.visible = ui.batchVolumesLabel.visible = fromScene
         ui.batchFolderPath.enabled = not fromScene and not running
@@ -102,6 +104,7 @@ class BatchSection(JobSection):
         p = self.parameter
         try:
             levels = len(self._levels() if p.batchKind is BatchKind.AUGMENT else self._pairs())
+            toward = self._toward()
         except SceneError as error:
             return str(error)
         each = levels * p.batchCopies
@@ -115,7 +118,8 @@ class BatchSection(JobSection):
             text = _("Makes {made} with {model}; seed, steps and device are those chosen above.")
         else:
             text = _("Makes {made} with {model}; seed, steps, pose and device are those chosen above.")
-        return text.format(made=made, model=model)
+        text = text.format(made=made, model=model)
+        return text if toward is None else text + " " + _("Each version goes part of the way toward another scan.")
 
     def onVolumes(self) -> None:
         """Update the plan when other volumes are checked."""
@@ -142,7 +146,7 @@ class BatchSection(JobSection):
                     _("'{folder}' holds a complete run; choose another output folder.").format(folder=p.batchOutput)
                 )
             seed = self.logic.seedOf(p.batchOutput)
-            settings = {
+            settings: dict[str, Any] = {
                 "copies": p.batchCopies,
                 "wait": False,
                 "model": p.model or None,
@@ -159,6 +163,7 @@ class BatchSection(JobSection):
                 "adapt": p.batchAdapt or None,
             }
             if p.batchKind is BatchKind.AUGMENT:
+                settings["toward"] = self._toward()
                 job = self.logic.augment(self._source(), p.batchOutput, self._levels(), **settings)
             else:
                 job = self.logic.generateRegistrationPairs(self._source(), p.batchOutput, self._pairs(), **settings)
@@ -167,6 +172,7 @@ class BatchSection(JobSection):
             # The first results can be loaded while the others are made.
             job.onItem = lambda item: self.context.updatePanel()
             self.job, self._output = job, p.batchOutput
+            self._wentToward = settings.get("toward") is not None
             for field in self._folders:
                 field.remember()
             showProgress(self.ui.batchProgressBar, Progress("batch", 0.0))
@@ -186,6 +192,19 @@ class BatchSection(JobSection):
         if self.parameter.region is None:
             raise SceneError(_("Choose an ROI in Deform, Advanced, or deform the whole scans."))
         return self.parameter.region
+
+    def _toward(self) -> str | None:
+        """What versions go toward; pairs have no such choice."""
+        p = self.parameter
+        if p.batchKind is not BatchKind.AUGMENT or p.batchToward is BatchToward.NONE:
+            return None
+        if p.batchRegion is not BatchRegion.WHOLE:
+            raise SceneError(
+                _(
+                    "Only whole scans go toward other scans; choose '{whole}' in Where, or '{none}' in Other scans."
+                ).format(whole=BatchRegion.WHOLE.label(), none=BatchToward.NONE.label())
+            )
+        return OTHERS
 
     def _levels(self) -> list[Level]:
         levels = _strengths(self.parameter.batchLevels.replace(",", " ").split())
@@ -228,6 +247,11 @@ class BatchSection(JobSection):
             counted += " " + _("{n} deformations folded or moved too much and were replaced.").format(
                 n=summary["redrawn"]
             )
+        alone = [item for item in summary["items"] if not item.get("toward")] if self._wentToward else []
+        if alone:
+            counted += " " + _(
+                "{n} go toward no other scan, because none could be matched with theirs; use scans of the same kind."
+            ).format(n=len(alone))
         if summary["failures"]:
             counted += " " + _("Left out: {list}").format(list="; ".join(summary["failures"]))
         if job.state is JobState.FAILED:

@@ -87,7 +87,8 @@ class DeformSection(JobSection):
         self.ui.progressBar.visible = running
         self.fillTable()
         shown = self.parameter.deformations is not None
-        self.ui.aroundCheckBox.enabled = self.parameter.inputSegmentation is not None and self.parameter.region is None
+        self.ui.aroundCheckBox.enabled = p.inputSegmentation is not None and p.region is None and p.towardVolume is None
+        self.ui.liveCheckBox.enabled = p.towardVolume is None
         self.ui.playButton.text = _("Play") if self._playback is None else _("Stop")
         widgets = (
             self.ui.playButton,
@@ -146,11 +147,16 @@ class DeformSection(JobSection):
     def _region(self) -> SceneRegion | None:
         """Where the volume is deformed; ``None`` for everywhere."""
         p = self.parameter
+        if p.towardVolume is not None and (p.region is not None or p.keep.strip()):
+            raise mrml.SceneError(
+                _("Only whole scans go toward another scan; clear Toward, or clear Region and Keep still.")
+            )
+        around = p.aroundSegmentation and p.towardVolume is None
         region: SceneRegion | None = self.logic.regionOf(
             p.inputVolume,
             roi=p.region,
-            segmentation=p.inputSegmentation if p.aroundSegmentation or p.keep.strip() else None,
-            around=p.aroundSegmentation,
+            segmentation=p.inputSegmentation if around or p.keep.strip() else None,
+            around=around,
             margin=p.margin or None,
             keep=[name.strip() for name in p.keep.split(",") if name.strip()],
         )
@@ -177,6 +183,7 @@ class DeformSection(JobSection):
             region=region,
             onMade=lambda made: self.onMade(volume, made, job),
             onVersion=lambda node: self.onVersion(volume, node, job, released),
+            toward=p.towardVolume,
         )
         job.onFinished(self.onEnd)
         job.onProgress = self.onProgress

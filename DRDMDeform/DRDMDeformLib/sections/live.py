@@ -124,6 +124,9 @@ class LiveSlider:
         p = self._context.parameter
         if p is None or not p.live or p.strength is not Strength.LEVEL or p.inputVolume is None:
             return
+        if p.towardVolume is not None:
+            # Fields of a preview go toward no other scan.
+            return
         if self._context.environment.state().problem or not self._onPress():
             return
         self.end()

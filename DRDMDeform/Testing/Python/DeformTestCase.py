@@ -3,9 +3,13 @@
 import time
 
 import numpy as np
+import SimpleITK as sitk
 import slicer
 import vtk
-from modulesupport import BY_LEVEL, ModuleTestCase, arrayOf, displacements, processEvents, sceneContent, waitFor
+from DRDMDeformLib import mrml
+from modulesupport import BY_LEVEL, MODEL, ModuleTestCase, arrayOf, displacements, processEvents, sceneContent, waitFor
+
+from DRDMLib.io.resources import resource
 
 
 class DeformTestCase(ModuleTestCase):
@@ -149,6 +153,57 @@ class DeformTestCase(ModuleTestCase):
         for offset in (17.0, -17.0, 60.0):
             point = [center[0] + offset, center[1], center[2]]
             np.testing.assert_allclose(general.TransformPoint(point), point, atol=1e-6)
+
+    def addLargerPhantom(self, name="Larger"):
+        """Add the phantom as it would be in a somewhat larger person."""
+        image = sitk.ReadImage(str(resource("Sample", "sample.nii.gz")))
+        larger = sitk.ScaleTransform(3, (0.85, 0.9, 0.85))
+        larger.SetCenter(image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()]))
+        return mrml.volumeFromImage(slicer.mrmlScene, sitk.Resample(image, image, larger), name)
+
+    def testVariantsTowardAnotherScan(self):
+        volume, _segmentation = self.choosePhantom(steps=1)
+        ui, other = self.ui, self.addLargerPhantom()
+        self.panel.parameter.keepSeed = True
+        self.panel.parameter.towardVolume = other
+        self.assertIs(ui.towardSelector.currentNode(), other)
+        # The whole scan is deformed, and there is no preview.
+        self.assertFalse(ui.aroundCheckBox.enabled or ui.liveCheckBox.enabled)
+        self.deform()
+        made = self.panel.parameter.deformations
+        record = self.logic.figures(made)[0]
+        self.assertTrue(0.2 <= record["toward"] <= 1)
+        self.assertNotIn("region", record)
+        again = self.logic.deform(volume, MODEL, "medium", record["seed"], 1, toward=other)
+        self.assertEqual(self.logic.figures(again)[0]["toward"], record["toward"])
+        np.testing.assert_allclose(displacements(again), displacements(made), atol=1e-3)
+        alone = self.logic.deform(volume, MODEL, "medium", record["seed"], 1)
+        # Toward a larger person the phantom grows: each point shows what is nearer to its middle.
+        inward = displacements(again) - displacements(alone)
+        places = np.stack(np.meshgrid(*[np.linspace(-20, 20, 5)] * 3), -1).reshape(-1, 3)
+        self.assertLess((inward * places).sum(), 0)
+        self.panel.parameter.towardVolume = None
+        self.assertTrue(ui.aroundCheckBox.enabled and ui.liveCheckBox.enabled)
+
+    def testTowardScansThatCannotBeUsed(self):
+        volume, _segmentation = self.choosePhantom(steps=1)
+        ui, p = self.ui, self.panel.parameter
+        p.towardVolume = volume
+        ui.deformButton.click()
+        self.assertIn("another one to go toward", ui.statusLabel.text)
+        p.towardVolume = self.addLargerPhantom()
+        p.keep = "1"
+        ui.deformButton.click()
+        self.assertIn("Only whole scans", ui.statusLabel.text)
+        p.keep = ""
+        noise = np.random.default_rng(0).normal(size=(20, 24, 28)).astype(np.float32)
+        p.towardVolume = mrml.volumeFromImage(slicer.mrmlScene, sitk.GetImageFromArray(noise), "Noise")
+        ui.deformButton.click()
+        waitFor(lambda: not self.panel.deform.job.running)
+        self.assertIn("The scan 'Noise' cannot be registered", ui.statusLabel.text)
+        with self.assertRaisesRegex(mrml.SceneError, "'Noise' cannot be registered"):
+            self.logic.deform(volume, toward=p.towardVolume)
+        self.assertEqual(self.logic.deformations(volume), [])
 
     def testVariantsAsSequence(self):
         volume, _segmentation = self.choosePhantom()

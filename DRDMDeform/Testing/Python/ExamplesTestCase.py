@@ -5,6 +5,7 @@ import os
 from unittest import mock
 
 import slicer
+from DRDMDeformLib.batch_results import BatchResultLogic
 from DRDMDeformLib.batches import BatchLogic
 from DRDMDeformLib.logic import Logic
 from DRDMDeformLib.models import ModelLogic
@@ -12,7 +13,7 @@ from DRDMDeformLib.previews import PreviewLogic
 from DRDMDeformLib.registration_tests import RegistrationTestLogic
 from modulesupport import ModuleTestCase
 
-OWNERS = (Logic, ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic)
+OWNERS = (Logic, ModelLogic, BatchLogic, BatchResultLogic, PreviewLogic, RegistrationTestLogic)
 
 
 def examples():
@@ -37,8 +38,10 @@ class ExamplesTestCase(ModuleTestCase):
         # Examples of batches and models need no deformation in the scene.
         if any(word in code for word in ("transform", "ariant", "deformations", "applyAll")):
             nodes["transform"] = self.logic.deform(volume, level=48, seed=1, steps=1)
-        scans = self.writeScans(count=2)
-        return {"slicer": slicer, "logic": self.logic, **nodes, "scans": scans, "out": self.folder / "out"}
+        if "toward=other)" in code:
+            nodes["other"] = self.addPhantom("Other")[0]
+        folders = {"scans": self.writeScans(count=2), "people": self.writePeople(count=2), "out": self.folder / "out"}
+        return {"slicer": slicer, "logic": self.logic, **nodes, **folders}
 
     def testMostOfTheInterfaceHasAnExample(self):
         methods = {name for owner in OWNERS for name in vars(owner) if not name.startswith("_")}

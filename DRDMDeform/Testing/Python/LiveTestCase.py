@@ -40,6 +40,15 @@ class LiveTestCase(ModuleTestCase):
         parent = self.volume.GetParentTransformNode()
         return parent if mrml.isLivePreview(parent) else None
 
+    def testNoPreviewTowardAnotherScan(self):
+        self.panel.parameter.towardVolume, _segmentation = self.addPhantom("Other")
+        self.press()
+        processEvents(0.1)
+        self.assertFalse(self.live.shown)
+        self.release()
+        processEvents(0.1)
+        self.assertIsNone(self.panel.deform.job)
+
     def testAPreviewFollowsTheSlider(self):
         before = sceneContent()
         self.press()

@@ -118,6 +118,10 @@ class LogicTestCase(ModuleTestCase):
             (lambda: self.logic.removeVariant(None), SceneError),
             (lambda: self.logic.augment([], self.folder / "x"), SceneError),
             (lambda: self.logic.augment(self.folder / "nowhere", self.folder / "x"), DRDMError),
+            (lambda: self.logic.augment([volume], self.folder / "x", toward="others"), SceneError),
+            (lambda: self.logic.augment([volume] * 2, self.folder / "x", toward="others", around=True), SceneError),
+            (lambda: self.logic.augment(self.folder, self.folder / "x", toward=self.folder / "nowhere"), DRDMError),
+            (lambda: self.logic.generateRegistrationPairs([volume], self.folder / "x", toward="others"), SceneError),
             (lambda: self.logic.loadSample(self.folder), SceneError),
         ]
         nodes = slicer.mrmlScene.GetNumberOfNodes()

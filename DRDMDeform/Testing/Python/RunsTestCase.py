@@ -138,6 +138,71 @@ class BatchTestCase(ModuleTestCase):
             self.assertEqual(run["settings"]["pose"], "auto")
             self.assertTrue(run["settings"]["region"][entry])
 
+    def testVersionsGoTowardTheOtherScans(self):
+        ui = self.ui
+        self.chooseFolder(self.writePeople())
+        ui.batchLevelsLineEdit.text = "subtle"
+        self.assertEqual(ui.batchTowardComboBox.currentText, "Not used")
+        self.assertNotIn("another scan", ui.batchPlanLabel.text)
+        ui.batchTowardComboBox.currentIndex = 1
+        self.assertEqual(self.panel.parameter.batchToward.value, "others")
+        self.assertIn("toward another scan", ui.batchPlanLabel.text)
+        # Whole scans only.
+        ui.batchRegionComboBox.currentIndex = 1
+        self.assertIn("Only whole scans", ui.batchPlanLabel.text)
+        ui.batchStartButton.click()
+        self.assertIn("choose 'The whole scans' in Where, or 'Not used' in Other scans", ui.batchLabel.text)
+        self.assertIsNone(self.panel.batch.job)
+        ui.batchRegionComboBox.currentIndex = 0
+        ui.batchStartButton.click()
+        self.assertFalse(ui.batchTowardComboBox.enabled)
+        job = self.panel.batch.job
+        waitFor(lambda: not job.running)
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertTrue(ui.batchTowardComboBox.enabled)
+        self.assertNotIn("no other scan", ui.batchLabel.text)
+        items = self.report()["items"]
+        self.assertEqual(len(items), 6)
+        self.assertTrue(all(item["toward"] >= 0.2 for item in items))
+        run = json.loads((self.folder / "out" / "run.json").read_text(encoding="utf-8"))
+        self.assertEqual(run["settings"]["toward"], "others")
+        # Pairs have no such choice, and ignore it.
+        self.addCleanup(setattr, ui.batchSection, "collapsed", ui.batchSection.collapsed)
+        ui.batchSection.collapsed = False
+        self.assertTrue(ui.batchTowardComboBox.visible and ui.batchTowardLabel.visible)
+        ui.batchKindComboBox.currentIndex = 1
+        self.assertFalse(ui.batchTowardComboBox.visible or ui.batchTowardLabel.visible)
+        self.assertNotIn("another scan", ui.batchPlanLabel.text)
+
+    def testScansThatGoTowardNoOther(self):
+        # Noise is like no other noise.
+        self.chooseFolder(self.writeScans(count=2))
+        self.ui.batchLevelsLineEdit.text = "8"
+        self.ui.batchCopiesSpinBox.value = 1
+        self.ui.batchTowardComboBox.currentIndex = 1
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertIn("2 go toward no other scan", self.ui.batchLabel.text)
+
+    def testVolumesOfTheSceneGoTowardOneAnother(self):
+        people = self.writePeople(count=2)
+        volumes = []
+        for number in range(2):
+            image, label = (sitk.ReadImage(str(people / k / f"person{number}.nii.gz")) for k in ("images", "labels"))
+            volumes.append(mrml.volumeFromImage(slicer.mrmlScene, image, f"Person {number}"))
+            links.segmentationFromImage(slicer.mrmlScene, label, f"Person {number} segmentation", volumes[-1])
+        self.ui.batchTowardComboBox.currentIndex = 1
+        self.ui.batchOutputPath.currentPath = str(self.folder / "out")
+        self.ui.batchLevelsLineEdit.text = "subtle"
+        self.ui.batchCopiesSpinBox.value = 1
+        self.ui.batchVolumesSelector.setCheckState(volumes[0], 2)
+        self.ui.batchStartButton.click()
+        self.assertIn("no other scans to go toward", self.ui.batchLabel.text)
+        self.ui.batchVolumesSelector.setCheckState(volumes[1], 2)
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertEqual([item["toward"] > 0 for item in self.report()["items"]], [True, True])
+
     def testQualityPageAndFolder(self):
         opened = sys.modules["standin"].opened_urls if "standin" in sys.modules else None
         if opened is None:

@@ -166,6 +166,22 @@ class ModuleTestCase(unittest.TestCase):
                 sitk.WriteImage(label, str(folder / "labels" / f"scan{number}.nii.gz"))
         return folder
 
+    def writePeople(self, count=3, size=(30, 28, 26), name="people"):
+        """Write a folder with small scans of the same kind and their labels: a body with an organ of another size."""
+        folder = self.folder / name
+        places = np.meshgrid(*[np.linspace(-1, 1, n) for n in size[::-1]], indexing="ij")
+        for kind in ("images", "labels"):
+            (folder / kind).mkdir(parents=True)
+        for number in range(count):
+            organ, body = (sum((x / radius) ** 2 for x in places) < 1 for radius in (0.4 + 0.08 * number, 0.85))
+            values = (100.0 * body + 80.0 * organ).astype(np.float32)
+            image = sitk.SmoothingRecursiveGaussian(sitk.GetImageFromArray(values), 0.8)
+            label = sitk.GetImageFromArray(organ.astype(np.uint8))
+            for kind, one in (("images", image), ("labels", label)):
+                one.SetSpacing((2.0, 2.0, 2.0))
+                sitk.WriteImage(one, str(folder / kind / f"person{number}.nii.gz"))
+        return folder
+
 
 def displacements(transformNode, reach=20.0):
     """Displacements of points around the phantom by a transform, millimeters."""
