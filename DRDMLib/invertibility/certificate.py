@@ -26,7 +26,7 @@ differences proves nothing: Liu et al., "On finite difference Jacobian computati
 IJCV 132, 2024.)
 
 Rounding. A determinant is accepted only if it is above a tolerance that bounds the error of its evaluation
-(``_tolerance``). Cells are tested in single precision first, and the remaining ones in double precision. The tested map
+(``tolerance``). Cells are tested in single precision first, and the remaining ones in double precision. The tested map
 is the exact one through the stored values.
 """
 
@@ -223,7 +223,7 @@ def bernstein_bound(corners: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     return bound
 
 
-def _tolerance(largest: float, displacement: float, rounding: float, epsilon: float) -> float:
+def tolerance(largest: float, displacement: float, rounding: float, epsilon: float) -> float:
     """Bound the rounding error of a determinant in 2D and 3D. 16 times the bound is valid for ``interval_bound``.
 
     If the entries are at most ``largest`` (at least 1), each with an error of at most ``e``, the error of the
@@ -274,12 +274,12 @@ def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np
     largest = 1 + float(slopes.max())
     displacement = _largest(values) / finest
     rounding = grid.rounding * displacement
-    coarse = 16 * _tolerance(largest, _largest(shifted) / finest, rounding, 2.0**-23)
+    coarse = 16 * tolerance(largest, _largest(shifted) / finest, rounding, 2.0**-23)
     least = 1 - float(slopes.sum(0).max())
     if least > 0 and least**d > margin + coarse:
         return np.zeros((0, d), np.int64)
     undecided = _undecided([_over_cells(edge, axis) for axis, edge in enumerate(edges)], margin + coarse)
-    fine = _tolerance(largest, displacement, rounding, 2.0**-52)
+    fine = tolerance(largest, displacement, rounding, 2.0**-52)
     failing = []
     for start in range(0, len(undecided), _CHUNK):
         cells = undecided[start : start + _CHUNK]
