@@ -97,8 +97,8 @@ def _added(found: list[Strict]) -> Strict:
 def _strict_in_block(values: np.ndarray, spacing: Sequence[float]) -> Strict:
     """Apply the criterion to a block of nodes.
 
-    Most tiles of cells are decided by a bound of their determinants, see :mod:`DRDMLib.invertibility.determinant_bounds`;
-    the others are computed.
+    Most tiles of cells are decided by a bound, see :mod:`DRDMLib.invertibility.determinant_bounds`; the
+    others are computed.
 
     Args:
         values: (d, *n), millimeters; component k is along axis k.
