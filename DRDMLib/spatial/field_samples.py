@@ -91,8 +91,8 @@ class FieldSamples:
         result: np.ndarray = np.minimum(self.at[axis].astype(np.int64), self.nodes.shape[1 + axis] - 2)
         return result
 
-    def box(self, where: Block) -> np.ndarray:
-        """Sample the field in a box of voxels: (d, *n), float32, millimeters, LPS."""
+    def box(self, where: Block, dtype: type[np.floating] = np.float32) -> np.ndarray:
+        """Sample the field in a box of voxels: (d, *n), by default float32, millimeters, LPS."""
         befores, fractions, source = [], [], []
         for axis, part in enumerate(where):
             before = self.cells(axis)[part]
@@ -107,13 +107,21 @@ class FieldSamples:
             high *= fractions[axis].reshape([-1 if axis == a else 1 for a in range(len(where))])
             high += low
             values = high
-        out = np.empty((len(values), len(fractions[0]), *values.shape[2:]), np.float32)
+        out = np.empty((len(values), len(fractions[0]), *values.shape[2:]), dtype)
         change = np.diff(values, axis=1)
         layer = np.empty_like(values[:, 0])
         for number, (before, fraction) in enumerate(zip(befores[0].tolist(), fractions[0].tolist(), strict=True)):
             np.multiply(change[:, before], fraction, out=layer)
             np.add(layer, values[:, before], out=out[:, number], casting="same_kind")
         return out
+
+
+def samples_of_transform(transform: sitk.Transform, reference: sitk.Image) -> FieldSamples | None:
+    """Prepare to sample the field of a transform; ``None`` also if it is not a displacement field."""
+    concrete = transform.Downcast()
+    if not isinstance(concrete, sitk.DisplacementFieldTransform):
+        return None
+    return FieldSamples.of(concrete.GetDisplacementField(), reference)
 
 
 def box_sides(shape: tuple[int, ...]) -> list[list[slice]]:

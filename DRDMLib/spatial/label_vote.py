@@ -19,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .coordinates import index_to_physical
+from .field_samples import FieldSamples, samples_of_transform
 from .mirror import reflected
 
 # Blur of a label along each axis.
@@ -53,8 +54,9 @@ def warp_by_vote(source: np.ndarray, label: sitk.Image, reference: sitk.Image, t
     warped = np.empty(reference.GetSize()[::-1], source.dtype)
     layer = max(1, warped[0].size)
     step = max(1, _BLOCK // layer)
+    samples = samples_of_transform(transform, reference)
     for start in range(0, len(warped), step):
-        positions = _positions(reference, start, min(start + step, len(warped)), transform, label)
+        positions = _positions(reference, start, min(start + step, len(warped)), samples or transform, label)
         warped[start : start + step].reshape(-1)[:] = vote(labels, votes, source.shape, positions)
     return warped
 
@@ -108,7 +110,7 @@ def count_votes(source: np.ndarray) -> np.ndarray:
 
 
 def _positions(
-    reference: sitk.Image, start: int, stop: int, transform: sitk.Transform, label: sitk.Image
+    reference: sitk.Image, start: int, stop: int, transform: sitk.Transform | FieldSamples, label: sitk.Image
 ) -> list[np.ndarray]:
     """Find where the voxels of the layers ``start`` to ``stop`` (exclusive) of ``reference`` lie in ``label``.
 
@@ -119,10 +121,13 @@ def _positions(
     d = reference.GetDimension()
     size = [*reference.GetSize()[:-1], stop - start]
     origin = reference.TransformIndexToPhysicalPoint([0] * (d - 1) + [start])
-    moved = sitk.TransformToDisplacementField(
-        transform, sitk.sitkVectorFloat64, size, origin, reference.GetSpacing(), reference.GetDirection()
-    )
-    vectors = sitk.GetArrayViewFromImage(moved)
+    if isinstance(transform, FieldSamples):
+        vectors = transform.box((slice(start, stop), *[slice(0, n) for n in size[-2::-1]]), np.float64)
+    else:
+        moved = sitk.TransformToDisplacementField(
+            transform, sitk.sitkVectorFloat64, size, origin, reference.GetSpacing(), reference.GetDirection()
+        )
+        vectors = np.moveaxis(sitk.GetArrayViewFromImage(moved), -1, 0)
     to_label = np.linalg.inv(index_to_physical(label))
     # All sums are written out, because a product of matrices could round differently for other sizes.
     steps = to_label @ index_to_physical(reference)
@@ -136,7 +141,7 @@ def _positions(
             if steps[row, axis] != 0:
                 position += steps[row, axis] * axes[axis]
             if to_label[row, axis] != 0:
-                position += to_label[row, axis] * vectors[..., axis]
+                position += to_label[row, axis] * vectors[axis]
         outside = (position < -0.5) | (position > sides[row] - 0.5)
         if outside.any():
             position[outside] = reflected(position[outside], sides[row])
