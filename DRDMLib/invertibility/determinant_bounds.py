@@ -15,18 +15,35 @@ mix edges that are parallel but not the same. They differ by at most the mixed s
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from ..spatial.field_grid import Block, SampledGrid
 from ..spatial.field_samples import FieldSamples
-from .certificate import tolerance
 
 Function = Callable[..., np.ndarray]
 
 # Layers of cells that are processed together; few enough for the processor's cache.
 _LAYERS = 8
+
+
+def tolerance(largest: float, displacement: float, rounding: float, epsilon: float) -> float:
+    """Bound the rounding error of a determinant in 2D and 3D. 16 times the bound is valid for ``interval_bound``.
+
+    If the entries are at most ``largest`` (at least 1), each with an error of at most ``e``, the error of the
+    determinant is less than ``24 e largest^2``.
+
+    Args:
+        largest: largest entry of the derivative.
+        displacement: largest displacement, divided by the least spacing.
+        rounding: error of the displacements as stored, divided by the least spacing.
+        epsilon: relative error of the arithmetic.
+    """
+    entry = 4 * epsilon * (displacement + largest) + 2 * rounding
+    return 24 * entry * largest**2
 
 
 class LeastDeterminants(NamedTuple):
@@ -100,6 +117,76 @@ def _in_layers(
         _twists(edges, samples.spacing, steps),
     )
     return central - np.float32(error), strict - np.float32(error)
+
+
+class LeastBetweenSamples(NamedTuple):
+    """Lower bounds of the determinant between the samples of a field, one for each group of cells.
+
+    They are also lower bounds of the Bernstein coefficients, whose factors are difference quotients along edges. They
+    are so far below these that :func:`DRDMLib.invertibility.certificate.failing_cells` would accept the cells, too.
+
+    Attributes:
+        least: (*groups)
+        groups: for each axis, the group of each cell.
+    """
+
+    least: np.ndarray
+    groups: list[np.ndarray]
+
+    def of(self, where: Block) -> float:
+        """Return the least bound of the cells in a block of nodes."""
+        ends = [(int(g[w.start]), int(g[w.stop - 2]) + 1) for g, w in zip(self.groups, where, strict=True)]
+        return float(self.least[tuple(slice(a, b) for a, b in ends)].min())
+
+
+def least_between_samples(grid: SampledGrid) -> LeastBetweenSamples:
+    """Bound the determinant between the samples of a field from below.
+
+    Args:
+        grid: it has at least two nodes along each axis.
+    """
+    field = grid.field
+    shape = field.vectors.shape[:-1]
+    d = len(shape)
+    groups, windows_of, scales, finest = [], [], [], math.inf
+    for at, read_at, n, spacing in zip(grid.at, grid.read_at or grid.at, shape, field.spacing, strict=True):
+        read = np.clip(read_at, 0, n - 1)
+        low = np.minimum(np.floor(read[:-1]).astype(np.int64), n - 2)
+        high = np.clip(np.ceil(read[1:]).astype(np.int64) - 1, low, n - 2)
+        # Cells that begin in the same cell of the field form a group.
+        first = np.flatnonzero(np.diff(low, prepend=-1))
+        groups.append(np.cumsum(np.diff(low, prepend=-1) > 0) - 1)
+        windows_of.append(list(zip(low[first].tolist(), np.maximum.reduceat(high, first).tolist(), strict=True)))
+        # Around the outermost voxels' centers, and beyond the field, values are not read at the nodes themselves.
+        ratio = np.diff(read) / np.diff(at)
+        scales.append((np.minimum.reduceat(ratio, first), np.maximum.reduceat(ratio, first)))
+        finest = min(finest, float(np.diff(at).min()) * spacing)
+    values = field.block(tuple(slice(0, n) for n in shape))
+    lows, highs, largest = [], [], 1.0
+    for axis in range(d):
+        edges = (np.diff(values, axis=1 + axis) / field.spacing[axis]).astype(np.float32)
+        low, high = (_over_windows(edges, function, windows_of, axis) for function in (np.minimum, np.maximum))
+        least, most = (scale.reshape([-1 if a == axis else 1 for a in range(d)]) for scale in scales[axis])
+        lows.append(np.minimum(low * least, low * most).astype(np.float32))
+        highs.append(np.maximum(high * least, high * most).astype(np.float32))
+        largest = max(largest, 1 + float(np.abs(edges).max()) * max(1.0, float(most.max())))
+    displacement = float(np.abs(values).max()) / finest
+    error = 2 * tolerance(largest, displacement, grid.rounding * displacement, 2.0**-52) + 2.0**-16 * largest**d
+    return LeastBetweenSamples(least_determinant(lows, highs, [0.0] * d) - np.float32(error), groups)
+
+
+def _over_windows(
+    edges: np.ndarray, function: np.ufunc, windows_of: list[list[tuple[int, int]]], along: int
+) -> np.ndarray:
+    """Reduce values between nodes (one axis) and at nodes (the others) to ranges of cells: (d, *n) -> (d, *groups)."""
+    for axis, ranges in enumerate(windows_of):
+        first, last = np.array(ranges).T
+        last = last + (axis != along)
+        reduced = edges.take(first, axis=1 + axis)
+        for step in range(1, int((last - first).max()) + 1):
+            function(reduced, edges.take(np.minimum(first + step, last), axis=1 + axis), out=reduced)
+        edges = reduced
+    return edges
 
 
 def _along_axes(vectors: np.ndarray, direction: np.ndarray) -> np.ndarray:

@@ -19,8 +19,8 @@ from ..spatial.field_samples import FieldSamples, boxes, over_boxes
 from ..spatial.jacobian import central_determinants, determinant
 from ..spatial.model_grid import image_extent
 from ..spatial.resampling import field_on_grid, slabs
-from .certificate import blocks, certify_saved, corner_values, tolerance
-from .determinant_bounds import least_determinant, least_determinants
+from .certificate import blocks, certify_saved, corner_values
+from .determinant_bounds import least_determinant, least_determinants, tolerance
 
 # Cells along each axis of a tile whose determinants are bounded together.
 _TILE = 8

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import SimpleITK as sitk
 
 from .coordinates import to_index, to_points
-from .field_samples import samples_of_transform
+from .field_samples import FieldSamples, samples_of_transform
 from .label_vote import warp_by_vote
 from .mirror import mirrored_transform, mirrored_values
 from .thin_structures import restore_thin
@@ -85,7 +86,8 @@ def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Trans
         elif mirror is not None:
             yield mirror.resampled(resampler, start)
         else:
-            yield _mirrored_outside(image, resampler).astype(dtype)
+            values = _mirrored_outside(image, resampler)
+            yield _rounded(values, dtype) if dtype.kind in "iu" else values.astype(dtype)
 
 
 class _Mirror:
@@ -115,7 +117,7 @@ class _Mirror:
             start: first layer of the slab.
         """
         if self._samples is None:
-            return np.rint(_mirrored_outside(self._image, resampler)).astype(self._dtype)
+            return _rounded(_mirrored_outside(self._image, resampler), self._dtype)
         values = sitk.GetArrayFromImage(resampler.Execute(self._image))
         outside = np.isinf(values)
         if outside.any():
@@ -125,9 +127,14 @@ class _Mirror:
             inner = mirrored_values(self._voxels, self._image, self._samples, self._reference, start, outside)
             low, high = (np.rint((inner + sign * self._tolerance).astype(values.dtype)) for sign in (-1, 1))
             if (low != high).any():
-                return np.rint(_mirrored_outside(self._image, resampler)).astype(self._dtype)
+                return _rounded(_mirrored_outside(self._image, resampler), self._dtype)
             values[outside] = low
-        return np.rint(values, out=values).astype(self._dtype)
+        return _rounded(values, self._dtype)
+
+
+def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    result: np.ndarray = np.rint(values, out=values).astype(dtype)
+    return result
 
 
 def _mirrored_outside(image: sitk.Image, resampler: sitk.ResampleImageFilter) -> np.ndarray:
@@ -286,6 +293,13 @@ def field_component(field: sitk.Image, component: int, reference: sitk.Image) ->
     Yields:
         Slabs along the slowest axis, array order, float32, millimeters.
     """
+    samples = FieldSamples.of(field, reference)
+    if samples is not None:
+        one = replace(samples, nodes=samples.nodes[component : component + 1])
+        whole = [slice(0, n) for n in samples.shape[1:]]
+        for start, stop in slabs(reference.GetSize()):
+            yield one.box((slice(start, stop), *whole))[0]
+        return
     scalar = sitk.VectorIndexSelectionCast(field, component)
     for start, stop in slabs(reference.GetSize()):
         resampler = slab_resampler(reference, start, stop)

@@ -11,13 +11,13 @@ import torch
 from scipy import ndimage
 from support import rotation
 
-from DRDMLib.invertibility import metrics
-from DRDMLib.invertibility.determinant_bounds import least_determinants
+from DRDMLib.invertibility import certificate, metrics
+from DRDMLib.invertibility.determinant_bounds import least_between_samples, least_determinants
 from DRDMLib.invertibility.metrics import FieldMetrics, measure_ddf, measure_on_grid
 from DRDMLib.spatial import borders
 from DRDMLib.spatial.borders import Face, inside_mask, invented_fraction, outside_fraction
 from DRDMLib.spatial.coordinates import direction_matrix, index_to_physical
-from DRDMLib.spatial.field_grid import FieldGrid
+from DRDMLib.spatial.field_grid import STORED, FieldGrid, continued, positions
 from DRDMLib.spatial.field_samples import FieldSamples, boxes
 from DRDMLib.spatial.jacobian import central_determinants, jacobian_determinant
 from DRDMLib.spatial.model_grid import image_extent
@@ -208,3 +208,31 @@ def test_voxels_read_from_outside_are_those_of_every_voxel(name, monkeypatch):
         assert found[:2] == slow[:2]
         np.testing.assert_array_equal(sitk.GetArrayFromImage(found[2]), sitk.GetArrayFromImage(slow[2]))
         assert found[0] == 0 if strength < 0.01 else found[0] > 0 or strength < 0.1
+
+
+@pytest.mark.parametrize("name", ["finer", "coarser", "oblique", "a single slice", "2D"])
+@pytest.mark.parametrize("part", [1.0, 0.6])
+def test_bounds_leave_out_no_cell_that_fails(name, part, monkeypatch):
+    """Continued beyond the image, as it is applied, or in an image that extends past the field."""
+    monkeypatch.setattr(certificate, "_FEW_BLOCKS", 0)
+    size, spacing, direction, nodes = GRIDS[name]
+    image = image_of(size, spacing, direction)
+    side = min(n * s for n, s in zip(size, spacing, strict=True) if n > 2)
+    decided, failed = 0, 0
+    for seed, strength in enumerate((0.03, 0.3)):
+        field = FieldGrid.of(field_around(image, nodes, strength * side, seed, part=part), STORED)
+        inside = positions(field, image)
+        for gap in certificate.GAPS:
+            grid = continued(field, inside, gap)
+            cells = certificate.failing_cells(grid, 0.05)
+            np.testing.assert_array_equal(certificate.failing_cells(grid, 0.05, bounded=True), cells)
+            least = least_between_samples(grid)
+            every = np.stack(np.meshgrid(*[np.arange(len(n) - 1) for n in grid.nodes], indexing="ij"), axis=-1)
+            every = np.random.default_rng(seed).choice(every.reshape(-1, every.shape[-1]), 4000)
+            values = grid.block(tuple(slice(0, len(n)) for n in grid.nodes))
+            steps = np.stack([np.diff(n)[c] for n, c in zip(grid.nodes, every.T, strict=True)], axis=1)
+            found = certificate.bernstein_bound(certificate.corner_values(values, every), steps)
+            bounds = least.least[tuple(g[c] for g, c in zip(least.groups, every.T, strict=True))]
+            assert (bounds < found).all()
+            decided, failed = decided + np.count_nonzero(bounds > 0.05), failed + len(cells)
+    assert decided and failed
