@@ -34,7 +34,7 @@ _SHEET = 5 / 3
 _VOTE = 32
 # Blocks of the result, which are computed on their own; fixed, so that no result depends on the memory at hand.
 _BLOCK = 2**16
-# Blocks whose displacements are sampled at the same time.
+# Layers of large images whose displacements are sampled at the same time.
 _TOGETHER = 8
 # Points that vote at the same time; small enough for the processor's cache.
 _CHUNK = 2**12
@@ -61,11 +61,12 @@ def warp_by_vote(source: np.ndarray, label: sitk.Image, reference: sitk.Image, t
     for start in range(0, len(warped), step):
         stop = min(start + step, len(warped))
         if samples is not None:
-            # Many layers together take less time.
-            place = start % (_TOGETHER * step)
+            # Several layers together take less time.
+            together = _TOGETHER if step == 1 else step
+            place = start % together
             if place == 0:
                 whole = [slice(0, n) for n in warped.shape[1:]]
-                vectors = samples.box((slice(start, min(start + _TOGETHER * step, len(warped))), *whole), np.float64)
+                vectors = samples.box((slice(start, min(start + together, len(warped))), *whole), np.float64)
             own = vectors[:, place : place + stop - start]  # type: ignore[index]
         else:
             own = _displacements(reference, start, stop, transform)

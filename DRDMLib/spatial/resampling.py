@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import SimpleITK as sitk
 
 from .coordinates import to_index, to_points
-from .field_samples import FieldSamples, samples_of_transform
+from .field_samples import samples_of_transform
 from .label_vote import warp_by_vote
 from .mirror import mirrored_transform, mirrored_values
 from .thin_structures import restore_thin
@@ -293,13 +292,6 @@ def field_component(field: sitk.Image, component: int, reference: sitk.Image) ->
     Yields:
         Slabs along the slowest axis, array order, float32, millimeters.
     """
-    samples = FieldSamples.of(field, reference)
-    if samples is not None:
-        one = replace(samples, nodes=samples.nodes[component : component + 1])
-        whole = [slice(0, n) for n in samples.shape[1:]]
-        for start, stop in slabs(reference.GetSize()):
-            yield one.box((slice(start, stop), *whole))[0]
-        return
     scalar = sitk.VectorIndexSelectionCast(field, component)
     for start, stop in slabs(reference.GetSize()):
         resampler = slab_resampler(reference, start, stop)
