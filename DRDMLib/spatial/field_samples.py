@@ -19,6 +19,8 @@ from .field_grid import Block, FieldGrid
 
 # Largest error of a position that is allowed when axes count as parallel, in nodes of the field.
 _PARALLEL = 1e-6
+# Transforms are only sampled this way if the image has so many times as many voxels as their fields have nodes.
+_LEAST_RATIO = 4
 # Voxels of a box along the slower axes and along the fastest one; small enough for the processor's cache.
 _SIDE, _ROW = 16, 64
 
@@ -76,7 +78,7 @@ class FieldSamples:
             # Only the nodes around the image, and one more on each side.
             start, stop = max(int(position[0]) - 1, 0), min(int(position[-1]) + 4, count)
             start = min(start, stop - 2)
-            nodes, position = nodes.take(range(start, stop), axis=1 + k), position - start
+            nodes, position = nodes[(slice(None),) * (1 + k) + (slice(start, stop),)], position - start
             at.append(position)
             spacing.append(float(field.GetSpacing()[axes[i]]))
         return FieldSamples(np.ascontiguousarray(nodes, np.float64), tuple(at), tuple(spacing))
@@ -117,11 +119,18 @@ class FieldSamples:
 
 
 def samples_of_transform(transform: sitk.Transform, reference: sitk.Image) -> FieldSamples | None:
-    """Prepare to sample the field of a transform; ``None`` also if it is not a displacement field."""
+    """Prepare to sample the field of a transform.
+
+    Returns:
+        ``None`` also if it is not a displacement field, or has so many nodes that a copy would need much memory.
+    """
     concrete = transform.Downcast()
     if not isinstance(concrete, sitk.DisplacementFieldTransform):
         return None
-    return FieldSamples.of(concrete.GetDisplacementField(), reference)
+    field = concrete.GetDisplacementField()
+    if field.GetNumberOfPixels() > reference.GetNumberOfPixels() / _LEAST_RATIO:
+        return None
+    return FieldSamples.of(field, reference)
 
 
 def box_sides(shape: tuple[int, ...]) -> list[list[slice]]:
