@@ -88,6 +88,10 @@ SLOW: dict[str, tuple[str, ...]] = {
     "test_extension": ("test_the_module_says_the_same_as_the_extension",),
     "test_fallback": ("test_training_accumulates_gradients_when_memory_is_short",),
     "test_fields": ("test_squaring_agrees_with_the_loop", "test_coarse_noise_gives_smoother_fields_of_similar_size"),
+    "test_figures": (
+        "test_bounds_leave_out_no_cell_that_fails",
+        "test_metrics_are_those_of_every_voxel",
+    ),
     "test_fit": (
         "test_a_model_fits_what_it_knows_better_than_noise_or_another_anatomy",
         "test_a_named_model_is_used_and_its_fit_is_said",

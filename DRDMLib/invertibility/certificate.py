@@ -26,8 +26,8 @@ differences proves nothing: Liu et al., "On finite difference Jacobian computati
 IJCV 132, 2024.)
 
 Rounding. A determinant is accepted only if it is above a tolerance that bounds the error of its evaluation
-(``_tolerance``). Cells are tested in single precision first, and the remaining ones in double precision. The tested map
-is the exact one through the stored values.
+(:func:`DRDMLib.invertibility.determinant_bounds.tolerance`). Cells are tested in single precision first, and the
+remaining ones in double precision. The tested map is the exact one through the stored values.
 """
 
 from __future__ import annotations
@@ -52,12 +52,15 @@ from ..spatial.field_grid import (
     continued,
     positions,
 )
+from .determinant_bounds import least_between_samples, tolerance
 
 # Cells of a block along each axis: large enough to keep all threads busy, small enough for the processor's cache.
 _BLOCK = 48
 _MOST_THREADS = 8
 # Outside the image, nodes four nodes of the field apart are usually enough for a proof; otherwise nearer ones are used.
 GAPS = (4.0, 1.0)
+# So few blocks are tested without bounds.
+_FEW_BLOCKS = 8
 # Number of undecided cells that are tested together.
 _CHUNK = 2**15
 
@@ -223,27 +226,13 @@ def bernstein_bound(corners: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     return bound
 
 
-def _tolerance(largest: float, displacement: float, rounding: float, epsilon: float) -> float:
-    """Bound the rounding error of a determinant in 2D and 3D. 16 times the bound is valid for ``interval_bound``.
-
-    If the entries are at most ``largest`` (at least 1), each with an error of at most ``e``, the error of the
-    determinant is less than ``24 e largest^2``.
-
-    Args:
-        largest: largest entry of the derivative.
-        displacement: largest displacement, divided by the least spacing.
-        rounding: error of the displacements as stored, divided by the least spacing.
-        epsilon: relative error of the arithmetic.
-    """
-    entry = 4 * epsilon * (displacement + largest) + 2 * rounding
-    return 24 * entry * largest**2
-
-
 def failing_cells(
     grid: DisplacementGrid,
     margin: float = 0.0,
     changed: np.ndarray | None = None,
     besides: tuple[slice, ...] | None = None,
+    *,
+    bounded: bool = False,
 ) -> np.ndarray:
     """Find the cells in which the determinant is not proven to be above ``margin``.
 
@@ -251,6 +240,8 @@ def failing_cells(
         changed: bool, one for each node of the stored field; only blocks that depend on marked nodes are tested.
             ``None`` tests all.
         besides: a box of nodes; the cells between them are not tested.
+        bounded: first bound the determinants by the nodes of the stored field, and only test the blocks that this does
+            not decide; ``grid`` is a :class:`SampledGrid`.
 
     Returns:
         Indices (K, d), array order.
@@ -258,6 +249,10 @@ def failing_cells(
     shape = tuple(map(len, grid.nodes))
     every = blocks(shape) if besides is None else _blocks_around(shape, besides)
     wanted = [where for where in every if changed is None or grid.touched(where, changed)]
+    if bounded and len(wanted) > _FEW_BLOCKS:
+        assert isinstance(grid, SampledGrid)
+        least = least_between_samples(grid)
+        wanted = [where for where in wanted if not least.of(where) > margin]
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         found = list(pool.map(lambda where: _failing_in_block(grid, where, margin), wanted))
     return np.concatenate([np.zeros((0, len(grid.nodes)), np.int64), *found])
@@ -274,12 +269,12 @@ def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np
     largest = 1 + float(slopes.max())
     displacement = _largest(values) / finest
     rounding = grid.rounding * displacement
-    coarse = 16 * _tolerance(largest, _largest(shifted) / finest, rounding, 2.0**-23)
+    coarse = 16 * tolerance(largest, _largest(shifted) / finest, rounding, 2.0**-23)
     least = 1 - float(slopes.sum(0).max())
     if least > 0 and least**d > margin + coarse:
         return np.zeros((0, d), np.int64)
     undecided = _undecided([_over_cells(edge, axis) for axis, edge in enumerate(edges)], margin + coarse)
-    fine = _tolerance(largest, displacement, rounding, 2.0**-52)
+    fine = tolerance(largest, displacement, rounding, 2.0**-52)
     failing = []
     for start in range(0, len(undecided), _CHUNK):
         cells = undecided[start : start + _CHUNK]
@@ -361,7 +356,7 @@ def failing_samples(
     for gap in GAPS:
         grid = continued(field, inside, gap)
         # Copies of the field's own nodes need no test.
-        cells = failing_cells(grid, margin, changed, grid.inner if same else None)
+        cells = failing_cells(grid, margin, changed, grid.inner if same else None, bounded=not same)
         if not len(cells):
             break
     return grid, cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,11 +14,20 @@ import torch
 from torch import Tensor
 
 from ..spatial.coordinates import direction_matrix
-from ..spatial.field_grid import FieldGrid
-from ..spatial.jacobian import determinant, jacobian_determinant
+from ..spatial.field_grid import Block, FieldGrid
+from ..spatial.field_samples import FieldSamples, boxes, over_boxes
+from ..spatial.jacobian import central_determinants, determinant
 from ..spatial.model_grid import image_extent
 from ..spatial.resampling import field_on_grid, slabs
-from .certificate import blocks, certify_saved
+from .certificate import blocks, certify_saved, corner_values
+from .determinant_bounds import least_determinant, least_determinants, tolerance
+
+# Cells along each axis of a tile whose determinants are bounded together.
+_TILE = 8
+# If more than this share of the cells is undecided, all are computed, which is faster than picking them out.
+_MANY = 0.2
+# Number of cells whose determinants are computed together.
+_CHUNK = 2**14
 
 
 @dataclass(frozen=True)
@@ -75,15 +84,83 @@ def digital_diffeomorphism(field: FieldGrid) -> Strict:
     bad if any of these determinants is not positive. The non-diffeomorphic volume is that of the negative ones, halved
     because the triangles or tetrahedra cover each cell twice.
     """
-    cells, bad, volume = 0, 0, 0.0
+    found = [Strict(0, 0, 0.0)]
     for where in blocks(field.vectors.shape[:-1]):
-        steps = np.reshape(field.spacing, (-1, *[1] * len(where)))
-        dets = torch.stack(_simplex_determinants(torch.from_numpy((field.block(where) / steps).astype(np.float32))))
-        cells += dets[0].numel()
+        found.append(_strict_in_block(field.block(where), field.spacing))
+    return _added(found)
+
+
+def _added(found: list[Strict]) -> Strict:
+    return Strict(sum(s.cells for s in found), sum(s.bad for s in found), sum(s.volume for s in found))
+
+
+def _strict_in_block(values: np.ndarray, spacing: Sequence[float]) -> Strict:
+    """Apply the criterion to a block of nodes.
+
+    Most tiles of cells are decided by a bound, see :mod:`DRDMLib.invertibility.determinant_bounds`; the
+    others are computed.
+
+    Args:
+        values: (d, *n), millimeters; component k is along axis k.
+        spacing: (d,), array order.
+    """
+    d = len(values)
+    if min(values.shape[1:]) < 2:
+        return Strict(0, 0, 0.0)
+    values = (values / np.reshape(spacing, (-1, *[1] * d))).astype(np.float32)
+    shape = tuple(n - 1 for n in values.shape[1:])
+    undecided = ~(_least_in_tiles(values) > 0)
+    cells, bad, volume = math.prod(shape), 0, 0.0
+    for axis, count in enumerate(shape):
+        undecided = undecided.repeat(_TILE, axis).take(range(count), axis)
+    if undecided.mean() > _MANY:
+        chosen: Iterable[np.ndarray] = [values]
+    else:
+        left = np.argwhere(undecided)
+        corners = (left[start : start + _CHUNK] for start in range(0, len(left), _CHUNK))
+        chosen = (np.moveaxis(corner_values(values, part), (0, -1), (-1, 0)) for part in corners)
+    for some in chosen:
+        dets = torch.stack(_simplex_determinants(torch.from_numpy(np.ascontiguousarray(some))))
         if bool((dets <= 0).any()):
             bad += int((dets <= 0).any(dim=0).sum())
-            volume -= float(dets.clamp(max=0).sum()) / 2 / math.factorial(len(where))
+            volume -= float(dets.clamp(max=0).sum()) / 2 / math.factorial(d)
     return Strict(cells, bad, volume)
+
+
+def _least_in_tiles(values: np.ndarray) -> np.ndarray:
+    """Bound the determinants of the criterion from below in tiles of cells.
+
+    Args:
+        values: (d, *n), displacements in voxels, float32.
+
+    Returns:
+        One number for each tile of ``_TILE`` cells along each axis; the last ones can be smaller.
+    """
+    d = len(values)
+    low, high = [], []
+    for axis in range(d):
+        edges = np.diff(values, axis=1 + axis)
+        least = greatest = edges
+        for other in range(d):
+            least = _over_tiles(np.minimum, least, other, overlap=other != axis)
+            greatest = _over_tiles(np.maximum, greatest, other, overlap=other != axis)
+        low.append(least)
+        high.append(greatest)
+    # Parallel edges of a cell differ by at most their range.
+    wider = [(b - a) / 2 for a, b in zip(low, high, strict=True)]
+    widened: list[np.ndarray | float] = [wider[1] + wider[2], wider[2], wider[1]] if d == 3 else [0.0] * d
+    largest = 1 + max(max(-float(a.min()), float(b.max())) for a, b in zip(low, high, strict=True))
+    rounding = 4 * tolerance(largest, 0.0, 0.0, 2.0**-23) + 2.0**-16 * largest**d
+    result: np.ndarray = least_determinant(low, high, widened) - rounding
+    return result
+
+
+def _over_tiles(function: np.ufunc, values: np.ndarray, axis: int, *, overlap: bool) -> np.ndarray:
+    """Reduce values to tiles along an axis of the grid; ``overlap`` includes the first value of the next tile."""
+    before = (slice(None),) * (1 + axis)
+    starts = range(0, values.shape[1 + axis] - overlap, _TILE)
+    parts = [values[before + (slice(start, start + _TILE + overlap),)] for start in starts]
+    return np.stack([function.reduce(part, axis=1 + axis) for part in parts], axis=1 + axis)
 
 
 def _simplex_determinants(values: Tensor) -> list[Tensor]:
@@ -123,6 +200,60 @@ def _simplex_determinants(values: Tensor) -> list[Tensor]:
     return [*corners, -one, -two]
 
 
+class _Totals:
+    """Adds up the metrics of parts of a field, on the grid of ``reference``."""
+
+    def __init__(self, reference: sitk.Image) -> None:
+        self.reference = reference
+        self.direction, self.spacing = direction_matrix(reference), reference.GetSpacing()
+        self._along = np.linalg.inv(self.direction)[::-1]
+        self.total, self.largest, self.folded, self.lowest = 0.0, 0.0, 0, math.inf
+        self._strict = [Strict(0, 0, 0.0)]
+
+    def add_lengths(self, values: np.ndarray) -> None:
+        """Add the lengths of displacements, (d, *n)."""
+        squares = np.square(values[0])
+        for component in values[1:]:
+            squares += np.square(component)
+        self.total += float(np.sqrt(squares).sum(dtype=np.float64))
+        longest = values.reshape(len(values), -1)[:, squares.argmax()]
+        self.largest = max(self.largest, float(np.linalg.norm(longest.astype(np.float64))))
+
+    def add_central(self, values: np.ndarray, inner: Block) -> None:
+        """Add the determinants of central differences.
+
+        Args:
+            values: (d, *n), a box of voxels and its neighbors.
+            inner: the voxels of the box itself.
+        """
+        determinants = central_determinants(values, inner, self.spacing, self.direction)
+        self.folded += int(np.count_nonzero(determinants <= 0))
+        self.lowest = min(self.lowest, float(determinants.min()))
+
+    def add_strict(self, values: np.ndarray) -> None:
+        """Apply the digital-diffeomorphism criterion to the cells between voxels, (d, *n)."""
+        along = np.stack(
+            [sum(row[k] * values[k].astype(np.float64) for k in np.flatnonzero(row)) for row in self._along]
+        )
+        self._strict.append(_strict_in_block(along, self.spacing[::-1]))
+
+    def metrics(self) -> FieldMetrics:
+        voxels = self.reference.GetNumberOfPixels()
+        side = float(image_extent(self.reference).max())
+        strict = _added(self._strict)
+        cells = max(1, math.prod(n - 1 for n in self.reference.GetSize()))
+        return FieldMetrics(
+            mean_mm=self.total / voxels,
+            max_mm=self.largest,
+            mean_percent=100 * self.total / voxels / side,
+            max_percent=100 * self.largest / side,
+            folded_fraction=self.folded / voxels,
+            min_jacobian=self.lowest,
+            nondiffeomorphic_fraction=strict.volume / cells,
+            nondiffeomorphic_cells=strict.bad / cells,
+        )
+
+
 def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> FieldMetrics:
     """Measure a field that is given slab by slab.
 
@@ -134,40 +265,26 @@ def measure(reference: sitk.Image, layers: Callable[[int, int], np.ndarray]) -> 
     Returns:
         All metrics except ``certified_invertible``, which is ``None``.
     """
-    count = reference.GetSize()[-1]
-    direction = direction_matrix(reference)
-    total, largest, folded, lowest = 0.0, 0.0, 0, math.inf
-    strict: list[Strict] = []
+    shape = reference.GetSize()[::-1]
+    totals = _Totals(reference)
     for start, stop in slabs(reference.GetSize(), 2**21):
-        below, above = max(0, start - 1), min(count, stop + 1)
-        block = layers(below, above)
-        determinants = jacobian_determinant(block, reference.GetSpacing(), direction)
-        own = slice(start - below, start - below + stop - start)
-        length = np.sqrt(np.einsum("...i,...i->...", block[own], block[own], dtype=np.float64))
-        total += float(length.sum())
-        largest = max(largest, float(length.max()))
-        folded += int(np.count_nonzero(determinants[own] <= 0))
-        lowest = min(lowest, float(determinants[own].min()))
-        strict.append(_strict(block[own.start : own.stop + 1], reference, direction))
-    voxels = reference.GetNumberOfPixels()
-    side = float(image_extent(reference).max())
-    return FieldMetrics(
-        mean_mm=total / voxels,
-        max_mm=largest,
-        mean_percent=100 * total / voxels / side,
-        max_percent=100 * largest / side,
-        folded_fraction=folded / voxels,
-        min_jacobian=lowest,
-        nondiffeomorphic_fraction=sum(s.volume for s in strict) / max(1, sum(s.cells for s in strict)),
-        nondiffeomorphic_cells=sum(s.bad for s in strict) / max(1, sum(s.cells for s in strict)),
-    )
+        below, above = max(0, start - 1), min(shape[0], stop + 1)
+        block = np.moveaxis(layers(below, above), -1, 0)
+        for where in boxes((stop - start, *shape[1:])):
+            own = (slice(where[0].start + start - below, where[0].stop + start - below), *where[1:])
+            around, inner = _with_neighbors(own, block.shape[1:])
+            values = np.stack([component[around] for component in block]).astype(np.float32, copy=False)
+            totals.add_lengths(np.stack([component[inner] for component in values]))
+            totals.add_central(values, inner)
+            corners = tuple(slice(i.start, None) for i in inner)
+            totals.add_strict(np.stack([component[corners] for component in values]))
+    return totals.metrics()
 
 
-def _strict(layers: np.ndarray, reference: sitk.Image, direction: np.ndarray) -> Strict:
-    if min(layers.shape[:-1]) < 2:
-        # A single slice, or the last layer of a volume, has no cells of its own.
-        return Strict(0, 0, 0.0)
-    return digital_diffeomorphism(FieldGrid(layers, reference.GetSpacing()[::-1], direction, np.zeros(len(direction))))
+def _with_neighbors(where: Block, shape: tuple[int, ...]) -> tuple[Block, Block]:
+    """Enlarge a box by one voxel on each side, within the grid; return it, and where the box lies in it."""
+    around = tuple(slice(max(w.start - 1, 0), min(w.stop + 1, n)) for w, n in zip(where, shape, strict=True))
+    return around, tuple(slice(w.start - a.start, w.stop - a.start) for w, a in zip(where, around, strict=True))
 
 
 def measure_ddf(ddf: sitk.Image) -> FieldMetrics:
@@ -183,7 +300,25 @@ def measure_on_grid(field: sitk.Image, reference: sitk.Image) -> FieldMetrics:
     Args:
         field: vector image, millimeters, LPS.
     """
-    return measure(reference, lambda start, stop: field_on_grid(field, reference, start, stop))
+    samples = FieldSamples.of(field, reference)
+    if samples is None:
+        return measure(reference, lambda start, stop: field_on_grid(field, reference, start, stop))
+    totals, shape = _Totals(reference), samples.shape
+    for where in boxes((*shape[:-1], 1)):
+        totals.add_lengths(samples.box((*where[:-1], slice(0, shape[-1]))))
+    least = least_determinants(samples, totals.direction)
+    parts = list(boxes(shape))
+    central = np.full(len(parts), -np.inf) if least is None else over_boxes(np.minimum, least.central, least.cells)
+    strict = central if least is None else over_boxes(np.minimum, least.strict, least.cells)
+    # Boxes whose determinants are all greater than the least one found so far cannot change it.
+    for number in np.argsort(central, kind="stable"):
+        if central[number] > max(totals.lowest, 0):
+            break
+        around, inner = _with_neighbors(parts[number], shape)
+        totals.add_central(samples.box(around), inner)
+    for number in np.flatnonzero(~(strict > 0)):
+        totals.add_strict(samples.box(tuple(slice(w.start, w.stop + 1) for w in parts[number])))
+    return totals.metrics()
 
 
 def folded_fraction(ddf: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from .coordinates import direction_matrix, index_to_physical
 from .field_grid import Block, FieldGrid
+from .field_samples import FieldSamples, box_sides, boxes, over_boxes
 from .model_grid import ModelGrid
 from .resampling import field_on_grid, slabs
 
@@ -97,22 +98,17 @@ def invented_fraction(field: sitk.Image, reference: sitk.Image, faces: Sequence[
         field: displacement field, vector image, millimeters, LPS.
         reference: the scan.
     """
-    count = 0
     middle = np.asarray(reference.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in reference.GetSize()]))
     origin, steps = np.asarray(reference.GetOrigin()), index_to_physical(reference)
-    for start, stop in slabs(reference.GetSize(), 2**21) if faces else ():
-        vectors = field_on_grid(field, reference, start, stop)
-        beyond = np.zeros(vectors.shape[:-1], bool)
-        for face in faces:
-            point, normal = np.asarray(face.point), np.asarray(face.normal)
-            outward = normal * np.sign(normal @ (point - middle))
-            axis = int(np.abs(outward @ steps).argmax())
-            index = np.arange(stop - start) + start if axis == len(steps) - 1 else np.arange(reference.GetSize()[axis])
-            depths = (origin - point) @ outward + index * (outward @ steps[:, axis])
-            shape = [-1 if a == len(steps) - 1 - axis else 1 for a in range(len(steps))]
-            beyond |= depths.reshape(shape) + vectors @ outward > _ON_FACE
-        count += int(np.count_nonzero(beyond))
-    return count / int(reference.GetNumberOfPixels())
+    limits = []
+    for face in faces:
+        point, normal = np.asarray(face.point), np.asarray(face.normal)
+        outward = normal * np.sign(normal @ (point - middle))
+        axis = int(np.abs(outward @ steps).argmax())
+        depths = (origin - point) @ outward + np.arange(reference.GetSize()[axis]) * (outward @ steps[:, axis])
+        limits.append(_Limit(len(steps) - 1 - axis, outward, depths, most=_ON_FACE))
+    beyond = sum(int(np.count_nonzero(~inside)) for _, inside in _within_limits(field, reference, limits))
+    return beyond / int(reference.GetNumberOfPixels())
 
 
 def inside_mask(field: sitk.Image, reference: sitk.Image) -> sitk.Image:
@@ -125,10 +121,9 @@ def inside_mask(field: sitk.Image, reference: sitk.Image) -> sitk.Image:
     Returns:
         8-bit image on the grid of the scan: 1 inside, 0 where the scan shows nothing.
     """
-    size = reference.GetSize()
-    mask = np.empty(size[::-1], np.uint8)
-    for start, stop, inside in _inside(field, reference):
-        mask[start:stop] = inside
+    mask = np.ones(reference.GetSize()[::-1], np.uint8)
+    for where, inside in _within_limits(field, reference, _faces_in_voxels(reference)):
+        mask[where] = inside
     image = sitk.GetImageFromArray(mask)
     image.CopyInformation(reference)
     return image
@@ -139,22 +134,81 @@ def outside_fraction(field: sitk.Image, reference: sitk.Image) -> float:
 
     Arguments as in :func:`inside_mask`.
     """
-    outside = sum(inside.size - np.count_nonzero(inside) for _, _, inside in _inside(field, reference))
+    parts = _within_limits(field, reference, _faces_in_voxels(reference))
+    outside = sum(int(np.count_nonzero(~inside)) for _, inside in parts)
     return float(outside / int(reference.GetNumberOfPixels()))
 
 
-def _inside(field: sitk.Image, reference: sitk.Image) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield start, end and mask of each slab."""
-    size, to_voxels = reference.GetSize(), np.linalg.inv(index_to_physical(reference)).astype(np.float32)
-    d = len(size)
-    for start, stop in slabs(size, 2**21):
-        vectors = field_on_grid(field, reference, start, stop)
-        inside = np.ones(vectors.shape[:-1], bool)
-        for axis, count in enumerate(size):
-            index = np.arange(start, stop) if axis == d - 1 else np.arange(count)
-            at = vectors @ to_voxels[axis] + index.reshape([-1 if a == d - 1 - axis else 1 for a in range(d)])
-            inside &= (at >= -0.5 - _ROUNDING) & (at <= count - 0.5 + _ROUNDING)
-        yield start, stop, inside
+@dataclass(frozen=True)
+class _Limit:
+    """What a voxel must not exceed to be read from inside: ``start[index along axis] + displacement @ row``.
+
+    Attributes:
+        axis: array axis of the image.
+        row: (d,).
+        start: one number for each layer along the axis.
+        least, most: limits.
+    """
+
+    axis: int
+    row: np.ndarray
+    start: np.ndarray
+    least: float = -np.inf
+    most: float = np.inf
+
+    def of(self, vectors: np.ndarray, where: Block) -> np.ndarray:
+        """Whether the voxels of a box keep the limits, by their displacements (d, *n): bool, (*n)."""
+        moved = sum(self.row[k] * vectors[k] for k in np.flatnonzero(self.row))
+        at = moved + self.start[where[self.axis]].reshape(self._shape(len(where)))
+        result: np.ndarray = (at >= self.least) & (at <= self.most)
+        return result
+
+    def surely(self, samples: FieldSamples) -> np.ndarray:
+        """Find the boxes of an image in which all voxels keep the limits, by the nodes around them."""
+        moved = sum(float(self.row[k]) * samples.nodes[k] for k in np.flatnonzero(self.row))
+        cells = [samples.cells(axis) for axis in range(len(samples.at))]
+        sides = box_sides(samples.shape)
+        # Single precision rounds by less.
+        rounding = 2.0**-20 * (np.abs(moved).max() + np.abs(self.start).max())
+        low, high = (
+            over_boxes(function, moved, cells, 1).reshape(tuple(map(len, sides)))
+            + np.reshape([function.reduce(self.start[s]) for s in sides[self.axis]], self._shape(len(sides)))
+            for function in (np.minimum, np.maximum)
+        )
+        sure: np.ndarray = (low > self.least + rounding) & (high < self.most - rounding)
+        return sure.reshape(-1)
+
+    def _shape(self, d: int) -> list[int]:
+        return [-1 if axis == self.axis else 1 for axis in range(d)]
+
+
+def _faces_in_voxels(reference: sitk.Image) -> list[_Limit]:
+    """Make the limits of positions in the scan, up to half a voxel around its outermost centers."""
+    to_voxels = np.linalg.inv(index_to_physical(reference)).astype(np.float32)
+    d = len(to_voxels)
+    return [
+        _Limit(d - 1 - axis, to_voxels[axis], np.arange(count, dtype=float), -0.5 - _ROUNDING, count - 0.5 + _ROUNDING)
+        for axis, count in enumerate(reference.GetSize())
+    ]
+
+
+def _within_limits(
+    field: sitk.Image, reference: sitk.Image, limits: Sequence[_Limit]
+) -> Iterator[tuple[Block, np.ndarray]]:
+    """Yield boxes of voxels, and which of their voxels keep all limits; in the boxes left out, all do."""
+    samples = FieldSamples.of(field, reference) if limits else None
+    if samples is None:
+        for start, stop in slabs(reference.GetSize(), 2**21) if limits else ():
+            where = (slice(start, stop), *[slice(0, n) for n in reference.GetSize()[-2::-1]])
+            vectors = np.moveaxis(field_on_grid(field, reference, start, stop), -1, 0)
+            yield where, np.logical_and.reduce([limit.of(vectors, where) for limit in limits])
+        return
+    sure = np.array([limit.surely(samples) for limit in limits])
+    for number, where in enumerate(boxes(samples.shape)):
+        unsure = [limit for limit, decided in zip(limits, sure[:, number], strict=True) if not decided]
+        if unsure:
+            vectors = samples.box(where)
+            yield where, np.logical_and.reduce([limit.of(vectors, where) for limit in unsure])
 
 
 def hold_faces(field: FieldGrid, faces: Sequence[Face], where: Block | None = None) -> None:

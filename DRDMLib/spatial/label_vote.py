@@ -19,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .coordinates import index_to_physical
+from .field_samples import samples_of_transform
 from .mirror import reflected
 
 # Blur of a label along each axis.
@@ -33,6 +34,8 @@ _SHEET = 5 / 3
 _VOTE = 32
 # Blocks of the result, which are computed on their own; fixed, so that no result depends on the memory at hand.
 _BLOCK = 2**16
+# Layers of large images whose displacements are sampled at the same time.
+_TOGETHER = 8
 # Points that vote at the same time; small enough for the processor's cache.
 _CHUNK = 2**12
 
@@ -53,9 +56,22 @@ def warp_by_vote(source: np.ndarray, label: sitk.Image, reference: sitk.Image, t
     warped = np.empty(reference.GetSize()[::-1], source.dtype)
     layer = max(1, warped[0].size)
     step = max(1, _BLOCK // layer)
+    samples = samples_of_transform(transform, reference)
+    vectors: np.ndarray | None = None
     for start in range(0, len(warped), step):
-        positions = _positions(reference, start, min(start + step, len(warped)), transform, label)
-        warped[start : start + step].reshape(-1)[:] = vote(labels, votes, source.shape, positions)
+        stop = min(start + step, len(warped))
+        if samples is not None:
+            # Several layers together take less time.
+            together = _TOGETHER if step == 1 else step
+            place = start % together
+            if place == 0:
+                whole = [slice(0, n) for n in warped.shape[1:]]
+                vectors = samples.box((slice(start, min(start + together, len(warped))), *whole), np.float64)
+            own = vectors[:, place : place + stop - start]  # type: ignore[index]
+        else:
+            own = _displacements(reference, start, stop, transform)
+        positions = _positions(reference, start, stop, own, label)
+        warped[start:stop].reshape(-1)[:] = vote(labels, votes, source.shape, positions)
     return warped
 
 
@@ -107,10 +123,24 @@ def count_votes(source: np.ndarray) -> np.ndarray:
     return result
 
 
+def _displacements(reference: sitk.Image, start: int, stop: int, transform: sitk.Transform) -> np.ndarray:
+    """Compute the displacements of any transform in the layers ``start`` to ``stop`` of ``reference``: (d, ...)."""
+    d = reference.GetDimension()
+    size = [*reference.GetSize()[:-1], stop - start]
+    origin = reference.TransformIndexToPhysicalPoint([0] * (d - 1) + [start])
+    moved = sitk.TransformToDisplacementField(
+        transform, sitk.sitkVectorFloat64, size, origin, reference.GetSpacing(), reference.GetDirection()
+    )
+    return np.moveaxis(sitk.GetArrayFromImage(moved), -1, 0)
+
+
 def _positions(
-    reference: sitk.Image, start: int, stop: int, transform: sitk.Transform, label: sitk.Image
+    reference: sitk.Image, start: int, stop: int, vectors: np.ndarray, label: sitk.Image
 ) -> list[np.ndarray]:
     """Find where the voxels of the layers ``start`` to ``stop`` (exclusive) of ``reference`` lie in ``label``.
+
+    Args:
+        vectors: their displacements, (d, ...), millimeters, LPS.
 
     Returns:
         The index in ``label`` along each axis, array order, not rounded, one number for each voxel. Positions outside
@@ -119,10 +149,6 @@ def _positions(
     d = reference.GetDimension()
     size = [*reference.GetSize()[:-1], stop - start]
     origin = reference.TransformIndexToPhysicalPoint([0] * (d - 1) + [start])
-    moved = sitk.TransformToDisplacementField(
-        transform, sitk.sitkVectorFloat64, size, origin, reference.GetSpacing(), reference.GetDirection()
-    )
-    vectors = sitk.GetArrayViewFromImage(moved)
     to_label = np.linalg.inv(index_to_physical(label))
     # All sums are written out, because a product of matrices could round differently for other sizes.
     steps = to_label @ index_to_physical(reference)
@@ -136,7 +162,7 @@ def _positions(
             if steps[row, axis] != 0:
                 position += steps[row, axis] * axes[axis]
             if to_label[row, axis] != 0:
-                position += to_label[row, axis] * vectors[..., axis]
+                position += to_label[row, axis] * vectors[axis]
         outside = (position < -0.5) | (position > sides[row] - 0.5)
         if outside.any():
             position[outside] = reflected(position[outside], sides[row])

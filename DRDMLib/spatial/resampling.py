@@ -9,8 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from .coordinates import to_index, to_points
+from .field_samples import samples_of_transform
 from .label_vote import warp_by_vote
-from .mirror import mirrored_transform
+from .mirror import mirrored_transform, mirrored_values
 from .thin_structures import restore_thin
 
 _SLAB_VOXELS = 2**23
@@ -18,6 +19,9 @@ _SLAB_VOXELS = 2**23
 _MOST_EXACT_32 = 2**24
 # Grids are the same if they are nowhere farther apart than this, in voxels.
 _SAME = 1e-3
+# Bound of the rounding error of an interpolated value, as a fraction of the largest value of an image: positions of up
+# to a thousand voxels have an error of less than 1e-12 voxels.
+_ROUNDING = 2.0**-38
 
 
 def slabs(size: tuple[int, ...], voxels: int = _SLAB_VOXELS) -> Iterator[tuple[int, int]]:
@@ -69,17 +73,67 @@ def warped_slabs(image: sitk.Image, reference: sitk.Image, transform: sitk.Trans
     dtype = numpy_type(image.GetPixelID())
     pixel_type = sitk.sitkFloat64 if _needs_64_bits(image, dtype) else sitk.sitkFloat32
     moved = _moved_box(image, reference, transform)
+    mirror = _Mirror(image, reference, transform) if dtype.kind in "iu" and moved is None else None
     for start, stop in slabs(reference.GetSize()):
         resampler = slab_resampler(reference, start, stop)
         resampler.SetTransform(transform)
         resampler.SetInterpolator(sitk.sitkLinear)
         resampler.SetDefaultPixelValue(float("inf"))
         resampler.SetOutputPixelType(pixel_type)
-        if moved is None:
-            values = _mirrored_outside(image, resampler)
-            yield np.rint(values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype)
-        else:
+        if moved is not None:
             yield _partly_resampled(image, resampler, moved, start, stop)
+        elif mirror is not None:
+            yield mirror.resampled(resampler, start)
+        else:
+            values = _mirrored_outside(image, resampler)
+            yield _rounded(values, dtype) if dtype.kind in "iu" else values.astype(dtype)
+
+
+class _Mirror:
+    """Resamples an image of integers slab by slab; outside of the image, its mirror image is read.
+
+    Only the voxels outside are computed anew, so that it takes a third of the time of :func:`_mirrored_outside`. The
+    results are the same to the bit: where a rounding error could change an integer, that function is used.
+
+    Args:
+        image: the image.
+        reference, transform: see :func:`warped_slabs`.
+    """
+
+    def __init__(self, image: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> None:
+        # Several threads may warp the same image, see warp_label.
+        self._image, self._reference = sitk.Image(image), reference
+        self._dtype = numpy_type(image.GetPixelID())
+        self._samples = samples_of_transform(transform, reference)
+        self._voxels: np.ndarray | None = None
+        self._tolerance = 0.0
+
+    def resampled(self, resampler: sitk.ResampleImageFilter, start: int) -> np.ndarray:
+        """Resample a slab.
+
+        Args:
+            resampler: for the slab; its default value is infinite.
+            start: first layer of the slab.
+        """
+        if self._samples is None:
+            return _rounded(_mirrored_outside(self._image, resampler), self._dtype)
+        values = sitk.GetArrayFromImage(resampler.Execute(self._image))
+        outside = np.isinf(values)
+        if outside.any():
+            if self._voxels is None:
+                self._voxels = sitk.GetArrayViewFromImage(self._image)
+                self._tolerance = _ROUNDING * max(abs(float(self._voxels.min())), abs(float(self._voxels.max())))
+            inner = mirrored_values(self._voxels, self._image, self._samples, self._reference, start, outside)
+            low, high = (np.rint((inner + sign * self._tolerance).astype(values.dtype)) for sign in (-1, 1))
+            if (low != high).any():
+                return _rounded(_mirrored_outside(self._image, resampler), self._dtype)
+            values[outside] = low
+        return _rounded(values, self._dtype)
+
+
+def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    result: np.ndarray = np.rint(values, out=values).astype(dtype)
+    return result
 
 
 def _mirrored_outside(image: sitk.Image, resampler: sitk.ResampleImageFilter) -> np.ndarray:

@@ -201,15 +201,25 @@ def _thin_voxels(label: np.ndarray) -> np.ndarray:
         lines, marks = np.moveaxis(label, axis, 0), np.moveaxis(inner, axis, 0)
         marks[1:] &= lines[1:] == lines[:-1]
         marks[:-1] &= lines[:-1] == lines[1:]
-    candidates = np.argwhere((label != 0) & ~inner)
-    thin = np.ones(len(candidates), bool)
-    labels, inner = label.reshape(-1), inner.reshape(-1)
-    for start in range(0, len(candidates), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        values = label[tuple(candidates[part].T)]
-        for near in _near(candidates[part], label.shape):
-            thin[part] &= ~(inner[near] & (labels[near] == values))
-    return candidates[thin]
+    found = []
+    step = max(1, _CHUNK // max(1, label[0].size))
+    for start in range(0, len(label), step):
+        stop = min(start + step, len(label))
+        rows = slice(max(start - 1, 0), min(stop + 1, len(label)))
+        # One layer more on each side; outside there is neither a label nor an inner voxel.
+        more = [(rows.start - start + 1, stop + 1 - rows.stop)] + [(1, 1)] * (label.ndim - 1)
+        labels, marks = np.pad(label[rows], more), np.pad(inner[rows], more)
+        own = label[start:stop]
+        thin = (own != 0) & ~inner[start:stop]
+        if not thin.any():
+            continue
+        for offset in _neighborhood(label.ndim)[1:] + 1:
+            near = tuple(slice(o, o + n) for o, n in zip(offset.tolist(), own.shape, strict=True))
+            thin &= ~(marks[near] & (labels[near] == own))
+        voxels = np.argwhere(thin)
+        voxels[:, 0] += start
+        found.append(voxels)
+    return np.concatenate([np.zeros((0, label.ndim), np.int64), *found])
 
 
 def _contacts(source: np.ndarray, thin: np.ndarray) -> np.ndarray:

@@ -28,13 +28,14 @@ from DRDMLib.invertibility.certificate import (
     failing_cells,
 )
 from DRDMLib.invertibility.inverse import Mapping
-from DRDMLib.invertibility.metrics import digital_diffeomorphism, jacobian_determinant, measure_ddf
+from DRDMLib.invertibility.metrics import digital_diffeomorphism, measure_ddf
 from DRDMLib.invertibility.repair import MARGIN, repair
 from DRDMLib.io.images import read_image
 from DRDMLib.io.resources import resource
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.settings import DeformationSettings
 from DRDMLib.spatial.field_grid import STORED, FieldGrid, extended, positions
+from DRDMLib.spatial.jacobian import jacobian_determinant
 from DRDMLib.spatial.model_grid import needs_refinement, physical_field
 
 

@@ -9,9 +9,10 @@ from command_helpers import run_process
 from scipy import ndimage
 from support import rotation, smooth_image
 
-from DRDMLib.invertibility.metrics import jacobian_determinant, measure_ddf
+from DRDMLib.invertibility.metrics import measure_ddf
 from DRDMLib.io.images import fit_label
 from DRDMLib.spatial import resampling
+from DRDMLib.spatial.jacobian import jacobian_determinant
 from DRDMLib.spatial.resampling import warp_image, warp_label
 
 
