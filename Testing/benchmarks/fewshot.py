@@ -8,6 +8,8 @@ those that ``drdm train`` leaves out (every K-th), which no model has seen. Besi
     none     no copies
     all      no copies, but every other subject to train on: the ceiling
     oracle   copies with the shapes of all other subjects: the ceiling for deformations
+    toward[:MODEL][+AMOUNT]   copies that go part of the way toward the images of all other subjects, whose labels are
+             not used; then deformed by a model, and with a random pose
 
 Every method has the same number of iterations, and those that deform as many copies. All rotate and shift the images a
 little. Nothing is tuned on the test subjects: settings are chosen with ``--choose N``, on N subjects that are neither
@@ -26,13 +28,18 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from benchmarks.coverage import TRIES
 from benchmarks.displacement import deform_pair
 from benchmarks.labeled_views import LabeledImage, View, crop_to_view, group_by_patient, load_views, view_of
 from benchmarks.methods import deformer
 from benchmarks.networks import UNet
 from benchmarks.oracle import Oracle
 from benchmarks.overlap import dice, dice_cross_entropy
+from DRDMLib.deformation import make_deformations
 from DRDMLib.io.datasets import find_cases
+from DRDMLib.models.catalogue import load_model
+from DRDMLib.settings import DeformationSettings
+from DRDMLib.toward import find_way
 
 LEVELS = (16, 32, 48)
 WINDOWS = {3: (40, 52, 40), 2: (96, 96)}
@@ -107,12 +114,30 @@ def mean_dice(network: UNet, test: list[Example], classes: int) -> list[float]:
 
 
 def copy_maker(name: str, pool: list[Subject], device: str) -> CopyMaker:
-    """Find what makes the copies: a method by name, or the oracle."""
+    """Find what makes the copies: a method by name, those toward others, or the oracle."""
     if name == "oracle":
         oracle = Oracle(pool)
         return lambda pair, index, seed, level: oracle.field(pair, index, seed)
+    if name.partition("+")[0].partition(":")[0] == "toward":
+        return toward_others(name, pool, device)
     method = deformer(name, device)
     return lambda pair, index, seed, level: method(pair.image, seed, level)
+
+
+def toward_others(name: str, pool: list[Subject], device: str) -> CopyMaker:
+    """Return the maker of ``toward[:MODEL][+AMOUNT]``; a copy goes toward an image of the same phase."""
+    plain, _, amount = name.partition("+")
+    model = load_model(plain.partition(":")[2] or "general-2d", device)
+
+    def field(pair: LabeledImage, index: int, seed: int, level: int) -> np.ndarray:
+        others = [subject[index % len(subject)] for subject in pool if subject[index % len(subject)] is not pair]
+        order = np.random.default_rng(seed).permutation(len(others))[:TRIES]
+        way = next(filter(None, (find_way(pair.image, others[number].image) for number in order)), None)
+        settings = DeformationSettings(level if ":" in plain else 0, pose=float(amount or 0))
+        made = next(make_deformations(pair.image, model, settings, (seed,), toward=way))
+        return sitk.GetArrayFromImage(made.ddf)
+
+    return field
 
 
 def training_set(
