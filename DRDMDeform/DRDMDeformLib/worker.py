@@ -105,13 +105,14 @@ class Worker:
 
     def end(self) -> None:
         """End the process; a command that still runs is killed."""
-        if self.process is None:
-            return
-        if self._users:
-            self.process.kill()
-        else:
-            self.process.terminate()
+        process, users = self.process, self._users
         self.process, self._users = None, []
+        if process is None:
+            return
+        if users:
+            process.kill()
+        else:
+            process.terminate()
 
     def kill(self) -> None:
         """Kill the process, for example because its files are to be replaced."""

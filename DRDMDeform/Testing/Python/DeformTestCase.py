@@ -7,7 +7,17 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from DRDMDeformLib import mrml
-from modulesupport import BY_LEVEL, MODEL, ModuleTestCase, arrayOf, displacements, processEvents, sceneContent, waitFor
+from modulesupport import (
+    BY_LEVEL,
+    MODEL,
+    ModuleTestCase,
+    arrayOf,
+    displacements,
+    processEvents,
+    sceneContent,
+    volumeBounds,
+    waitFor,
+)
 
 from DRDMLib.io.resources import resource
 
@@ -179,8 +189,10 @@ class DeformTestCase(ModuleTestCase):
         np.testing.assert_allclose(displacements(again), displacements(made), atol=1e-3)
         alone = self.logic.deform(volume, MODEL, "medium", record["seed"], 1)
         # Toward a larger person the phantom grows: each point shows what is nearer to its middle.
-        inward = displacements(again) - displacements(alone)
-        places = np.stack(np.meshgrid(*[np.linspace(-20, 20, 5)] * 3), -1).reshape(-1, 3)
+        low, high = np.reshape(volumeBounds(volume), (3, 2)).T
+        middle, reach = (low + high) / 2, (high - low).min() / 4
+        inward = displacements(again, reach, middle) - displacements(alone, reach, middle)
+        places = np.stack(np.meshgrid(*[np.linspace(-reach, reach, 5)] * 3), -1).reshape(-1, 3)
         self.assertLess((inward * places).sum(), 0)
         self.panel.parameter.towardVolume = None
         self.assertTrue(ui.aroundCheckBox.enabled and ui.liveCheckBox.enabled)

@@ -183,12 +183,19 @@ class ModuleTestCase(unittest.TestCase):
         return folder
 
 
-def displacements(transformNode, reach=20.0):
-    """Displacements of points around the phantom by a transform, millimeters."""
+def displacements(transformNode, reach=20.0, middle=(0.0, 0.0, 0.0)):
+    """Displacements of points around the phantom, or around ``middle``, by a transform, millimeters."""
     transform = vtk.vtkGeneralTransform()
     transformNode.GetTransformFromWorld(transform)
-    points = np.stack(np.meshgrid(*[np.linspace(-reach, reach, 5)] * 3), -1).reshape(-1, 3)
+    points = np.stack(np.meshgrid(*[np.linspace(-reach, reach, 5)] * 3), -1).reshape(-1, 3) + middle
     return np.array([transform.TransformPoint(point) for point in points]) - points
+
+
+def volumeBounds(volumeNode):
+    """The bounds of a volume in the world: x least and most, y, z, millimeters."""
+    bounds = [0.0] * 6
+    volumeNode.GetRASBounds(bounds)
+    return bounds
 
 
 def arrayOf(volumeNode):
