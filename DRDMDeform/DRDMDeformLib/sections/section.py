@@ -162,6 +162,8 @@ def fitHeight(table: Any, most: int) -> None:
     """Make a table as wide as its texts and as high as its rows, of which at most ``most`` are seen at once."""
     table.resizeColumnsToContents()
     height = table.horizontalHeader().height + sum(table.rowHeight(n) for n in range(min(table.rowCount, most))) + 4
+    # A panel that is narrower than the columns shows a scroll bar, which must not cover the last row.
+    height += table.horizontalScrollBar().sizeHint.height()
     table.minimumHeight = height
     table.maximumHeight = height
 

@@ -223,6 +223,9 @@ class DeformTestCase(ModuleTestCase):
         self.deform()
         table = self.ui.variantsTable
         self.assertEqual(table.rowCount, 3)
+        # The scroll bar of a narrow panel covers no row.
+        rows = table.horizontalHeader().height + sum(table.rowHeight(row) for row in range(3))
+        self.assertGreaterEqual(table.minimumHeight, rows + table.horizontalScrollBar().sizeHint.height())
         self.assertEqual([table.item(row, 2).text() for row in range(3)], ["0", "1", "2"])
         transform = volume.GetParentTransformNode()
         fields = []
