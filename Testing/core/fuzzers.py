@@ -315,7 +315,7 @@ MODELS = _LOOP.format(
 DESCRIBED = _LOOP.format(
     imports="""
 from DRDMLib.io.nnunet import declared_labels, read_description
-from DRDMLib.loaders import FieldBank, PairDataset, bank
+from DRDMLib.loaders import FieldBank, PairDataset, bank_making
 from DRDMLib.models.fit import Fit
 from DRDMLib.production import records
 from DRDMLib.production.run_folder import read_run
@@ -327,7 +327,7 @@ def use(path):
         declared_labels(read_description(path.parent))
         PairDataset(path.parent)
     elif path.suffix == ".safetensors":
-        bank._model_in(path)
+        bank_making._model_in(path)
         FieldBank(path.parent).field(path.stem, 0)
     else:
         record = records.read_record(path)

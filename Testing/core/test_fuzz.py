@@ -31,7 +31,7 @@ from fuzzers import (
 from DRDMLib.errors import DRDMError, OutputError
 from DRDMLib.io import schema
 from DRDMLib.io.nnunet import declared_labels, group_channels, read_description
-from DRDMLib.loaders import FieldBank, PairDataset, bank
+from DRDMLib.loaders import FieldBank, PairDataset, bank_making
 from DRDMLib.models.fit import Fit
 from DRDMLib.models.model import load_model_file
 from DRDMLib.networks import RecResACNet
@@ -166,8 +166,8 @@ def test_what_a_bank_says_of_itself(tmp_path, key, value):
     for text in texts:
         save_file({"fields": torch.zeros(384, dtype=torch.uint8)}, path, {"drdm": text})
         try:
-            assert bank._model_in(path) is None and text == texts[0]
-            assert bank._exists(path, {key: value})
+            assert bank_making._model_in(path) is None and text == texts[0]
+            assert bank_making._exists(path, {key: value})
         except OutputError as error:
             assert "damaged" in str(error)
 
