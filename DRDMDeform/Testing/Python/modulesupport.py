@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 import unittest
 from pathlib import Path
 
@@ -91,6 +92,17 @@ def realPython(withPip=False):
     return ""
 
 
+def renew(namespace):
+    """Replace what a test file has imported from the module's package by what is there now; a test reloads it."""
+    for name, value in list(namespace.items()):
+        origin = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        if not isinstance(origin, str) or origin.partition(".")[0] != "DRDMDeformLib" or origin not in sys.modules:
+            continue
+        current = sys.modules[origin]
+        found = current if isinstance(value, types.ModuleType) else getattr(value, "__name__", name)
+        namespace[name] = getattr(current, found, value) if isinstance(found, str) else found
+
+
 class ModuleTestCase(unittest.TestCase):
     """An empty scene, a temporary folder, and the panel.
 
@@ -101,6 +113,8 @@ class ModuleTestCase(unittest.TestCase):
     needsTorch = True
 
     def setUp(self):
+        for file in (type(self).__module__, __name__):
+            renew(vars(sys.modules[file]) if file in sys.modules else {})
         if self.needsTorch and not HAS_TORCH:
             self.skipTest("PyTorch is not installed")
         slicer.mrmlScene.Clear(0)
