@@ -35,15 +35,11 @@ from .runtime.threads import one_thread
 from .settings import DeformationSettings, Pose, RegionSettings
 from .spatial.bones import Rigidity, Skeleton, rigidity
 from .spatial.borders import closed_faces, inside_mask, invented_fraction, outside_fraction, planes_on_grid
-from .spatial.coordinates import direction_matrix
 from .spatial.model_grid import (
-    ModelGrid,
     field_image,
-    from_millimeters,
-    image_extent,
+    mean_displacement,
     needs_refinement,
     physical_field,
-    to_millimeters,
 )
 from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label
 from .toward import WHOLE_SCANS, Way
@@ -362,7 +358,7 @@ def make_deformations(
     together = model.device.type != "cpu" and len(tensor) == 1
     for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
         shares = [0.0 if toward is None else toward.share(seed) for seed in group]
-        first = None if toward is None else _part_of_way(toward, shares, grid)
+        first = None if toward is None else toward.on_grid(shares, grid)
         fields = generate(tensor, model, settings, group, planes=planes, rigid=rigid, toward=first, on_step=on_step)
         for number, seed in enumerate(group):
             own = slice(number, number + 1) if len(group) > 1 else slice(None)
@@ -377,7 +373,7 @@ def make_deformations(
                 certified=True,
                 skeleton=skeleton,
                 toward=shares[number],
-                own_percent=_mean_percent(fields.own[own], grid, image) if toward or settings.pose else None,
+                own_percent=100 * mean_displacement(fields.own[own], grid, image) if moves_faces else None,
                 _random=partial(field_image, random, grid, **how),
                 seed=seed,
                 level=settings.number(model.timesteps),
@@ -389,26 +385,6 @@ def make_deformations(
                 device=recovered.device.type,
             )
             started = time.perf_counter()
-
-
-def _part_of_way(toward: Way, shares: Sequence[float], grid: ModelGrid) -> torch.Tensor:
-    """Return shares of a way on the model grid: (N or K, d, *S), fraction of the side."""
-    way = from_millimeters(toward.field, grid)
-    if len(shares) == 1:
-        return way * shares[0]
-    return way * torch.tensor(shares, dtype=way.dtype).view(-1, *[1] * (way.ndim - 1))
-
-
-def _mean_percent(ddf: torch.Tensor, grid: ModelGrid, image: sitk.Image) -> float:
-    """Return the mean displacement within an image as a percentage of its longest side; ``ddf`` is (N, d, *S)."""
-    extent = image_extent(image)
-    lengths = np.linalg.norm(to_millimeters(ddf, grid), axis=-1)
-    sides = np.abs(grid.direction.T @ direction_matrix(image)) @ extent
-    middle = []
-    for nodes, side, spacing in zip(grid.size[::-1], sides[::-1], grid.spacing[::-1], strict=True):
-        outside = max(0, int((nodes - side / spacing) / 2))
-        middle.append(slice(outside, nodes - outside))
-    return float(100 * lengths[tuple(middle)].mean() / extent.max())
 
 
 def _in_regions(

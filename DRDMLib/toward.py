@@ -8,18 +8,21 @@ registration", NeuroImage 45, 2009). Versions go only part of this way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from scipy import signal
+from torch import Tensor
 
 from .diffusion.seeds import Purpose, derived_seed
 from .errors import ImageError
 from .io.images import require_scalar_image
 from .spatial.coordinates import direction_matrix
-from .spatial.model_grid import effective_dimension, image_extent
+from .spatial.model_grid import ModelGrid, effective_dimension, from_millimeters, image_extent
 
 WHOLE_SCANS = "Versions toward other scans are made of whole scans; leave out the region, or --toward."
 # Least and largest share of the way that a version goes.
@@ -60,6 +63,16 @@ class Way:
         """Return the share of the way that the version of a seed goes: uniform in ``LEAST_SHARE`` to ``most``."""
         drawn = np.random.default_rng(derived_seed(seed, Purpose.TOWARD)).random()
         return LEAST_SHARE + (self.most - LEAST_SHARE) * float(drawn)
+
+    def on_grid(self, shares: Sequence[float], grid: ModelGrid) -> Tensor:
+        """Return shares of the way on the grid of a model: (K, d, *S), or (N, d, *S) for one share of a stack.
+
+        The displacement is a fraction of the side; N is the number of slices.
+        """
+        way = from_millimeters(self.field, grid)
+        if len(shares) == 1:
+            return way * shares[0]
+        return way * torch.tensor(shares, dtype=way.dtype).view(-1, *[1] * (way.ndim - 1))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a report."""

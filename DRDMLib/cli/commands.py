@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import SimpleITK as sitk
-import torch
 
 from .. import output
 from ..deformation import Deformation, make_deformations, model_and_choice, prepare
@@ -28,7 +27,6 @@ from ..production.run_folder import locked_folder
 from ..regions import find_target
 from ..runtime.device import choose_device
 from ..runtime.reporter import Reporter
-from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings
 from ..spatial.model_grid import overlap
 from ..spatial.resampling import warp_image
@@ -130,9 +128,7 @@ def _way(image: sitk.Image, path: str, reporter: Reporter) -> Way:
     Raises:
         ImageError: it cannot be registered to the image.
     """
-    other = read_image(path)
-    with one_thread_each(torch.device("cpu")):
-        way = find_way(image, other)
+    way = find_way(image, read_image(path))
     if way is None:
         raise ImageError(f"The scan '{path}' cannot be registered to the image; choose another scan of the same kind.")
     reporter.message(f"The scans correlate by {way.before:.2f}, and registered by {way.after:.2f}.")

@@ -52,7 +52,7 @@ from ..spatial.field_grid import (
     continued,
     positions,
 )
-from .determinant_bounds import least_between_samples, tolerance
+from .determinant_bounds import least_between_samples, over_cells, tolerance
 
 # Cells of a block along each axis: large enough to keep all threads busy, small enough for the processor's cache.
 _BLOCK = 48
@@ -106,25 +106,11 @@ def _part(values: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
     return values[(slice(None),) * (1 + axis) + (slice(start, stop),)]
 
 
-def _over_cells(edges: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the least and greatest value over those edges of each cell that are parallel to ``axis``.
-
-    (d, *n) -> two arrays (d, *cells).
-    """
-    low = high = edges
-    for other in range(edges.ndim - 1):
-        if other != axis:
-            n = low.shape[1 + other]
-            low = np.minimum(_part(low, other, 0, n - 1), _part(low, other, 1, n))
-            high = np.maximum(_part(high, other, 0, n - 1), _part(high, other, 1, n))
-    return low, high
-
-
 def monotone_bound(bounds: Bounds) -> np.ndarray:
     """Bound the least eigenvalue of the derivative's symmetric part in each cell from below, by Gershgorin's discs.
 
     Args:
-        bounds: for each axis, the least and greatest difference quotient, (d, *cells) each, as from ``_over_cells``.
+        bounds: for each axis, the least and greatest difference quotient, (d, *cells) each, as from :func:`over_cells`.
 
     Returns:
         (*cells); where it is positive, the determinant is at least its d-th power.
@@ -273,7 +259,7 @@ def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np
     least = 1 - float(slopes.sum(0).max())
     if least > 0 and least**d > margin + coarse:
         return np.zeros((0, d), np.int64)
-    undecided = _undecided([_over_cells(edge, axis) for axis, edge in enumerate(edges)], margin + coarse)
+    undecided = _undecided([over_cells(edge, axis) for axis, edge in enumerate(edges)], margin + coarse)
     fine = tolerance(largest, displacement, rounding, 2.0**-52)
     failing = []
     for start in range(0, len(undecided), _CHUNK):

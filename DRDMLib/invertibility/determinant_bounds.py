@@ -105,7 +105,7 @@ def _in_layers(
     largest = 1 + max(float(np.abs(edge).max()) for edge in edges)
     finest = min((step for step in steps if step > 0), default=1.0)
     error = 4 * tolerance(largest, float(np.abs(nodes).max()) * d / finest, 0.0, 2.0**-24) + 2.0**-16 * largest**d
-    low, high = ([windows(edge, fn, axis) for axis, edge in enumerate(edges)] for fn in (np.minimum, np.maximum))
+    low, high = zip(*(over_cells(edge, axis) for axis, edge in enumerate(edges)), strict=True)
     central = least_determinant(
         [_around(x, np.minimum, axis) for axis, x in enumerate(low)],
         [_around(x, np.maximum, axis) for axis, x in enumerate(high)],
@@ -199,12 +199,21 @@ def _part(values: np.ndarray, axis: int, start: int | None, stop: int | None) ->
     return values[(slice(None),) * (1 + axis) + (slice(start, stop),)]
 
 
-def windows(edges: np.ndarray, function: Function, across: int) -> np.ndarray:
-    """Reduce the values at nodes to cells, along all axes but ``across``: (d, *n) -> (d, *cells)."""
+def over_cells(edges: np.ndarray, along: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the least and greatest value over those edges of each cell that are parallel to an axis.
+
+    Args:
+        edges: (d, *n), between nodes along this axis, and at nodes along the others.
+
+    Returns:
+        Two arrays (d, *cells).
+    """
+    low = high = edges
     for axis in range(edges.ndim - 1):
-        if axis != across:
-            edges = function(_part(edges, axis, None, -1), _part(edges, axis, 1, None))
-    return edges
+        if axis != along:
+            low = np.minimum(_part(low, axis, None, -1), _part(low, axis, 1, None))
+            high = np.maximum(_part(high, axis, None, -1), _part(high, axis, 1, None))
+    return low, high
 
 
 def _around(values: np.ndarray, function: Function, axis: int) -> np.ndarray:

@@ -329,6 +329,23 @@ def from_millimeters(field: sitk.Image, grid: ModelGrid) -> Tensor:
     return grid._reorder(tensor if grid.stack else tensor[None])
 
 
+def mean_displacement(ddf: Tensor, grid: ModelGrid, image: sitk.Image) -> float:
+    """Compute the mean displacement within an image as a fraction of its longest side.
+
+    Args:
+        ddf: (N, d, *S), fraction of the side.
+        grid: the model grid on the image.
+    """
+    extent = image_extent(image)
+    lengths = np.linalg.norm(to_millimeters(ddf, grid), axis=-1)
+    sides = np.abs(grid.direction.T @ direction_matrix(image)) @ extent
+    middle = []
+    for nodes, side, spacing in zip(grid.size[::-1], sides[::-1], grid.spacing[::-1], strict=True):
+        outside = max(0, int((nodes - side / spacing) / 2))
+        middle.append(slice(outside, nodes - outside))
+    return float(lengths[tuple(middle)].mean() / extent.max())
+
+
 def doubled(values: np.ndarray, axis: int) -> np.ndarray:
     """Interpolate at the nodes and halfway between them along one axis, with cubic B-splines."""
     coefficients = ndimage.spline_filter1d(values, order=3, axis=axis, mode="mirror")

@@ -19,7 +19,6 @@ that can be reached.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +40,7 @@ from DRDMLib.io.images import read_image
 from DRDMLib.levels import AUTO_POSE, STRENGTHS, Level, read_level
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.production.poses import poses_of_cases
+from DRDMLib.production.toward import drawn_order
 from DRDMLib.settings import DeformationSettings, RegionSettings
 from DRDMLib.spatial.resampling import warp_label
 from DRDMLib.toward import Way, find_way
@@ -48,8 +48,6 @@ from DRDMLib.toward import Way, find_way
 FIGURES = ("coverage", "plausibility", "recall", "precision")
 # Nearest neighbors whose distance is the size of a neighborhood.
 NEIGHBORS = 3
-# Largest number of other people that are tried for a copy.
-TRIES = 3
 # Ways that were found, for all methods that need them: (subject, other person) -> way.
 _WAYS: dict[tuple[str, str], Way | None] = {}
 # Half the side of the window around the structures' center, mm, as a multiple of their largest extent.
@@ -120,9 +118,7 @@ def ways_to(others: Sequence[Case]) -> Callable[[LabeledImage, int], Way | None]
 
     def way(subject: LabeledImage, copy: int) -> Way | None:
         key = repr(subject.image.GetOrigin()) + str(sitk.Hash(subject.image))
-        order = sorted(others, key=lambda case: hashlib.sha256(f"{key}/{case.name}".encode()).digest())
-        order = order[copy % len(order) :] + order[: copy % len(order)]
-        for case in order[:TRIES]:
+        for case in drawn_order(others, key, copy):
             if (key, case.name) not in _WAYS:
                 _WAYS[key, case.name] = find_way(subject.image, read_image(case.image, case.series))
             if _WAYS[key, case.name] is not None:

@@ -28,7 +28,6 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from benchmarks.coverage import TRIES
 from benchmarks.displacement import deform_pair
 from benchmarks.labeled_views import LabeledImage, View, crop_to_view, group_by_patient, load_views, view_of
 from benchmarks.methods import deformer
@@ -38,6 +37,7 @@ from benchmarks.overlap import dice, dice_cross_entropy
 from DRDMLib.deformation import make_deformations
 from DRDMLib.io.datasets import find_cases
 from DRDMLib.models.catalogue import load_model
+from DRDMLib.production.toward import TRIES
 from DRDMLib.settings import DeformationSettings
 from DRDMLib.toward import find_way
 
