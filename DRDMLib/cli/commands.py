@@ -100,7 +100,7 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
                         image, result.field, path, pair, where_it_moves=target is not None
                     )
             more = {kind: names for kind, names in more.items() if kind == "channels" or len(names) > 1}
-            # Who waits for the version need not wait for its figures, which take longer than it did.
+            # Who waits for the version need not wait for its figures.
             made_with: dict[str, Any] = {"model": model.metadata.name, "fit": choice.fit.to_dict()}
             made_with |= {"certified_invertible": result.certified}
             reporter.version(**output.version_entry(result, files, folder), **more, **made_with)
