@@ -2,8 +2,7 @@
 
 People differ in ways that random fields and turns do not show, such as the thickness of a heart's wall. Another scan of
 the same kind shows one of them, and needs no label: it is moved to the place of the first scan, and the first one is
-registered to it by diffeomorphic demons (Vercauteren et al., "Diffeomorphic demons: efficient non-parametric image
-registration", NeuroImage 45, 2009). Versions go only part of this way.
+registered to it, see :mod:`DRDMLib.spatial.greedy_registration`. Versions go only part of this way.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from torch import Tensor
 from .diffusion.seeds import Purpose, derived_seed
 from .errors import ImageError
 from .io.images import require_scalar_image
-from .spatial.coordinates import direction_matrix
+from .spatial.coordinates import direction_matrix, index_to_physical
+from .spatial.greedy_registration import register, warp
 from .spatial.model_grid import ModelGrid, effective_dimension, from_millimeters, image_extent
 
 WHOLE_SCANS = "Versions toward other scans are made of whole scans; leave out the region, or --toward."
@@ -29,14 +29,9 @@ WHOLE_SCANS = "Versions toward other scans are made of whole scans; leave out th
 LEAST_SHARE, MOST_SHARE = 0.2, 1.0
 # Voxels along the longest side of the grid on which scans are registered.
 _SIDE = 64
-# Slices are thick if their distance is this many times the spacing within them.
-_THICK = 2.5
 # Semi-axes of the ellipsoid in the middle by which scans are laid on each other, and the largest shift; as shares of
 # half the side. And the semi-axes of that in which they are compared in the end.
 _MIDDLE, _FARTHEST, _COMPARED = 0.6, 0.25, 0.8
-# The grids of the registration are coarser than the last one by these factors; the number of steps on each; and the
-# standard deviation of the Gaussian that smooths the field, in voxels, within slices and across thick ones.
-_FACTORS, _STEPS, _SMOOTHING, _ACROSS = (4, 2, 1), 25, 2.0, 1.2
 # A registration counts if the correlation of the two scans is at least this high at its end and has not fallen by more
 # than a little. No point of a version moves farther than this share of the longest side; a way that is more than twice
 # as far does not count.
@@ -109,11 +104,13 @@ def find_way(image: sitk.Image, other: sitk.Image) -> Way | None:
     own = sitk.GetArrayFromImage(moving)
     # Nothing pulls where the other scan shows nothing.
     values = np.where(seen, values, own)
-    field = _demons(_like(values, moving), moving)
-    vectors = sitk.GetArrayFromImage(field)
+    found = register(values.astype(np.float64), own.astype(np.float64), moving.GetSpacing()[::-1])
+    moved = warp(own, found)
+    vectors = np.moveaxis(found[::-1], 0, -1) @ index_to_physical(moving).T
+    field = sitk.GetImageFromArray(vectors, isVector=True)
+    field.CopyInformation(moving)
     middle = _middle(values.shape, _COMPARED) & seen
-    moved = sitk.Resample(moving, sitk.DisplacementFieldTransform(sitk.Image(field)))
-    before, after = _correlation(own, values, middle), _correlation(sitk.GetArrayFromImage(moved), values, middle)
+    before, after = _correlation(own, values, middle), _correlation(moved, values, middle)
     farthest = float(np.sqrt(np.square(vectors).sum(axis=-1)).max())
     most = min(MOST_SHARE, _MOST_MOTION * float(image_extent(image).max()) / max(farthest, 1e-9))
     if after < max(_LEAST_LIKENESS, before - _LOST) or most < MOST_SHARE / 2:
@@ -153,12 +150,6 @@ def _as_volume(field: sitk.Image, image: sitk.Image) -> sitk.Image:
     volume.SetDirection(image.GetDirection())
     volume.SetOrigin((np.asarray(image.GetOrigin()) + direction @ start).tolist())
     return volume
-
-
-def _like(values: np.ndarray, grid: sitk.Image) -> sitk.Image:
-    image = sitk.GetImageFromArray(values.astype(np.float32))
-    image.CopyInformation(grid)
-    return image
 
 
 def _laid_on(other: sitk.Image, image: sitk.Image) -> sitk.Image:
@@ -210,32 +201,6 @@ def _middle(shape: tuple[int, ...], share: float) -> np.ndarray:
     axes = np.meshgrid(*[np.linspace(-1, 1, n) if n > _SIDE // 3 else np.zeros(n) for n in shape], indexing="ij")
     inside: np.ndarray = np.sum(np.square(axes), axis=0) <= share**2
     return inside
-
-
-def _demons(fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
-    """Register two images on one grid by diffeomorphic demons, from coarse to fine."""
-    spacing = fixed.GetSpacing()
-    thick = [s > _THICK * min(spacing) for s in spacing]
-    field: sitk.Image | None = None
-    for factor in _FACTORS:
-        factors = [1 if one or n < 4 * factor else factor for one, n in zip(thick, fixed.GetSize(), strict=True)]
-        images = []
-        for image in (fixed, moving):
-            if factor > 1:
-                image = sitk.SmoothingRecursiveGaussian(
-                    image, [max(0.5 * f * s, 1e-3) for f, s in zip(factors, spacing, strict=True)]
-                )
-                image = sitk.Shrink(image, factors)
-            images.append(image)
-        demons = sitk.DiffeomorphicDemonsRegistrationFilter()
-        demons.SetNumberOfIterations(_STEPS)
-        demons.SetStandardDeviations([_ACROSS if one else _SMOOTHING for one in thick])
-        demons.SetMaximumUpdateStepLength(1.0)
-        start = [] if field is None else [sitk.Resample(field, images[0], sitk.Transform(), sitk.sitkLinear, 0.0)]
-        field = demons.Execute(*images, *start)
-    assert field is not None
-    result: sitk.Image = sitk.Cast(field, sitk.sitkVectorFloat64)
-    return result
 
 
 def _correlation(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> float:

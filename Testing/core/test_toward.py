@@ -72,6 +72,20 @@ def test_the_organ_becomes_that_of_the_other_person():
     assert way.after > 0.97 > way.before
 
 
+@pytest.mark.parametrize(("power", "left", "right"), [(0.5, 100, 100), (2, 100, 100), (1, 40, 160)])
+def test_contrast_and_brightness_of_another_scanner_do_not_count(power, left, right):
+    (image, label), (other, expected) = person(), person((0.6, 0.5, 0.5))
+    values = sitk.GetArrayFromImage(other)
+    values = (values.clip(0) / values.max()) ** power * np.linspace(left, right, values.shape[2], dtype=np.float32)
+    changed = sitk.GetImageFromArray(values)
+    changed.CopyInformation(other)
+    organ = warped(label, find_way(image, changed))
+    # Where the two are laid on each other is another question.
+    place = [np.argwhere(sitk.GetArrayFromImage(one)).mean(axis=0)[::-1] for one in (organ, expected)]
+    shift = sitk.TranslationTransform(3, ((place[0] - place[1]) * label.GetSpacing()).tolist())
+    assert dice(sitk.Resample(organ, shift, sitk.sitkNearestNeighbor), expected) > 0.95
+
+
 def test_where_the_other_person_lies_does_not_count():
     image, label = person()
     other, _ = person((0.6, 0.5, 0.5), at=(0.1, -0.15, 0.1))
