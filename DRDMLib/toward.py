@@ -74,7 +74,7 @@ class Way:
         return {"before": round(self.before, 4), "after": round(self.after, 4)}
 
 
-def find_way(image: sitk.Image, other: sitk.Image) -> Way | None:
+def find_way(image: sitk.Image, other: sitk.Image, *, in_place: bool = False) -> Way | None:
     """Register a scan to another one of the same kind, without labels.
 
     The other scan is shifted so that the middle of both fits best. Scans of other people may be turned and larger or
@@ -82,6 +82,8 @@ def find_way(image: sitk.Image, other: sitk.Image) -> Way | None:
 
     Args:
         image, other: single-channel, of the same dimension, with any grids.
+        in_place: the other scan shows the same patient in the same place, such as another phase of the heartbeat or of
+            breathing; it is not shifted, so that the way is the motion between the two.
 
     Returns:
         The way, or ``None`` if the two cannot be registered: they do not become alike, or parts would move too far.
@@ -93,11 +95,14 @@ def find_way(image: sitk.Image, other: sitk.Image) -> Way | None:
     if effective_dimension(image) != effective_dimension(other):
         raise ImageError("A scan with many slices and a single slice cannot be compared; choose scans of one kind.")
     if effective_dimension(image) < image.GetDimension():
-        flat = find_way(_only_slice(image), _only_slice(other))
+        flat = find_way(_only_slice(image), _only_slice(other), in_place=in_place)
         return None if flat is None else replace(flat, field=_as_volume(flat.field, image))
     spacing = float(image_extent(image).max()) / _SIDE
     fixed, moving = _small(other, spacing), _small(image, spacing)
-    fixed = _laid_on(fixed, moving)
+    if in_place:
+        fixed = sitk.Resample(fixed, moving, sitk.Transform(), sitk.sitkLinear, -1.0)
+    else:
+        fixed = _laid_on(fixed, moving)
     values, seen = sitk.GetArrayFromImage(fixed), sitk.GetArrayFromImage(fixed) >= 0
     if not seen.any() or not np.ptp(values[seen]) > 0:
         return None
