@@ -5,6 +5,7 @@ These are Algorithms 3 and 4 of the paper.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,6 +88,7 @@ def synthesize(
     settings: tuple[DeformationSettings, DeformationSettings],
     seed: int,
     *,
+    toward: Callable[[sitk.Image], Way | None] | None = None,
     on_step: Progress | None = None,
 ) -> Pair:
     """Make a moving image, and a fixed image from the moving one (Algorithm 4 of the paper).
@@ -95,6 +97,7 @@ def synthesize(
         label: a label map of the image, or ``None``.
         settings: of the first deformation (original to moving) and of the second (moving to fixed).
         seed: of the first deformation; the second uses a seed derived from it.
+        toward: finds the way from the moving image to another scan, of which the fixed image goes a part.
 
     Raises:
         ImageError, ModelError, SettingError, DRDMError: as :func:`deform`.
@@ -111,5 +114,6 @@ def synthesize(
         kept = None if before is None or before.mask is None else first.deformation.warp_label(before.mask)
         target = find_target(first.image, settings[1].region, first.label, kept)
     drawn = derived_seed(seed, Purpose.SECOND)
-    second = augment(first.image, first.label, model, settings[1], drawn, target=target, on_step=part(1))
+    way = None if toward is None else toward(first.image)
+    second = augment(first.image, first.label, model, settings[1], drawn, target=target, toward=way, on_step=part(1))
     return Pair(first.image, second.image, first.label, second.label, first.deformation, second.deformation)

@@ -198,13 +198,24 @@ def add_toward(parser: argparse.ArgumentParser, *, batch: bool) -> None:
             "--toward",
             metavar="SCANS",
             help="each version also goes part of the way toward another scan, which needs no label: one of those in "
-            "the folder SCANS, or of the other subjects of the dataset (others)",
+            "the folder SCANS, of the other subjects of the dataset (others), or of the same subject, as hearts beat "
+            "and chests breathe (phases); of a pair it is the fixed image that goes, from the moving one",
         )
         return
     parser.add_argument(
         "--toward",
         metavar="SCAN",
         help="each version also goes part of the way toward another scan of the same kind, which needs no label",
+    )
+
+
+def add_subject(parser: argparse.ArgumentParser) -> None:
+    """Add ``--subject``."""
+    parser.add_argument(
+        "--subject",
+        metavar="REGEX",
+        help="part of an image's name that identifies the subject (default: from the table, the DICOM header, "
+        "'sub-...', or the whole name)",
     )
 
 
@@ -263,12 +274,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         help="processes on this computer that share the work (default: 1, which uses all cores by threads)",
     )
     add_share(parser)
-    parser.add_argument(
-        "--subject",
-        metavar="REGEX",
-        help="part of an image's name that identifies the subject (default: from the table, the DICOM header, "
-        "'sub-...', or the whole name)",
-    )
+    add_subject(parser)
     parser.add_argument(
         "--max-folded", type=fraction, default=0.0, metavar="F", help="largest fraction of folded voxels (default: 0)"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import OutputError, SettingError
 from ..production.limits import Limits
-from ..production.plan import AUGMENT, OTHERS, SYNTHESIZE, RunSettings
+from ..production.plan import AUGMENT, OTHERS, PHASES, SYNTHESIZE, RunSettings
 from ..production.regenerate import regenerate as regenerate_sample
 from ..production.run import RunRequest, produce
 from ..production.run_folder import earlier_run
@@ -23,9 +23,7 @@ from .region import region_settings
 def augment(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm augment``."""
     levels = tuple((level,) for level in dict.fromkeys(options.levels))
-    toward = "" if options.toward is None else OTHERS if options.toward == OTHERS else Path(options.toward).name
-    settings = RunSettings(AUGMENT, levels, toward=toward, **_common_settings(options))
-    _produce(options, reporter, settings, None if toward in ("", OTHERS) else Path(options.toward))
+    _produce(options, reporter, RunSettings(AUGMENT, levels, **_common_settings(options)))
 
 
 def synthesize(options: argparse.Namespace, reporter: Reporter) -> None:
@@ -60,13 +58,12 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         "quality": options.quality,
         "label_geometry": options.label_geometry,
         "adapt": options.adapt,
+        "toward": options.toward if options.toward in (OTHERS, PHASES) else Path(options.toward or "").name,
         "file_format": options.format,
     }
 
 
-def _produce(
-    options: argparse.Namespace, reporter: Reporter, settings: RunSettings, toward: Path | None = None
-) -> None:
+def _produce(options: argparse.Namespace, reporter: Reporter, settings: RunSettings) -> None:
     if options.jobs > 1:
         if options.share is not None:
             raise SettingError("--jobs shares the work of this computer by itself; leave out --share.")
@@ -84,7 +81,7 @@ def _produce(
         process=process,
         resume=options.resume or process.restarts > 0,
         subject_pattern=options.subject,
-        toward=toward,
+        toward=None if settings.toward in ("", OTHERS, PHASES) else Path(options.toward),
     )
     run = produce(request, settings, reporter)
     if len(run.done) == len(run.plan.tasks):

@@ -52,6 +52,7 @@ def prepare(options: argparse.Namespace, reporter: Reporter) -> None:
         region=region_settings(options),
         bones=options.bones,
         toward=options.toward,
+        subject_pattern=options.subject,
         process=process,
         on_case=lambda done, total: reporter.progress("cases", done, total),
     )

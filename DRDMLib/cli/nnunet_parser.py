@@ -6,7 +6,14 @@ import argparse
 from collections.abc import Callable
 
 from ..runtime.reporter import Reporter
-from .arguments import add_device_and_progress, add_generation, add_levels_and_copies, add_share, add_toward
+from .arguments import (
+    add_device_and_progress,
+    add_generation,
+    add_levels_and_copies,
+    add_share,
+    add_subject,
+    add_toward,
+)
 from .region import add_region
 
 Runs = Callable[[str, str], Callable[[argparse.Namespace, Reporter], None]]
@@ -51,6 +58,7 @@ def _add_prepare(parser: argparse.ArgumentParser, runs: Runs) -> None:
         "trainer looks for it)",
     )
     add_levels_and_copies(parser, 16, "fields of each strength for each case")
+    add_subject(parser)
     add_share(parser)
     add_generation(parser)
     add_toward(parser, batch=True)

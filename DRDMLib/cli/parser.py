@@ -255,6 +255,7 @@ def _add_synthesize(command: AddCommand) -> None:
     )
     add_run(parser)
     add_generation(parser)
+    add_toward(parser, batch=True)
     add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_runs("batch", "synthesize"))

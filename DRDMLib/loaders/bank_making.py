@@ -29,11 +29,11 @@ from ..levels import AUTO_POSE, STRENGTHS, Level
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..models.choice import choose_model, named_choice
 from ..models.model import Model
-from ..production.plan import OTHERS, seed_of
+from ..production.plan import OTHERS, PHASES, seed_of
 from ..production.poses import poses_of_cases
 from ..production.run_folder import clean_up, run_lock, share_of_folder
 from ..production.sources import Source, read_source
-from ..production.toward import TRIES, drawn_order, first_way, other_scans
+from ..production.toward import TRIES, drawn_order, first_way, other_scans, require_phases
 from ..runtime.distributed import ProcessInfo
 from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings, Pose, RegionSettings, pose_entry, pose_of
@@ -60,7 +60,7 @@ class BankSettings:
         copies: number of fields per level and case.
         seed: seed of the bank; the seed of every field is computed from it.
         deformation: settings of every field, except for the level.
-        toward: name of the folder with the scans that fields lead toward, or ``"others"``; empty for none.
+        toward: name of the folder with the scans that fields lead toward, ``"others"`` or ``"phases"``; empty for none.
     """
 
     levels: Sequence[Level] = STRENGTHS
@@ -86,6 +86,7 @@ def make_bank(
     region: RegionSettings | None = None,
     bones: str = "auto",
     toward: str | Path | None = None,
+    subject_pattern: str | None = None,
     process: ProcessInfo | None = None,
     on_case: Callable[[int, int], None] | None = None,
 ) -> FieldBank:
@@ -100,8 +101,10 @@ def make_bank(
         levels, copies, seed: see :class:`BankSettings`.
         steps, pose, plane, border, region, bones: see :class:`DRDMLib.DeformationSettings`. A pose ``"auto"`` is that
             of the dataset's scans, as in a batch; an earlier call's is kept.
-        toward: ``"others"``, or another dataset: each field leads part of the way toward another scan of this dataset,
-            or of that one, which needs no labels; see :mod:`DRDMLib.toward`.
+        toward: ``"others"``, ``"phases"`` or another dataset: each field leads part of the way toward another scan of
+            this dataset, another scan of the same subject, or one of that dataset, which needs no labels; see
+            :mod:`DRDMLib.toward`.
+        subject_pattern: which scans are of one subject, see :func:`DRDMLib.io.datasets.find_cases`.
         process: this process among several that share the cases.
         on_case: called with (done, total) after each case.
 
@@ -117,14 +120,16 @@ def make_bank(
         FallbackWarning: an image cannot be used and is left out.
     """
     folder, process = Path(folder), process or ProcessInfo()
-    cases = datasets.find_cases(dataset)
+    cases = datasets.find_cases(dataset, subject_pattern)
+    if toward == PHASES:
+        require_phases(cases)
     if pose == AUTO_POSE:
         pose = _pose_in(folder, cases) or poses_of_cases(cases) or AUTO_POSE
     deformation = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border, region=region, bones=bones)
     if toward is not None and region is not None:
         raise SettingError(WHOLE_SCANS)
     settings = BankSettings(tuple(levels), copies, seed, deformation, "" if toward is None else Path(toward).name)
-    scans = None if toward in (None, OTHERS) else datasets.find_cases(toward)
+    scans = None if toward in (None, OTHERS, PHASES) else datasets.find_cases(toward)
     loaded = {} if model is None else {model: load_model(model, process.device(device))}
     own = cases[process.rank :: process.world]
     bad = LeftOut(len(cases))
@@ -137,7 +142,7 @@ def make_bank(
                 name = model or _model_in(path) or choose_model(source.place(region), plane=plane).name
                 if name not in loaded:
                     loaded[name] = load_model(name, process.device(device))
-                others = other_scans(case, cases, scans) if settings.toward else []
+                others = other_scans(case, cases, scans, phases=toward == PHASES) if settings.toward else []
                 _make_file(path, source, name, loaded[name], settings, lock, others)
                 bad.used()
             except (ImageError, ModelError) as error:
@@ -283,7 +288,8 @@ def _make_fields(source: Source, model: Model, settings: BankSettings, others: S
         # One at a time, so that all types of devices make the same fields.
         for copy, seed in enumerate(seeds):
             words = f"{settings.seed}/{source.case.name}/{level}"
-            found = first_way(source.image, drawn_order(others, words, copy)) if settings.toward else None
+            tried = drawn_order(others, words, copy) if settings.toward else []
+            found = first_way(source.image, tried, in_place=settings.toward == PHASES)
             alone += bool(settings.toward) and found is None
             way = None if found is None else found[0]
             made = next(make_deformations(source.image, model, deformation, (seed,), label=source.label, toward=way))

@@ -27,6 +27,7 @@ from .limits import Limits
 AUGMENT, SYNTHESIZE = "augment", "synthesize"
 # See :class:`RunSettings`.
 OTHERS = "others"
+PHASES = "phases"
 # Levels of the strengths for most models, to estimate the cost of a sample.
 _TYPICAL_LEVEL = {"subtle": 16, "medium": 28, "strong": 48}
 
@@ -46,8 +47,8 @@ class RunSettings:
         split: shares of the subjects for training, validation and test.
         quality: write thumbnails and the quality page.
         label_geometry: where labels lie, see :func:`DRDMLib.read_label`.
-        toward: what samples go part of the way toward: :data:`OTHERS` for the other scans of the dataset, the name of a
-            folder with scans, or nothing.
+        toward: what samples go part of the way toward: :data:`OTHERS` for the other subjects of the dataset,
+            :data:`PHASES` for the other scans of the same subject, the name of a folder with scans, or nothing.
         file_format: ending of the files of images, labels and fields, one of :data:`DRDMLib.io.volumes.FORMATS`.
         adapt: minutes for adapting the model to the images first; ``None`` takes the model as it is.
         seed_scheme: how the seeds of samples are made, see :mod:`DRDMLib.diffusion.seeds`; empty for runs of older

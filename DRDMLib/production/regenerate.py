@@ -20,7 +20,7 @@ from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings, RegionSettings, pose_of
 from . import records
 from .adapted import FILE
-from .plan import AUGMENT, OTHERS, Plan, RunSettings, Task
+from .plan import AUGMENT, OTHERS, PHASES, Plan, RunSettings, Task
 from .run_folder import locked_folder
 from .sampling import Product, SampleMaker
 from .sources import Source, read_source
@@ -98,7 +98,7 @@ def regenerate(
         voxel_fields=True,
         # Old records have none.
         seed_scheme=_seed_scheme(record, record_file),
-        toward=OTHERS if "toward" in record else "",
+        toward=_goes_toward(record),
         file_format=next((end for end in FORMATS if record["files"]["image"].endswith(f".{end}")), "nii.gz"),
     )
     source = _source(record, case)
@@ -210,6 +210,13 @@ def _case(record: dict[str, Any], run: Path, image: str | None, label: str | Non
     channels = tuple(files[kind] for kind in sorted(files) if kind.startswith("channel_"))
     series = record["source"]["series"]
     return Case(record["case"], files["image"], files.get("label"), channels, series, record["subject"])
+
+
+def _goes_toward(record: dict[str, Any]) -> str:
+    """Return what the sample of a record goes toward, as in :class:`RunSettings`."""
+    if "toward" not in record:
+        return ""
+    return PHASES if (record["toward"] or {}).get("in_place") else OTHERS
 
 
 def _others(record: dict[str, Any], run: Path, images: str | Path | None) -> list[Case]:

@@ -27,7 +27,7 @@ from .adapted import adapt_to_cases
 from .case_models import CaseModel, CaseModels, fit_sentences
 from .layouts import consecutive, ignore_value, split_subjects, undeclared
 from .limits import label_values
-from .plan import AUGMENT, Plan, RunSettings, make_plan
+from .plan import AUGMENT, PHASES, Plan, RunSettings, make_plan
 from .poses import poses_sentence, with_earlier_poses, with_poses
 from .report import finalize_run, interrupted
 from .run_state import LOGS, Run
@@ -76,6 +76,8 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
     """
     found = datasets.read_dataset(request.dataset, request.subject_pattern)
     plan = make_plan(settings, found.cases)
+    if settings.toward == PHASES:
+        toward.require_phases(found.cases)
     if request.toward is not None:
         plan = replace(plan, others=datasets.read_dataset(request.toward, request.subject_pattern).cases)
     choose_device(request.process.device(request.device))

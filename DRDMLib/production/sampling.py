@@ -23,10 +23,9 @@ from ..models.model import Model
 from ..pages import write_png
 from ..samples import augment, synthesize
 from ..settings import pose_entry
-from ..toward import Way
 from . import records
 from .limits import Limits
-from .plan import AUGMENT, Plan, Task
+from .plan import AUGMENT, PHASES, Plan, Task
 from .quality import histograms, layers, thumbnail
 from .sources import Source, SourceChanged, relative_paths
 from .toward import Chosen, candidates, choose
@@ -186,7 +185,7 @@ class SampleMaker:
         for number in range(limits.max_attempts) if attempt is None else [attempt]:
             seed = self.plan.seed(task, number)
             begin = time.perf_counter()
-            made = self._generate(task, source, model, seed, chosen.way, on_step)
+            made = self._generate(task, source, model, seed, chosen, on_step)
             generated = sum(one.seconds for one in made.deformations)
             seconds["generate"] += generated
             checking = time.perf_counter()
@@ -253,17 +252,17 @@ class SampleMaker:
         if not self.plan.settings.toward:
             return Chosen()
         others = candidates(self.plan, task) if self.others is None else self.others
-        return choose(source, others, self.folder)
+        return choose(source, others, self.folder, in_place=self.plan.settings.toward == PHASES)
 
     def _generate(
-        self, task: Task, source: Source, model: Model, seed: int, way: Way | None, on_step: Progress | None
+        self, task: Task, source: Source, model: Model, seed: int, chosen: Chosen, on_step: Progress | None
     ) -> _Attempt:
         settings = self.plan.settings.for_labels({int(k): v for k, v in self.context["label_values"].items()})
         levels = self.levels or task.levels
         ending = self._ending
         if settings.command == AUGMENT:
             deformation = settings.at_level(levels[0])
-            made = augment(source.image, source.label, model, deformation, seed, toward=way, on_step=on_step)
+            made = augment(source.image, source.label, model, deformation, seed, toward=chosen.way, on_step=on_step)
             channels = [made.deformation.warp(channel) for channel in source.channels]
 
             def add_files(product: Product, task: Task, part: str) -> None:
@@ -275,7 +274,8 @@ class SampleMaker:
 
             return _Attempt([made.image], [source.label, made.label], [made.deformation], add_files)
         both = settings.at_level(levels[0]), settings.at_level(levels[1])
-        pair = synthesize(source.image, source.label, model, both, seed, on_step=on_step)
+        way = chosen.from_version if chosen.way is not None else None
+        pair = synthesize(source.image, source.label, model, both, seed, toward=way, on_step=on_step)
 
         def add_files_pair(product: Product, task: Task, part: str) -> None:
             images, labels, fields = (part_folder(kind, part) for kind in ("images", "labels", "displacements"))

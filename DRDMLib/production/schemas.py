@@ -73,7 +73,12 @@ RECORD: dict[str, schema.Check] = {
     "toward": schema.optional(
         schema.record(
             {"files": schema.record({"image": schema.text()}), "digests": schema.record({"image": schema.text(200)})},
-            {"series": schema.text(), "relative": schema.table(schema.text()), "case": _NAME},
+            {
+                "series": schema.text(),
+                "relative": schema.table(schema.text()),
+                "case": _NAME,
+                "in_place": schema.truth,
+            },
         )
     ),
     "item": schema.both(schema.table(schema.remark), schema.record({}, {"level": _NUMBER, "levels": _NUMBERS})),

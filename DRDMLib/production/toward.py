@@ -11,13 +11,13 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from ..errors import DRDMError, ImageError
+from ..errors import DRDMError, ImageError, SettingError
 from ..io.datasets import Case
 from ..io.files import counted, digest_of_files
 from ..io.images import image_files, read_image
 from ..toward import Way, find_way
 from . import records
-from .plan import Plan, Task
+from .plan import PHASES, Plan, Task
 from .sources import Source, relative_paths
 
 # Largest number of scans that are tried for a sample.
@@ -30,30 +30,44 @@ class Chosen:
 
     Attributes:
         way: the way to another scan, or ``None``.
+        other: the other scan, and whether it shows the same person in the same place.
         entry: the entry ``toward`` of the record: where the other scan is, and how alike the two are. Without a way it
             is ``None``, and without the setting it is missing.
     """
 
     way: Way | None = None
+    other: tuple[Case, bool] | None = None
     entry: dict[str, Any] | None = None
+
+    def from_version(self, image: sitk.Image) -> Way | None:
+        """Return the way from a version of the scan; that from the scan itself, if it cannot be found."""
+        if self.other is None:
+            return None
+        case, in_place = self.other
+        found = first_way(image, [case], in_place=in_place)
+        return self.way if found is None else found[0]
 
 
 def candidates(plan: Plan, task: Task) -> list[Case]:
     """Return the scans that a sample may go toward, in the order in which they are tried."""
     own = plan.cases[task.case]
     words = f"{plan.settings.seed}/{own.name}/{':'.join(map(str, task.levels))}"
-    return drawn_order(other_scans(own, plan.cases, plan.others), words, task.copy)
+    scans = other_scans(own, plan.cases, plan.others, phases=plan.settings.toward == PHASES)
+    return drawn_order(scans, words, task.copy)
 
 
-def other_scans(own: Case, cases: Sequence[Case], others: Sequence[Case] | None) -> list[Case]:
-    """Return the scans of other people.
+def other_scans(own: Case, cases: Sequence[Case], others: Sequence[Case] | None, *, phases: bool = False) -> list[Case]:
+    """Return the scans of other people, or the other scans of the same person.
 
     Args:
         own: the case that is deformed.
         cases: those of its dataset.
         others: the scans in another folder, if they are not those of the dataset.
+        phases: return the other scans of the same person.
     """
     image = own.image.absolute()
+    if phases:
+        return [case for case in cases if case.image.absolute() != image and case.subject == own.subject]
     if others is not None:
         return [case for case in others if case.image.absolute() != image]
     return [case for case in cases if case.image.absolute() != image and case.subject != own.subject]
@@ -76,27 +90,41 @@ def _number(words: str) -> bytes:
     return hashlib.sha256(words.encode(errors="surrogatepass")).digest()
 
 
-def first_way(image: sitk.Image, others: Sequence[Case]) -> tuple[Way, Case] | None:
-    """Find the way to the first of several scans that an image can be registered to."""
+def require_phases(cases: Sequence[Case]) -> None:
+    """Check that a dataset has several scans of some subject.
+
+    Raises:
+        SettingError: it has not.
+    """
+    if len({case.subject for case in cases}) == len(cases):
+        raise SettingError(
+            "No subject of this dataset has several scans, between which it could move; say which scans belong "
+            "together, such as --subject 'patient\\d+'."
+        )
+
+
+def first_way(image: sitk.Image, others: Sequence[Case], *, in_place: bool = False) -> tuple[Way, Case] | None:
+    """Find the way to the first of several scans that an image can be registered to, see :func:`find_way`."""
     for case in others:
         # What cannot be read is reported as a case of its own.
         with contextlib.suppress(DRDMError, OSError, RuntimeError):
-            way = find_way(image, read_image(case.image, case.series))
+            way = find_way(image, read_image(case.image, case.series), in_place=in_place)
             if way is not None:
                 return way, case
     return None
 
 
-def choose(source: Source, others: Sequence[Case], folder: Path) -> Chosen:
+def choose(source: Source, others: Sequence[Case], folder: Path, *, in_place: bool = False) -> Chosen:
     """Find the way to the first of several scans that can be registered to a case.
 
     Args:
         folder: of the run; the record has the path of the other scan relative to it, too.
+        in_place: the others are scans of the same person in the same place.
 
     Raises:
         ImageError: the other scan cannot be read again.
     """
-    found = first_way(source.image, others)
+    found = first_way(source.image, others, in_place=in_place)
     if found is None:
         return Chosen()
     way, case = found
@@ -106,7 +134,8 @@ def choose(source: Source, others: Sequence[Case], folder: Path) -> Chosen:
     except OSError as error:
         raise ImageError(f"'{case.image}' cannot be read again ({error.strerror}); check the disk.") from error
     places = {"files": files, "relative": relative_paths(files, folder), "series": case.series}
-    return Chosen(way, {"case": case.name, **places, "digests": {"image": digest}, **way.to_dict()})
+    entry = {"case": case.name, **places, "digests": {"image": digest}, **way.to_dict()}
+    return Chosen(way, (case, in_place), entry | ({"in_place": True} if in_place else {}))
 
 
 def sentence(written: Sequence[dict[str, Any]]) -> str:
@@ -118,6 +147,6 @@ def sentence(written: Sequence[dict[str, Any]]) -> str:
     cases = sorted({record["case"] for record in alone})
     shown = ", ".join(cases[:3]) + (", ..." if len(cases) > 3 else "")
     return (
-        f"{len(alone)} of {counted(len(asked), 'sample')} go toward no other scan ({shown}), because none of {TRIES} "
-        "could be registered to theirs; name a folder with scans of the same kind with --toward."
+        f"{len(alone)} of {counted(len(asked), 'sample')} go toward no other scan ({shown}), because there is none, or "
+        f"none of {TRIES} could be registered to theirs; name a folder with scans of the same kind with --toward."
     )
