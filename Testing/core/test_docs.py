@@ -80,10 +80,11 @@ def place(tmp_path_factory):
     organs = sitk.Cast(scan > 150, sitk.sitkUInt8)
     sitk.WriteImage(scan, str(folder / "scan.nii.gz"))
     sitk.WriteImage(organs, str(folder / "organs.nii.gz"))
-    for name in ("scans", "Dataset001_Heart"):
+    folders = {name: ("one", "two") for name in ("scans", "Dataset001_Heart")}
+    for name, cases in (folders | {"hearts": ("patient1_rest", "patient1_beat")}).items():
         for kind, image in (("images", scan), ("labels", organs)):
             (folder / name / kind).mkdir(parents=True)
-            for case in ("one", "two"):
+            for case in cases:
                 sitk.WriteImage(image, str(folder / name / kind / f"{case}.nii.gz"))
     (folder / "docs").mkdir()
     shutil.copytree(ROOT / "docs" / "examples", folder / "docs" / "examples")
