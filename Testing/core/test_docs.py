@@ -80,7 +80,7 @@ def place(tmp_path_factory):
     organs = sitk.Cast(scan > 150, sitk.sitkUInt8)
     sitk.WriteImage(scan, str(folder / "scan.nii.gz"))
     sitk.WriteImage(organs, str(folder / "organs.nii.gz"))
-    folders = {name: ("one", "two") for name in ("scans", "Dataset001_Heart")}
+    folders = dict.fromkeys(("scans", "Dataset001_Heart"), ("one", "two"))
     for name, cases in (folders | {"hearts": ("patient1_rest", "patient1_beat")}).items():
         for kind, image in (("images", scan), ("labels", organs)):
             (folder / name / kind).mkdir(parents=True)
