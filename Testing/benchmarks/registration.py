@@ -9,6 +9,7 @@ move the labeled structures as far on average. Beside the methods of ``methods.p
     motion           pairs of an image and the same on its way to another image of the same patient, such as the other
                      phase of a heart, without labels: real motion, as large as it is
     motion,NAME      every second pair of them, the others of the method NAME
+    real             no pairs: a network that is trained only with ``--refine``, as long as the others in all
     demons, ways     no network: a classical registration of the test pairs themselves, by SimpleITK's demons or as
                      DRDM finds the way to another scan
 
@@ -52,7 +53,7 @@ BATCH = 4
 
 # Training on real pairs: rate, and the weight of the squared slope of the field, in voxels.
 REFINING_RATE, SMOOTHNESS = 1e-3, 0.05
-MOTION, CLASSICAL = "motion", ("demons", "ways")
+MOTION, REAL, CLASSICAL = "motion", "real", ("demons", "ways")
 
 # Moving, fixed (1, *window), and the field between them (d, *window), fraction of the window.
 Example = tuple[Tensor, Tensor, Tensor]
@@ -320,6 +321,16 @@ def main() -> None:
         few = [few[i] for i in np.random.default_rng(seed).permutation(len(few))]
         for name in options.methods:
             if name in CLASSICAL:
+                continue
+            if name == REAL:
+                torch.manual_seed(seed)
+                network = refine(
+                    RegistrationNetwork(tests[0][0].image.GetDimension()),
+                    real,
+                    seed,
+                    options.iterations + options.refine,
+                )
+                add({"method": name, "seed": seed, **judge(by_network(network), tests, classes)})
                 continue
             first, *others = name.split(",")
             motion = Motion(real) if first == MOTION else None
