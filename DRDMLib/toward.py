@@ -35,7 +35,7 @@ _MIDDLE, _FARTHEST, _COMPARED = 0.6, 0.25, 0.8
 # A registration counts if the correlation of the two scans is at least this high at its end and has not fallen by more
 # than a little. No point of a version moves farther than this share of the longest side; a way that is more than twice
 # as far does not count.
-_LEAST_LIKENESS, _LOST, _MOST_MOTION = 0.4, 0.01, 0.2
+_LEAST_LIKENESS, _LOST, _MOST_MOTION = 0.6, 0.01, 0.2
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,12 @@ def find_way(image: sitk.Image, other: sitk.Image, *, in_place: bool = False) ->
     field = sitk.GetImageFromArray(vectors, isVector=True)
     field.CopyInformation(moving)
     middle = _middle(values.shape, _COMPARED) & seen
+    if not middle.any():
+        return None
     before, after = _correlation(own, values, middle), _correlation(moved, values, middle)
     farthest = float(np.sqrt(np.square(vectors).sum(axis=-1)).max())
     most = min(MOST_SHARE, _MOST_MOTION * float(image_extent(image).max()) / max(farthest, 1e-9))
-    if after < max(_LEAST_LIKENESS, before - _LOST) or most < MOST_SHARE / 2:
+    if not after >= max(_LEAST_LIKENESS, before - _LOST) or most < MOST_SHARE / 2:
         return None
     return Way(field, before, after, most)
 

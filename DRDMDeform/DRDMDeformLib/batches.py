@@ -25,8 +25,8 @@ from .worker import WorkerProcess
 
 # The pose of a batch that is drawn from its scans, see ``drdm augment --pose``.
 AUTO_POSE = "auto"
-# Versions go part of the way toward the other scans of the batch, see ``drdm augment --toward``.
-OTHERS = "others"
+# Versions go part of the way toward the other scans of the batch, or of the person, see ``drdm augment --toward``.
+OTHERS, PHASES = "others", "phases"
 
 Source: TypeAlias = str | Path | Sequence[Any]
 # Batches of more results get a process of their own: there its start hardly counts, and the worker stays free.
@@ -73,9 +73,12 @@ class BatchSettings(RunSettings):
         region: ROI; deform only the scans of the scene, and only there.
         margin: largest distance from the region at which anything moves, mm; ``None``: as needed.
         adapt: minutes in which the model is first adapted to the scans; ``None``: use it as it is.
-        toward: what each version goes part of the way toward, only in :meth:`BatchLogic.augment`: ``"others"`` for the
-            other scans of the batch, which need to be of the same kind and of several people, or a folder with such
-            scans. No labels of them are used. ``None``: nothing.
+        toward: what each version goes part of the way toward, or each fixed image from the moving one: ``"others"`` for
+            the other scans of the batch, which need to be of the same kind and of several people, or a folder with such
+            scans; ``"phases"`` for the other scans of the same person in a folder, such as those of a heartbeat. No
+            labels of them are used. ``None``: nothing.
+        subject: regular expression for the part of a file's name that says of whom a scan of a folder is; ``None``: as
+            DICOM headers or BIDS names say, or each of somebody else.
     """
 
     segmentations: dict[str, Any] | None = None
@@ -85,6 +88,7 @@ class BatchSettings(RunSettings):
     margin: float | None = None
     adapt: float | None = None
     toward: str | Path | None = None
+    subject: str | None = None
 
     def towardArguments(self, source: Source) -> list[object]:
         """The options of the command line that say toward which scans versions go.
@@ -98,9 +102,11 @@ class BatchSettings(RunSettings):
             raise SceneError(
                 _("Versions toward other scans are made of whole scans; leave out toward, or around and region.")
             )
+        if self.toward == PHASES and not isinstance(source, (str, Path)):
+            raise SceneError(_("Volumes of the scene do not say of whom they are; use a folder with toward phases."))
         if self.toward == OTHERS and not isinstance(source, (str, Path)) and len(source) == 1:
             raise SceneError(_("A single volume has no other scans to go toward; use volumes of several people."))
-        return ["--toward", self.toward]
+        return ["--toward", self.toward, *(["--subject", self.subject] if self.subject else [])]
 
     def regionArguments(self, source: Source) -> list[object]:
         """The options of the command line that say where to deform.
@@ -183,10 +189,10 @@ class BatchLogic(BatchResultLogic):
             levels: pairs of strengths: from the original to the moving image, and from the moving to the fixed image.
             copies: number of pairs of each scan at each pair of levels.
             wait: as in :meth:`augment`.
-            settings: as in :meth:`augment`, without ``toward``.
+            settings: as in :meth:`augment`.
 
         Raises:
-            SceneError: the source cannot be used, or ``toward`` is given.
+            SceneError: the source cannot be used.
             DRDMError: the job failed.
 
         Usage example:
@@ -195,10 +201,8 @@ class BatchLogic(BatchResultLogic):
         2
         """
         batch = BatchSettings(**settings)
-        if batch.toward:
-            raise SceneError(_("Only labeled images go toward other scans; leave out toward for registration pairs."))
         options = ["--levels", *(f"{first}:{second}" for first, second in levels), "--copies", copies]
-        options += batch.regionArguments(source)
+        options += [*batch.regionArguments(source), *batch.towardArguments(source)]
         folder, temporary = self._scansFolder(source, batch, needLabels=False)
         few = isFew(source, len(levels) * copies, batch)
         job = self._batchJob(["synthesize", folder, "-o", outputFolder, *options], batch, temporary, few=few)

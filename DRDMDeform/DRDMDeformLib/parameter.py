@@ -100,7 +100,7 @@ class BatchToward(enum.Enum):
 
     def label(self) -> str:
         """Text in the panel."""
-        return {"none": _("Not used"), "others": _("Versions go part of the way toward them")}[self.value]
+        return {"none": _("Not used"), "others": _("Go part of the way toward them")}[self.value]
 
 
 class BatchKind(enum.Enum):

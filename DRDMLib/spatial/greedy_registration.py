@@ -41,7 +41,8 @@ def register(fixed: np.ndarray, moving: np.ndarray, spacing: Sequence[float]) ->
     thick = thick_axes(spacing)
     field, former = np.zeros(1), [1] * fixed.ndim
     for factor, steps in zip(_FACTORS, _STEPS, strict=True):
-        factors = [1 if one or n < 4 * factor else factor for one, n in zip(thick, fixed.shape, strict=True)]
+        # At least four voxels are left along each axis.
+        factors = [1 if one else min(factor, _power(n // 4)) for one, n in zip(thick, fixed.shape, strict=True)]
         small, source = (_coarser(image, factors) for image in (fixed, moving))
         field = _on_finer(field, small.shape, [old // new for old, new in zip(former, factors, strict=True)])
         former = factors
@@ -88,7 +89,8 @@ def _pull(fixed: np.ndarray, moved: np.ndarray, window: Sequence[int]) -> np.nda
     # With its sign, since both are images of one kind: where one is bright as the other is dark, they are not alike.
     weight = 2 * np.abs(together) / (variance_fixed * variance_moved)
     difference = fixed - of_fixed - together / variance_moved * (moved - of_moved)
-    return np.stack([weight * difference * slope for slope in np.gradient(moved)])
+    slopes = (np.gradient(moved, axis=k) if n > 1 else np.zeros_like(moved) for k, n in enumerate(moved.shape))
+    return np.stack([weight * difference * slope for slope in slopes])
 
 
 def _smoothed(field: np.ndarray, deviation: float, thick: Sequence[bool]) -> np.ndarray:
@@ -101,6 +103,11 @@ def _coarser(image: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     smooth = ndimage.gaussian_filter(image, [0.5 * f if f > 1 else 0 for f in factors])
     result: np.ndarray = smooth[tuple(slice(None, None, f) for f in factors)]
     return result
+
+
+def _power(number: int) -> int:
+    """Return the largest power of two up to a number; 1 for smaller ones."""
+    return 1 << max(0, number.bit_length() - 1)
 
 
 def _on_finer(field: np.ndarray, shape: tuple[int, ...], factors: Sequence[int]) -> np.ndarray:

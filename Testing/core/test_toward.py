@@ -105,8 +105,15 @@ def test_oblique_scans_have_the_same_way():
 
 
 def test_a_scan_of_something_else_has_no_way():
-    noise = sitk.GetImageFromArray(np.random.default_rng(0).normal(size=SIZE[::-1]).astype(np.float32))
-    assert find_way(person()[0], noise) is None
+    draw = np.random.default_rng(0)
+    for shape in (SIZE[::-1], (16, 18, 20), (10, 64, 64)):
+        first, second = (sitk.GetImageFromArray(draw.normal(size=shape).astype(np.float32)) for _ in range(2))
+        assert find_way(person()[0], first) is None and find_way(first, second) is None
+
+
+def test_a_slab_of_few_thin_slices_has_a_way_within_them():
+    (image, label), (other, expected) = (person(organ, size=(200, 190, 4)) for organ in ((9, 0.4, 0.45), (9, 0.5, 0.6)))
+    assert dice(label, expected) < 0.8 < 0.9 < dice(warped(label, find_way(image, other)), expected)
 
 
 def test_a_slice_and_a_volume_cannot_be_compared():

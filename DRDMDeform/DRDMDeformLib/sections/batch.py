@@ -73,7 +73,6 @@ class BatchSection(JobSection):
         more = (ui.batchRegionComboBox, ui.batchPoseComboBox, ui.batchTowardComboBox, ui.batchAdaptSpinBox)
         for widget in (*settings, *more, ui.batchOutputPath):
             widget.enabled = not running
-        ui.batchTowardComboBox.visible = ui.batchTowardLabel.visible = p.batchKind is BatchKind.AUGMENT
         ui.batchVolumesSelector.enabled = fromScene and not running
         ui.batchVolumesSelector.visible = ui.batchVolumesLabel.visible = fromScene
         ui.batchFolderPath.enabled = not fromScene and not running
@@ -119,7 +118,11 @@ class BatchSection(JobSection):
         else:
             text = _("Makes {made} with {model}; seed, steps, pose and device are those chosen above.")
         text = text.format(made=made, model=model)
-        return text if toward is None else text + " " + _("Each version goes part of the way toward another scan.")
+        if toward is None:
+            return text
+        if p.batchKind is BatchKind.SYNTHESIZE:
+            return text + " " + _("Each fixed image goes part of the way from the moving one toward another scan.")
+        return text + " " + _("Each version goes part of the way toward another scan.")
 
     def onVolumes(self) -> None:
         """Update the plan when other volumes are checked."""
@@ -161,9 +164,9 @@ class BatchSection(JobSection):
                 "region": self._roi(),
                 "margin": p.margin or None,
                 "adapt": p.batchAdapt or None,
+                "toward": self._toward(),
             }
             if p.batchKind is BatchKind.AUGMENT:
-                settings["toward"] = self._toward()
                 job = self.logic.augment(self._source(), p.batchOutput, self._levels(), **settings)
             else:
                 job = self.logic.generateRegistrationPairs(self._source(), p.batchOutput, self._pairs(), **settings)
@@ -172,7 +175,7 @@ class BatchSection(JobSection):
             # The first results can be loaded while the others are made.
             job.onItem = lambda item: self.context.updatePanel()
             self.job, self._output = job, p.batchOutput
-            self._wentToward = settings.get("toward") is not None
+            self._wentToward = settings["toward"] is not None
             for field in self._folders:
                 field.remember()
             showProgress(self.ui.batchProgressBar, Progress("batch", 0.0))
@@ -194,9 +197,9 @@ class BatchSection(JobSection):
         return self.parameter.region
 
     def _toward(self) -> str | None:
-        """What versions go toward; pairs have no such choice."""
+        """What versions go toward, or the fixed images of pairs."""
         p = self.parameter
-        if p.batchKind is not BatchKind.AUGMENT or p.batchToward is BatchToward.NONE:
+        if p.batchToward is BatchToward.NONE:
             return None
         if p.batchRegion is not BatchRegion.WHOLE:
             raise SceneError(

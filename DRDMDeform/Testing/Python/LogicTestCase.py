@@ -122,6 +122,7 @@ class LogicTestCase(ModuleTestCase):
             (lambda: self.logic.augment([volume] * 2, self.folder / "x", toward="others", around=True), SceneError),
             (lambda: self.logic.augment(self.folder, self.folder / "x", toward=self.folder / "nowhere"), DRDMError),
             (lambda: self.logic.generateRegistrationPairs([volume], self.folder / "x", toward="others"), SceneError),
+            (lambda: self.logic.augment([volume] * 2, self.folder / "x", toward="phases"), SceneError),
             (lambda: self.logic.loadSample(self.folder), SceneError),
         ]
         nodes = slicer.mrmlScene.GetNumberOfNodes()

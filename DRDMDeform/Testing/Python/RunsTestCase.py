@@ -166,13 +166,18 @@ class BatchTestCase(ModuleTestCase):
         self.assertTrue(all(item["toward"] >= 0.2 for item in items))
         run = json.loads((self.folder / "out" / "run.json").read_text(encoding="utf-8"))
         self.assertEqual(run["settings"]["toward"], "others")
-        # Pairs have no such choice, and ignore it.
-        self.addCleanup(setattr, ui.batchSection, "collapsed", ui.batchSection.collapsed)
-        ui.batchSection.collapsed = False
-        self.assertTrue(ui.batchTowardComboBox.visible and ui.batchTowardLabel.visible)
+
+    def testFixedImagesGoTowardTheOtherScans(self):
+        ui = self.ui
+        self.chooseFolder(self.writePeople(count=2))
         ui.batchKindComboBox.currentIndex = 1
-        self.assertFalse(ui.batchTowardComboBox.visible or ui.batchTowardLabel.visible)
-        self.assertNotIn("another scan", ui.batchPlanLabel.text)
+        ui.batchTowardComboBox.currentIndex = 1
+        ui.batchLevelsLineEdit.text = "subtle:subtle"
+        ui.batchCopiesSpinBox.value = 1
+        self.assertIn("Each fixed image goes", ui.batchPlanLabel.text)
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertEqual([item["toward"] >= 0.2 for item in self.report()["items"]], [True, True])
 
     def testScansThatGoTowardNoOther(self):
         # Noise is like no other noise.
