@@ -394,7 +394,10 @@ def _in_batches(
                     # The versions before it are not lost.
                     failure = error
                 else:
-                    drawn_before, at_once = drawn_before + len(batch), drawn[0].at_once
+                    drawn_before += len(batch)
+                    if drawn[0].device == scan.model.device.type:
+                        # Where memory was low, it probably is for the next batch.
+                        at_once = drawn[0].at_once
                     waiting.extend(pool.submit(finish, one) for one in drawn)
             for _ in range(before):
                 made = waiting.popleft().result()

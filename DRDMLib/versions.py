@@ -74,15 +74,20 @@ class PreparedScan:
         self.refined = needs_refinement(image, self.grid)
 
     @property
+    def single(self) -> bool:
+        """Whether it is one image for the model. The slices of a stack are a batch of their own."""
+        return len(self._tensor) == 1
+
+    @property
     def together(self) -> int:
-        """Number of versions that are drawn in a batch; 1 for a stack of slices, which is a batch of its own."""
-        return versions_together(self.model) if len(self._tensor) == 1 else 1
+        """Number of versions that are drawn in a batch."""
+        return versions_together(self.model) if self.single else 1
 
     def draw(self, seeds: Sequence[int], *, at_once: int = AT_ONCE, on_step: Progress | None = None) -> list[Drawn]:
         """Draw a random deformation for each seed, and recover from all of them in one batch.
 
         Args:
-            seeds: one; or several, if :attr:`together` is more than 1.
+            seeds: one; or several, if it is a :attr:`single` image.
             at_once: most images that the network computes at a time.
             on_step: called with (done, total); may raise to cancel.
 
@@ -107,8 +112,11 @@ class PreparedScan:
         if len(seeds) == 1:
             own = (made.random, made.recovered, made.own)
             return [Drawn(self, seeds[0], shares[0], *own, device, made.at_once, seconds)]
-        # They wait to be proven, which the CPU does; the memory of the GPU is for the next batch.
-        fields = [one.cpu().split(1) for one in (made.random, made.recovered, made.own)]
+        # They wait to be proven, which the CPU does; the memory of the GPU is for the next batch. They are copies, so
+        # that one of them does not keep the memory of all.
+        fields = [
+            [part.to("cpu", copy=True) for part in one.split(1)] for one in (made.random, made.recovered, made.own)
+        ]
         return [
             Drawn(self, seed, share, random, recovered, own, device, made.at_once, seconds)
             for seed, share, random, recovered, own in zip(seeds, shares, *fields, strict=True)

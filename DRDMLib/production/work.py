@@ -21,6 +21,7 @@ from ..errors import Cancelled, DRDMError, OutputError
 from ..io.files import digest_of_files, listed
 from ..runtime.threads import at_once, one_thread_each, share_threads
 from . import records
+from .batches import FieldBatches
 from .case_models import CaseModel
 from .plan import Task
 from .report import ReportKeeper, log_times, report_entry, written_digests
@@ -51,6 +52,7 @@ class Work:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.tasks = run.plan.share(run.process)
+        self._batches = FieldBatches(run.plan, ())
         self._maker = SampleMaker(run.plan, run.context, run.folder)
         self._report = ReportKeeper(run)
         self._jobs: list[_Job] = []
@@ -75,12 +77,14 @@ class Work:
             else:
                 self.run.done[task.number] = record
                 self._finished += not task.original
+        self._batches = FieldBatches(self.run.plan, [task for tasks in left.values() for task in tasks])
+        self._maker = replace(self._maker, batches=self._batches)
         self._show()
         device = self.run.model.device
         with GpuWatch(device) as watch, one_thread_each(device) as workers:
             self._workers = self.run.clock.workers = workers
             # By default torch uses one thread per core inside each new thread.
-            one_thread = (torch.set_num_threads, (1,)) if device.type == "cpu" else (None, ())
+            one_thread = torch.set_num_threads, (1,)
             with (
                 ThreadPoolExecutor(1, "read") as reader,
                 ThreadPoolExecutor(_WRITERS, "write") as writers,
@@ -199,6 +203,8 @@ class Work:
             if len(run.plan.cases) == 1 and not run.done:
                 raise
             return self._maker.failure(task, error)
+        finally:
+            self._batches.ended(task)
 
     def _collect(self, writers: ThreadPoolExecutor, voxels: int | None) -> None:
         """Pass finished samples to the writers and record written ones, until there is room for another sample.

@@ -6,10 +6,9 @@ differ from those of single versions; so the versions are made one after the oth
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
-
-import torch
 
 if TYPE_CHECKING:
     from ..models.model import Model
@@ -44,4 +43,4 @@ def in_batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def proven_at_once(versions: int) -> int:
     """Return in how many threads the versions of a batch are proven to be invertible."""
-    return max(1, min(versions, _PROVEN_AT_ONCE, torch.get_num_threads()))
+    return max(1, min(versions, _PROVEN_AT_ONCE, os.cpu_count() or 1))

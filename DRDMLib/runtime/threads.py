@@ -17,6 +17,8 @@ import torch
 
 # Largest total number of voxels of the images that are processed at the same time; limits the memory.
 _VOXELS_AT_ONCE = 2**26
+# Largest number of samples that are made at the same time with a GPU.
+_BESIDE_A_GPU = 8
 
 
 class _TorchThreads:
@@ -71,17 +73,15 @@ def one_thread_each(device: torch.device) -> Iterator[int]:
     """Let PyTorch and ITK use one thread each on the CPU, and restore their settings afterward.
 
     Yields:
-        The number of samples that can be computed at the same time; 1 on a GPU.
+        The number of samples that can be made at the same time. A GPU draws the fields of one after the other, or of
+        several together, while the CPU proves and applies others.
     """
-    if device.type != "cpu":
-        yield 1
-        return
     itk = sitk.ProcessObject
     itk_threads = itk.GetGlobalDefaultNumberOfThreads()
     with one_thread() as threads:
         itk.SetGlobalDefaultNumberOfThreads(1)
         try:
-            yield threads
+            yield threads if device.type == "cpu" else min(threads, _BESIDE_A_GPU)
         finally:
             itk.SetGlobalDefaultNumberOfThreads(itk_threads)
 

@@ -115,20 +115,20 @@ def test_slices_of_a_stack_are_a_batch_of_their_own(tiny_model_2d, together):
     assert difference(made[1], again) == 0
 
 
-def test_many_threads_prove_in_order(tiny_model, together):
+def test_many_threads_prove_in_order(tiny_model, together, monkeypatch):
     image = scene()
     threads = torch.get_num_threads()
+    monkeypatch.setattr(deformation, "proven_at_once", lambda count: 1)
+    one_thread = list(DRDMLib.deform_all(image, tiny_model, 20, SEEDS, 2))
+    monkeypatch.setattr(deformation, "proven_at_once", lambda count: 4)
+    several = DRDMLib.deform_all(image, tiny_model, 20, SEEDS, 2)
     try:
-        torch.set_num_threads(1)
-        one_thread = list(DRDMLib.deform_all(image, tiny_model, 20, SEEDS, 2))
-        torch.set_num_threads(4)
-        several = DRDMLib.deform_all(image, tiny_model, 20, SEEDS, 2)
+        torch.set_num_threads(3)
         for before in one_thread:
             made = next(several)
             assert made.seed == before.seed and np.array_equal(field(made), field(before))
-            assert torch.get_num_threads() == 4
         assert next(several, None) is None
-        assert torch.get_num_threads() == 4
+        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
 
