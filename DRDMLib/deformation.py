@@ -33,7 +33,7 @@ from .models.population import with_pose
 from .models.strength import with_level
 from .regions import Target, faces_held, fields_in_regions, find_target, skeleton_held
 from .runtime.batches import in_batches, proven_at_once
-from .runtime.threads import one_thread
+from .runtime.threads import one_thread, share_of_cores
 from .settings import DeformationSettings, Pose, RegionSettings
 from .spatial.bones import Rigidity, Skeleton, rigidity
 from .spatial.borders import closed_faces, inside_mask, invented_fraction, outside_fraction
@@ -381,7 +381,13 @@ def _in_batches(
             on_step(round(scan.steps * now), 2 * scan.steps * count)
             stopped = False
 
-    with _pool(proven_at_once(len(batches[0]))) as pool:
+    threads = proven_at_once(len(batches[0]))
+
+    def prove(drawn: Drawn) -> Deformation:
+        with share_of_cores(threads):
+            return finish(drawn)
+
+    with _pool(threads) as pool:
         for number in range(len(batches) + 1):
             before = len(waiting)
             if number < len(batches) and failure is None:
@@ -398,7 +404,7 @@ def _in_batches(
                     if drawn[0].device == scan.model.device.type:
                         # Where memory was low, it probably is for the next batch.
                         at_once = drawn[0].at_once
-                    waiting.extend(pool.submit(finish, one) for one in drawn)
+                    waiting.extend(pool.submit(prove, one) for one in drawn)
             for _ in range(before):
                 made = waiting.popleft().result()
                 yield dataclasses.replace(made, seconds=made.seconds + seconds)

@@ -19,7 +19,7 @@ import torch
 
 from ..errors import Cancelled, DRDMError, OutputError
 from ..io.files import digest_of_files, listed
-from ..runtime.threads import at_once, one_thread_each, share_threads
+from ..runtime.threads import at_once, one_thread_each, share_of_cores, share_threads
 from . import records
 from .batches import FieldBatches
 from .case_models import CaseModel
@@ -96,7 +96,7 @@ class Work:
                         share_threads(workers, voxels)
                         for task in left[number]:
                             self._collect(writers, voxels)
-                            self._jobs.append(_Job(task, voxels, makers.submit(self._make, task, source)))
+                            self._jobs.append(_Job(task, voxels, makers.submit(self._make, task, source, voxels)))
                     self._collect(writers, None)
                 finally:
                     self._stopped.set()
@@ -179,7 +179,16 @@ class Work:
         with self.run.clock.measuring("wait for reading", self._idle()):
             return number, future.result()
 
-    def _make(self, task: Task, source: Source | DRDMError) -> Product:
+    def _make(self, task: Task, source: Source | DRDMError, voxels: int) -> Product:
+        try:
+            # Beside a GPU there are fewer threads than cores.
+            on_cpu = self.run.model.device.type == "cpu"
+            with contextlib.nullcontext() if on_cpu else share_of_cores(at_once(self._workers, voxels)):
+                return self._make_apart(task, source)
+        finally:
+            self._batches.ended(task)
+
+    def _make_apart(self, task: Task, source: Source | DRDMError) -> Product:
         run = self.run
 
         def on_step(done: int, total: int) -> None:
@@ -203,8 +212,6 @@ class Work:
             if len(run.plan.cases) == 1 and not run.done:
                 raise
             return self._maker.failure(task, error)
-        finally:
-            self._batches.ended(task)
 
     def _collect(self, writers: ThreadPoolExecutor, voxels: int | None) -> None:
         """Pass finished samples to the writers and record written ones, until there is room for another sample.

@@ -4,6 +4,7 @@ The tests need no GPU: they let the CPU make batches, too; everything else is re
 """
 
 import json
+import os
 import threading
 
 import numpy as np
@@ -21,11 +22,12 @@ from DRDMLib.cli import main
 from DRDMLib.cli.progress import JsonReporter
 from DRDMLib.deformation import make_deformations
 from DRDMLib.errors import DRDMError, FallbackWarning
-from DRDMLib.loaders import make_bank
+from DRDMLib.loaders import FieldGenerator, make_bank
 from DRDMLib.loaders.world import ras_affine
 from DRDMLib.models.model import Model
 from DRDMLib.runtime import batches
 from DRDMLib.runtime.batches import versions_together
+from DRDMLib.runtime.threads import own_cores
 from DRDMLib.settings import DeformationSettings
 from DRDMLib.toward import find_way
 
@@ -131,6 +133,21 @@ def test_many_threads_prove_in_order(tiny_model, together, monkeypatch):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
+
+
+def test_threads_that_prove_share_the_cores(tiny_model, together, monkeypatch):
+    seen = []
+    finish = deformation.finish
+
+    def watched(drawn):
+        seen.append(own_cores())
+        return finish(drawn)
+
+    monkeypatch.setattr(deformation, "finish", watched)
+    monkeypatch.setattr(deformation, "proven_at_once", lambda count: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    list(DRDMLib.deform_all(scene(), tiny_model, 20, SEEDS, 2))
+    assert seen == [3] * 5 and own_cores() == 6
 
 
 def provers():
@@ -336,3 +353,17 @@ def test_a_bank_is_made_in_batches(tiny_model_path, tmp_path, together, monkeypa
         one, other = (bank.draw("a", image, affine, seed).vectors for bank in (made, single))
         # Banks keep fields with 16 bits.
         assert float((one - other).abs().max()) < 0.02 < float(other.abs().max())
+
+
+def test_several_fields_for_one_image(tiny_model, together):
+    image = scene()
+    tensor, affine = torch.from_numpy(sitk.GetArrayFromImage(image).T.copy())[None], ras_affine(image)
+    source = FieldGenerator(tiny_model, levels=(20, 12), steps=2)
+    seeds = (4, 5, 6, 8, 7, 10)
+    made = source.draw_all("a", tensor, affine, seeds)
+    assert together == [3, 3, 1, 1, 2, 2]
+    for seed, one in zip(seeds, made, strict=True):
+        alone = source.draw("a", tensor, affine, seed)
+        assert float((one.vectors - alone.vectors).abs().max()) < CLOSE < float(one.vectors.abs().max())
+    empty = source.draw_all("a", torch.ones(1, 5, 6, 7), affine, (1, 2))
+    assert len(empty) == 2 and not empty[0].vectors.any()
