@@ -10,7 +10,7 @@ from ..levels import AUTO_POSE, STRENGTHS
 from ..models.metadata import POSES
 
 # Most copies of a sample that are drawn together.
-MOST_COPIES = 64
+MOST_COPIES = 16
 _NAME = schema.text(1000)
 _LEVEL = schema.either(schema.whole(-1, 100_000), schema.one_of(*STRENGTHS))
 _FIGURE = schema.optional(schema.number())

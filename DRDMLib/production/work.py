@@ -19,7 +19,7 @@ import torch
 
 from ..errors import Cancelled, DRDMError, OutputError
 from ..io.files import digest_of_files, listed
-from ..runtime.threads import at_once, one_thread_each, share_of_cores, share_threads
+from ..runtime.threads import at_once, one_thread_for_each_sample, share_of_cores, share_threads
 from . import records
 from .batches import FieldBatches
 from .case_models import CaseModel
@@ -81,7 +81,7 @@ class Work:
         self._maker = replace(self._maker, batches=self._batches)
         self._show()
         device = self.run.model.device
-        with GpuWatch(device) as watch, one_thread_each(device) as workers:
+        with GpuWatch(device) as watch, one_thread_for_each_sample(device) as workers:
             self._workers = self.run.clock.workers = workers
             # By default torch uses one thread per core inside each new thread.
             one_thread = torch.set_num_threads, (1,)

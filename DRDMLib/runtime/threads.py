@@ -74,17 +74,30 @@ def one_thread_each(device: torch.device) -> Iterator[int]:
     """Let PyTorch and ITK use one thread each on the CPU, and restore their settings afterward.
 
     Yields:
-        The number of samples that can be made at the same time. A GPU draws the fields of one after the other, or of
-        several together, while the CPU proves and applies others.
+        The number of samples that can be computed at the same time; 1 on a GPU.
     """
+    if device.type != "cpu":
+        yield 1
+        return
     itk = sitk.ProcessObject
     itk_threads = itk.GetGlobalDefaultNumberOfThreads()
     with one_thread() as threads:
         itk.SetGlobalDefaultNumberOfThreads(1)
         try:
-            yield threads if device.type == "cpu" else min(threads, BESIDE_A_GPU)
+            yield threads
         finally:
             itk.SetGlobalDefaultNumberOfThreads(itk_threads)
+
+
+@contextlib.contextmanager
+def one_thread_for_each_sample(device: torch.device) -> Iterator[int]:
+    """Do the same as :func:`one_thread_each`, with a GPU too: several samples are proven and applied beside it.
+
+    Yields:
+        The number of samples that can be made at the same time.
+    """
+    with one_thread_each(torch.device("cpu")) as threads:
+        yield threads if device.type == "cpu" else min(threads, BESIDE_A_GPU)
 
 
 _OWN = threading.local()

@@ -22,6 +22,7 @@ from DRDMLib.production.limits import Limits
 from DRDMLib.production.plan import AUGMENT, SYNTHESIZE, make_plan
 from DRDMLib.production.regenerate import regenerate
 from DRDMLib.production.run import RunRequest, produce
+from DRDMLib.production.verify import verify
 from DRDMLib.runtime import batches
 from DRDMLib.runtime.distributed import ProcessInfo
 
@@ -82,6 +83,7 @@ def test_samples_are_those_of_single_ones(command, data, tmp_path, tiny_model_pa
     # The last of four copies is alone.
     for name, copies in found.items():
         assert copies == (None if name.endswith("003") else [0, 1, 2])
+    assert verify(tmp_path / "batches") == []
     one, other = records_of(tmp_path / "batches"), records_of(tmp_path / "single")
     assert one.keys() == other.keys() and len(found) == 2 * COPIES
     for name in found:
