@@ -227,6 +227,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_a_full_gpu_leads_to_the_cpu",
         "test_poses_and_other_scans_in_a_batch",
         "test_the_command_makes_the_same_files_in_batches",
+        "test_versions_of_regions",
     ),
     "test_working_folder": (
         "test_a_job_of_the_panel",

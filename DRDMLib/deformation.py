@@ -32,7 +32,7 @@ from .models.model import Model
 from .models.population import with_pose
 from .models.strength import with_level
 from .regions import Target, faces_held, fields_in_regions, find_target, skeleton_held
-from .runtime.batches import in_batches, proven_at_once
+from .runtime.batches import in_batches, proven_at_once, versions_together
 from .runtime.threads import one_thread, share_of_cores
 from .settings import DeformationSettings, Pose, RegionSettings
 from .spatial.bones import Rigidity, Skeleton, rigidity
@@ -40,7 +40,7 @@ from .spatial.borders import closed_faces, inside_mask, invented_fraction, outsi
 from .spatial.model_grid import field_image, mean_displacement, physical_field
 from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label
 from .toward import WHOLE_SCANS, Way
-from .versions import Drawn, PreparedScan, step_count
+from .versions import Drawn, PreparedScan, RegionBatch, step_count
 
 # Number of places at which reports compare bone with a rigid motion.
 _BALLS = 60
@@ -291,8 +291,8 @@ def deform_all(
 
     On a GPU the results can differ from those of :func:`deform` by rounding, because a batch may add numbers in another
     order; and several are proven at the same time while the GPU computes the next ones. On a CPU a batch would not be
-    faster, so the versions are made one after the other and are identical to the bit. So are those of regions, and of
-    volumes that a 2D model deforms, whose slices are a batch already.
+    faster, so the versions are made one after the other and are identical to the bit. So are those of volumes that a 2D
+    model deforms, whose slices are a batch already.
 
     Args:
         seeds: one for each version.
@@ -469,17 +469,23 @@ def _in_regions(
     seeds: Sequence[int],
     on_step: Progress | None,
 ) -> Iterator[Deformation]:
-    """Deform the regions of an image, once for each seed."""
+    """Deform the regions of an image, once for each seed.
+
+    A GPU draws the fields of several versions together; they are proven one after the other.
+    """
     strength = settings.level if isinstance(settings.level, str) else ""
     settings = with_pose(with_level(settings, model.metadata), model.metadata)
     steps = step_count(settings, model)
     skeleton = skeleton_held(target.image, settings, model.ndim)
     faces = faces_held(target.image, settings, model.ndim)
+    size = versions_together(model)
     for number, seed in enumerate(seeds):
         started = time.perf_counter()
-        own = _of_all(on_step, number, len(seeds))
+        if number % size == 0:
+            batch = RegionBatch(seeds[number : number + size])
+        draw, own = batch.version(number % size), _of_all(on_step, number, len(seeds))
         made, random = fields_in_regions(
-            target, model, settings, seed, generate, faces=faces, skeleton=skeleton, on_step=own
+            target, model, settings, seed, draw, faces=faces, skeleton=skeleton, on_step=own
         )
         with one_thread():
             repaired = repair(made.field, target.image, () if settings.pose else faces)

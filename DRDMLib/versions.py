@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import SimpleITK as sitk
 from torch import Tensor
 
+from .diffusion.seeds import Purpose, derived_seed
 from .diffusion.slip import SlipPlanes
-from .generation import AT_ONCE, Progress, generate, prepare
+from .generation import AT_ONCE, Generated, Progress, generate, prepare
 from .models.model import Model
 from .models.population import with_pose
 from .models.strength import with_level
@@ -146,6 +149,41 @@ class Drawn:
     device: str
     at_once: int
     seconds: float
+
+
+class RegionBatch:
+    """Draws the fields of several versions of a scan together, for each region of the scan.
+
+    Args:
+        seeds: of the versions.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._seeds = seeds
+        # For each region, the fields of all versions.
+        self._regions: list[list[Generated]] = []
+
+    def version(self, number: int) -> Callable[..., Generated]:
+        """Return a function for one version, which stands for :func:`DRDMLib.generation.generate`.
+
+        That of the first version draws the fields of all, so it must be used first.
+        """
+        regions = itertools.count()
+
+        def draw(images: Tensor, model: Model, settings: DeformationSettings, seeds: Any, **how: Any) -> Generated:
+            if len(images) > 1 or len(self._seeds) == 1:
+                return generate(images, model, settings, seeds, **how)
+            region = next(regions)
+            if number == 0:
+                own = [derived_seed(seed, Purpose.REGION, region) for seed in self._seeds]
+                made = generate(images, model, settings, own, **how)
+                parts = zip(made.random.split(1), made.recovered.split(1), made.own.split(1), strict=True)
+                self._regions.append([Generated(*fields, made.at_once) for fields in parts])
+            elif how["on_step"] is not None:
+                how["on_step"](1, 1)
+            return self._regions[region][number]
+
+        return draw
 
 
 def step_count(settings: DeformationSettings, model: Model) -> int:

@@ -28,7 +28,8 @@ from DRDMLib.models.model import Model
 from DRDMLib.runtime import batches
 from DRDMLib.runtime.batches import versions_together
 from DRDMLib.runtime.threads import own_cores
-from DRDMLib.settings import DeformationSettings
+from DRDMLib.settings import DeformationSettings, RegionSettings
+from DRDMLib.spatial.region import region_of
 from DRDMLib.toward import find_way
 
 SEEDS = (3, 4, 5, 6, 7)
@@ -331,13 +332,28 @@ def test_the_command_keeps_what_was_made_before_a_version_that_fails(
     assert [item["seed"] for item in report_of(tmp_path / "out")["items"]] == [0, 1, 2, 3]
 
 
-def test_regions_are_made_one_by_one(tiny_model, together):
+def test_versions_of_regions(tiny_model, together, monkeypatch):
+    """Each region of a version has random numbers of its own, in a batch and alone."""
     image = scene()
-    region = DRDMLib.RegionSettings(
-        regions=(DRDMLib.spatial.region.region_of((np.array([6, 6, 4]), np.array([20, 16, 14])), image),)
+    boxes = ((1, 1, 1), (12, 10, 8)), ((14, 11, 9), (25, 21, 17))
+    regions = tuple(region_of(tuple(map(np.array, box)), image) for box in boxes)
+    settings = DeformationSettings(20, 2, region=RegionSettings(regions=regions))
+    done = []
+    made = list(
+        make_deformations(image, tiny_model, settings, SEEDS[:4], on_step=lambda *step: done.append(step[0] / step[1]))
     )
-    made = list(DRDMLib.deform_all(image, tiny_model, 20, (1, 2), 2, region=region))
-    assert set(together) == {1} and len(made) == 2
+    # Two regions and two steps; the fourth version is alone.
+    assert together == [3, 3, 3, 3, 1, 1, 1, 1]
+    assert done == sorted(done) and done[-1] == 1
+    monkeypatch.setitem(batches.MOST, "cpu", 1)
+    for seed, one in zip(SEEDS[:4], made, strict=True):
+        (other,) = make_deformations(image, tiny_model, settings, (seed,))
+        assert difference(one, other) < CLOSE and one.seed == seed
+        assert (
+            np.abs(sitk.GetArrayFromImage(one.random_field) - sitk.GetArrayFromImage(other.random_field)).max() < CLOSE
+        )
+        assert one.target is not None and len(one.target.boxes) == 2
+    assert len({one.metrics.mean_mm for one in made}) == 4
 
 
 def test_a_bank_is_made_in_batches(tiny_model_path, tmp_path, together, monkeypatch):
