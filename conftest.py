@@ -17,6 +17,7 @@ FILES = {
     "DRDMDeform/Testing": "slicer",
     "Testing/core/test_gpu.py": "gpu",
     "Testing/core/test_batches.py": "slow",
+    "Testing/core/test_batches_of_samples.py": "slow",
     "Testing/core/test_production_resumed.py": "slow",
     "Testing/core/test_training_together.py": "slow",
 }
@@ -220,6 +221,13 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_a_training_stopped_at_many_moments_ends_with_the_same_weights",
         "test_a_training_whose_input_ends_stops_after_a_step",
         "test_something_else_is_not_resumed",
+    ),
+    "test_versions_together": (
+        "test_a_bank_is_made_in_batches",
+        "test_a_full_gpu_leads_to_the_cpu",
+        "test_poses_and_other_scans_in_a_batch",
+        "test_the_command_makes_the_same_files_in_batches",
+        "test_versions_of_regions",
     ),
     "test_working_folder": (
         "test_a_job_of_the_panel",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -15,9 +18,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from .diffusion.slip import SlipPlanes
 from .errors import FallbackWarning, SettingError
-from .generation import Generated, Progress, generate, prepare
+from .generation import AT_ONCE, Generated, Progress, generate, prepare
 from .invertibility.certificate import certify_on_grid
 from .invertibility.inverse import inverse_field, inverse_layers, inverse_points
 from .invertibility.metrics import FieldMetrics, measure_on_grid
@@ -29,20 +31,16 @@ from .models.choice import Choice, choose_model, named_choice
 from .models.model import Model
 from .models.population import with_pose
 from .models.strength import with_level
-from .poses import pose_on_grid
-from .regions import Target, faces_held, fields_in_regions, find_target, rigid_parts, skeleton_held
-from .runtime.threads import one_thread
+from .regions import Target, faces_held, fields_in_regions, find_target, skeleton_held
+from .runtime.batches import in_batches, proven_at_once, versions_together
+from .runtime.threads import one_thread, share_of_cores
 from .settings import DeformationSettings, Pose, RegionSettings
 from .spatial.bones import Rigidity, Skeleton, rigidity
-from .spatial.borders import closed_faces, inside_mask, invented_fraction, outside_fraction, planes_on_grid
-from .spatial.model_grid import (
-    field_image,
-    mean_displacement,
-    needs_refinement,
-    physical_field,
-)
+from .spatial.borders import closed_faces, inside_mask, invented_fraction, outside_fraction
+from .spatial.model_grid import field_image, mean_displacement, physical_field
 from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label
 from .toward import WHOLE_SCANS, Way
+from .versions import Drawn, PreparedScan, RegionBatch, step_count
 
 # Number of places at which reports compare bone with a rigid motion.
 _BALLS = 60
@@ -289,14 +287,16 @@ def deform_all(
     toward: Way | None = None,
     on_step: Progress | None = None,
 ) -> Iterator[Deformation]:
-    """Make one new version of an image for each seed; a GPU computes all of them together.
+    """Make one new version of an image for each seed; a GPU computes several of them together.
 
     On a GPU the results can differ from those of :func:`deform` by rounding, because a batch may add numbers in another
-    order. On a CPU a batch would not be faster, so the versions are made one after the other and are identical to the
-    bit.
+    order; and several are proven at the same time while the GPU computes the next ones. On a CPU a batch would not be
+    faster, so the versions are made one after the other and are identical to the bit. So are those of volumes that a 2D
+    model deforms, whose slices are a batch already.
 
     Args:
         seeds: one for each version.
+        on_step: called with (done, total) over all versions; may raise to cancel.
 
     Yields:
         One deformation for each seed, in their order.
@@ -324,6 +324,7 @@ def make_deformations(
     Args:
         target: the regions of ``settings``, if they were found in this image before.
         toward: the way to another scan; each version first goes a part of it, which is drawn with its seed.
+        on_step: called with (done, total) over all versions; may raise to cancel.
 
     Raises:
         SettingError: there are both regions and a way; and as :func:`deform`.
@@ -336,55 +337,129 @@ def make_deformations(
         target = find_target(image, settings.region, label)
     if not isinstance(model, Model):
         model = model_for(image if target is None else target.largest, model, device, plane=settings.plane)
-    strength = settings.level if isinstance(settings.level, str) else ""
-    settings = with_pose(with_level(settings, model.metadata), model.metadata)
-    schedule = dataclasses.replace(settings, steps=settings.steps or model.default_steps).schedule(model.timesteps)
     if target is not None:
-        for one in _in_regions(target, model, settings, seeds, len(schedule), on_step):
-            yield dataclasses.replace(one, strength=strength)
+        yield from _in_regions(target, model, settings, seeds, on_step)
         return
+    scan = PreparedScan(image, model, settings, toward)
+    size = scan.together
+    if size > 1 and len(seeds) > 1:
+        yield from _in_batches(scan, list(in_batches(seeds, size)), time.perf_counter() - started, on_step)
+        return
+    for number, seed in enumerate(seeds):
+        (drawn,) = scan.draw((seed,), on_step=_of_all(on_step, number, len(seeds)))
+        made = finish(drawn)
+        yield dataclasses.replace(made, seconds=time.perf_counter() - started)
+        started = time.perf_counter()
+
+
+def _of_all(on_step: Progress | None, number: int, count: int) -> Progress | None:
+    """Return the progress of version ``number`` as that of all versions."""
+    return None if on_step is None else lambda done, total: on_step(number * total + done, count * total)
+
+
+def _in_batches(
+    scan: PreparedScan, batches: Sequence[Sequence[int]], seconds: float, on_step: Progress | None
+) -> Iterator[Deformation]:
+    """Make versions in batches: threads prove those of one while the next one is drawn.
+
+    Args:
+        batches: seeds.
+        seconds: that preparing the scan took.
+        on_step: drawing and proving a version are half of its steps each.
+    """
+    count = sum(map(len, batches))
+    drawn_before, proven, at_once = 0, 0, AT_ONCE
+    waiting: deque[Future[Deformation]] = deque()
+    failure: Exception | None = None
+    stopped = False
+
+    def report(done: int, total: int) -> None:
+        nonlocal stopped
+        if on_step is not None:
+            now = drawn_before + len(batch) * done / total + proven
+            stopped = True
+            on_step(round(scan.steps * now), 2 * scan.steps * count)
+            stopped = False
+
+    threads = proven_at_once(len(batches[0]))
+
+    def prove(drawn: Drawn) -> Deformation:
+        with share_of_cores(threads):
+            return finish(drawn)
+
+    with _pool(threads) as pool:
+        for number in range(len(batches) + 1):
+            before = len(waiting)
+            if number < len(batches) and failure is None:
+                batch = batches[number]
+                try:
+                    drawn = scan.draw(batch, at_once=at_once, on_step=report)
+                except Exception as error:
+                    if stopped:
+                        raise
+                    # The versions before it are not lost.
+                    failure = error
+                else:
+                    drawn_before += len(batch)
+                    if drawn[0].device == scan.model.device.type:
+                        # Where memory was low, it probably is for the next batch.
+                        at_once = drawn[0].at_once
+                    waiting.extend(pool.submit(prove, one) for one in drawn)
+            for _ in range(before):
+                made = waiting.popleft().result()
+                yield dataclasses.replace(made, seconds=made.seconds + seconds)
+                proven, seconds = proven + 1, 0.0
+                report(0, 1)
+        if failure is not None:
+            raise failure
+
+
+@contextlib.contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Let threads work; at an error, or when nobody wants the rest, what has not been begun is left out."""
+    pool = ThreadPoolExecutor(threads, "prove")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def finish(drawn: Drawn, image: sitk.Image | None = None) -> Deformation:
+    """Bring a drawn field to its scan, and prove that it is invertible.
+
+    Several threads may do so for versions of one scan.
+
+    Args:
+        image: the scan, if its user has a copy of it.
+
+    Raises:
+        DRDMError: the deformation cannot be made invertible.
+    """
+    begin = time.perf_counter()
+    scan = drawn.scan
+    image = scan.image if image is None else image
+    how: Any = {"refine": scan.refined, "posed": scan.moves_faces}
     with one_thread():
-        grid, tensor = prepare(image, model, settings.plane)
-    faces = faces_held(image, settings, model.ndim)
-    planes = SlipPlanes(planes_on_grid(faces, grid), model.size)
-    skeleton = skeleton_held(image, settings, model.ndim)
-    with one_thread():
-        rigid = None if skeleton is None else rigid_parts(skeleton, grid, planes)
-    settings, pose = dataclasses.replace(settings, pose=pose_on_grid(settings.drawn_pose(), grid, image)), settings.pose
-    # A pose moves the whole scan, so that its faces do not stay where they are; and scans of others end elsewhere.
-    moves_faces = bool(settings.pose) or toward is not None
-    held = () if moves_faces else faces
-    how: Any = {"refine": needs_refinement(image, grid), "posed": moves_faces}
-    together = model.device.type != "cpu" and len(tensor) == 1
-    for group in [tuple(seeds)] if together else [(seed,) for seed in seeds]:
-        shares = [0.0 if toward is None else toward.share(seed) for seed in group]
-        first = None if toward is None else toward.on_grid(shares, grid)
-        fields = generate(tensor, model, settings, group, planes=planes, rigid=rigid, toward=first, on_step=on_step)
-        for number, seed in enumerate(group):
-            own = slice(number, number + 1) if len(group) > 1 else slice(None)
-            recovered, random = fields.recovered[own], fields.random[own]
-            with one_thread():
-                field = physical_field(recovered, grid, **how)
-                repaired = repair(field, image, held)
-            yield Deformation(
-                reference=image,
-                field=field.image(),
-                repaired=repaired,
-                certified=True,
-                skeleton=skeleton,
-                toward=shares[number],
-                own_percent=100 * mean_displacement(fields.own[own], grid, image) if moves_faces else None,
-                _random=partial(field_image, random, grid, **how),
-                seed=seed,
-                level=settings.number(model.timesteps),
-                strength=strength,
-                steps=len(schedule),
-                pose=pose if settings.pose else 0.0,
-                seconds=time.perf_counter() - started,
-                model=model.metadata.name,
-                device=recovered.device.type,
-            )
-            started = time.perf_counter()
+        field = physical_field(drawn.recovered, scan.grid, **how)
+        repaired = repair(field, image, scan.held)
+    return Deformation(
+        reference=image,
+        field=field.image(),
+        repaired=repaired,
+        certified=True,
+        skeleton=scan.skeleton,
+        toward=drawn.share,
+        own_percent=100 * mean_displacement(drawn.own, scan.grid, image) if scan.moves_faces else None,
+        _random=partial(field_image, drawn.random, scan.grid, **how),
+        seed=drawn.seed,
+        level=scan.settings.number(scan.model.timesteps),
+        strength=scan.strength,
+        steps=scan.steps,
+        pose=scan.pose if scan.settings.pose else 0.0,
+        seconds=drawn.seconds + time.perf_counter() - begin,
+        model=scan.model.metadata.name,
+        device=drawn.device,
+    )
 
 
 def _in_regions(
@@ -392,16 +467,25 @@ def _in_regions(
     model: Model,
     settings: DeformationSettings,
     seeds: Sequence[int],
-    steps: int,
     on_step: Progress | None,
 ) -> Iterator[Deformation]:
-    """Deform the regions of an image, once for each seed."""
+    """Deform the regions of an image, once for each seed.
+
+    A GPU draws the fields of several versions together; they are proven one after the other.
+    """
+    strength = settings.level if isinstance(settings.level, str) else ""
+    settings = with_pose(with_level(settings, model.metadata), model.metadata)
+    steps = step_count(settings, model)
     skeleton = skeleton_held(target.image, settings, model.ndim)
     faces = faces_held(target.image, settings, model.ndim)
-    for seed in seeds:
+    size = versions_together(model)
+    for number, seed in enumerate(seeds):
         started = time.perf_counter()
+        if number % size == 0:
+            batch = RegionBatch(seeds[number : number + size])
+        draw, own = batch.version(number % size), _of_all(on_step, number, len(seeds))
         made, random = fields_in_regions(
-            target, model, settings, seed, generate, faces=faces, skeleton=skeleton, on_step=on_step
+            target, model, settings, seed, draw, faces=faces, skeleton=skeleton, on_step=own
         )
         with one_thread():
             repaired = repair(made.field, target.image, () if settings.pose else faces)
@@ -418,6 +502,7 @@ def _in_regions(
             _random=lambda random=random: random().field.image(),  # type: ignore[misc]
             seed=seed,
             level=settings.number(model.timesteps),
+            strength=strength,
             steps=steps,
             pose=settings.pose,
             seconds=time.perf_counter() - started,

@@ -24,8 +24,8 @@ from .runtime.threads import one_thread
 from .settings import DeformationSettings
 from .spatial.model_grid import ModelGrid, model_grid, sample_image
 
-# Largest number of slices of a stack that are recovered together; limits the memory that the network needs.
-_STACK_BATCH = 16
+# Most slices of a stack, or versions, that are recovered together; limits the memory that the network needs.
+AT_ONCE = 16
 
 Progress = Callable[[int, int], None]
 
@@ -36,11 +36,13 @@ class Generated(NamedTuple):
     Attributes:
         random, recovered: before and after recovery, with the pose and what leads toward another scan.
         own: the recovered field without them.
+        at_once: how many images the network has computed at a time; the last bits depend on it.
     """
 
     random: Tensor
     recovered: Tensor
     own: Tensor
+    at_once: int
 
 
 def generate(
@@ -52,6 +54,7 @@ def generate(
     planes: SlipPlanes | None = None,
     rigid: RigidParts | None = None,
     toward: Tensor | None = None,
+    at_once: int = AT_ONCE,
     on_step: Progress | None = None,
 ) -> Generated:
     """Draw a random deformation and recover from it (Algorithm 2), on the model grid and the model's device.
@@ -66,13 +69,14 @@ def generate(
         rigid: parts that the recovered deformation moves rigidly, except by a pose.
         toward: (N, d, *S), fraction of the side: a deformation toward another scan. The images are deformed by it
             first, and then as without it.
+        at_once: most images that the network computes at a time.
         on_step: called with (done, total); may raise to cancel.
 
     Returns:
-        Both fields, (N or K, d, *S), fraction of the side.
+        The fields, (N or K, d, *S), fraction of the side.
 
     Warns:
-        FallbackWarning: memory was low, so that fewer slices were computed at a time, or the CPU was used.
+        FallbackWarning: memory was low, so that fewer images were computed at a time, or the CPU was used.
     """
     if settings.steps is None:
         settings = dataclasses.replace(settings, steps=model.default_steps)
@@ -83,7 +87,7 @@ def generate(
         with full_precision(model.device), one_thread():
             return _generate(images, model, settings, seeds, planes, rigid, toward, on_step, batch)
 
-    return with_fallback(compute, model, min(_STACK_BATCH, len(images)))
+    return with_fallback(compute, model, min(at_once, len(images)))
 
 
 def _generate(
@@ -118,12 +122,12 @@ def _generate(
     if rigid is not None and (level > 0 or toward is not None):
         recovered = rigid.hold(recovered)
     if not settings.pose:
-        return Generated(drawn, recovered, own)
+        return Generated(drawn, recovered, own, batch)
     # The pose is drawn last and applied last, so that a seed gives the same anatomy in any pose.
     pose = settings.drawn_pose()
     poses = torch.cat([random_pose(model.size, model.ndim, pose, generator) for generator in generators])
     poses = poses.expand(len(images), *poses.shape[1:])
-    return Generated(compose(drawn, poses), compose(recovered, poses), own)
+    return Generated(compose(drawn, poses), compose(recovered, poses), own, batch)
 
 
 def _recovered(

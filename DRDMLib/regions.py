@@ -253,7 +253,7 @@ class RegionField(NamedTuple):
 
 
 # Function that makes a random and a recovered field on the model grid, see :func:`DRDMLib.deformation.generate`.
-Generate = Callable[..., tuple[Tensor, Tensor, Tensor]]
+Generate = Callable[..., tuple[Tensor, Tensor, Tensor, int]]
 
 
 def fields_in_regions(
@@ -296,7 +296,7 @@ def fields_in_regions(
         planes = SlipPlanes(planes_on_grid(faces, grid), model.size)
         own = derived_seed(seed, Purpose.REGION, number)
         rigid = None if skeleton is None else rigid_parts(skeleton, grid, planes, (target.image, box))
-        drawn, found, _ = generate(tensor, model, bare, (own,), planes=planes, rigid=rigid, on_step=report)
+        drawn, found, *_ = generate(tensor, model, bare, (own,), planes=planes, rigid=rigid, on_step=report)
         random.append(drawn)
         recovered.append(found)
         grids.append(grid)

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 import SimpleITK as sitk
 
-from .deformation import Deformation, Progress, make_deformations
+from .deformation import Deformation, Progress, finish, make_deformations
 from .diffusion.seeds import Purpose, derived_seed
 from .models.model import Model
 from .regions import Target, find_target
 from .settings import DeformationSettings
 from .toward import Way
+from .versions import Drawn
 
 
 class Augmented(NamedTuple):
@@ -36,6 +37,7 @@ def augment(
     *,
     target: Target | None = None,
     toward: Way | None = None,
+    drawn: Drawn | None = None,
     on_step: Progress | None = None,
 ) -> Augmented:
     """Deform an image and its label together (Algorithm 3 of the paper).
@@ -46,14 +48,18 @@ def augment(
         label: a label map of the image, or ``None``.
         target: the regions of ``settings``, if they were found in this image before.
         toward: the way to another scan, of which the version goes a part, see :func:`DRDMLib.toward.find_way`.
+        drawn: the fields of the seed with these settings, if they were drawn before.
 
     Raises:
         ImageError, ModelError, SettingError, DRDMError: as :func:`deform`.
     """
-    made = make_deformations(
-        image, model, settings, (seed,), label=label, target=target, toward=toward, on_step=on_step
-    )
-    deformation = next(made)
+    if drawn is None:
+        made = make_deformations(
+            image, model, settings, (seed,), label=label, target=target, toward=toward, on_step=on_step
+        )
+        deformation = next(made)
+    else:
+        deformation = finish(drawn, image)
     warped = None if label is None else deformation.warp_label(label)
     return Augmented(deformation.warp(image), warped, deformation)
 
@@ -89,6 +95,7 @@ def synthesize(
     seed: int,
     *,
     toward: Callable[[sitk.Image], Way | None] | None = None,
+    drawn: Drawn | None = None,
     on_step: Progress | None = None,
 ) -> Pair:
     """Make a moving image, and a fixed image from the moving one (Algorithm 4 of the paper).
@@ -98,6 +105,7 @@ def synthesize(
         settings: of the first deformation (original to moving) and of the second (moving to fixed).
         seed: of the first deformation; the second uses a seed derived from it.
         toward: finds the way from the moving image to another scan, of which the fixed image goes a part.
+        drawn: the fields of the first deformation, if they were drawn before.
 
     Raises:
         ImageError, ModelError, SettingError, DRDMError: as :func:`deform`.
@@ -106,14 +114,14 @@ def synthesize(
     def part(number: int) -> Progress | None:
         return None if on_step is None else lambda done, total: on_step(number * total + done, 2 * total)
 
-    first = augment(image, label, model, settings[0], seed, on_step=part(0))
+    first = augment(image, label, model, settings[0], seed, drawn=drawn, on_step=part(0))
     target = None
     if settings[1].region is not None:
         # What is kept lies where the first deformation, with its pose, has put it.
         before = first.deformation.target
         kept = None if before is None or before.mask is None else first.deformation.warp_label(before.mask)
         target = find_target(first.image, settings[1].region, first.label, kept)
-    drawn = derived_seed(seed, Purpose.SECOND)
+    own_seed = derived_seed(seed, Purpose.SECOND)
     way = None if toward is None else toward(first.image)
-    second = augment(first.image, first.label, model, settings[1], drawn, target=target, toward=way, on_step=part(1))
+    second = augment(first.image, first.label, model, settings[1], own_seed, target=target, toward=way, on_step=part(1))
     return Pair(first.image, second.image, first.label, second.label, first.deformation, second.deformation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import unicodedata
@@ -70,13 +71,11 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
         if choice.warning():
             reporter.warning(choice.warning())
         items: list[dict[str, Any]] = []
-        for number in range(options.count):
-
-            def on_step(done: int, total: int, number: int = number) -> None:
-                reporter.progress("deform", number * total + done, options.count * total)
-
-            seeds = (options.seed + number,)
-            result = next(make_deformations(image, model, settings, seeds, target=target, toward=way, on_step=on_step))
+        seeds = range(options.seed, options.seed + options.count)
+        on_step = functools.partial(reporter.progress, "deform")
+        for number, result in enumerate(
+            make_deformations(image, model, settings, seeds, target=target, toward=way, on_step=on_step)
+        ):
             base, ending = folder / f"{stem}_{number:03d}", f".{options.format}"
             files: dict[str, Path | None] = {"image": None, "label": None, "ddf": None}
             if options.only_field:

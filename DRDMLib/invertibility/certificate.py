@@ -33,7 +33,6 @@ remaining ones in double precision. The tested map is the exact one through the 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -41,6 +40,7 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
+from ..runtime.threads import own_cores
 from ..spatial.field_grid import (
     STORED,
     Block,
@@ -239,7 +239,7 @@ def failing_cells(
         assert isinstance(grid, SampledGrid)
         least = least_between_samples(grid)
         wanted = [where for where in wanted if not least.of(where) > margin]
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(_MOST_THREADS, own_cores())) as pool:
         found = list(pool.map(lambda where: _failing_in_block(grid, where, margin), wanted))
     return np.concatenate([np.zeros((0, len(grid.nodes)), np.int64), *found])
 

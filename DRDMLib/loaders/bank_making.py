@@ -285,12 +285,17 @@ def _make_fields(source: Source, model: Model, settings: BankSettings, others: S
     for level in settings.levels:
         deformation = replace(settings.deformation, level=level)
         seeds = [seed_of(settings.seed, source.case.name, (level,), copy, 0) for copy in range(settings.copies)]
-        # One at a time, so that all types of devices make the same fields.
+        if not settings.toward:
+            # On a GPU in batches, which are the same whatever an earlier call has made.
+            versions = make_deformations(source.image, model, deformation, seeds, label=source.label)
+            fields += [world_field(made.field, source.image) for made in versions]
+            continue
+        # Each field leads toward another scan.
         for copy, seed in enumerate(seeds):
             words = f"{settings.seed}/{source.case.name}/{level}"
-            tried = drawn_order(others, words, copy) if settings.toward else []
+            tried = drawn_order(others, words, copy)
             found = first_way(source.image, tried, in_place=settings.toward == PHASES)
-            alone += bool(settings.toward) and found is None
+            alone += found is None
             way = None if found is None else found[0]
             made = next(make_deformations(source.image, model, deformation, (seed,), label=source.label, toward=way))
             fields.append(world_field(made.field, source.image))

@@ -76,19 +76,35 @@ class FieldGenerator:
         Raises:
             ImageError, ModelError, SettingError: as :func:`DRDMLib.deform`.
         """
+        (field,) = self.draw_all(name, image, affine, (seed,))
+        return field
+
+    def draw_all(self, name: str, image: Tensor, affine: np.ndarray, seeds: Sequence[int]) -> list[WorldField]:
+        """Generate several fields for an image; a GPU makes those of a level together.
+
+        On a GPU they can differ from those of :meth:`draw` by rounding.
+
+        Args:
+            seeds: one for each field; the other arguments are those of :meth:`draw`.
+        """
         if bool(image[0].min() == image[0].max()):
             # It shows nothing that could move; a pipeline's random crop must not stop a training.
-            return WorldField(torch.zeros(3, *image.shape[1:]), np.asarray(affine, np.float64))
+            still = torch.zeros(3, *image.shape[1:])
+            return [WorldField(still.clone(), np.asarray(affine, np.float64)) for _ in seeds]
         volume = image_of(image[0], affine)
         model = self._model_for(volume)
-        level = self.levels[seed % len(self.levels)]
-        settings = replace(self.settings, level=level)
-        made = next(make_deformations(volume, model, settings, (seed,)))
-        field = world_field(made.field, volume)
         own = ras_affine(volume)
         # Only an image whose axes are not quite at right angles has another affine now.
         same = distance_in_voxels(own, np.asarray(affine, np.float64), volume.GetSize()) < 1e-3
-        return field if same else field.moved(affine @ np.linalg.inv(own))
+        fields: dict[int, WorldField] = {}
+        for number, level in enumerate(self.levels):
+            places = [place for place, seed in enumerate(seeds) if seed % len(self.levels) == number]
+            settings = replace(self.settings, level=level)
+            made = make_deformations(volume, model, settings, [seeds[place] for place in places]) if places else ()
+            for place, one in zip(places, made, strict=True):
+                field = world_field(one.field, volume)
+                fields[place] = field if same else field.moved(affine @ np.linalg.inv(own))
+        return [fields[place] for place in range(len(seeds))]
 
     def _model_for(self, volume: sitk.Image) -> Model:
         """Return the model that was given, or the one that fits an image best. It depends on nothing but the image."""

@@ -87,10 +87,9 @@ def show_case(case: Case, settings: GallerySettings, on_version: Callable[[], No
     rows, trials = [], []
     for level in settings.levels:
         row = []
-        for number in range(settings.versions):
-            seed = seed_of(settings.seed, case.name, (level,), number, 0)
-            how = replace(settings.deformation, level=level)
-            made = next(make_deformations(image, model, how, (seed,), device=settings.device))
+        how = replace(settings.deformation, level=level)
+        seeds = [seed_of(settings.seed, case.name, (level,), number, 0) for number in range(settings.versions)]
+        for made in make_deformations(image, model, how, seeds, device=settings.device):
             version = made.warp(image)
             row.append(_picture(version, None if label is None else made.warp_label(label), plane, window))
             trials.append(_trial(version, _random_plane(image, random), window, str(level), case.name))

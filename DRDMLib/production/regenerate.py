@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings, RegionSettings, pose_of
 from . import records
 from .adapted import FILE
+from .batches import FieldBatches
 from .plan import AUGMENT, OTHERS, PHASES, Plan, RunSettings, Task
 from .run_folder import locked_folder
 from .sampling import Product, SampleMaker
@@ -114,11 +115,17 @@ def regenerate(
     else:
         loaded = load_model(_model(record, model, run), device or record["device"]["type"])
         environment_differences += _differences(record["device"], records.device_described(loaded.device))
+        if "batch" in record and loaded.device.type == record["device"]["type"]:
+            # The last bits depend on what was drawn together; not on another type of device, which draws other fields.
+            maker = replace(maker, batches=FieldBatches(maker.plan, [task], record["batch"]))
         part = "test" if record["files"]["image"].startswith("imagesTs") else "train"
         attempt = record["attempt"]
         with one_thread_each(loaded.device):
             product = maker.make(task, source, loaded, part=part, attempt=attempt, on_step=on_step)
         product.record["redrawn"] = record["redrawn"]
+        then, now = (one.get("batch", {}).get("at_once") for one in (record, product.record))
+        if None not in (then, now) and then != now:
+            environment_differences.append(f"images computed at a time were {then}, are now {now}")
     # The version that made the record may have written fewer kinds of files.
     for kind in product.record["files"].keys() - record["files"].keys():
         del product.record["files"][kind], product.writers[kind]
@@ -156,6 +163,8 @@ def _inconsistent_key(record: dict[str, Any]) -> str | None:
         return "levels"
     if not {"image", *(["label"] if augments else [])} <= set(record["source"]["files"]):
         return "source"
+    if record["copy"] not in record.get("batch", {"copies": [record["copy"]]})["copies"]:
+        return "batch"
     return None if "image" in record["files"] else "files"
 
 

@@ -24,8 +24,9 @@ from ..pages import write_png
 from ..samples import augment, synthesize
 from ..settings import pose_entry
 from . import records
+from .batches import FieldBatches, FromBatch
 from .limits import Limits
-from .plan import AUGMENT, PHASES, Plan, Task
+from .plan import AUGMENT, PHASES, Plan, RunSettings, Task
 from .quality import histograms, layers, thumbnail
 from .sources import Source, SourceChanged, relative_paths
 from .toward import Chosen, candidates, choose
@@ -128,6 +129,7 @@ class SampleMaker:
         folder: folder of the run; records have the paths of the sources relative to it, besides absolute ones.
         levels: levels of the sample that is made again, instead of those that its strengths mean now.
         others: the scans that may be gone toward, instead of those of the plan.
+        batches: draws the fields of several samples together, where the device does so.
     """
 
     plan: Plan
@@ -135,6 +137,7 @@ class SampleMaker:
     folder: Path
     levels: tuple[int, ...] = ()
     others: list[Case] | None = None
+    batches: FieldBatches | None = None
 
     def failure(self, task: Task, error: DRDMError) -> Product:
         """Return the product of a task that failed, with the reason in its record."""
@@ -184,12 +187,13 @@ class SampleMaker:
             seconds["register"] = time.perf_counter() - begin
         for number in range(limits.max_attempts) if attempt is None else [attempt]:
             seed = self.plan.seed(task, number)
+            batch = self._from_batch(task, source, model, number, on_step)
             begin = time.perf_counter()
-            made = self._generate(task, source, model, seed, chosen, on_step)
+            made = self._generate(task, source, model, seed, chosen, batch, on_step)
             generated = sum(one.seconds for one in made.deformations)
             seconds["generate"] += generated
             checking = time.perf_counter()
-            seconds["warp"] += checking - begin - generated
+            seconds["warp"] += checking - begin - generated + (0.0 if batch is None else batch.drawn.seconds)
             reason = "" if attempt is not None else made.violation(limits)
             # This measures the field; its time counts as checking.
             item = output.report_entry(made.deformations[-1], {}, Path())
@@ -203,6 +207,7 @@ class SampleMaker:
             return Product(record, seconds=seconds)
         record |= {"status": records.DONE, "seed": seed, "attempt": number}
         record |= {"toward": chosen.entry} if self.plan.settings.toward else {}
+        record |= {} if batch is None else {"batch": batch.entry()}
         if model.device.type != "cpu" and all(one.device == "cpu" for one in made.deformations):
             # The GPU failed, so the sample was made on the CPU and can only be made again there.
             record["device"] = records.device_described(torch.device("cpu"))
@@ -254,15 +259,40 @@ class SampleMaker:
         others = candidates(self.plan, task) if self.others is None else self.others
         return choose(source, others, self.folder, in_place=self.plan.settings.toward == PHASES)
 
+    def _settings(self) -> RunSettings:
+        """Return the settings with the values of labels as they are in the new dataset."""
+        return self.plan.settings.for_labels({int(k): v for k, v in self.context["label_values"].items()})
+
+    def _from_batch(
+        self, task: Task, source: Source, model: Model, attempt: int, on_step: Progress | None
+    ) -> FromBatch | None:
+        """Return the fields of the first deformation, if several samples are drawn together."""
+        if self.batches is None:
+            return None
+        settings = self._settings().at_level((self.levels or task.levels)[0])
+        count = len(task.levels)
+        part = None if on_step is None else lambda done, total: on_step(done, count * total)
+        return self.batches.draw(task, attempt, source.image, model, settings, part)
+
     def _generate(
-        self, task: Task, source: Source, model: Model, seed: int, chosen: Chosen, on_step: Progress | None
+        self,
+        task: Task,
+        source: Source,
+        model: Model,
+        seed: int,
+        chosen: Chosen,
+        batch: FromBatch | None,
+        on_step: Progress | None,
     ) -> _Attempt:
-        settings = self.plan.settings.for_labels({int(k): v for k, v in self.context["label_values"].items()})
+        settings = self._settings()
+        drawn = None if batch is None else batch.drawn
         levels = self.levels or task.levels
         ending = self._ending
         if settings.command == AUGMENT:
             deformation = settings.at_level(levels[0])
-            made = augment(source.image, source.label, model, deformation, seed, toward=chosen.way, on_step=on_step)
+            made = augment(
+                source.image, source.label, model, deformation, seed, toward=chosen.way, drawn=drawn, on_step=on_step
+            )
             channels = [made.deformation.warp(channel) for channel in source.channels]
 
             def add_files(product: Product, task: Task, part: str) -> None:
@@ -275,7 +305,7 @@ class SampleMaker:
             return _Attempt([made.image], [source.label, made.label], [made.deformation], add_files)
         both = settings.at_level(levels[0]), settings.at_level(levels[1])
         way = chosen.from_version if chosen.way is not None else None
-        pair = synthesize(source.image, source.label, model, both, seed, toward=way, on_step=on_step)
+        pair = synthesize(source.image, source.label, model, both, seed, toward=way, drawn=drawn, on_step=on_step)
 
         def add_files_pair(product: Product, task: Task, part: str) -> None:
             images, labels, fields = (part_folder(kind, part) for kind in ("images", "labels", "displacements"))

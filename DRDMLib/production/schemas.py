@@ -9,6 +9,8 @@ from ..io import schema
 from ..levels import AUTO_POSE, STRENGTHS
 from ..models.metadata import POSES
 
+# Most copies of a sample that are drawn together.
+MOST_COPIES = 16
 _NAME = schema.text(1000)
 _LEVEL = schema.either(schema.whole(-1, 100_000), schema.one_of(*STRENGTHS))
 _FIGURE = schema.optional(schema.number())
@@ -49,6 +51,9 @@ RECORD: dict[str, schema.Check] = {
     "seed": schema.whole(0, 2**130),
     "attempt": schema.whole(0, 10**6),
     "redrawn": schema.listing(schema.table(schema.anything), 10**6),
+    "batch": schema.record(
+        {"copies": schema.listing(schema.whole(0, 10**9), MOST_COPIES, 2), "at_once": schema.whole(1, MOST_COPIES)}
+    ),
     "steps": schema.optional(schema.whole(1, 10**6)),
     "pose": schema.either(_POSE, POSES),
     "plane": schema.text(100),

@@ -19,8 +19,9 @@ import torch
 
 from ..errors import Cancelled, DRDMError, OutputError
 from ..io.files import digest_of_files, listed
-from ..runtime.threads import at_once, one_thread_each, share_threads
+from ..runtime.threads import at_once, one_thread_for_each_sample, share_of_cores, share_threads
 from . import records
+from .batches import FieldBatches
 from .case_models import CaseModel
 from .plan import Task
 from .report import ReportKeeper, log_times, report_entry, written_digests
@@ -51,6 +52,7 @@ class Work:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.tasks = run.plan.share(run.process)
+        self._batches = FieldBatches(run.plan, ())
         self._maker = SampleMaker(run.plan, run.context, run.folder)
         self._report = ReportKeeper(run)
         self._jobs: list[_Job] = []
@@ -75,12 +77,14 @@ class Work:
             else:
                 self.run.done[task.number] = record
                 self._finished += not task.original
+        self._batches = FieldBatches(self.run.plan, [task for tasks in left.values() for task in tasks])
+        self._maker = replace(self._maker, batches=self._batches)
         self._show()
         device = self.run.model.device
-        with GpuWatch(device) as watch, one_thread_each(device) as workers:
+        with GpuWatch(device) as watch, one_thread_for_each_sample(device) as workers:
             self._workers = self.run.clock.workers = workers
             # By default torch uses one thread per core inside each new thread.
-            one_thread = (torch.set_num_threads, (1,)) if device.type == "cpu" else (None, ())
+            one_thread = torch.set_num_threads, (1,)
             with (
                 ThreadPoolExecutor(1, "read") as reader,
                 ThreadPoolExecutor(_WRITERS, "write") as writers,
@@ -92,7 +96,7 @@ class Work:
                         share_threads(workers, voxels)
                         for task in left[number]:
                             self._collect(writers, voxels)
-                            self._jobs.append(_Job(task, voxels, makers.submit(self._make, task, source)))
+                            self._jobs.append(_Job(task, voxels, makers.submit(self._make, task, source, voxels)))
                     self._collect(writers, None)
                 finally:
                     self._stopped.set()
@@ -175,7 +179,16 @@ class Work:
         with self.run.clock.measuring("wait for reading", self._idle()):
             return number, future.result()
 
-    def _make(self, task: Task, source: Source | DRDMError) -> Product:
+    def _make(self, task: Task, source: Source | DRDMError, voxels: int) -> Product:
+        try:
+            # Beside a GPU there are fewer threads than cores.
+            on_cpu = self.run.model.device.type == "cpu"
+            with contextlib.nullcontext() if on_cpu else share_of_cores(at_once(self._workers, voxels)):
+                return self._make_apart(task, source)
+        finally:
+            self._batches.ended(task)
+
+    def _make_apart(self, task: Task, source: Source | DRDMError) -> Product:
         run = self.run
 
         def on_step(done: int, total: int) -> None:

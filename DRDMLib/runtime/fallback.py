@@ -6,11 +6,13 @@ Apple's GPU lacks some operators. Neither is a reason to fail if the CPU can do 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import re
+import threading
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MEMORY = re.compile(r"out of memory|ALLOC_FAILED|can't allocate memory", re.IGNORECASE)
+# The lock of each GPU.
+_TURNS: dict[str, contextlib.AbstractContextManager[Any]] = {}
 _OPERATOR = re.compile(r"\bMPS\b.*|not (currently )?(implemented|supported) for the MPS", re.IGNORECASE | re.DOTALL)
 
 
@@ -63,7 +67,8 @@ def with_fallback(compute: Callable[[Model, int], T], model: Model, batch: int) 
     while True:
         lacking = DeviceLimit.NOTHING
         try:
-            return compute(model, batch)
+            with _turn(model.device):
+                return compute(model, batch)
         except Exception as error:
             lacking = device_limit(error, model.device)
             on_cpu = model.device.type == "cpu"
@@ -84,6 +89,11 @@ def with_fallback(compute: Callable[[Model, int], T], model: Model, batch: int) 
             text = f"The GPU ({model.device}) does not support this computation ({reason}); the CPU is used instead."
             model = model.on("cpu")
         warnings.warn(text, FallbackWarning, stacklevel=3)
+
+
+def _turn(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Wait until no other thread computes on a GPU: together they would need more memory, and save no time."""
+    return contextlib.nullcontext() if device.type == "cpu" else _TURNS.setdefault(str(device), threading.RLock())
 
 
 def release_memory(device: torch.device) -> None:

@@ -9,6 +9,7 @@ cores compute several samples at the same time instead.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 
@@ -17,6 +18,8 @@ import torch
 
 # Largest total number of voxels of the images that are processed at the same time; limits the memory.
 _VOXELS_AT_ONCE = 2**26
+# Largest number of samples that are made at the same time with a GPU.
+BESIDE_A_GPU = 8
 
 
 class _TorchThreads:
@@ -84,6 +87,37 @@ def one_thread_each(device: torch.device) -> Iterator[int]:
             yield threads
         finally:
             itk.SetGlobalDefaultNumberOfThreads(itk_threads)
+
+
+@contextlib.contextmanager
+def one_thread_for_each_sample(device: torch.device) -> Iterator[int]:
+    """Do the same as :func:`one_thread_each`, with a GPU too: several samples are proven and applied beside it.
+
+    Yields:
+        The number of samples that can be made at the same time.
+    """
+    with one_thread_each(torch.device("cpu")) as threads:
+        yield threads if device.type == "cpu" else min(threads, BESIDE_A_GPU)
+
+
+_OWN = threading.local()
+
+
+def own_cores() -> int:
+    """Return how many cores a computation of this Python thread may use."""
+    cores: int = getattr(_OWN, "cores", 0) or os.cpu_count() or 1
+    return cores
+
+
+@contextlib.contextmanager
+def share_of_cores(threads: int) -> Iterator[None]:
+    """Let computations of this Python thread use its share of the cores, while so many threads compute."""
+    before = getattr(_OWN, "cores", 0)
+    _OWN.cores = max(1, (os.cpu_count() or 1) // threads)
+    try:
+        yield
+    finally:
+        _OWN.cores = before
 
 
 def at_once(workers: int, voxels: int) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from production_helpers import make, records_of, write_cases
+from production_helpers import make, records_of, result, write_cases
 from support import smooth_image
 
 import DRDMLib
@@ -21,6 +21,7 @@ from DRDMLib.models.metadata import ModelMetadata
 from DRDMLib.models.model import Model, load_model_file, save_model
 from DRDMLib.networks import build_network
 from DRDMLib.production.regenerate import regenerate
+from DRDMLib.runtime.distributed import ProcessInfo
 from DRDMLib.runtime.probe import works
 from DRDMLib.training import TrainingConfig, train
 
@@ -73,6 +74,35 @@ def test_a_batch_of_seeds_equals_single_seeds():
     for seed, one in zip((1, 2, 3), together, strict=True):
         alone = DRDMLib.deform(image, model, 48, seed)
         assert np.abs(arrays(alone)[1] - arrays(one)[1]).max() < 0.01
+
+
+@pytest.mark.parametrize("name", ["hippocampus-mr-3d", "cardiac-mr-2d"])
+def test_batches_give_the_same_bits_each_time(name):
+    image, model = scan(SHIPPED[name]), load_model(name, "cuda")
+    first, again = (list(DRDMLib.deform_all(image, model, 48, range(11))) for _ in range(2))
+    assert [one.seed for one in first] == list(range(11))
+    for one, other in zip(first, again, strict=True):
+        assert one.device == "cuda" and one.certified and np.array_equal(arrays(one)[0], arrays(other)[0])
+    alone = DRDMLib.deform(image, model, 48, 9)
+    assert np.abs(arrays(alone)[1] - arrays(first[9])[1]).max() < 0.01
+
+
+@pytest.mark.parametrize("command", ["augment", "synthesize"])
+def test_a_run_in_batches_is_resumed_and_shared_with_the_same_bits(command, tiny_model_path, tmp_path):
+    how = {"device": "cuda", "copies": 10}
+    data = write_cases(tmp_path / "data")
+    make(data, tmp_path / "1" / "set", tiny_model_path, command, **how)
+    whole = result(tmp_path / "1" / "set")
+    found = records_of(tmp_path / "1" / "set")
+    assert {tuple(one["batch"]["copies"]) for one in found.values() if one["levels"]} == {tuple(range(8)), (8, 9)}
+    for rank in (1, 0):
+        make(data, tmp_path / "2" / "set", tiny_model_path, command, process=ProcessInfo(rank, 2), **how)
+    assert result(tmp_path / "2" / "set") == whole
+    for name in found:
+        if name.endswith(("003", "006")):
+            (tmp_path / "1" / "set" / "records" / f"{name}.json").unlink()
+    make(data, tmp_path / "1" / "set", tiny_model_path, command, resume=True, **how)
+    assert result(tmp_path / "1" / "set") == whole
 
 
 def test_a_full_gpu_leads_to_the_cpu():

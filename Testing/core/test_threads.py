@@ -1,5 +1,6 @@
 """One thread for each deformation: the same bits with any number of threads, and the user's settings stay."""
 
+import os
 import threading
 
 import numpy as np
@@ -9,7 +10,13 @@ import torch
 from command_helpers import boxes, scene
 
 import DRDMLib
-from DRDMLib.runtime.threads import one_thread, one_thread_each
+from DRDMLib.runtime.threads import (
+    one_thread,
+    one_thread_each,
+    one_thread_for_each_sample,
+    own_cores,
+    share_of_cores,
+)
 from DRDMLib.runtime.waiting import wait_passively
 
 CPU = torch.device("cpu")
@@ -100,6 +107,31 @@ def test_samples_at_the_same_time_use_one_thread_each():
             pass
         assert torch.get_num_threads() == 1
     assert (torch.get_num_threads(), itk.GetGlobalDefaultNumberOfThreads()) == (3, 2)
+
+
+def test_several_samples_are_made_beside_a_gpu():
+    itk = sitk.ProcessObject
+    for threads, expected in ((3, 3), (20, 8)):
+        torch.set_num_threads(threads)
+        with one_thread_for_each_sample(torch.device("cuda")) as workers:
+            assert (workers, torch.get_num_threads(), itk.GetGlobalDefaultNumberOfThreads()) == (expected, 1, 1)
+        with one_thread_for_each_sample(CPU) as workers:
+            assert workers == threads
+        assert torch.get_num_threads() == threads
+
+
+def test_threads_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    with share_of_cores(4):
+        assert own_cores() == 3
+        with share_of_cores(100):
+            assert own_cores() == 1
+        other = []
+        thread = threading.Thread(target=lambda: other.append(own_cores()))
+        thread.start()
+        thread.join()
+        assert own_cores() == 3 and other == [12]
+    assert own_cores() == 12
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "KMP_BLOCKTIME"])
