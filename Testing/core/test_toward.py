@@ -115,7 +115,8 @@ def test_a_slab_of_few_thin_slices_has_a_way_within_them():
     (image, label), (other, expected) = (person(organ, size=(200, 190, 4)) for organ in ((9, 0.4, 0.45), (9, 0.5, 0.6)))
     moved = warped(label, find_way(image, other))
     # The grid of the way has one slice, which ends before the last one of the image.
-    assert dice(label, expected) < 0.8 < 0.9 < dice(moved[:, :, :3], expected[:, :, :3])
+    sizes = [int((sitk.GetArrayFromImage(one)[:3] > 0).sum()) for one in (label, moved, expected)]
+    assert sizes[0] < 0.65 * sizes[2] and sizes[1] == pytest.approx(sizes[2], rel=0.03)
 
 
 def test_a_slice_and_a_volume_cannot_be_compared():
