@@ -63,6 +63,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_module_loads_from_the_installed_folder",
         "test_the_source_tree_works_as_an_additional_module_path",
     ),
+    "test_coarse_fields": ("test_a_large_scan_gets_the_coarse_field",),
     "test_command_line": (
         "test_progress_for_other_programs",
         "test_equal_seeds_give_equal_files",

@@ -22,6 +22,21 @@ from .spatial.coordinates import direction_matrix
 from .spatial.resampling import field_component, field_on_grid, slabs, warped_slabs
 
 REPORT = "report.json"
+# Voxels. Of larger scans the field is saved on its coarse grid, unless the full one is asked for: with a vector for
+# each voxel it is several times as large as the scan, and holds nothing more.
+_MOST_VOXELS = 32_000_000
+# What a report with a field on its coarse grid says of the files of fields.
+_ABOUT_FIELDS = {
+    "ddf": "the displacement field with a vector for each voxel of the image",
+    "field": "the displacement field on its coarse grid, linear between the nodes and zero outside the grid: the map "
+    "that made the image and the labels",
+    "inverse": "the inverse field with a vector for each voxel of the image, accurate at the voxels",
+}
+_ABOUT_FIGURES = {
+    "metrics": "of the field at the voxels of the image",
+    "certified_invertible": "proven for the field on its coarse grid and for its samples at the voxels of the image, "
+    "as a ddf holds them; not for the inverse",
+}
 
 
 def holds_a_run(folder: Path) -> SettingError:
@@ -118,6 +133,22 @@ def _write_vectors(path: Path, pieces: Iterable[np.ndarray], reference: sitk.Ima
         components=reference.GetDimension(),
         noisy=True,
     )
+
+
+def is_large(image: sitk.Image) -> bool:
+    """Whether the field of a scan is saved on its coarse grid (:func:`write_field`) by default."""
+    return bool(image.GetNumberOfPixels() > _MOST_VOXELS)
+
+
+def about_fields(files: dict[str, Path | None]) -> dict[str, Any]:
+    """Say in a report which file of a field is which, and what the proof covers; nothing without a coarse field.
+
+    Args:
+        files: as of :func:`version_entry`.
+    """
+    if files.get("field") is None:
+        return {}
+    return {"fields": {kind: text for kind, text in _ABOUT_FIELDS.items() if files.get(kind)} | _ABOUT_FIGURES}
 
 
 def write_ddf(path: Path, deformation: Deformation) -> Path:
