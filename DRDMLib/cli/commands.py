@@ -82,10 +82,10 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
             base, ending = folder / f"{stem}_{number:03d}", f".{options.format}"
             files: dict[str, Path | None] = {"image": None, "label": None, "ddf": None}
             if not options.only_field:
-                files["image"] = output.write_warped(base.with_name(f"{base.name}_image{ending}"), image, result)
+                files["image"] = output.write_warped(_file(base, "image", ending), image, result, fast=True)
             files |= _write_fields(base, ending, result, options)
             if options.inverse:
-                files["inverse"] = output.write_inverse(base.with_name(f"{base.name}_inverse{ending}"), result)
+                files["inverse"] = output.write_inverse(_file(base, "inverse", ending), result, fast=True)
             more: dict[str, list[str]] = {}
             if not options.only_field:
                 made = {name: result.warp_label(one) for name, one in labels.items()}
@@ -126,16 +126,20 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     return result
 
 
+def _file(base: Path, kind: str, ending: str) -> Path:
+    """Return the path of one kind of file of a version."""
+    return base.with_name(f"{base.name}_{kind}{ending}")
+
+
 def _write_fields(base: Path, ending: str, result: Deformation, options: argparse.Namespace) -> dict[str, Path]:
     """Write the field of a version: for each voxel, on its coarse grid, or both; return the files."""
     large = output.is_large(result.reference)
     full = not large if options.full_field is None else options.full_field
     files: dict[str, Path] = {}
     if full and not options.only_field:
-        files["ddf"] = output.write_ddf(base.with_name(f"{base.name}_ddf{ending}"), result)
+        files["ddf"] = output.write_ddf(_file(base, "ddf", ending), result, fast=True)
     if large or "ddf" not in files:
-        path = base.with_name(f"{base.name}_field{ending}")
-        files["field"] = output.write_field(path, result, compress=not options.uncompressed)
+        files["field"] = output.write_field(_file(base, "field", ending), result, compress=not options.uncompressed)
     return files
 
 
@@ -178,10 +182,10 @@ def _write_others(
     """Write the labels and channels of a version; return the names of their files."""
     names: dict[str, list[str]] = {"labels": [], "channels": []}
     for name, label in labels.items():
-        names["labels"].append(output.write_image(base.with_name(f"{base.name}_{name}{ending}"), label).name)
+        names["labels"].append(output.write_image(_file(base, name, ending), label, fast=True).name)
     for name, channel in channels.items():
         warped = warp_image(channel, channel, result.transform)
-        names["channels"].append(output.write_image(base.with_name(f"{base.name}_{name}{ending}"), warped).name)
+        names["channels"].append(output.write_image(_file(base, name, ending), warped, fast=True).name)
     return {kind: found for kind, found in names.items() if found}
 
 
