@@ -64,6 +64,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_the_module_loads_from_the_installed_folder",
         "test_the_source_tree_works_as_an_additional_module_path",
     ),
+    "test_coarse_fields": ("test_a_large_scan_gets_the_coarse_field",),
     "test_command_line": (
         "test_progress_for_other_programs",
         "test_equal_seeds_give_equal_files",
@@ -109,6 +110,7 @@ SLOW: dict[str, tuple[str, ...]] = {
         "test_simpleitk_gives_the_saved_image_of_a_volume",
         "test_the_field_decreases_smoothly_to_zero_outside",
     ),
+    "test_gzip_blocks": ("test_deform_and_apply_write_the_same_voxels",),
     "test_hostile_models": ("test_memory_is_not_used_for_them", "test_refused_in_one_sentence"),
     "test_hostile_objects": (
         "test_a_mesh_does_not_unpack_to_all_the_memory",

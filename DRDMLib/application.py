@@ -18,14 +18,13 @@ from .io.files import SUFFIXES, file_names, listed, path_problem, shown, write_b
 from .io.images import LEAST_OVERLAP, fit_label, read_field, read_voxels, reading, require_scalar_image
 from .io.label_maps import looks_like_label
 from .io.meshes import MESH_SUFFIXES, read_mesh
-from .io.nifti import write_nifti
 from .io.points import POINT_SUFFIXES, read_point_file
 from .io.transforms import EITHER_SUFFIXES, TRANSFORM_SUFFIXES, NoTransformError, read_transform
 from .io.volumes import write_itk
-from .output import make_output_folder
+from .output import make_output_folder, write_image
 from .spatial.coordinates import inside
 from .spatial.model_grid import overlap
-from .spatial.resampling import slabs, warp_image, warp_label
+from .spatial.resampling import warp_image, warp_label
 
 IMAGE, LABEL, POINTS, MESH = "image", "label", "points", "mesh"
 # Image formats in one file that results are written in; results of all others are .nii.gz.
@@ -272,8 +271,7 @@ def _apply_to_image(field: SavedField, image: sitk.Image, path: Path, kind: str,
 def _write(result: sitk.Image, like: sitk.Image, out: Path) -> None:
     """Write an image in the format of its name."""
     if out.name.lower().endswith(".nii.gz") and result.GetNumberOfComponentsPerPixel() == 1:
-        view = sitk.GetArrayViewFromImage(result)
-        write_nifti(out, result, (view[a:b] for a, b in slabs(result.GetSize())), result.GetPixelID())
+        write_image(out, result, fast=True)
         return
     if out.suffix.lower() == ".nrrd":
         # Names and colors of segments. Their extents have changed; that of the image covers them all.

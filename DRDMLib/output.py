@@ -19,9 +19,24 @@ from .io.nifti import write_nifti
 from .io.volumes import write_volume
 from .settings import pose_entry
 from .spatial.coordinates import direction_matrix
-from .spatial.resampling import field_component, field_on_grid, slabs, warped_slabs
+from .spatial.resampling import field_component, field_on_grid, numpy_type, slabs, warped_slabs
 
 REPORT = "report.json"
+# Voxels. Of larger scans the field is saved on its coarse grid, unless the full one is asked for: with a vector for
+# each voxel it is several times as large as the scan, and holds nothing more.
+_MOST_VOXELS = 32_000_000
+# What a report with a field on its coarse grid says of the files of fields.
+_ABOUT_FIELDS = {
+    "ddf": "the displacement field with a vector for each voxel of the image",
+    "field": "the displacement field on its coarse grid, linear between the nodes and zero outside the grid: the map "
+    "that made the image and the labels",
+    "inverse": "the inverse field with a vector for each voxel of the image, accurate at the voxels",
+}
+_ABOUT_FIGURES = {
+    "metrics": "of the field at the voxels of the image",
+    "certified_invertible": "proven for the field on its coarse grid and for its samples at the voxels of the image, "
+    "as a ddf holds them; not for the inverse",
+}
 
 
 def holds_a_run(folder: Path) -> SettingError:
@@ -76,15 +91,32 @@ def _array_slabs(image: sitk.Image) -> Iterable[np.ndarray]:
         yield view[start:stop]
 
 
-def write_image(path: Path, image: sitk.Image) -> Path:
-    """Write a scalar image in the format of the file's name, see :mod:`DRDMLib.io.volumes`."""
-    return write_volume(path, image, _array_slabs(image), image.GetPixelID())
+def write_image(path: Path, image: sitk.Image, *, fast: bool = False) -> Path:
+    """Write a scalar image in the format of the file's name, see :mod:`DRDMLib.io.volumes`.
+
+    Args:
+        fast: compress a large image faster, and on several threads. Its file then has other bytes than without; those
+            of runs, whose records hold digests, must stay what they are.
+    """
+    return write_volume(path, image, _array_slabs(image), image.GetPixelID(), **_how(image, image, fast))
 
 
-def write_warped(path: Path, image: sitk.Image, deformation: Deformation) -> Path:
-    """Deform an image and write the result; as ``.nii.gz`` slab by slab to save memory."""
-    pieces = warped_slabs(image, deformation.reference, deformation.transform)
-    return write_volume(path, deformation.reference, pieces, image.GetPixelID())
+def write_warped(path: Path, image: sitk.Image, deformation: Deformation, *, fast: bool = False) -> Path:
+    """Deform an image and write the result; as ``.nii.gz`` slab by slab to save memory.
+
+    Args:
+        fast: see :func:`write_image`.
+    """
+    reference = deformation.reference
+    pieces = warped_slabs(image, reference, deformation.transform)
+    return write_volume(path, reference, pieces, image.GetPixelID(), **_how(image, reference, fast))
+
+
+def _how(image: sitk.Image, grid: sitk.Image, fast: bool) -> dict[str, bool]:
+    """Return how a scalar image is compressed, which is written on a grid; see :func:`write_image`."""
+    if not (fast and is_large(grid)):
+        return {}
+    return {"blocks": True, "noisy": numpy_type(image.GetPixelID()).kind == "f"}
 
 
 def _written_grid(reference: sitk.Image) -> sitk.Image:
@@ -108,7 +140,7 @@ def _repeated(pieces: Iterable[np.ndarray], reference: sitk.Image) -> Iterable[n
     return (piece for piece in pieces for _ in range(2))
 
 
-def _write_vectors(path: Path, pieces: Iterable[np.ndarray], reference: sitk.Image) -> Path:
+def _write_vectors(path: Path, pieces: Iterable[np.ndarray], reference: sitk.Image, fast: bool) -> Path:
     """Write a field on the grid of an image; the pieces are slabs of its components, one component after the other."""
     return write_volume(
         path,
@@ -117,18 +149,38 @@ def _write_vectors(path: Path, pieces: Iterable[np.ndarray], reference: sitk.Ima
         sitk.sitkVectorFloat32,
         components=reference.GetDimension(),
         noisy=True,
+        blocks=fast and is_large(reference),
     )
 
 
-def write_ddf(path: Path, deformation: Deformation) -> Path:
+def is_large(image: sitk.Image) -> bool:
+    """Whether the field of a scan is saved on its coarse grid (:func:`write_field`) by default."""
+    return bool(image.GetNumberOfPixels() > _MOST_VOXELS)
+
+
+def about_fields(files: dict[str, Path | None]) -> dict[str, Any]:
+    """Say in a report which file of a field is which, and what the proof covers; nothing without a coarse field.
+
+    Args:
+        files: as of :func:`version_entry`.
+    """
+    if files.get("field") is None:
+        return {}
+    return {"fields": {kind: text for kind, text in _ABOUT_FIELDS.items() if files.get(kind)} | _ABOUT_FIGURES}
+
+
+def write_ddf(path: Path, deformation: Deformation, *, fast: bool = False) -> Path:
     """Write the field on the image's grid as an ITK displacement field: 32-bit, millimeters, LPS.
 
     For a volume of a single slice the file has two equal ones, because ITK would read it as a 2D image otherwise.
+
+    Args:
+        fast: see :func:`write_image`.
     """
     reference = deformation.reference
     d = reference.GetDimension()
     pieces = itertools.chain.from_iterable(field_component(deformation.field, k, reference) for k in range(d))
-    return _write_vectors(path, pieces, reference)
+    return _write_vectors(path, pieces, reference, fast)
 
 
 def write_voxel_ddf(path: Path, deformation: Deformation) -> Path:
@@ -164,10 +216,13 @@ def write_field(path: Path, deformation: Deformation, *, compress: bool = True) 
     return write_volume(path, field, pieces, sitk.sitkVectorFloat32, components=view.shape[-1], noisy=True)
 
 
-def write_inverse(path: Path, deformation: Deformation) -> Path:
+def write_inverse(path: Path, deformation: Deformation, *, fast: bool = False) -> Path:
     """Write the inverse of the saved field on the image's grid: vector image, 32-bit, millimeters, LPS.
 
     It maps points of the original to points of the new image, and is accurate at the centers of the voxels.
+
+    Args:
+        fast: see :func:`write_image`.
     """
     reference = deformation.reference
     d = reference.GetDimension()
@@ -175,7 +230,7 @@ def write_inverse(path: Path, deformation: Deformation) -> Path:
     inverse = deformation.inverse_ddf
     vectors = sitk.GetArrayViewFromImage(inverse)
     pieces = (vectors[start:stop, ..., k] for k in range(d) for start, stop in slabs(reference.GetSize()))
-    return _write_vectors(path, pieces, reference)
+    return _write_vectors(path, pieces, reference, fast)
 
 
 def version_entry(deformation: Deformation, files: dict[str, Path | None], folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from .. import output
 from ..deformation import Deformation, make_deformations, model_and_choice, prepare
 from ..diffusion.seeds import PLAIN
 from ..errors import ImageError, SettingError
-from ..invertibility.metrics import measure_ddf
+from ..invertibility.metrics import measure_ddf, measure_saved
 from ..io.datasets import Case
 from ..io.files import counted, file_name, file_names, finite, image_stem, shown
 from ..io.images import LEAST_OVERLAP, read_field, read_image, read_label
@@ -47,6 +47,8 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
         region=region,
         bones=options.bones,
     )
+    if options.only_field and options.full_field:
+        raise SettingError("--only-field writes no full field; leave out one of --only-field and --full-field.")
     choose_device(options.device)
     image = read_image(options.image)
     labels = {
@@ -78,15 +80,11 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
         ):
             base, ending = folder / f"{stem}_{number:03d}", f".{options.format}"
             files: dict[str, Path | None] = {"image": None, "label": None, "ddf": None}
-            if options.only_field:
-                files["field"] = output.write_field(
-                    base.with_name(f"{base.name}_field{ending}"), result, compress=not options.uncompressed
-                )
-            else:
-                files["image"] = output.write_warped(base.with_name(f"{base.name}_image{ending}"), image, result)
-                files["ddf"] = output.write_ddf(base.with_name(f"{base.name}_ddf{ending}"), result)
+            if not options.only_field:
+                files["image"] = output.write_warped(_file(base, "image", ending), image, result, fast=True)
+            files |= _write_fields(base, ending, result, options)
             if options.inverse:
-                files["inverse"] = output.write_inverse(base.with_name(f"{base.name}_inverse{ending}"), result)
+                files["inverse"] = output.write_inverse(_file(base, "inverse", ending), result, fast=True)
             more: dict[str, list[str]] = {}
             if not options.only_field:
                 made = {name: result.warp_label(one) for name, one in labels.items()}
@@ -108,6 +106,7 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
             items.append(entry | more)
             # After each version, so that an interrupted run leaves a valid result.
             written = {"source": Path(options.image).name, "fit": choice.fit.to_dict(), "seed_scheme": PLAIN}
+            written |= output.about_fields(files)
             written |= {} if region is None else {"region": region.to_dict()}
             written |= {} if way is None else {"toward": {"file": Path(options.toward).name} | way.to_dict()}
             output.write_report(folder, model.metadata.name, items, **written)
@@ -116,9 +115,31 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
         reporter.warning(choice.doubt())
     if region is not None:
         reporter.message(movement_message(items))
+    if options.full_field is None and not options.only_field and output.is_large(image):
+        reporter.message(
+            "The scan is large, so its displacement field was saved on the coarse grid (_field), which is the same "
+            "map; --full-field also saves it with a vector for each voxel (_ddf)."
+        )
     verb = "is" if len(items) == 1 else "are"
     reporter.message(f"{counted(len(items), 'version')} of '{options.image}' {verb} in '{folder}'.")
     return result
+
+
+def _file(base: Path, kind: str, ending: str) -> Path:
+    """Return the path of one kind of file of a version."""
+    return base.with_name(f"{base.name}_{kind}{ending}")
+
+
+def _write_fields(base: Path, ending: str, result: Deformation, options: argparse.Namespace) -> dict[str, Path]:
+    """Write the field of a version: for each voxel, on its coarse grid, or both; return the files."""
+    large = output.is_large(result.reference)
+    full = not large if options.full_field is None else options.full_field
+    files: dict[str, Path] = {}
+    if full and not options.only_field:
+        files["ddf"] = output.write_ddf(_file(base, "ddf", ending), result, fast=True)
+    if large or "ddf" not in files:
+        files["field"] = output.write_field(_file(base, "field", ending), result, compress=not options.uncompressed)
+    return files
 
 
 def _way(image: sitk.Image, path: str, reporter: Reporter) -> Way:
@@ -160,10 +181,10 @@ def _write_others(
     """Write the labels and channels of a version; return the names of their files."""
     names: dict[str, list[str]] = {"labels": [], "channels": []}
     for name, label in labels.items():
-        names["labels"].append(output.write_image(base.with_name(f"{base.name}_{name}{ending}"), label).name)
+        names["labels"].append(output.write_image(_file(base, name, ending), label, fast=True).name)
     for name, channel in channels.items():
         warped = warp_image(channel, channel, result.transform)
-        names["channels"].append(output.write_image(base.with_name(f"{base.name}_{name}{ending}"), warped).name)
+        names["channels"].append(output.write_image(_file(base, name, ending), warped, fast=True).name)
     return {kind: found for kind, found in names.items() if found}
 
 
@@ -202,6 +223,7 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
         options.label = options.label or [str(resource("Sample", "chest.seg.nrrd"))]
     options.count, options.channel = 1, []
     options.only_field = options.uncompressed = options.inverse = options.picture = False
+    options.full_field = None
     options.region = options.around = options.margin = options.toward = None
     options.keep = []
     options.format = "nii.gz"
@@ -214,10 +236,13 @@ def demo(options: argparse.Namespace, reporter: Reporter) -> None:
 
 def evaluate(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm evaluate``; a field that cannot be read is left out."""
+    scan = None if options.on is None else read_image(options.on, need_contrast=False)
     bad, results = LeftOut(len(options.ddf)), []
     for path in options.ddf:
         try:
-            results.append({"ddf": str(path), "metrics": measure_ddf(read_field(path)).to_dict()})
+            field = read_field(path)
+            figures = measure_ddf(field) if scan is None else measure_saved(field, scan)
+            results.append({"ddf": str(path), "metrics": figures.to_dict()})
             bad.used()
         except ImageError as error:
             bad.add(Case(Path(path).name, Path(path)), error)

@@ -150,7 +150,13 @@ def _add_deform(command: AddCommand) -> None:
     parser.add_argument(
         "--uncompressed",
         action="store_true",
-        help="with --only-field: do not compress the .nii.gz file of the field, for a program that reads it at once",
+        help="do not compress the .nii.gz file of the field on its coarse grid, for a program that reads it at once",
+    )
+    parser.add_argument(
+        "--full-field",
+        action=argparse.BooleanOptionalAction,
+        help="write the field with a vector for each voxel (_ddf); without it, it is written on its coarse grid "
+        "(_field), which is the same map (default: yes, and no for scans of more than 32 million voxels)",
     )
     add_format(parser)
     parser.add_argument(
@@ -394,6 +400,11 @@ def _add_evaluate(command: AddCommand) -> None:
         "drdm evaluate variants/scan_000_ddf.nii.gz",
     )
     parser.add_argument("ddf", nargs="+", metavar="DDF", help="displacement field (vector image, millimeters)")
+    parser.add_argument(
+        "--on",
+        metavar="SCAN",
+        help="measure at the voxels of this scan, as the report does, and not on the grid of the field",
+    )
     parser.set_defaults(func=_runs("commands", "evaluate"))
 
 

@@ -13,13 +13,14 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from ..errors import ImageError
 from ..spatial.coordinates import direction_matrix
 from ..spatial.field_grid import Block, FieldGrid
 from ..spatial.field_samples import FieldSamples, boxes, over_boxes
 from ..spatial.jacobian import central_determinants, determinant
-from ..spatial.model_grid import image_extent
+from ..spatial.model_grid import image_extent, overlap
 from ..spatial.resampling import field_on_grid, slabs
-from .certificate import blocks, certify_saved, corner_values
+from .certificate import blocks, certify_on_grid, certify_saved, corner_values
 from .determinant_bounds import least_determinant, least_determinants, tolerance
 
 # Cells along each axis of a tile whose determinants are bounded together.
@@ -292,6 +293,24 @@ def measure_ddf(ddf: sitk.Image) -> FieldMetrics:
     view = sitk.GetArrayViewFromImage(ddf)
     metrics = measure(ddf, lambda start, stop: np.asarray(view[start:stop], np.float32))
     return replace(metrics, certified_invertible=certify_saved(ddf).certified)
+
+
+def measure_saved(field: sitk.Image, scan: sitk.Image) -> FieldMetrics:
+    """Measure a saved displacement field at the voxels of a scan, and test whether it is invertible.
+
+    For a field on the coarse grid these are the figures of the report.
+
+    Args:
+        field: vector image, millimeters, LPS.
+        scan: the scan that was deformed.
+
+    Raises:
+        ImageError: the scan has another dimension, or does not lie where the field is.
+    """
+    if scan.GetDimension() != field.GetDimension() or overlap(scan, field) == 0:
+        raise ImageError("The field does not lie where the scan is; choose the scan that was deformed.")
+    found = certify_on_grid(field, scan) if FieldGrid.of(field).border_is_zero() else certify_saved(field)
+    return replace(measure_on_grid(field, scan), certified_invertible=found.certified)
 
 
 def measure_on_grid(field: sitk.Image, reference: sitk.Image) -> FieldMetrics:

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import os
 import struct
 import tempfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import OutputError
 from .files import atomic_write
+from .gzip_writing import write_gzip
 
 _HEADER_BYTES = 352
 _DIM_OFFSET = 40
@@ -78,6 +78,7 @@ def write_nifti(
     frames: int = 0,
     noisy: bool = False,
     stored: bool = False,
+    blocks: bool = False,
 ) -> Path:
     """Write a ``.nii.gz`` file.
 
@@ -92,39 +93,13 @@ def write_nifti(
         noisy: the values hardly repeat, like interpolated floating-point numbers. The file is then compressed three
             times faster to about the same size.
         stored: put the bytes into the file as they are, without compression, for a program that reads it at once.
+        blocks: compress faster, and on several threads, see :func:`DRDMLib.io.gzip_writing.write_gzip`.
 
     Raises:
         OutputError: the disk is full, the folder cannot be written to, or the image is too large for NIfTI.
     """
     path = Path(path)
     with atomic_write(path) as partial, partial.open("wb") as raw:
-        stream = _Gzip(raw, noisy, stored)
-        stream.write(_header(reference, pixel_id, components, frames))
-        for piece in pieces:
-            stream.write(np.ascontiguousarray(piece).data)
-        stream.finish()
+        header = _header(reference, pixel_id, components, frames)
+        write_gzip(raw, itertools.chain([header], pieces), noisy=noisy, stored=stored, blocks=blocks)
     return path
-
-
-class _Gzip:
-    """Writer of a gzip file (RFC 1952) without name and time, so that the same voxels give the same bytes.
-
-    Python's ``gzip`` cannot choose the strategy of the search for repeated bytes. Interpolated floating-point numbers
-    contain only runs of equal bytes, and searching for other repeats would take most of the time.
-    """
-
-    def __init__(self, raw: BinaryIO, noisy: bool, stored: bool) -> None:
-        level, strategy = (1, zlib.Z_RLE) if noisy else (4, zlib.Z_DEFAULT_STRATEGY)
-        level = 0 if stored else level
-        self._raw, self._checksum, self._size = raw, 0, 0
-        self._deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
-        raw.write(b"\x1f\x8b\x08\x00" + bytes(4) + b"\x00\xff")
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._checksum = zlib.crc32(data, self._checksum)
-        self._size += memoryview(data).nbytes
-        self._raw.write(self._deflate.compress(data))
-
-    def finish(self) -> None:
-        self._raw.write(self._deflate.flush())
-        self._raw.write(struct.pack("<LL", self._checksum, self._size & 0xFFFFFFFF))

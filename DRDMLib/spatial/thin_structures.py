@@ -9,18 +9,23 @@ Voxels are given by their indices, (K, d), array order, or by their positions in
 
 from __future__ import annotations
 
+import functools
+import itertools
+import operator
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import SimpleITK as sitk
-from scipy.ndimage import map_coordinates
 
 from .coordinates import to_index, to_points
+from .point_map import CHUNK, PointMap
 
 # Wider gaps, in voxels, are joined without looking for a detour.
 _WIDEST = 6
 # Largest number of voxels that are processed at the same time; limits the memory.
 _CHUNK = 2**20
+# Number of voxels of which all that is computed fits into the processor's cache.
+_FEW = 2**14
 _THIN, _CONTACT = 1, 2
 
 
@@ -89,33 +94,57 @@ class _Joining:
             if chosen is not None and len(chosen) == 0:
                 break
             anchors, missing = _anchors(self.warped, self.targets, self.values)
-            found = [np.zeros((0, 2), np.int64)]
-            for pairs in self._neighbors(axes, chosen):
-                gaps = np.abs(anchors[pairs[:, 0]] - anchors[pairs[:, 1]]).max(axis=1)
-                found.append(pairs[(gaps > 1) & ~missing[pairs].any(axis=1)])
-            apart = np.concatenate(found)
+            apart = self._apart(axes, chosen, anchors, missing)
             for part in np.array_split(apart, 1 + len(apart) // _CHUNK):
                 lost.append(_join(self.warped, anchors[part], self.values[part[:, 0]]))
         return np.concatenate(lost)
 
-    def _neighbors(self, axes: int, chosen: np.ndarray | None) -> Iterator[np.ndarray]:
-        """Yield pairs of neighbors with equal labels that differ along ``axes`` axes; the first is a thin voxel.
+    def _apart(self, axes: int, chosen: np.ndarray | None, anchors: np.ndarray, missing: np.ndarray) -> np.ndarray:
+        """Find pairs of neighbors that have come apart: numbers, (P, 2).
 
-        They are given by their numbers among all voxels, (P, 2).
+        Args:
+            axes, chosen: see :meth:`_neighbors`.
+            anchors, missing: see :func:`_anchors`.
         """
         numbers = np.arange(len(self.thin)) if chosen is None else chosen
+        columns = np.ascontiguousarray(anchors.T)
+        found = [np.zeros((0, 2), np.int64)]
         for start in range(0, len(numbers), _CHUNK):
-            part = numbers[start : start + _CHUNK]
-            own, values = self._flat_thin[part], self.values[part]
-            for near in _near(self.thin[part], self.shape, axes):
-                kinds = self._kinds[near]
-                equal = self.source[near] == values
-                # Where all are chosen, two thin voxels are a pair only once.
-                thin = equal & (kinds == _THIN) & ((near > own) if chosen is None else (near != own))
-                yield np.stack([part[thin], np.searchsorted(self._flat_thin, near[thin])], axis=1)
-                contact = equal & (kinds == _CONTACT)
-                second = np.searchsorted(self._flat_contacts, near[contact]) + len(self.thin)
-                yield np.stack([part[contact], second], axis=1)
+            chunk = numbers[start : start + _CHUNK]
+            # In the order of the directions, whatever the number of voxels that are looked at together.
+            by_direction: dict[int, list[np.ndarray]] = {}
+            for first in range(0, len(chunk), _FEW):
+                pairs = self._neighbors(axes, chunk[first : first + _FEW], once=chosen is None)
+                for direction, (one, other) in enumerate(pairs):
+                    far = np.zeros(len(one), bool)
+                    for column in columns:
+                        gaps = column[one] - column[other]
+                        far |= np.abs(gaps, out=gaps) > 1
+                    if far.any():
+                        far &= ~(missing[one] | missing[other])
+                        by_direction.setdefault(direction, []).append(np.stack([one[far], other[far]], axis=1))
+            for direction in sorted(by_direction):
+                found += by_direction[direction]
+        return np.concatenate(found)
+
+    def _neighbors(self, axes: int, part: np.ndarray, *, once: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield pairs of neighbors with equal labels that differ along ``axes`` axes; the first is a thin voxel.
+
+        They are given by their numbers among all voxels, (P,) each; for each direction the thin neighbors, then the
+        others.
+
+        Args:
+            part: numbers of the thin voxels, (K,).
+            once: two thin voxels are a pair only once.
+        """
+        own, values = self._flat_thin[part], self.values[part]
+        for near in _near(self.thin[part], self.shape, axes):
+            kinds = self._kinds[near]
+            kinds[self.source[near] != values] = 0
+            thin = np.flatnonzero((kinds == _THIN) & ((near > own) if once else (near != own)))
+            yield part[thin], np.searchsorted(self._flat_thin, near[thin])
+            contact = np.flatnonzero(kinds == _CONTACT)
+            yield part[contact], np.searchsorted(self._flat_contacts, near[contact]) + len(self.thin)
 
     def thin_near(self, voxels: np.ndarray) -> np.ndarray:
         """Find the thin voxels whose new positions are at most two voxels away from ``voxels``, flattened: numbers."""
@@ -141,6 +170,7 @@ class _Joining:
         labels, known = self.warped.reshape(-1), np.zeros(self.warped.size, bool)
         known[_flat(anchors[~missing], self.warped.shape)] = True
         strays = _thin_voxels(self.warped)
+        strays = strays[~known[_flat(strays, self.warped.shape)]]
         values, alone = self.warped[tuple(strays.T)], np.ones(len(strays), bool)
         for near in _near(strays, self.warped.shape):
             alone &= ~(known[near] & (labels[near] == values))
@@ -170,7 +200,7 @@ def _near(voxels: np.ndarray, shape: tuple[int, ...], axes: int | None = None) -
         terms.append([(voxels[:, axis] + step).clip(0, side - 1).astype(np.int64) * stride for step in (-1, 0, 1)])
     for offset in _neighborhood(len(shape)):
         if axes in (None, int(np.abs(offset).sum())):
-            yield sum((terms[axis][step + 1] for axis, step in enumerate(offset)), np.zeros((), np.int64))
+            yield functools.reduce(operator.add, (terms[axis][step + 1] for axis, step in enumerate(offset)))
 
 
 def _neighborhood(ndim: int) -> np.ndarray:
@@ -196,37 +226,52 @@ def _thin_voxels(label: np.ndarray) -> np.ndarray:
     An inner voxel has neighbors with the same label on all sides along the axes. Sheets, tubes and specks up to two
     voxels thick have no inner voxels, whereas the bumps of a thick structure have one nearby.
     """
-    inner = label != 0
-    for axis in range(label.ndim):
-        lines, marks = np.moveaxis(label, axis, 0), np.moveaxis(inner, axis, 0)
-        marks[1:] &= lines[1:] == lines[:-1]
-        marks[:-1] &= lines[:-1] == lines[1:]
-    found = []
-    step = max(1, _CHUNK // max(1, label[0].size))
-    for start in range(0, len(label), step):
-        stop = min(start + step, len(label))
-        rows = slice(max(start - 1, 0), min(stop + 1, len(label)))
-        # One layer more on each side; outside there is neither a label nor an inner voxel.
-        more = [(rows.start - start + 1, stop + 1 - rows.stop)] + [(1, 1)] * (label.ndim - 1)
-        labels, marks = np.pad(label[rows], more), np.pad(inner[rows], more)
-        own = label[start:stop]
-        thin = (own != 0) & ~inner[start:stop]
-        if not thin.any():
-            continue
-        for offset in _neighborhood(label.ndim)[1:] + 1:
-            near = tuple(slice(o, o + n) for o, n in zip(offset.tolist(), own.shape, strict=True))
-            thin &= ~(marks[near] & (labels[near] == own))
-        voxels = np.argwhere(thin)
+    found = [np.zeros((0, label.ndim), np.int64)]
+    layers = max(1, _CHUNK // max(1, label[0].size))
+    for start in range(0, len(label), layers):
+        stop = min(start + layers, len(label))
+        # The labels of the inner voxels, with one voxel more on each side, where there is none.
+        inner = np.zeros([stop - start + 2, *(n + 2 for n in label.shape[1:])], label.dtype)
+        low, high = max(start - 1, 0), min(stop + 1, len(label))
+        here = (slice(1, -1),) * label.ndim
+        more = (slice(low - start + 1, high - start + 1), *here[1:])
+        inner[more] = _inner_labels(label, low, high)
+        own, marks = label[start:stop], np.zeros(inner.shape, bool)
+        marks[here] = (own != 0) & (inner[here] == 0)
+        thin, values = np.flatnonzero(marks), own[marks[here]]
+        strides = np.array([int(np.prod(inner.shape[k + 1 :], dtype=np.int64)) for k in range(label.ndim)])
+        flat = inner.reshape(-1)
+        for _, offsets in itertools.groupby(_neighborhood(label.ndim)[1:], lambda offset: int(np.abs(offset).sum())):
+            alone = np.ones(len(thin), bool)
+            for offset in offsets:
+                alone &= flat.take(thin + int(offset @ strides)) != values
+            thin, values = thin[alone], values[alone]
+        voxels = np.stack(np.unravel_index(thin, inner.shape), axis=1) - 1
         voxels[:, 0] += start
         found.append(voxels)
-    return np.concatenate([np.zeros((0, label.ndim), np.int64), *found])
+    return np.concatenate(found)
+
+
+def _inner_labels(label: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Return the layers ``start`` to ``stop`` (exclusive) of a label map with zero in place of all but inner voxels."""
+    low, high = max(start - 1, 0), min(stop + 1, len(label))
+    part = label[low:high]
+    inner = part != 0
+    for axis in range(label.ndim):
+        lines, marks = np.moveaxis(part, axis, 0), np.moveaxis(inner, axis, 0)
+        equal = lines[1:] == lines[:-1]
+        marks[1:] &= equal
+        marks[:-1] &= equal
+    here = slice(start - low, stop - low)
+    result: np.ndarray = part[here] * inner[here]
+    return result
 
 
 def _contacts(source: np.ndarray, thin: np.ndarray) -> np.ndarray:
     """Find the neighbors of thin voxels that have the same label but are not thin: indices (K, d), in order."""
     labels, marks = source.reshape(-1), np.zeros(source.size, bool)
-    for start in range(0, len(thin), _CHUNK):
-        part = thin[start : start + _CHUNK]
+    for start in range(0, len(thin), _FEW):
+        part = thin[start : start + _FEW]
         values = source[tuple(part.T)]
         for near in _near(part, source.shape):
             marks[near[labels[near] == values]] = True
@@ -239,11 +284,12 @@ def _new_positions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the voxels (K, d) of the warped label map to which voxels move, and whether they lie inside it, (K,)."""
     targets, inside = np.zeros(voxels.shape, np.int32), np.zeros(len(voxels), bool)
-    for start in range(0, len(voxels), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        points = to_points(voxels[part, ::-1], label)
-        origins, found = _inverse(points, transform, 0.5 * min(label.GetSpacing()))
-        targets[part] = np.rint(to_index(origins, reference))[:, ::-1]
+    point_map = PointMap(transform)
+    for start in range(0, len(voxels), CHUNK):
+        part = slice(start, start + CHUNK)
+        points = np.ascontiguousarray(to_points(voxels[part, ::-1], label).T)
+        origins, found = point_map.inverse(points, 0.5 * min(label.GetSpacing()))
+        targets[part] = np.rint(to_index(np.ascontiguousarray(origins.T), reference))[:, ::-1]
         inside[part] = found & _within(targets[part], reference.GetSize()[::-1])
     return targets, inside
 
@@ -252,9 +298,12 @@ def _old_positions(
     voxels: np.ndarray, label: sitk.Image, reference: sitk.Image, transform: sitk.Transform
 ) -> np.ndarray:
     """Find the nearest voxels (K, d) of ``label`` at the positions that voxels of the warped label map show."""
-    points = _mapping(transform)(to_points(voxels[:, ::-1], reference))
-    index = np.rint(to_index(points, label))[:, ::-1].clip(0, np.asarray(label.GetSize()[::-1]) - 1)
-    result: np.ndarray = index.astype(np.int64)
+    last, point_map = np.asarray(label.GetSize()[::-1]) - 1, PointMap(transform)
+    result = np.zeros(voxels.shape, np.int64)
+    for start in range(0, len(voxels), CHUNK):
+        part = slice(start, start + CHUNK)
+        points = point_map(np.ascontiguousarray(to_points(voxels[part, ::-1], reference).T))
+        result[part] = np.rint(to_index(np.ascontiguousarray(points.T), label))[:, ::-1].clip(0, last)
     return result
 
 
@@ -333,74 +382,27 @@ def _connected(warped: np.ndarray, ends: np.ndarray, values: np.ndarray, length:
 
 def _connected_in_window(warped: np.ndarray, ends: np.ndarray, values: np.ndarray, half: int) -> np.ndarray:
     """Do the same within windows that reach ``half`` voxels from the middle of each pair."""
-    middle = ends.sum(axis=1) // 2
-    path = np.ones((len(ends), *[1] * warped.ndim), bool)
-    index = []
+    # The pairs are the last axis, so that each operation runs over all of them.
+    middle, count = ends.sum(axis=1) // 2, len(ends)
+    path, flat = np.ones([1] * warped.ndim + [count], bool), np.zeros([1] * warped.ndim + [count], np.int64)
     for axis, side in enumerate(warped.shape):
-        window = middle[:, axis, None] + np.arange(-half, half + 1)
-        window = window.reshape(len(ends), *[2 * half + 1 if a == axis else 1 for a in range(warped.ndim)])
+        window = np.arange(-half, half + 1)[:, None] + middle[:, axis]
+        window = window.reshape([2 * half + 1 if a == axis else 1 for a in range(warped.ndim)] + [count])
         path = path & (window >= 0) & (window < side)
-        index.append(window.clip(0, side - 1))
-    path &= warped[tuple(index)] == values.reshape(-1, *[1] * warped.ndim)
-    first, second = ((np.arange(len(ends)), *(ends[:, k] - middle + half).T) for k in (0, 1))
+        flat = flat * side + window.clip(0, side - 1)
+    path &= warped.reshape(-1).take(flat) == values
+    first, second = ((*(ends[:, k] - middle + half).T, np.arange(count)) for k in (0, 1))
     reached = np.zeros_like(path)
     reached[first] = True
-    before, count = 0, len(ends)
-    while count > before:
-        for axis in range(1, reached.ndim):
+    before, now = 0, count
+    while now > before:
+        for axis in range(warped.ndim):
             lines = np.moveaxis(reached, axis, 0)
             near = lines.copy()
             near[1:] |= lines[:-1]
             near[:-1] |= lines[1:]
             reached = np.moveaxis(near, 0, axis)
         reached &= path
-        before, count = count, int(reached.sum())
+        before, now = now, int(np.count_nonzero(reached))
     result: np.ndarray = reached[second]
     return result
-
-
-def _mapping(transform: sitk.Transform) -> Callable[[np.ndarray], np.ndarray]:
-    """Make a function that applies a transform to points (K, d); for a displacement field it is vectorized."""
-    concrete = transform.Downcast()
-    if not isinstance(concrete, sitk.DisplacementFieldTransform):
-        return lambda points: np.asarray([transform.TransformPoint(p) for p in points.tolist()]).reshape(points.shape)
-    field = concrete.GetDisplacementField()
-    vectors = sitk.GetArrayViewFromImage(field)
-    sides = np.asarray(vectors.shape[:-1])
-
-    def moved(points: np.ndarray) -> np.ndarray:
-        index = to_index(points, field)[:, ::-1]
-        # As in SimpleITK: linear between nodes, constant for half a voxel past the outermost nodes, zero beyond.
-        inside = ((index >= -0.5) & (index < sides - 0.5)).all(axis=1)
-        parts = [map_coordinates(vectors[..., k], index.T, order=1, mode="nearest") for k in range(points.shape[1])]
-        result: np.ndarray = points + np.where(inside, parts, 0.0).T
-        return result
-
-    return moved
-
-
-def _inverse(
-    points: np.ndarray, transform: sitk.Transform, tolerance: float, rounds: int = 40
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the positions that the transform maps to ``points``, by damped fixed-point iteration.
-
-    It converges where space is stretched up to fourfold.
-
-    Args:
-        points: (K, d), LPS, millimeters.
-        tolerance: largest allowed distance, millimeters.
-        rounds: largest number of iterations.
-
-    Returns:
-        The positions, (K, d), and whether each was found to within the tolerance, (K,).
-    """
-    moved, guess = _mapping(transform), points.copy()
-    found = np.zeros(len(points), bool)
-    for _ in range(rounds):
-        remaining = np.flatnonzero(~found)
-        if len(remaining) == 0:
-            break
-        residual = points[remaining] - moved(guess[remaining])
-        found[remaining] = np.linalg.norm(residual, axis=1) < tolerance
-        guess[remaining] += 0.5 * residual
-    return guess, found

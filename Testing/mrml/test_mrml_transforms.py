@@ -14,6 +14,7 @@ from DRDMDeformLib.mrml import (
     labelFromSegmentation,
     volumeFromImage,
 )
+from DRDMDeformLib.mrml.grids import transformPoints
 from scenes import (
     GEOMETRIES,
     add_model,
@@ -38,6 +39,8 @@ from scenes import (
 )
 from support import rotation, smooth_image
 
+from DRDMLib.deformation import deform
+from DRDMLib.output import write_ddf, write_field
 from DRDMLib.spatial.resampling import warp_image, warp_label
 
 LARGEST = 6.0
@@ -346,6 +349,22 @@ def test_nothing_moves_outside_the_field(scene):
     before = points_of(far)
     enablePreview(transform, [far])
     assert np.allclose(points_of(far), before)
+
+
+def test_the_coarse_file_of_deform_is_the_same_map_as_the_full_one(scene, tiny_model_path, tmp_path):
+    image = image_of("oblique")
+    made = deform(image, str(tiny_model_path), 30, seed=2, steps=1, device="cpu")
+    files = [write_field(tmp_path / "coarse.nii.gz", made), write_ddf(tmp_path / "full.nii.gz", made)]
+    coarse, full = (createTransform(scene, sitk.ReadImage(str(path)), path.name) for path in files)
+    index = np.argwhere(np.ones(image.GetSize()))[::7]
+    centers = np.array([image.TransformIndexToPhysicalPoint(one) for one in index.tolist()]) * [-1, -1, 1]
+    moved, same = (transformPoints(node.GetTransformFromParent(), centers) for node in (coarse, full))
+    assert np.abs(moved - centers).max() > 1 and np.abs(moved - same).max() < 1e-3
+    # The coarse grid ends where nothing moves any more; beyond it nothing moves either.
+    field = sitk.ReadImage(str(files[0]))
+    ends = np.array([-2.0, *np.array(field.GetSize()) + 1.0])
+    outside = np.array([field.TransformContinuousIndexToPhysicalPoint([e] * 3) for e in ends]) * [-1, -1, 1]
+    assert np.abs(transformPoints(coarse.GetTransformFromParent(), outside) - outside).max() == 0
 
 
 def test_a_fine_parent_grid_is_sampled_accurately(scene):
