@@ -25,6 +25,8 @@ from ..spatial.field_grid import Block, SampledGrid
 from ..spatial.field_samples import FieldSamples
 
 Function = Callable[..., np.ndarray]
+# For each axis the least and greatest difference quotients along it, (d, *cells) each; component k is along axis k.
+Bounds = list[tuple[np.ndarray, np.ndarray]]
 
 # Layers of cells that are processed together; few enough for the processor's cache.
 _LAYERS = 8
@@ -214,6 +216,48 @@ def over_cells(edges: np.ndarray, along: int) -> tuple[np.ndarray, np.ndarray]:
             low = np.minimum(_part(low, axis, None, -1), _part(low, axis, 1, None))
             high = np.maximum(_part(high, axis, None, -1), _part(high, axis, 1, None))
     return low, high
+
+
+def over_tiles(values: np.ndarray, steps: list[np.ndarray], side: int) -> Bounds:
+    """Find the least and greatest difference quotients over tiles of cells.
+
+    Args:
+        values: (d, *n), at the nodes.
+        steps: distances of the nodes along each axis.
+        side: number of cells of a tile along each axis; the last tiles may have fewer.
+
+    Returns:
+        Two arrays (d, *tiles) for each axis.
+    """
+    d = len(steps)
+    bounds = []
+    for along, step in enumerate(steps):
+        density = (1 / step).astype(values.dtype).reshape([-1 if axis == along else 1 for axis in range(d)])
+        lows, highs = [], []
+        # One component at a time stays in the processor's cache.
+        for component in values:
+            edges = np.diff(component, axis=along)
+            for function, found in ((np.minimum, lows), (np.maximum, highs)):
+                reduced = edges
+                for axis in range(d):
+                    if axis != along:
+                        reduced = _over_steps(reduced, function, axis, side, shared=1)
+                found.append(_over_steps(reduced * density, function, along, side, shared=0))
+        bounds.append((np.stack(lows), np.stack(highs)))
+    return bounds
+
+
+def _over_steps(values: np.ndarray, function: np.ufunc, axis: int, side: int, *, shared: int) -> np.ndarray:
+    """Reduce ``side`` entries at a time along an axis, together with the ``shared`` next ones."""
+    before = (slice(None),) * axis
+    count = -(-(values.shape[axis] - shared) // side)
+    first, *others = [values[(*before, slice(start, None, side))] for start in range(side + shared)]
+    result: np.ndarray = first[(*before, slice(count))].copy()
+    for other in others:
+        other = other[(*before, slice(count))]
+        place = result[(*before, slice(other.shape[axis]))]
+        function(place, other, out=place)
+    return result
 
 
 def _around(values: np.ndarray, function: Function, axis: int) -> np.ndarray:

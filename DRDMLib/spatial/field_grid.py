@@ -39,6 +39,16 @@ class DisplacementGrid(Protocol):
         """Return the displacements at the nodes in ``where``: (d, *n), float64, millimeters."""
         ...
 
+    def relative(self, where: Block) -> tuple[np.ndarray, float]:
+        """Return the displacements relative to that of the first node in ``where``, and a bound of all of them.
+
+        Subtracting a constant changes no difference, and smaller numbers have smaller rounding errors.
+
+        Returns:
+            (d, *n), float32, millimeters; and a number that no component of a displacement exceeds.
+        """
+        ...
+
     def touched(self, where: Block, changed: np.ndarray) -> bool:
         """Whether the block depends on nodes of the stored field that are marked in ``changed`` (bool, one each)."""
         ...
@@ -103,6 +113,20 @@ class FieldGrid:
                 out[k] += row[j] * vectors[..., j]
         return out
 
+    def relative(self, where: Block) -> tuple[np.ndarray, float]:
+        along = self.along
+        if np.count_nonzero(along) > len(where):
+            return _relative(self.block(where))
+        vectors = self.vectors[where]
+        first = np.asarray(vectors[(0,) * len(where)], np.float64)
+        out = np.empty((len(where), *vectors.shape[:-1]), np.float32)
+        for k, row in enumerate(along):
+            (j,) = np.flatnonzero(row)
+            np.subtract(vectors[..., j], first[j], out=out[k], casting="same_kind")
+            if row[j] != 1:
+                out[k] *= row[j]
+        return out, _largest(out) + float(np.abs(first).max())
+
     def touched(self, where: Block, changed: np.ndarray) -> bool:
         return bool(changed[where].any())
 
@@ -160,6 +184,9 @@ class SampledGrid:
             values *= fraction
             values += low
         return values
+
+    def relative(self, where: Block) -> tuple[np.ndarray, float]:
+        return _relative(self.block(where))
 
     def touched(self, where: Block, changed: np.ndarray) -> bool:
         return bool(changed[self._source(where)].any())
@@ -299,5 +326,20 @@ class FadingGrid:
             values *= (0.5 + 0.5 * np.cos(np.pi * out)).reshape([-1 if axis == b else 1 for b in range(len(where))])
         return values
 
+    def relative(self, where: Block) -> tuple[np.ndarray, float]:
+        return _relative(self.block(where))
+
     def touched(self, where: Block, changed: np.ndarray) -> bool:
         return True
+
+
+def _relative(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Do for displacements (d, *n) what :meth:`DisplacementGrid.relative` does."""
+    out = np.empty(values.shape, np.float32)
+    first = values[(slice(None), *[slice(1)] * (values.ndim - 1))]
+    np.subtract(values, first, out=out, casting="same_kind")
+    return out, _largest(values)
+
+
+def _largest(values: np.ndarray) -> float:
+    return max(float(values.max()), -float(values.min()))
