@@ -60,8 +60,10 @@ _BLOCK = 48
 _MOST_THREADS = 8
 # Outside the image, nodes four nodes of the field apart are usually enough for a proof; otherwise nearer ones are used.
 GAPS = (4.0, 1.0)
-# So few blocks are tested one after the other and without bounds.
+# So few blocks are tested without bounds.
 _FEW_BLOCKS = 8
+# More blocks than these are shared between threads, whose start and waiting would take longer than the test of fewer.
+_MANY_BLOCKS = 64
 # Samples of a field are bounded by its nodes if there are so many times as many.
 _FINER = 3
 # Cells of a tile along each axis, whose difference quotients are first bounded together.
@@ -230,7 +232,7 @@ def failing_cells(
     def find(where: Block) -> np.ndarray:
         return _failing_in_block(grid, where, margin)
 
-    if len(wanted) > _FEW_BLOCKS:
+    if len(wanted) > _MANY_BLOCKS:
         with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
             found = list(pool.map(find, wanted))
     else:
