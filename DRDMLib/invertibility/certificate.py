@@ -246,13 +246,11 @@ def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np
     if 0 in shape:
         return np.zeros((0, d), np.int64)
     finest = min(float(s.min()) for s in steps)
-    shifted, farthest = grid.relative(where)
-    # Where nodes are far apart, such as outside an image, tiles would often be undecided.
-    side = _TILE if all(float(s.max()) < 1.01 * float(s.min()) for s in steps) else 1
-    bounds = over_tiles(shifted, steps, side)
+    shifted, farthest, epsilon = grid.relative(where)
+    bounds = over_tiles(shifted, steps, _TILE)
     largest = 1 + max(_largest(extreme) for pair in bounds for extreme in pair)
     rounding = grid.rounding * farthest / finest
-    coarse = 16 * tolerance(largest, _largest(shifted) / finest, rounding, 2.0**-23)
+    coarse = 16 * tolerance(largest, _largest(shifted) / finest, rounding, epsilon)
     tiles = _undecided(bounds, margin + coarse)
     if not len(tiles):
         return tiles
@@ -261,8 +259,8 @@ def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np
     fine = tolerance(largest, displacement, grid.rounding * displacement, 2.0**-52)
     failing = []
     for start in range(0, len(tiles), _CHUNK):
-        cells = _cells_of_tiles(tiles[start : start + _CHUNK], side, shape)
-        cells = cells[_undecided(_bounds_of_cells(shifted, steps, cells), margin + coarse)[:, 0]]
+        cells = _cells_of_tiles(tiles[start : start + _CHUNK], shape)
+        cells = cells[_undecided(_bounds_of_cells(values, steps, cells), margin + 16 * fine)[:, 0]]
         spacing = np.stack([s[i] for s, i in zip(steps, cells.T, strict=True)], axis=1)
         failing.append(cells[~(bernstein_bound(corner_values(values, cells), spacing) > margin + fine)])
     found = np.sort(np.ravel_multi_index(tuple(np.concatenate(failing).T), shape))
@@ -270,11 +268,11 @@ def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np
     return result
 
 
-def _cells_of_tiles(tiles: np.ndarray, side: int, shape: tuple[int, ...]) -> np.ndarray:
+def _cells_of_tiles(tiles: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """List the cells of tiles with indices (K, d), in a block with ``shape`` cells: indices (M, d)."""
     d = len(shape)
-    offsets = np.stack(np.unravel_index(np.arange(side**d), (side,) * d), axis=1)
-    cells = (tiles[:, None] * side + offsets).reshape(-1, d)
+    offsets = np.stack(np.unravel_index(np.arange(_TILE**d), (_TILE,) * d), axis=1)
+    cells = (tiles[:, None] * _TILE + offsets).reshape(-1, d)
     inside: np.ndarray = cells[(cells < shape).all(axis=1)]
     return inside
 
@@ -287,8 +285,8 @@ def _bounds_of_cells(values: np.ndarray, steps: list[np.ndarray], cells: np.ndar
         steps: distances of the nodes along each axis.
     """
     d = len(values)
-    index = np.ravel_multi_index(tuple(cells.T), values.shape[1:])
-    offsets = np.ravel_multi_index(np.indices((2,) * d), values.shape[1:])
+    index = np.asarray(np.ravel_multi_index(tuple(cells.T), values.shape[1:]))
+    offsets = np.asarray(np.ravel_multi_index(tuple(np.indices((2,) * d)), values.shape[1:]))
     corners = values.reshape(d, -1).take(index + offsets[..., None], axis=1)
     bounds = []
     for axis, step in enumerate(steps):

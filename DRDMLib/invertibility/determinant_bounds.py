@@ -233,7 +233,8 @@ def over_tiles(values: np.ndarray, steps: list[np.ndarray], side: int) -> Bounds
     bounds = []
     for along, step in enumerate(steps):
         density = (1 / step).astype(values.dtype).reshape([-1 if axis == along else 1 for axis in range(d)])
-        lows, highs = [], []
+        lows: list[np.ndarray] = []
+        highs: list[np.ndarray] = []
         # One component at a time stays in the processor's cache.
         for component in values:
             edges = np.diff(component, axis=along)
@@ -249,13 +250,19 @@ def over_tiles(values: np.ndarray, steps: list[np.ndarray], side: int) -> Bounds
 
 def _over_steps(values: np.ndarray, function: np.ufunc, axis: int, side: int, *, shared: int) -> np.ndarray:
     """Reduce ``side`` entries at a time along an axis, together with the ``shared`` next ones."""
-    before = (slice(None),) * axis
     count = -(-(values.shape[axis] - shared) // side)
-    first, *others = [values[(*before, slice(start, None, side))] for start in range(side + shared)]
-    result: np.ndarray = first[(*before, slice(count))].copy()
-    for other in others:
-        other = other[(*before, slice(count))]
-        place = result[(*before, slice(other.shape[axis]))]
+
+    def part(of: np.ndarray, start: int, stop: int | None, step: int) -> np.ndarray:
+        return of[(slice(None),) * axis + (slice(start, stop, step),)]
+
+    parts = [part(part(values, start, None, side), 0, count, 1) for start in range(side + shared)]
+    if len(parts) == 1:
+        return parts[0]
+    # The last tile may have fewer entries.
+    whole = parts[1].shape[axis] == count
+    result: np.ndarray = function(parts[0], parts[1]) if whole else parts[0].copy()
+    for other in parts[2 if whole else 1 :]:
+        place = part(result, 0, other.shape[axis], 1)
         function(place, other, out=place)
     return result
 

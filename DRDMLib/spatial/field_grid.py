@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,6 +19,22 @@ Block = tuple[slice, ...]
 
 # Bound of the relative error of a displacement that is stored with 32 bits and read back.
 STORED = 2.0**-21
+# Relative errors of the difference of two numbers in single precision, and of two numbers that were interpolated in it.
+SINGLE, INTERPOLATED = 2.0**-23, 2.0**-21
+
+
+class Relative(NamedTuple):
+    """Displacements of a block of nodes, less that of one of them.
+
+    Attributes:
+        values: (d, *n), float32, millimeters.
+        farthest: no component of a displacement is larger.
+        epsilon: relative error of the arithmetic, including that of a difference.
+    """
+
+    values: np.ndarray
+    farthest: float
+    epsilon: float = SINGLE
 
 
 class DisplacementGrid(Protocol):
@@ -39,13 +55,10 @@ class DisplacementGrid(Protocol):
         """Return the displacements at the nodes in ``where``: (d, *n), float64, millimeters."""
         ...
 
-    def relative(self, where: Block) -> tuple[np.ndarray, float]:
-        """Return the displacements relative to that of the first node in ``where``, and a bound of all of them.
+    def relative(self, where: Block) -> Relative:
+        """Return the displacements in single precision, less a constant, which changes no difference.
 
-        Subtracting a constant changes no difference, and smaller numbers have smaller rounding errors.
-
-        Returns:
-            (d, *n), float32, millimeters; and a number that no component of a displacement exceeds.
+        Smaller numbers have smaller rounding errors.
         """
         ...
 
@@ -113,7 +126,7 @@ class FieldGrid:
                 out[k] += row[j] * vectors[..., j]
         return out
 
-    def relative(self, where: Block) -> tuple[np.ndarray, float]:
+    def relative(self, where: Block) -> Relative:
         along = self.along
         if np.count_nonzero(along) > len(where):
             return _relative(self.block(where))
@@ -125,7 +138,7 @@ class FieldGrid:
             np.subtract(vectors[..., j], first[j], out=out[k], casting="same_kind")
             if row[j] != 1:
                 out[k] *= row[j]
-        return out, _largest(out) + float(np.abs(first).max())
+        return Relative(out, _largest(out) + float(np.abs(first).max()))
 
     def touched(self, where: Block, changed: np.ndarray) -> bool:
         return bool(changed[where].any())
@@ -185,8 +198,23 @@ class SampledGrid:
             values += low
         return values
 
-    def relative(self, where: Block) -> tuple[np.ndarray, float]:
-        return _relative(self.block(where))
+    def relative(self, where: Block) -> Relative:
+        # Only here, so that fields are read without PyTorch.
+        import torch
+
+        source = self._source(where)
+        values, farthest, _ = self.field.relative(source)
+        result = torch.from_numpy(values)
+        matrices = [
+            torch.from_numpy(_interpolation(a[w], s)) for a, w, s in zip(self._read_at, where, source, strict=True)
+        ]
+        # First where most nodes are left out.
+        for axis in sorted(range(len(where)), key=lambda axis: matrices[axis].shape[0] / matrices[axis].shape[1]):
+            shape = result.shape
+            lines = result.reshape(math.prod(shape[: 1 + axis]), shape[1 + axis], math.prod(shape[2 + axis :]))
+            product = lines[..., 0] @ matrices[axis].T if lines.shape[2] == 1 else matrices[axis] @ lines
+            result = product.view(*shape[: 1 + axis], -1, *shape[2 + axis :])
+        return Relative(result.numpy(), farthest, INTERPOLATED)
 
     def touched(self, where: Block, changed: np.ndarray) -> bool:
         return bool(changed[self._source(where)].any())
@@ -326,19 +354,30 @@ class FadingGrid:
             values *= (0.5 + 0.5 * np.cos(np.pi * out)).reshape([-1 if axis == b else 1 for b in range(len(where))])
         return values
 
-    def relative(self, where: Block) -> tuple[np.ndarray, float]:
+    def relative(self, where: Block) -> Relative:
         return _relative(self.block(where))
 
     def touched(self, where: Block, changed: np.ndarray) -> bool:
         return True
 
 
-def _relative(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Do for displacements (d, *n) what :meth:`DisplacementGrid.relative` does."""
+def _interpolation(positions: np.ndarray, source: slice) -> np.ndarray:
+    """Make the matrix that interpolates linearly at positions, in nodes of a field, between the nodes of ``source``."""
+    count = source.stop - source.start
+    position = np.clip(positions - source.start, 0, count - 1)
+    before = np.minimum(position.astype(np.int64), count - 2)
+    matrix = np.zeros((len(position), count), np.float32)
+    rows = np.arange(len(position))
+    matrix[rows, before + 1] = position - before
+    matrix[rows, before] = 1 - (position - before)
+    return matrix
+
+
+def _relative(values: np.ndarray) -> Relative:
     out = np.empty(values.shape, np.float32)
-    first = values[(slice(None), *[slice(1)] * (values.ndim - 1))]
+    first = values[tuple([slice(None)] + [slice(1)] * (values.ndim - 1))]
     np.subtract(values, first, out=out, casting="same_kind")
-    return out, _largest(values)
+    return Relative(out, _largest(values))
 
 
 def _largest(values: np.ndarray) -> float:

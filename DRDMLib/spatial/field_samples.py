@@ -20,8 +20,8 @@ from .field_grid import Block, FieldGrid
 
 # Largest error of a position that is allowed when axes count as parallel, in nodes of the field.
 _PARALLEL = 1e-6
-# Transforms are only sampled this way if there are at most as many nodes around the image as it has voxels, and if these
-# are few (a copy takes 50 MB at most) or a fraction of the voxels.
+# Transforms are only sampled this way if there are at most as many nodes around the image as it has voxels, and only
+# this many (a copy takes 50 MB) or this fraction of the voxels.
 _LEAST_RATIO, _FEW_NODES = 4, 2**21
 # Voxels of a box along the slower axes and along the fastest one; small enough for the processor's cache.
 _SIDE, _ROW = 16, 64
