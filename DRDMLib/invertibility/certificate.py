@@ -246,11 +246,15 @@ def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np
     if 0 in shape:
         return np.zeros((0, d), np.int64)
     finest = min(float(s.min()) for s in steps)
-    shifted, farthest, epsilon = grid.relative(where)
+    shifted, farthest = grid.relative(where)
     bounds = over_tiles(shifted, steps, _TILE)
-    largest = 1 + max(_largest(extreme) for pair in bounds for extreme in pair)
+    slopes = np.array([[_steepest(*pair) for pair in zip(low, high, strict=True)] for low, high in bounds])
+    largest = 1 + max(0.0, float(slopes.max()))
     rounding = grid.rounding * farthest / finest
-    coarse = 16 * tolerance(largest, _largest(shifted) / finest, rounding, epsilon)
+    coarse = 16 * tolerance(largest, _largest(shifted) / finest, rounding, 2.0**-23)
+    least = 1 - float(slopes.sum(0).max())
+    if least > 0 and least**d > margin + coarse:
+        return np.zeros((0, d), np.int64)
     tiles = _undecided(bounds, margin + coarse)
     if not len(tiles):
         return tiles
@@ -306,6 +310,10 @@ def _undecided(bounds: Bounds, threshold: float) -> np.ndarray:
     remaining = [(low.reshape(len(low), -1)[:, cells], high.reshape(len(high), -1)[:, cells]) for low, high in bounds]
     cells = cells[~(interval_bound(remaining) > threshold)]
     return np.stack(np.unravel_index(cells, least.shape), axis=1)
+
+
+def _steepest(low: np.ndarray, high: np.ndarray) -> float:
+    return max(-float(low.min()), float(high.max()))
 
 
 def _largest(values: np.ndarray) -> float:

@@ -19,8 +19,6 @@ Block = tuple[slice, ...]
 
 # Bound of the relative error of a displacement that is stored with 32 bits and read back.
 STORED = 2.0**-21
-# Relative errors of the difference of two numbers in single precision, and of two numbers that were interpolated in it.
-SINGLE, INTERPOLATED = 2.0**-23, 2.0**-21
 
 
 class Relative(NamedTuple):
@@ -29,12 +27,10 @@ class Relative(NamedTuple):
     Attributes:
         values: (d, *n), float32, millimeters.
         farthest: no component of a displacement is larger.
-        epsilon: relative error of the arithmetic, including that of a difference.
     """
 
     values: np.ndarray
     farthest: float
-    epsilon: float = SINGLE
 
 
 class DisplacementGrid(Protocol):
@@ -199,22 +195,7 @@ class SampledGrid:
         return values
 
     def relative(self, where: Block) -> Relative:
-        # Only here, so that fields are read without PyTorch.
-        import torch
-
-        source = self._source(where)
-        values, farthest, _ = self.field.relative(source)
-        result = torch.from_numpy(values)
-        matrices = [
-            torch.from_numpy(_interpolation(a[w], s)) for a, w, s in zip(self._read_at, where, source, strict=True)
-        ]
-        # First where most nodes are left out.
-        for axis in sorted(range(len(where)), key=lambda axis: matrices[axis].shape[0] / matrices[axis].shape[1]):
-            shape = result.shape
-            lines = result.reshape(math.prod(shape[: 1 + axis]), shape[1 + axis], math.prod(shape[2 + axis :]))
-            product = lines[..., 0] @ matrices[axis].T if lines.shape[2] == 1 else matrices[axis] @ lines
-            result = product.view(*shape[: 1 + axis], -1, *shape[2 + axis :])
-        return Relative(result.numpy(), farthest, INTERPOLATED)
+        return _relative(self.block(where))
 
     def touched(self, where: Block, changed: np.ndarray) -> bool:
         return bool(changed[self._source(where)].any())
@@ -359,18 +340,6 @@ class FadingGrid:
 
     def touched(self, where: Block, changed: np.ndarray) -> bool:
         return True
-
-
-def _interpolation(positions: np.ndarray, source: slice) -> np.ndarray:
-    """Make the matrix that interpolates linearly at positions, in nodes of a field, between the nodes of ``source``."""
-    count = source.stop - source.start
-    position = np.clip(positions - source.start, 0, count - 1)
-    before = np.minimum(position.astype(np.int64), count - 2)
-    matrix = np.zeros((len(position), count), np.float32)
-    rows = np.arange(len(position))
-    matrix[rows, before + 1] = position - before
-    matrix[rows, before] = 1 - (position - before)
-    return matrix
 
 
 def _relative(values: np.ndarray) -> Relative:

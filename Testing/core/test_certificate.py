@@ -204,12 +204,12 @@ def test_relative_displacements_are_as_exact_as_they_say(field, seed):
     at = tuple(np.sort(generator.uniform(-2, n + 1, generator.integers(2, 50))) for n in shape)
     for grid in (field, SampledGrid(field, at)):
         where = tuple(slice(int(generator.integers(0, len(n) - 1)), len(n)) for n in grid.nodes)
-        values, farthest, epsilon = grid.relative(where)
+        values, farthest = grid.relative(where)
         expected = grid.block(where)
         assert values.dtype == np.float32 and np.abs(expected).max() <= farthest * (1 + 1e-6)
         first = (slice(None), *[slice(1)] * len(shape))
         apart = (values.astype(np.float64) - values[first]) - (expected - expected[first])
-        assert np.abs(apart).max() <= 4 * epsilon * farthest
+        assert np.abs(apart).max() <= 2.0**-22 * farthest
 
 
 @pytest.mark.parametrize("d", [2, 3])
