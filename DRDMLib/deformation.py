@@ -102,10 +102,13 @@ class Deformation:
         with one_thread():
             return self._random()
 
-    @property
+    @cached_property
     def transform(self) -> sitk.Transform:
         """Transform from points of the new image to points of the original (LPS, millimeters)."""
-        return displacement_transform(self.field)
+        transform = displacement_transform(self.field)
+        # The same voxels, in the memory of the transform, so that they are not kept twice.
+        self.field = transform.GetDisplacementField()
+        return transform
 
     @cached_property
     def inverse(self) -> sitk.Image:

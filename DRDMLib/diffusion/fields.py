@@ -10,6 +10,7 @@ on the grid of the image that it produces and points to the position that is rea
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -36,12 +37,18 @@ def sampling_grid(ddf: Tensor) -> Tensor:
     ndim = ddf.shape[1]
     coordinates = []
     for axis, side in enumerate(ddf.shape[2:]):
-        view = [1] * (ndim + 1)
-        view[axis + 1] = side
-        voxel = torch.arange(side, device=ddf.device, dtype=ddf.dtype).view(view)
+        voxel = _counted(side, ddf.device, ddf.dtype).view([-1 if a == axis else 1 for a in range(ndim)])
         # The order of operations is as published, because recovery is sensitive to the last bit (see recovery.py).
-        coordinates.append((ddf[:, axis] * side + voxel) / max((side - 1) / 2.0, 0.5) - 1.0)
-    return torch.stack(coordinates[::-1], dim=-1)
+        coordinates.append((ddf[:, axis] * side).add_(voxel).div_(max((side - 1) / 2.0, 0.5)).sub_(1.0))
+    # Each axis has its own part of the memory, which takes less time than alternating numbers.
+    return torch.stack(coordinates[::-1], dim=1).movedim(1, -1)
+
+
+@lru_cache(maxsize=64)
+def _counted(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return 0, 1, ..., ``count - 1``; the same tensor again at every call."""
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device, dtype=dtype)
 
 
 def warp(image: Tensor, ddf: Tensor, *, padding: str = "border", mode: str = "linear") -> Tensor:
@@ -74,14 +81,17 @@ def _warp_in_slabs(image: Tensor, ddf: Tensor, padding: str, mode: str) -> Tenso
 
 
 def _resample(image: Tensor, grid: Tensor, padding: str, mode: str) -> Tensor:
-    """Interpolate ``image`` (N or 1, C, *S) at the positions ``grid`` (N, *G, d) of ``sampling_grid``: (N, C, *G)."""
+    """Interpolate ``image`` (N or 1, C, *S) at the positions ``grid`` (N, *G, d) of ``sampling_grid``: (N, C, *G).
+
+    ``grid`` may be changed.
+    """
     if image.shape[0] != grid.shape[0]:
         image = image.expand(grid.shape[0], *image.shape[1:])
     if mode == "cubic" and grid.shape[-1] == 3:
         mode = "linear"
     if padding == "border" and mode != "cubic":
         # The same arithmetic as padding_mode="border", which is missing on Apple's GPU (MPS).
-        grid = grid.clamp(-1.0, 1.0)
+        grid = grid.clamp(-1.0, 1.0) if grid.requires_grad else grid.clamp_(-1.0, 1.0)
         padding = "zeros"
     return F.grid_sample(image, grid.to(image.dtype), mode=_MODES[mode], padding_mode=padding, align_corners=True)
 
@@ -196,5 +206,39 @@ def resize_field(ddf: Tensor, shape: tuple[int, ...]) -> Tensor:
     Returns:
         (N, d, *shape), fraction of the side.
     """
+    if _can_be_doubled(ddf, shape):
+        for axis in (4, 3, 2):
+            ddf = _doubled(ddf, axis)
+        return ddf
     mode = "bilinear" if ddf.shape[1] == 2 else "trilinear"
     return F.interpolate(ddf, size=shape, mode=mode, align_corners=False)
+
+
+def _can_be_doubled(ddf: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether ``resize_field`` can double a field in 3D axis by axis, which computes no gradients."""
+    return (
+        ddf.device.type == "cpu"
+        and ddf.dtype == torch.float32
+        and ddf.ndim == 5
+        and min(ddf.shape) > 0
+        and ddf.is_contiguous()
+        and all(side == 2 * before for side, before in zip(shape, ddf.shape[2:], strict=True))
+        and not (torch.is_grad_enabled() and ddf.requires_grad)
+    )
+
+
+def _doubled(values: Tensor, axis: int) -> Tensor:
+    """Double the number of points along an axis with linear interpolation, cell-centered.
+
+    The order of operations is that of ``torch.nn.functional.interpolate``, which gives the same bits but takes several
+    times as long in 3D: the product with 0.25 is exact or rounded as there, and that with 0.75 is added the same way.
+    """
+    side = values.shape[axis]
+    result = values.new_empty([2 * n if a == axis else n for a, n in enumerate(values.shape)])
+    result.narrow(axis, 0, 1).copy_(values.narrow(axis, 0, 1))
+    result.narrow(axis, 2 * side - 1, 1).copy_(values.narrow(axis, side - 1, 1))
+    before, after = values.narrow(axis, 0, side - 1), values.narrow(axis, 1, side - 1)
+    pairs = result.narrow(axis, 1, 2 * side - 2).unflatten(axis, (side - 1, 2))
+    for which, (of_before, of_after) in enumerate(((0.75, 0.25), (0.25, 0.75))):
+        torch.mul(after, of_after, out=pairs.select(axis + 1, which)).add_(before, alpha=of_before)
+    return result

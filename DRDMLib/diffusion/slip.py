@@ -7,8 +7,8 @@ plane keeps it, too, so the condition is imposed on the small random fields and 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -44,19 +44,22 @@ class SlipPlanes:
         held = field
         for axis, planes in enumerate(self.at):
             if planes:
-                weight = self._weight(field.shape[2 + axis], planes, ramp, padded).to(field)
+                weight = _weight(field.shape[2 + axis], tuple(planes), self.size, ramp, padded).to(field)
                 if held is field:
                     held = field.clone()
                 held[:, axis] *= weight.view([-1 if a == axis else 1 for a in range(field.shape[1])])
         return held
 
-    def _weight(self, nodes: int, planes: Sequence[float], ramp: float, padded: bool) -> Tensor:
-        """Return the factor at each node of one axis: (nodes,), from 0 at the planes to 1."""
-        step = (2 if padded else 1) * self.size / nodes
-        first = -self.size // 2 if padded else 0
+
+@lru_cache(maxsize=256)
+def _weight(nodes: int, planes: tuple[float, ...], size: int, ramp: float, padded: bool) -> Tensor:
+    """Return the factor at each node of one axis: (nodes,), from 0 at the planes to 1; see :meth:`SlipPlanes.hold`."""
+    step = (2 if padded else 1) * size / nodes
+    first = -size // 2 if padded else 0
+    with torch.inference_mode(False):
         positions = (torch.arange(nodes, dtype=torch.float64) + 0.5) * step - 0.5 + first
         weight = torch.ones(nodes, dtype=torch.float64)
         for plane in planes:
             beyond = ((positions - plane).abs() - step).clamp(min=0)
-            weight *= (beyond > 1e-9) * torch.sin((beyond / max(ramp * self.size, 1e-9)).clamp(max=1) * (math.pi / 2))
+            weight *= (beyond > 1e-9) * torch.sin((beyond / max(ramp * size, 1e-9)).clamp(max=1) * (math.pi / 2))
         return weight

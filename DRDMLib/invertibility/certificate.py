@@ -33,6 +33,7 @@ remaining ones in double precision. The tested map is the exact one through the 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -52,7 +53,7 @@ from ..spatial.field_grid import (
     continued,
     positions,
 )
-from .determinant_bounds import least_between_samples, over_cells, tolerance
+from .determinant_bounds import Bounds, least_between_samples, over_tiles, tolerance
 
 # Cells of a block along each axis: large enough to keep all threads busy, small enough for the processor's cache.
 _BLOCK = 48
@@ -61,8 +62,14 @@ _MOST_THREADS = 8
 GAPS = (4.0, 1.0)
 # So few blocks are tested without bounds.
 _FEW_BLOCKS = 8
-# Number of undecided cells that are tested together.
-_CHUNK = 2**15
+# More blocks than these are shared between threads, whose start and waiting would take longer than the test of fewer.
+_MANY_BLOCKS = 64
+# Samples of a field are bounded by its nodes if there are so many times as many.
+_FINER = 3
+# Cells of a tile along each axis, whose difference quotients are first bounded together.
+_TILE = 2
+# Number of undecided tiles that are tested together.
+_CHUNK = 2**10
 
 
 def blocks(shape: tuple[int, ...], side: int = _BLOCK) -> Iterator[Block]:
@@ -86,31 +93,11 @@ def _blocks_around(shape: tuple[int, ...], inner: tuple[slice, ...]) -> Iterator
                 yield tuple(slice(w.start + r.start, w.stop + r.start) for w, r in zip(where, ranges, strict=True))
 
 
-Bounds = list[tuple[np.ndarray, np.ndarray]]
-
-
-def _difference_quotients(values: np.ndarray, steps: list[np.ndarray]) -> list[np.ndarray]:
-    """Compute the difference quotients along each axis: one array (d, *n) each, with n - 1 entries along that axis."""
-    d = len(steps)
-    edges = []
-    for axis, step in enumerate(steps):
-        n = values.shape[1 + axis]
-        edge = _part(values, axis, 1, n) - _part(values, axis, 0, n - 1)
-        edge *= (1 / step).astype(values.dtype).reshape([-1 if axis == b else 1 for b in range(d)])
-        edges.append(edge)
-    return edges
-
-
-def _part(values: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
-    """Return the part of ``values`` (d, *n) from ``start`` to ``stop`` along one axis of the grid."""
-    return values[(slice(None),) * (1 + axis) + (slice(start, stop),)]
-
-
 def monotone_bound(bounds: Bounds) -> np.ndarray:
     """Bound the least eigenvalue of the derivative's symmetric part in each cell from below, by Gershgorin's discs.
 
     Args:
-        bounds: for each axis, the least and greatest difference quotient, (d, *cells) each, as from :func:`over_cells`.
+        bounds: for each axis, the least and greatest difference quotient, (d, *cells) each, as from :func:`over_tiles`.
 
     Returns:
         (*cells); where it is positive, the determinant is at least its d-th power.
@@ -237,49 +224,96 @@ def failing_cells(
     wanted = [where for where in every if changed is None or grid.touched(where, changed)]
     if bounded and len(wanted) > _FEW_BLOCKS:
         assert isinstance(grid, SampledGrid)
-        least = least_between_samples(grid)
-        wanted = [where for where in wanted if not least.of(where) > margin]
-    with ThreadPoolExecutor(min(_MOST_THREADS, own_cores())) as pool:
-        found = list(pool.map(lambda where: _failing_in_block(grid, where, margin), wanted))
+        # Otherwise it takes less time to test the samples.
+        if math.prod(shape) > _FINER * grid.field.vectors[..., 0].size:
+            least = least_between_samples(grid)
+            wanted = [where for where in wanted if not least.of(where) > margin]
+
+    def find(where: Block) -> np.ndarray:
+        return _failing_in_block(grid, where, margin)
+
+    if len(wanted) > _MANY_BLOCKS:
+        with ThreadPoolExecutor(min(_MOST_THREADS, own_cores())) as pool:
+            found = list(pool.map(find, wanted))
+    else:
+        found = [find(where) for where in wanted]
     return np.concatenate([np.zeros((0, len(grid.nodes)), np.int64), *found])
 
 
 def _failing_in_block(grid: DisplacementGrid, where: Block, margin: float) -> np.ndarray:
-    values = grid.block(where)
     steps = [np.diff(n[w]) for n, w in zip(grid.nodes, where, strict=True)]
-    d, finest = len(steps), min(float(s.min()) for s in steps)
-    # Subtracting a constant changes no difference, and smaller numbers have smaller rounding errors.
-    shifted = values - values[:, :1, :1].reshape(d, -1)[:, :1].reshape(-1, *[1] * d)
-    edges = _difference_quotients(shifted.astype(np.float32), steps)
-    slopes = np.array([[_largest(component) for component in edge] for edge in edges])
-    largest = 1 + float(slopes.max())
-    displacement = _largest(values) / finest
-    rounding = grid.rounding * displacement
+    shape, d = tuple(map(len, steps)), len(steps)
+    if 0 in shape:
+        return np.zeros((0, d), np.int64)
+    finest = min(float(s.min()) for s in steps)
+    shifted, farthest = grid.relative(where)
+    bounds = over_tiles(shifted, steps, _TILE)
+    slopes = np.array([[_steepest(*pair) for pair in zip(low, high, strict=True)] for low, high in bounds])
+    largest = 1 + max(0.0, float(slopes.max()))
+    rounding = grid.rounding * farthest / finest
     coarse = 16 * tolerance(largest, _largest(shifted) / finest, rounding, 2.0**-23)
     least = 1 - float(slopes.sum(0).max())
     if least > 0 and least**d > margin + coarse:
         return np.zeros((0, d), np.int64)
-    undecided = _undecided([over_cells(edge, axis) for axis, edge in enumerate(edges)], margin + coarse)
-    fine = tolerance(largest, displacement, rounding, 2.0**-52)
+    tiles = _undecided(bounds, margin + coarse)
+    if not len(tiles):
+        return tiles
+    values = grid.block(where)
+    displacement = _largest(values) / finest
+    fine = tolerance(largest, displacement, grid.rounding * displacement, 2.0**-52)
     failing = []
-    for start in range(0, len(undecided), _CHUNK):
-        cells = undecided[start : start + _CHUNK]
+    for start in range(0, len(tiles), _CHUNK):
+        cells = _cells_of_tiles(tiles[start : start + _CHUNK], shape)
+        cells = cells[_undecided(_bounds_of_cells(values, steps, cells), margin + 16 * fine)[:, 0]]
         spacing = np.stack([s[i] for s, i in zip(steps, cells.T, strict=True)], axis=1)
         failing.append(cells[~(bernstein_bound(corner_values(values, cells), spacing) > margin + fine)])
-    result: np.ndarray = np.concatenate([*failing, undecided[:0]]) + [w.start for w in where]
+    found = np.sort(np.ravel_multi_index(tuple(np.concatenate(failing).T), shape))
+    result: np.ndarray = np.stack(np.unravel_index(found, shape), axis=1) + [w.start for w in where]
     return result
 
 
-def _undecided(bounds: Bounds, threshold: float) -> np.ndarray:
-    """Find the cells that neither bound proves to be above ``threshold``: indices (K, d).
+def _cells_of_tiles(tiles: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """List the cells of tiles with indices (K, d), in a block with ``shape`` cells: indices (M, d)."""
+    d = len(shape)
+    offsets = np.stack(np.unravel_index(np.arange(_TILE**d), (_TILE,) * d), axis=1)
+    cells = (tiles[:, None] * _TILE + offsets).reshape(-1, d)
+    inside: np.ndarray = cells[(cells < shape).all(axis=1)]
+    return inside
 
-    The faster bound comes first and decides most cells.
+
+def _bounds_of_cells(values: np.ndarray, steps: list[np.ndarray], cells: np.ndarray) -> Bounds:
+    """Find the least and greatest difference quotients in the cells with indices (K, d): (d, K) for each axis.
+
+    Args:
+        values: (d, *n), at the nodes.
+        steps: distances of the nodes along each axis.
+    """
+    d = len(values)
+    index = np.asarray(np.ravel_multi_index(tuple(cells.T), values.shape[1:]))
+    offsets = np.asarray(np.ravel_multi_index(tuple(np.indices((2,) * d)), values.shape[1:]))
+    corners = values.reshape(d, -1).take(index + offsets[..., None], axis=1)
+    bounds = []
+    for axis, step in enumerate(steps):
+        edges = np.diff(corners, axis=1 + axis).reshape(d, -1, len(cells))
+        density = (1 / step).astype(values.dtype)[cells[:, axis]]
+        bounds.append((edges.min(axis=1) * density, edges.max(axis=1) * density))
+    return bounds
+
+
+def _undecided(bounds: Bounds, threshold: float) -> np.ndarray:
+    """Find the cells, or tiles, that neither bound proves to be above ``threshold``: indices (K, d).
+
+    The faster bound comes first and decides most of them.
     """
     least = monotone_bound(bounds)
     cells = np.flatnonzero(~(least > threshold ** (1 / len(bounds))))
     remaining = [(low.reshape(len(low), -1)[:, cells], high.reshape(len(high), -1)[:, cells]) for low, high in bounds]
     cells = cells[~(interval_bound(remaining) > threshold)]
     return np.stack(np.unravel_index(cells, least.shape), axis=1)
+
+
+def _steepest(low: np.ndarray, high: np.ndarray) -> float:
+    return max(-float(low.min()), float(high.max()))
 
 
 def _largest(values: np.ndarray) -> float:

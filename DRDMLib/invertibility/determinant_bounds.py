@@ -25,6 +25,8 @@ from ..spatial.field_grid import Block, SampledGrid
 from ..spatial.field_samples import FieldSamples
 
 Function = Callable[..., np.ndarray]
+# For each axis the least and greatest difference quotients along it, (d, *cells) each; component k is along axis k.
+Bounds = list[tuple[np.ndarray, np.ndarray]]
 
 # Layers of cells that are processed together; few enough for the processor's cache.
 _LAYERS = 8
@@ -214,6 +216,55 @@ def over_cells(edges: np.ndarray, along: int) -> tuple[np.ndarray, np.ndarray]:
             low = np.minimum(_part(low, axis, None, -1), _part(low, axis, 1, None))
             high = np.maximum(_part(high, axis, None, -1), _part(high, axis, 1, None))
     return low, high
+
+
+def over_tiles(values: np.ndarray, steps: list[np.ndarray], side: int) -> Bounds:
+    """Find the least and greatest difference quotients over tiles of cells.
+
+    Args:
+        values: (d, *n), at the nodes.
+        steps: distances of the nodes along each axis.
+        side: number of cells of a tile along each axis; the last tiles may have fewer.
+
+    Returns:
+        Two arrays (d, *tiles) for each axis.
+    """
+    d = len(steps)
+    bounds = []
+    for along, step in enumerate(steps):
+        density = (1 / step).astype(values.dtype).reshape([-1 if axis == along else 1 for axis in range(d)])
+        lows: list[np.ndarray] = []
+        highs: list[np.ndarray] = []
+        # One component at a time stays in the processor's cache.
+        for component in values:
+            edges = np.diff(component, axis=along)
+            for function, found in ((np.minimum, lows), (np.maximum, highs)):
+                reduced = edges
+                for axis in range(d):
+                    if axis != along:
+                        reduced = _over_steps(reduced, function, axis, side, shared=1)
+                found.append(_over_steps(reduced * density, function, along, side, shared=0))
+        bounds.append((np.stack(lows), np.stack(highs)))
+    return bounds
+
+
+def _over_steps(values: np.ndarray, function: np.ufunc, axis: int, side: int, *, shared: int) -> np.ndarray:
+    """Reduce ``side`` entries at a time along an axis, together with the ``shared`` next ones."""
+    count = -(-(values.shape[axis] - shared) // side)
+
+    def part(of: np.ndarray, start: int, stop: int | None, step: int) -> np.ndarray:
+        return of[(slice(None),) * axis + (slice(start, stop, step),)]
+
+    parts = [part(part(values, start, None, side), 0, count, 1) for start in range(side + shared)]
+    if len(parts) == 1:
+        return parts[0]
+    # The last tile may have fewer entries.
+    whole = parts[1].shape[axis] == count
+    result: np.ndarray = function(parts[0], parts[1]) if whole else parts[0].copy()
+    for other in parts[2 if whole else 1 :]:
+        place = part(result, 0, other.shape[axis], 1)
+        function(place, other, out=place)
+    return result
 
 
 def _around(values: np.ndarray, function: Function, axis: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import SimpleITK as sitk
@@ -19,6 +19,18 @@ Block = tuple[slice, ...]
 
 # Bound of the relative error of a displacement that is stored with 32 bits and read back.
 STORED = 2.0**-21
+
+
+class Relative(NamedTuple):
+    """Displacements of a block of nodes, less that of one of them.
+
+    Attributes:
+        values: (d, *n), float32, millimeters.
+        farthest: no component of a displacement is larger.
+    """
+
+    values: np.ndarray
+    farthest: float
 
 
 class DisplacementGrid(Protocol):
@@ -37,6 +49,13 @@ class DisplacementGrid(Protocol):
 
     def block(self, where: Block) -> np.ndarray:
         """Return the displacements at the nodes in ``where``: (d, *n), float64, millimeters."""
+        ...
+
+    def relative(self, where: Block) -> Relative:
+        """Return the displacements in single precision, less a constant, which changes no difference.
+
+        Smaller numbers have smaller rounding errors.
+        """
         ...
 
     def touched(self, where: Block, changed: np.ndarray) -> bool:
@@ -103,6 +122,20 @@ class FieldGrid:
                 out[k] += row[j] * vectors[..., j]
         return out
 
+    def relative(self, where: Block) -> Relative:
+        along = self.along
+        if np.count_nonzero(along) > len(where):
+            return _relative(self.block(where))
+        vectors = self.vectors[where]
+        first = np.asarray(vectors[(0,) * len(where)], np.float64)
+        out = np.empty((len(where), *vectors.shape[:-1]), np.float32)
+        for k, row in enumerate(along):
+            (j,) = np.flatnonzero(row)
+            np.subtract(vectors[..., j], first[j], out=out[k], casting="same_kind")
+            if row[j] != 1:
+                out[k] *= row[j]
+        return Relative(out, _largest(out) + float(np.abs(first).max()))
+
     def touched(self, where: Block, changed: np.ndarray) -> bool:
         return bool(changed[where].any())
 
@@ -160,6 +193,9 @@ class SampledGrid:
             values *= fraction
             values += low
         return values
+
+    def relative(self, where: Block) -> Relative:
+        return _relative(self.block(where))
 
     def touched(self, where: Block, changed: np.ndarray) -> bool:
         return bool(changed[self._source(where)].any())
@@ -299,5 +335,19 @@ class FadingGrid:
             values *= (0.5 + 0.5 * np.cos(np.pi * out)).reshape([-1 if axis == b else 1 for b in range(len(where))])
         return values
 
+    def relative(self, where: Block) -> Relative:
+        return _relative(self.block(where))
+
     def touched(self, where: Block, changed: np.ndarray) -> bool:
         return True
+
+
+def _relative(values: np.ndarray) -> Relative:
+    out = np.empty(values.shape, np.float32)
+    first = values[tuple([slice(None)] + [slice(1)] * (values.ndim - 1))]
+    np.subtract(values, first, out=out, casting="same_kind")
+    return Relative(out, _largest(values))
+
+
+def _largest(values: np.ndarray) -> float:
+    return max(float(values.max()), -float(values.min()))

@@ -7,6 +7,7 @@ single precision.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -19,8 +20,9 @@ from .field_grid import Block, FieldGrid
 
 # Largest error of a position that is allowed when axes count as parallel, in nodes of the field.
 _PARALLEL = 1e-6
-# Transforms are only sampled this way if the image has so many times as many voxels as their fields have nodes.
-_LEAST_RATIO = 4
+# Transforms are only sampled this way if there are at most as many nodes around the image as it has voxels, and only
+# this many (a copy takes 50 MB) or this fraction of the voxels.
+_LEAST_RATIO, _FEW_NODES = 4, 2**21
 # Voxels of a box along the slower axes and along the fastest one; small enough for the processor's cache.
 _SIDE, _ROW = 16, 64
 
@@ -43,12 +45,15 @@ class FieldSamples:
     spacing: tuple[float, ...]
 
     @staticmethod
-    def of(field: sitk.Image, reference: sitk.Image) -> FieldSamples | None:
+    def of(field: sitk.Image, reference: sitk.Image, most: float = math.inf) -> FieldSamples | None:
         """Prepare to sample a field (vector image, millimeters, LPS) on the grid of ``reference``.
 
+        Args:
+            most: largest number of nodes that are copied.
+
         Returns:
-            ``None`` if their axes are not parallel, or if the image extends past a field that is not zero on its
-            border: use :func:`DRDMLib.spatial.resampling.field_on_grid` then.
+            ``None`` if their axes are not parallel, if the image extends past a field that is not zero on its border,
+            or if there are too many nodes: use :func:`DRDMLib.spatial.resampling.field_on_grid` then.
         """
         d = field.GetDimension()
         grid = FieldGrid.of(field)
@@ -81,6 +86,8 @@ class FieldSamples:
             nodes, position = nodes[(slice(None),) * (1 + k) + (slice(start, stop),)], position - start
             at.append(position)
             spacing.append(float(field.GetSpacing()[axes[i]]))
+        if math.prod(nodes.shape[1:]) > most:
+            return None
         return FieldSamples(np.ascontiguousarray(nodes, np.float64), tuple(at), tuple(spacing))
 
     @property
@@ -127,10 +134,9 @@ def samples_of_transform(transform: sitk.Transform, reference: sitk.Image) -> Fi
     concrete = transform.Downcast()
     if not isinstance(concrete, sitk.DisplacementFieldTransform):
         return None
-    field = concrete.GetDisplacementField()
-    if field.GetNumberOfPixels() > reference.GetNumberOfPixels() / _LEAST_RATIO:
-        return None
-    return FieldSamples.of(field, reference)
+    voxels = reference.GetNumberOfPixels()
+    most = max(voxels / _LEAST_RATIO, min(voxels, _FEW_NODES))
+    return FieldSamples.of(concrete.GetDisplacementField(), reference, most)
 
 
 def box_sides(shape: tuple[int, ...]) -> list[list[slice]]:

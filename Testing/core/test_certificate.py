@@ -34,7 +34,7 @@ from DRDMLib.io.images import read_image
 from DRDMLib.io.resources import resource
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.settings import DeformationSettings
-from DRDMLib.spatial.field_grid import STORED, FieldGrid, extended, positions
+from DRDMLib.spatial.field_grid import STORED, FieldGrid, SampledGrid, extended, positions
 from DRDMLib.spatial.jacobian import jacobian_determinant
 from DRDMLib.spatial.model_grid import needs_refinement, physical_field
 
@@ -180,6 +180,36 @@ def test_folded_fields_are_refused(shape, seed, beyond, spacing):
     cells = failing_cells(field)
     assert len(cells)
     assert (np.abs(cells - node).max(axis=1) <= 1).any()
+
+
+@given(field=fields(), margin=st.sampled_from([0.0, 0.01, 0.2]))
+@settings(max_examples=40, deadline=None)
+def test_tiles_and_bounds_find_the_cells_that_the_coefficients_find(field, margin):
+    """Every cell on its own is the slow form of the test."""
+    shape = field.vectors.shape[:-1]
+    values = field.block(tuple(slice(0, n) for n in shape))
+    cells = np.stack(np.unravel_index(np.arange(np.prod([n - 1 for n in shape])), [n - 1 for n in shape]), axis=1)
+    bound = bernstein_bound(corner_values(values, cells), np.broadcast_to(field.spacing, cells.shape))
+    failing = np.zeros([n - 1 for n in shape], bool)
+    failing[tuple(failing_cells(field, margin).T)] = True
+    clear = np.abs(bound - margin) > 1e-9
+    np.testing.assert_array_equal(failing.reshape(-1)[clear], (bound <= margin)[clear])
+
+
+@given(field=fields(), seed=st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_relative_displacements_are_as_exact_as_they_say(field, seed):
+    generator = np.random.default_rng(seed)
+    shape = field.vectors.shape[:-1]
+    at = tuple(np.sort(generator.uniform(-2, n + 1, generator.integers(2, 50))) for n in shape)
+    for grid in (field, SampledGrid(field, at)):
+        where = tuple(slice(int(generator.integers(0, len(n) - 1)), len(n)) for n in grid.nodes)
+        values, farthest = grid.relative(where)
+        expected = grid.block(where)
+        assert values.dtype == np.float32 and np.abs(expected).max() <= farthest * (1 + 1e-6)
+        first = (slice(None), *[slice(1)] * len(shape))
+        apart = (values.astype(np.float64) - values[first]) - (expected - expected[first])
+        assert np.abs(apart).max() <= 2.0**-22 * farthest
 
 
 @pytest.mark.parametrize("d", [2, 3])

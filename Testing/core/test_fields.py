@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import numpy as np
 import pytest
 import torch
@@ -133,3 +135,15 @@ def test_equal_seeds_give_equal_fields():
     a, b = (random_ddf(48, 3, 48, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(a, b)
     assert not torch.equal(a, random_ddf(48, 3, 48, torch.Generator().manual_seed(6)))
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4), (24, 24, 24), (1, 5, 8)])
+def test_fields_are_doubled_as_pytorch_does(shape):
+    field = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    twice = tuple(2 * side for side in shape)
+    expected = torch.nn.functional.interpolate(field, size=twice, mode="trilinear", align_corners=False)
+    with torch.inference_mode():
+        doubled = resize_field(field, twice)
+        assert doubled.is_contiguous() and torch.allclose(doubled, expected, rtol=0, atol=1e-6)
+        if platform.machine() in ("x86_64", "AMD64") and "AVX" in torch.backends.cpu.get_cpu_capability():
+            assert torch.equal(doubled, expected)

@@ -215,6 +215,7 @@ def test_voxels_read_from_outside_are_those_of_every_voxel(name, monkeypatch):
 def test_bounds_leave_out_no_cell_that_fails(name, part, monkeypatch):
     """Continued beyond the image, as it is applied, or in an image that extends past the field."""
     monkeypatch.setattr(certificate, "_FEW_BLOCKS", 0)
+    monkeypatch.setattr(certificate, "_FINER", 0)
     size, spacing, direction, nodes = GRIDS[name]
     image = image_of(size, spacing, direction)
     side = min(n * s for n, s in zip(size, spacing, strict=True) if n > 2)
