@@ -96,7 +96,7 @@ def _in_layers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute the bounds ``central`` and ``strict`` in layers of nodes."""
     d = len(ratios)
-    nodes = samples.nodes[:, layers]
+    nodes = np.ascontiguousarray(samples.nodes[:, layers], np.float64)
     values = _along_axes(nodes, direction)
     steps = [ratio * spacing for ratio, spacing in zip(ratios, samples.spacing, strict=True)]
     edges = [(np.diff(values, axis=1 + a) / samples.spacing[a]).astype(np.float32) for a in range(d)]

@@ -165,7 +165,7 @@ class _Limit:
 
     def surely(self, samples: FieldSamples) -> np.ndarray:
         """Find the boxes of an image in which all voxels keep the limits, by the nodes around them."""
-        moved = sum(float(self.row[k]) * samples.nodes[k] for k in np.flatnonzero(self.row))
+        moved = sum(float(self.row[k]) * samples.nodes[k].astype(np.float64) for k in np.flatnonzero(self.row))
         cells = [samples.cells(axis) for axis in range(len(samples.at))]
         sides = box_sides(samples.shape)
         # Single precision rounds by less.

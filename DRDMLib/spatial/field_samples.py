@@ -21,7 +21,7 @@ from .field_grid import Block, FieldGrid
 # Largest error of a position that is allowed when axes count as parallel, in nodes of the field.
 _PARALLEL = 1e-6
 # Transforms are only sampled this way if there are at most as many nodes around the image as it has voxels, and only
-# this many (a copy takes 50 MB) or this fraction of the voxels.
+# this many or this fraction of the voxels; the image must end within a field of more nodes than this fraction.
 _LEAST_RATIO, _FEW_NODES = 4, 2**21
 # Voxels of a box along the slower axes and along the fastest one; small enough for the processor's cache.
 _SIDE, _ROW = 16, 64
@@ -34,26 +34,28 @@ class FieldSamples:
     Axes are those of the image's array (slowest first).
 
     Attributes:
-        nodes: (d, *S), float64, millimeters: the nodes of the field around the image, along the axes of the image;
-            component k is along LPS axis k.
+        nodes: (d, *S), millimeters: the nodes of the field around the image, along the axes of the image; component k
+            is along LPS axis k. A view of the field's memory.
         at: positions of the voxels along each axis, in nodes; not decreasing.
         spacing: distance of the nodes along each axis, millimeters.
+        source: the field, which owns the memory of ``nodes``.
     """
 
     nodes: np.ndarray
     at: tuple[np.ndarray, ...]
     spacing: tuple[float, ...]
+    source: sitk.Image
 
     @staticmethod
-    def of(field: sitk.Image, reference: sitk.Image, most: float = math.inf) -> FieldSamples | None:
+    def of(field: sitk.Image, reference: sitk.Image, *, padded: bool = True) -> FieldSamples | None:
         """Prepare to sample a field (vector image, millimeters, LPS) on the grid of ``reference``.
 
         Args:
-            most: largest number of nodes that are copied.
+            padded: whether a field may be copied to make it larger, because the image extends past its nodes.
 
         Returns:
-            ``None`` if their axes are not parallel, if the image extends past a field that is not zero on its border,
-            or if there are too many nodes: use :func:`DRDMLib.spatial.resampling.field_on_grid` then.
+            ``None`` if their axes are not parallel, or if the image extends past a field that is not zero on its
+            border, or past any with ``padded=False``: use :func:`DRDMLib.spatial.resampling.field_on_grid` then.
         """
         d = field.GetDimension()
         grid = FieldGrid.of(field)
@@ -77,6 +79,8 @@ class FieldSamples:
             if (position[0] < -0.499 or position[-1] > count - 0.501) and not grid.border_is_zero():
                 return None
             if position[0] < 0 or position[-1] > count - 1 or count < 2:
+                if not padded:
+                    return None
                 # Outside, ITK reads the outermost value for half a node, and then zero.
                 nodes = np.pad(nodes, [(1, 1) if a == 1 + k else (0, 0) for a in range(1 + d)], mode="edge")
                 position, count = np.clip(position + 1, 0, count + 1), count + 2
@@ -86,9 +90,7 @@ class FieldSamples:
             nodes, position = nodes[(slice(None),) * (1 + k) + (slice(start, stop),)], position - start
             at.append(position)
             spacing.append(float(field.GetSpacing()[axes[i]]))
-        if math.prod(nodes.shape[1:]) > most:
-            return None
-        return FieldSamples(np.ascontiguousarray(nodes, np.float64), tuple(at), tuple(spacing))
+        return FieldSamples(nodes, tuple(at), tuple(spacing), field)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -109,7 +111,7 @@ class FieldSamples:
             befores.append(before - before[0])
             source.append(slice(int(before[0]), int(before[-1]) + 2))
         block = (slice(None), *source)
-        values = self.nodes[block]
+        values = np.ascontiguousarray(self.nodes[block], np.float64)
         for axis in range(len(where) - 1, 0, -1):
             low, high = values.take(befores[axis], axis=1 + axis), values.take(befores[axis] + 1, axis=1 + axis)
             high -= low
@@ -129,14 +131,15 @@ def samples_of_transform(transform: sitk.Transform, reference: sitk.Image) -> Fi
     """Prepare to sample the field of a transform.
 
     Returns:
-        ``None`` also if it is not a displacement field, or has so many nodes that a copy would need much memory.
+        ``None`` also if it is not a displacement field, or has too many nodes.
     """
     concrete = transform.Downcast()
     if not isinstance(concrete, sitk.DisplacementFieldTransform):
         return None
-    voxels = reference.GetNumberOfPixels()
+    field, voxels = concrete.GetDisplacementField(), reference.GetNumberOfPixels()
+    samples = FieldSamples.of(field, reference, padded=field.GetNumberOfPixels() <= voxels / _LEAST_RATIO)
     most = max(voxels / _LEAST_RATIO, min(voxels, _FEW_NODES))
-    return FieldSamples.of(concrete.GetDisplacementField(), reference, most)
+    return None if samples is None or math.prod(samples.nodes.shape[1:]) > most else samples
 
 
 def box_sides(shape: tuple[int, ...]) -> list[list[slice]]:
