@@ -20,8 +20,8 @@ _MODULES = {
     "DeformationSettings": "settings",
     "Region": "spatial.region",
     "RegionSettings": "settings",
-    "deform": "deformation",
-    "deform_all": "deformation",
+    "deform": "deforming",
+    "deform_all": "deforming",
     "find_way": "toward",
     "load_model": "models.catalogue",
     "available_models": "models.catalogue",
@@ -45,8 +45,8 @@ __all__ = ["__version__", *sorted(_MODULES)]
 if TYPE_CHECKING:
     from .application import apply_field as apply_field
     from .deformation import Deformation as Deformation
-    from .deformation import deform as deform
-    from .deformation import deform_all as deform_all
+    from .deforming import deform as deform
+    from .deforming import deform_all as deform_all
     from .diffusion.forward import random_ddf as random_ddf
     from .diffusion.recovery import recover as recover
     from .errors import DRDMError as DRDMError

@@ -252,7 +252,7 @@ class RegionField(NamedTuple):
     before_pose: FieldGrid | None = None
 
 
-# Function that makes a random and a recovered field on the model grid, see :func:`DRDMLib.deformation.generate`.
+# Function that makes a random and a recovered field on the model grid, see :func:`DRDMLib.generation.generate`.
 Generate = Callable[..., tuple[Tensor, Tensor, Tensor, int]]
 
 

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import SimpleITK as sitk
 
-from .deformation import Deformation, Progress, finish, make_deformations
+from .deformation import Deformation
+from .deforming import finish, make_deformations
 from .diffusion.seeds import Purpose, derived_seed
+from .generation import Progress
 from .models.model import Model
 from .regions import Target, find_target
 from .settings import DeformationSettings

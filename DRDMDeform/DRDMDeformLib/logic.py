@@ -88,7 +88,7 @@ class Logic(ModelLogic, BatchLogic, PreviewLogic, RegistrationTestLogic):
         True
         """
         from DRDMLib import deform
-        from DRDMLib.deformation import model_and_choice
+        from DRDMLib.deforming import model_and_choice
 
         image = mrml.imageFromVolume(volumeNode)
         way = None if toward is None else wayToward(volumeNode, toward)

@@ -18,7 +18,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from .. import output
-from ..deformation import displacement_transform, make_deformations
+from ..deformation import displacement_transform
+from ..deforming import make_deformations
 from ..invertibility.inverse import inverse_points
 from ..io.files import digest_of_files, to_json, write_text
 from ..io.images import read_field

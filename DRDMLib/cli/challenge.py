@@ -14,7 +14,7 @@ from ..challenge.page import report, text_table, write_score
 from ..challenge.score import score as measure_score
 from ..challenge.transforms import read_result
 from ..challenge.truth import read_truth
-from ..deformation import model_and_choice
+from ..deforming import model_and_choice
 from ..errors import SettingError
 from ..io.files import counted, digest_of_files, file_name, image_stem, write_bytes
 from ..io.images import image_files, read_image, read_label

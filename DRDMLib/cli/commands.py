@@ -13,9 +13,11 @@ from typing import Any
 import SimpleITK as sitk
 
 from .. import output
-from ..deformation import Deformation, make_deformations, model_and_choice, prepare
+from ..deformation import Deformation
+from ..deforming import make_deformations, model_and_choice
 from ..diffusion.seeds import PLAIN
 from ..errors import ImageError, SettingError
+from ..generation import prepare
 from ..invertibility.metrics import measure_ddf, measure_saved
 from ..io.datasets import Case
 from ..io.files import counted, file_name, file_names, finite, image_stem, shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..deformation import model_and_choice
+from ..deforming import model_and_choice
 from ..errors import OutputError
 from ..io.images import read_image, read_label
 from ..io.volumes import write_itk

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import __version__
-from ..deformation import make_deformations
+from ..deforming import make_deformations
 from ..diffusion.poses import PoseSpread
 from ..errors import DRDMError, FallbackWarning, ImageError, ModelError, SettingError
 from ..io import datasets, schema

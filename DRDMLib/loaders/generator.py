@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from ..deformation import make_deformations
+from ..deforming import make_deformations
 from ..errors import FallbackWarning, SettingError
 from ..io.geometry import distance_in_voxels
 from ..levels import STRENGTHS, Level

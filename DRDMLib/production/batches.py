@@ -15,8 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import SimpleITK as sitk
 
-from ..deformation import Progress
-from ..generation import AT_ONCE
+from ..generation import AT_ONCE, Progress
 from ..levels import Level
 from ..models.model import Model
 from ..runtime.batches import versions_together

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
-from ..deformation import make_deformations, model_for
+from ..deforming import make_deformations, model_for
 from ..drawing import Plane, SlicePicture, Style, contrast_window, fullest_plane
 from ..io.datasets import Case
 from ..levels import STRENGTHS, Level

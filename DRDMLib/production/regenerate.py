@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from ..deformation import Progress
 from ..diffusion.seeds import SAMPLES
 from ..errors import ImageError, ModelError, OutputError
+from ..generation import Progress
 from ..io.datasets import Case
 from ..io.files import digest_of_files, file_name, output_error
 from ..io.images import image_files

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, output
-from ..deformation import prepare
 from ..diffusion.seeds import SAMPLES
 from ..errors import DRDMError, ImageError, ModelError, SettingError
+from ..generation import prepare
 from ..io import datasets
 from ..io.datasets import Case
 from ..io.images import read_image, read_label

@@ -14,8 +14,9 @@ import SimpleITK as sitk
 import torch
 
 from .. import output
-from ..deformation import Deformation, Progress
+from ..deformation import Deformation
 from ..errors import DRDMError, OutputError
+from ..generation import Progress
 from ..io.datasets import Case
 from ..io.files import atomic_write, digest_of_files
 from ..levels import AUTO_POSE

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from DRDMLib import deform, read_image, read_label
 from DRDMLib.cli import main
-from DRDMLib.deformation import model_for
+from DRDMLib.deforming import model_for
 from DRDMLib.io.resources import resource
 from DRDMLib.levels import STRENGTHS
 from DRDMLib.pictures import require_matplotlib

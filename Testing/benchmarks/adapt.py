@@ -27,7 +27,7 @@ from torch import Tensor
 
 from benchmarks.draw_recovery import draw_deformed, middle
 from benchmarks.tables import markdown
-from DRDMLib.deformation import generate
+from DRDMLib.generation import generate
 from DRDMLib.io.datasets import Case, find_cases
 from DRDMLib.models.metadata import ModelMetadata
 from DRDMLib.models.model import Model, load_model_file

@@ -22,7 +22,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from benchmarks.tables import markdown
-from DRDMLib.deformation import make_deformations
+from DRDMLib.deforming import make_deformations
 from DRDMLib.invertibility.inverse import inverse_points
 from DRDMLib.io.images import read_image
 from DRDMLib.models.catalogue import load_model

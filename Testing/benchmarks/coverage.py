@@ -33,7 +33,7 @@ from benchmarks.displacement import as_transform
 from benchmarks.labeled_views import LabeledImage, deep_structures, is_head, load_case
 from benchmarks.methods import add_pose, deformer, is_elastic
 from benchmarks.tables import markdown
-from DRDMLib.deformation import make_deformations
+from DRDMLib.deforming import make_deformations
 from DRDMLib.diffusion.poses import PoseSpread
 from DRDMLib.io.datasets import Case, find_cases
 from DRDMLib.io.images import read_image

@@ -13,8 +13,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from DRDMLib.deformation import generate, prepare
 from DRDMLib.diffusion.fields import warp
+from DRDMLib.generation import generate, prepare
 from DRDMLib.io.images import read_image
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.settings import DeformationSettings

@@ -34,7 +34,7 @@ from benchmarks.methods import deformer
 from benchmarks.networks import UNet
 from benchmarks.oracle import Oracle
 from benchmarks.overlap import dice, dice_cross_entropy
-from DRDMLib.deformation import make_deformations
+from DRDMLib.deforming import make_deformations
 from DRDMLib.io.datasets import find_cases
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.production.toward import TRIES

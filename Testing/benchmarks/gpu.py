@@ -32,9 +32,10 @@ import SimpleITK as sitk
 import torch
 
 from benchmarks.phantom import phantom
-from DRDMLib.deformation import deform_all, finish, prepare
+from DRDMLib.deforming import deform_all, finish
 from DRDMLib.diffusion.forward import ForwardProcess
 from DRDMLib.diffusion.recovery import recover
+from DRDMLib.generation import prepare
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.models.model import Model
 from DRDMLib.production.plan import AUGMENT, RunSettings

@@ -28,7 +28,8 @@ from benchmarks.displacement import mean_length, scale_field
 from benchmarks.methods import monai_elastic, torchio_elastic
 from benchmarks.phantom import phantom
 from benchmarks.tables import markdown
-from DRDMLib.deformation import deform, generate, prepare
+from DRDMLib.deforming import deform
+from DRDMLib.generation import generate, prepare
 from DRDMLib.invertibility.certificate import certify_on_grid, certify_saved
 from DRDMLib.invertibility.metrics import measure_ddf
 from DRDMLib.invertibility.repair import repair

@@ -33,7 +33,7 @@ from benchmarks.label_methods import METHODS, Warp
 from benchmarks.label_shapes import Scene, draw_scene, true_label
 from benchmarks.labeled_views import DEEP_REGIONS, deep_structures, is_head
 from benchmarks.tables import markdown
-from DRDMLib.deformation import deform
+from DRDMLib.deforming import deform
 from DRDMLib.io.images import read_image, read_label
 
 LEVELS = (48, 72)

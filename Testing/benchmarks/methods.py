@@ -25,9 +25,9 @@ import SimpleITK as sitk
 import torch
 
 from benchmarks.displacement import as_transform, sample_transform, voxel_field
-from DRDMLib.deformation import generate, prepare
 from DRDMLib.diffusion.affine import random_affine
 from DRDMLib.diffusion.poses import PoseSpread
+from DRDMLib.generation import generate, prepare
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.poses import patient_axes
 from DRDMLib.settings import DeformationSettings

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.tables import markdown
-from DRDMLib.deformation import deform, generate, prepare
+from DRDMLib.deforming import deform
+from DRDMLib.generation import generate, prepare
 from DRDMLib.invertibility.metrics import folded_fraction, roughness, tensor_jacobian
 from DRDMLib.io.datasets import Case, find_cases
 from DRDMLib.io.images import read_image, read_label

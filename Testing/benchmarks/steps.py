@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.quality import figures, prepare_subjects
 from benchmarks.tables import markdown
-from DRDMLib.deformation import generate
+from DRDMLib.generation import generate
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.models.model import Model
 from DRDMLib.settings import DeformationSettings

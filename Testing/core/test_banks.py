@@ -12,7 +12,7 @@ from support import rotation, smooth_image
 from test_positions import nifti
 from torch.utils.data import DataLoader
 
-from DRDMLib.deformation import deform, model_for
+from DRDMLib.deforming import deform, model_for
 from DRDMLib.errors import ImageError
 from DRDMLib.io.images import read_image
 from DRDMLib.loaders import FieldBank, FieldGenerator, make_bank

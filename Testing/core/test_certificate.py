@@ -16,9 +16,10 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from support import rotation, smooth_image
 
-from DRDMLib.deformation import deform, generate, prepare
+from DRDMLib.deforming import deform
 from DRDMLib.diffusion.fields import STEP_BOUND, compose, invertible_step, lipschitz_bound
 from DRDMLib.errors import DRDMError
+from DRDMLib.generation import generate, prepare
 from DRDMLib.invertibility.certificate import (
     bernstein_bound,
     bernstein_coefficients,

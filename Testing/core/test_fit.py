@@ -10,7 +10,7 @@ import torch
 from command_helpers import boxes, write
 from drawn_scans import body, head, noise, scan, thick_slices
 
-from DRDMLib.deformation import deform, model_and_choice
+from DRDMLib.deforming import deform, model_and_choice
 from DRDMLib.errors import ModelError
 from DRDMLib.io.images import read_image
 from DRDMLib.loaders import FieldGenerator, make_bank

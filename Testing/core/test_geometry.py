@@ -10,9 +10,11 @@ import SimpleITK as sitk
 import torch
 from support import rotation, smooth_image
 
-from DRDMLib.deformation import Deformation, deform, prepare
+from DRDMLib.deformation import Deformation
+from DRDMLib.deforming import deform
 from DRDMLib.diffusion.forward import CONTROL_SIZE, VELOCITY_SCALE
 from DRDMLib.errors import ModelError
+from DRDMLib.generation import prepare
 from DRDMLib.models.model import Model, ModelMetadata
 from DRDMLib.output import write_ddf, write_warped
 from DRDMLib.pictures import deformation_picture

@@ -11,10 +11,10 @@ from production_helpers import make, records_of, result, write_cases
 from support import smooth_image
 
 import DRDMLib
-from DRDMLib.deformation import generate, prepare
 from DRDMLib.diffusion.forward import random_ddf
 from DRDMLib.diffusion.recovery import recover
 from DRDMLib.errors import FallbackWarning
+from DRDMLib.generation import generate, prepare
 from DRDMLib.loaders import FieldGenerator
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.models.metadata import ModelMetadata

@@ -7,7 +7,7 @@ import torch
 from command_helpers import array_of, boxes, scene, write
 from support import smooth_image
 
-from DRDMLib.deformation import deform
+from DRDMLib.deforming import deform
 from DRDMLib.errors import ImageError
 from DRDMLib.io.images import fit_label, read_image, require_scalar_image
 from DRDMLib.loaders.world import displacement_on, ras_affine, warped, world_field

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from DRDMLib.deformation import make_deformations
+from DRDMLib.deforming import make_deformations
 from DRDMLib.errors import SettingError
 from DRDMLib.io.resources import resource
 from DRDMLib.levels import MEANING, STRENGTHS, read_level

@@ -12,7 +12,7 @@ from production_helpers import make, write_cases
 from support import rotation, smooth_image
 from torch.utils.data import DataLoader
 
-from DRDMLib.deformation import deform
+from DRDMLib.deforming import deform
 from DRDMLib.diffusion.fields import warp
 from DRDMLib.errors import ImageError, OutputError, SettingError
 from DRDMLib.loaders import FieldBank, FieldGenerator, PairDataset, make_bank

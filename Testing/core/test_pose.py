@@ -9,10 +9,10 @@ import torch
 from support import rotation, smooth_image
 
 from DRDMLib import deform
-from DRDMLib.deformation import generate
 from DRDMLib.diffusion.affine import MAX_ROTATION_DEGREES, MAX_SCALING, MAX_SHIFT, random_pose
 from DRDMLib.diffusion.fields import compose
 from DRDMLib.diffusion.forward import random_ddf
+from DRDMLib.generation import generate
 from DRDMLib.settings import DeformationSettings
 
 SIDE = 24

@@ -8,11 +8,12 @@ import SimpleITK as sitk
 import torch
 from support import smooth_image
 
-from DRDMLib.deformation import deform, deform_all, generate
+from DRDMLib.deforming import deform, deform_all
 from DRDMLib.diffusion.fields import compose, warp
 from DRDMLib.diffusion.forward import random_ddf
 from DRDMLib.diffusion.recovery import recover, step_schedule
 from DRDMLib.errors import SettingError
+from DRDMLib.generation import generate
 from DRDMLib.settings import DeformationSettings
 
 

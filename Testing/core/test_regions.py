@@ -6,7 +6,7 @@ import SimpleITK as sitk
 import torch
 from support import rotation, smooth_image
 
-from DRDMLib.deformation import deform, deform_all
+from DRDMLib.deforming import deform, deform_all
 from DRDMLib.errors import FallbackWarning, ImageError, SettingError
 from DRDMLib.invertibility.certificate import certify_on_grid, certify_saved
 from DRDMLib.invertibility.metrics import measure_ddf

@@ -12,9 +12,9 @@ import SimpleITK as sitk
 import torch
 
 from DRDMLib.cli import main
-from DRDMLib.deformation import generate, prepare
 from DRDMLib.diffusion.fields import compose, warp
 from DRDMLib.diffusion.forward import random_ddf
+from DRDMLib.generation import generate, prepare
 from DRDMLib.invertibility.metrics import folded_fraction, roughness
 from DRDMLib.io.datasets import Case, find_cases
 from DRDMLib.io.images import read_image, read_label

@@ -11,7 +11,7 @@ from command_helpers import run_process
 from production_helpers import RecordingReporter, records_of, result, settings_for
 
 import DRDMLib
-from DRDMLib.deformation import make_deformations
+from DRDMLib.deforming import make_deformations
 from DRDMLib.errors import ImageError, SettingError
 from DRDMLib.io.images import read_image
 from DRDMLib.loaders import make_bank

@@ -17,10 +17,11 @@ from training_helpers import images_of, metadata, write_dataset
 
 from DRDMLib.cli import build_parser, main
 from DRDMLib.cli.train import config_from, design_from
-from DRDMLib.deformation import deform, generate, prepare
+from DRDMLib.deforming import deform
 from DRDMLib.diffusion.forward import random_ddf
 from DRDMLib.diffusion.recovery import recover
 from DRDMLib.errors import SettingError
+from DRDMLib.generation import generate, prepare
 from DRDMLib.invertibility.metrics import folded_fraction, roughness
 from DRDMLib.models.model import Model, ModelMetadata, load_model_file
 from DRDMLib.networks import build_network

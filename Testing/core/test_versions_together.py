@@ -17,10 +17,10 @@ from support import smooth_image
 from test_fallback import on_a_gpu, short_of_memory
 
 import DRDMLib
-from DRDMLib import deformation, versions
+from DRDMLib import deforming, versions
 from DRDMLib.cli import main
 from DRDMLib.cli.progress import JsonReporter
-from DRDMLib.deformation import make_deformations
+from DRDMLib.deforming import make_deformations
 from DRDMLib.errors import DRDMError, FallbackWarning
 from DRDMLib.loaders import FieldGenerator, make_bank
 from DRDMLib.loaders.world import ras_affine
@@ -121,9 +121,9 @@ def test_slices_of_a_stack_are_a_batch_of_their_own(tiny_model_2d, together):
 def test_many_threads_prove_in_order(tiny_model, together, monkeypatch):
     image = scene()
     threads = torch.get_num_threads()
-    monkeypatch.setattr(deformation, "proven_at_once", lambda count: 1)
+    monkeypatch.setattr(deforming, "proven_at_once", lambda count: 1)
     one_thread = list(DRDMLib.deform_all(image, tiny_model, 20, SEEDS, 2))
-    monkeypatch.setattr(deformation, "proven_at_once", lambda count: 4)
+    monkeypatch.setattr(deforming, "proven_at_once", lambda count: 4)
     several = DRDMLib.deform_all(image, tiny_model, 20, SEEDS, 2)
     try:
         torch.set_num_threads(3)
@@ -138,14 +138,14 @@ def test_many_threads_prove_in_order(tiny_model, together, monkeypatch):
 
 def test_threads_that_prove_share_the_cores(tiny_model, together, monkeypatch):
     seen = []
-    finish = deformation.finish
+    finish = deforming.finish
 
     def watched(drawn):
         seen.append(own_cores())
         return finish(drawn)
 
-    monkeypatch.setattr(deformation, "finish", watched)
-    monkeypatch.setattr(deformation, "proven_at_once", lambda count: 2)
+    monkeypatch.setattr(deforming, "finish", watched)
+    monkeypatch.setattr(deforming, "proven_at_once", lambda count: 2)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     list(DRDMLib.deform_all(scene(), tiny_model, 20, SEEDS, 2))
     assert seen == [3] * 5 and own_cores() == 6
@@ -195,14 +195,14 @@ def test_who_needs_no_more_versions_leaves_no_thread(tiny_model, together):
 
 
 def test_a_version_that_fails_does_not_lose_the_others(tiny_model, together, monkeypatch):
-    finish = deformation.finish
+    finish = deforming.finish
 
     def failing(drawn, *more):
         if drawn.seed == 5:
             raise DRDMError("This deformation cannot be made invertible.")
         return finish(drawn, *more)
 
-    monkeypatch.setattr(deformation, "finish", failing)
+    monkeypatch.setattr(deforming, "finish", failing)
     made = []
     with pytest.raises(DRDMError, match="invertible"):
         for one in DRDMLib.deform_all(scene(), tiny_model, 20, SEEDS, 2):
@@ -320,14 +320,14 @@ def test_the_command_is_stopped_between_versions_of_a_batch(tiny_model_path, sca
 def test_the_command_keeps_what_was_made_before_a_version_that_fails(
     tiny_model_path, scan, tmp_path, together, monkeypatch
 ):
-    finish = deformation.finish
+    finish = deforming.finish
 
     def failing(drawn, *more):
         if drawn.seed == 4:
             raise DRDMError("This deformation cannot be made invertible.")
         return finish(drawn, *more)
 
-    monkeypatch.setattr(deformation, "finish", failing)
+    monkeypatch.setattr(deforming, "finish", failing)
     assert deformed(tmp_path / "out", scan, tiny_model_path) == 2
     assert [item["seed"] for item in report_of(tmp_path / "out")["items"]] == [0, 1, 2, 3]
 

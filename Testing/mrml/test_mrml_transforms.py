@@ -39,7 +39,7 @@ from scenes import (
 )
 from support import rotation, smooth_image
 
-from DRDMLib.deformation import deform
+from DRDMLib.deforming import deform
 from DRDMLib.output import write_ddf, write_field
 from DRDMLib.spatial.resampling import warp_image, warp_label
 
