@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import SimpleITK as sitk
 
-from .diffusion.slip import SlipPlanes
-from .generation import Progress, generate, prepare
+from .generation import Progress, generate
 from .io.images import require_scalar_image
 from .models.model import Model
 from .models.population import with_pose
-from .poses import pose_on_grid
-from .regions import Target, faces_held, fields_in_regions, rigid_parts, skeleton_held
+from .regions import Target, fields_in_regions, skeleton_held
 from .runtime.threads import one_thread
 from .settings import DeformationSettings
-from .spatial.borders import planes_on_grid
 from .spatial.coordinates import thinned_grid
 from .spatial.model_grid import field_image
+from .versions import PreparedScan
 
 # Finer grids are thinned out: a blend of larger fields could not follow a slider.
 MOST_NODES = 400_000
@@ -73,21 +71,16 @@ def _field_maker(
     image: sitk.Image, model: Model, settings: DeformationSettings, seed: int, target: Target | None
 ) -> Callable[[DeformationSettings, Progress], sitk.Image]:
     """Prepare the image, and return a function that makes the field for settings with a level."""
-    skeleton = skeleton_held(image, settings, model.ndim)
     if target is not None:
+        skeleton = skeleton_held(image, settings, model.ndim)
         return lambda own, report: fields_in_regions(
             target, model, own, seed, generate, skeleton=skeleton, on_step=report
         )[0].field.image()
-    with one_thread():
-        grid, tensor = prepare(image, model, settings.plane)
-        planes = SlipPlanes(planes_on_grid(faces_held(image, settings, model.ndim), grid), model.size)
-        rigid = None if skeleton is None else rigid_parts(skeleton, grid, planes)
-    pose = pose_on_grid(settings.drawn_pose(), grid, image)
+    scan = PreparedScan(image, model, settings)
 
     def whole(own: DeformationSettings, report: Progress) -> sitk.Image:
-        own = dataclasses.replace(own, pose=pose)
-        recovered = generate(tensor, model, own, (seed,), planes=planes, rigid=rigid, on_step=report).recovered
+        (drawn,) = scan.draw((seed,), level=own.level, on_step=report)
         with one_thread():
-            return field_image(recovered, grid, posed=bool(own.pose))
+            return field_image(drawn.recovered, scan.grid, posed=scan.moves_faces)
 
     return whole

@@ -15,6 +15,7 @@ from torch import Tensor
 from .diffusion.seeds import Purpose, derived_seed
 from .diffusion.slip import SlipPlanes
 from .generation import AT_ONCE, Generated, Progress, generate, prepare
+from .levels import Level
 from .models.model import Model
 from .models.population import with_pose
 from .models.strength import with_level
@@ -86,11 +87,19 @@ class PreparedScan:
         """Number of versions that are drawn in a batch."""
         return versions_together(self.model) if self.single else 1
 
-    def draw(self, seeds: Sequence[int], *, at_once: int = AT_ONCE, on_step: Progress | None = None) -> list[Drawn]:
+    def draw(
+        self,
+        seeds: Sequence[int],
+        *,
+        level: Level | None = None,
+        at_once: int = AT_ONCE,
+        on_step: Progress | None = None,
+    ) -> list[Drawn]:
         """Draw a random deformation for each seed, and recover from all of them in one batch.
 
         Args:
             seeds: one; or several, if it is a :attr:`single` image.
+            level: T', if it is not that of the settings.
             at_once: most images that the network computes at a time.
             on_step: called with (done, total); may raise to cancel.
 
@@ -102,7 +111,7 @@ class PreparedScan:
         made = generate(
             self._tensor,
             self.model,
-            self.settings,
+            self.settings if level is None else dataclasses.replace(self.settings, level=level),
             seeds,
             planes=self._planes,
             rigid=self._rigid,

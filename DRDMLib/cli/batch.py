@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import OutputError, SettingError
 from ..production.limits import Limits
-from ..production.plan import AUGMENT, OTHERS, PHASES, SYNTHESIZE, RunSettings
+from ..production.plan import AUGMENT, OTHERS, PHASES, SYNTHESIZE, RunSettings, goes_toward
 from ..production.regenerate import regenerate as regenerate_sample
 from ..production.run import RunRequest, produce
 from ..production.run_folder import earlier_run
@@ -58,7 +58,7 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         "quality": options.quality,
         "label_geometry": options.label_geometry,
         "adapt": options.adapt,
-        "toward": options.toward if options.toward in (OTHERS, PHASES) else Path(options.toward or "").name,
+        "toward": goes_toward(options.toward),
         "file_format": options.format,
     }
 

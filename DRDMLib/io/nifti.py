@@ -8,11 +8,9 @@ voxels are compressed piece by piece. A file appears under its name only when it
 from __future__ import annotations
 
 import errno
-import functools
 import itertools
 import os
 import struct
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import SimpleITK as sitk
 from ..errors import OutputError
 from .files import atomic_write
 from .gzip_writing import write_gzip
+from .itk_header import tiny_file
 
 _HEADER_BYTES = 352
 _DIM_OFFSET = 40
@@ -30,8 +29,9 @@ _DIM_OFFSET = 40
 def _header(reference: sitk.Image, pixel_id: int, components: int, frames: int) -> bytes:
     """Make a NIfTI-1 header as ITK writes it, for an image on the grid of ``reference``."""
     d = reference.GetDimension()
-    grid = (reference.GetSpacing(), reference.GetOrigin(), reference.GetDirection())
-    header = bytearray(_header_of_tiny_image(d, pixel_id, components, *grid))
+    header = bytearray(tiny_file(reference, pixel_id, components, ".nii")[:_HEADER_BYTES])
+    if len(header) < _HEADER_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     order = "<" if header[0] == 0x5C else ">"
     if order != "<" or max(reference.GetSize()) > 32767:
         raise OutputError(
@@ -43,29 +43,6 @@ def _header(reference: sitk.Image, pixel_id: int, components: int, frames: int) 
         dims[0], dims[d + 1] = d + 1, frames
     struct.pack_into("<8h", header, _DIM_OFFSET, *dims)
     return bytes(header)
-
-
-@functools.lru_cache(maxsize=64)
-def _header_of_tiny_image(
-    d: int,
-    pixel_id: int,
-    components: int,
-    spacing: tuple[float, ...],
-    origin: tuple[float, ...],
-    direction: tuple[float, ...],
-) -> bytes:
-    tiny = sitk.Image([2] * d, pixel_id, components) if components > 1 else sitk.Image([2] * d, pixel_id)
-    tiny.SetSpacing(spacing)
-    tiny.SetOrigin(origin)
-    tiny.SetDirection(direction)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "header.nii"
-        sitk.WriteImage(tiny, str(path))
-        header = path.read_bytes()[:_HEADER_BYTES]
-    if len(header) < _HEADER_BYTES:
-        # ITK does not detect a full disk.
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return header
 
 
 def write_nifti(

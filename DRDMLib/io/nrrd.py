@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import SimpleITK as sitk
 
 from .files import atomic_write
 from .gzip_writing import write_gzip
+from .itk_header import tiny_file
 
 
 def write_nrrd(
@@ -49,17 +49,8 @@ def write_nrrd(
 
 def _header(reference: sitk.Image, pixel_id: int, components: int) -> bytes:
     """Make a header as ITK writes it, for an image on the grid of ``reference``."""
-    d = reference.GetDimension()
-    tiny = sitk.Image([2] * d, pixel_id, components) if components > 1 else sitk.Image([2] * d, pixel_id)
-    tiny.SetSpacing(reference.GetSpacing())
-    tiny.SetOrigin(reference.GetOrigin())
-    tiny.SetDirection(reference.GetDirection())
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "header.nrrd"
-        sitk.WriteImage(tiny, str(file), useCompression=True)
-        lines, found, _ = file.read_bytes().partition(b"\n\n")
+    lines, found, _ = tiny_file(reference, pixel_id, components, ".nrrd", compressed=True).partition(b"\n\n")
     if not found:
-        # ITK does not detect a full disk.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     sizes = b" ".join(b"%d" % n for n in ([components] if components > 1 else []) + list(reference.GetSize()))
     return re.sub(rb"(?m)^sizes: .*$", b"sizes: " + sizes, lines) + found

@@ -29,7 +29,7 @@ from ..levels import AUTO_POSE, STRENGTHS, Level
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..models.choice import choose_model, named_choice
 from ..models.model import Model
-from ..production.plan import OTHERS, PHASES, seed_of
+from ..production.plan import OTHERS, PHASES, goes_toward, seed_of
 from ..production.poses import poses_of_cases
 from ..production.run_folder import clean_up, run_lock, share_of_folder
 from ..production.sources import Source, read_source
@@ -128,7 +128,7 @@ def make_bank(
     deformation = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border, region=region, bones=bones)
     if toward is not None and region is not None:
         raise SettingError(WHOLE_SCANS)
-    settings = BankSettings(tuple(levels), copies, seed, deformation, "" if toward is None else Path(toward).name)
+    settings = BankSettings(tuple(levels), copies, seed, deformation, goes_toward(toward))
     scans = None if toward in (None, OTHERS, PHASES) else datasets.find_cases(toward)
     loaded = {} if model is None else {model: load_model(model, process.device(device))}
     own = cases[process.rank :: process.world]

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ..diffusion.poses import PoseSpread
@@ -30,6 +31,14 @@ OTHERS = "others"
 PHASES = "phases"
 # Levels of the strengths for most models, to estimate the cost of a sample.
 _TYPICAL_LEVEL = {"subtle": 16, "medium": 28, "strong": 48}
+
+
+def goes_toward(scans: str | Path | None) -> str:
+    """Return the setting ``toward`` for what was asked for: one of the words, a folder, or nothing."""
+    if scans is None or scans in (OTHERS, PHASES):
+        return scans or ""
+    # Of '.' the name is empty.
+    return Path(scans).absolute().name or str(scans)
 
 
 @dataclass(frozen=True)

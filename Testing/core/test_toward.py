@@ -313,6 +313,15 @@ def test_the_commands(tmp_path, tiny_models):
     assert failed.returncode == 2 and "whole scans" in failed.stderr
 
 
+def test_a_folder_without_a_name_is_not_ignored(tmp_path, tiny_models, monkeypatch):
+    data, others = write_people(tmp_path / "data", (0.45,)), write_people(tmp_path / "scans", (0.55,), labels=False)
+    monkeypatch.chdir(others / "images")
+    how = ["--model", str(tiny_models[3]), "--steps", "1", "--device", "cpu", "--levels", "12"]
+    done = run_process("augment", data, "-o", tmp_path / "out", "--toward", ".", *how)
+    assert done.returncode == 0, done.stderr
+    assert records_of(tmp_path / "out")["p0_t12_000"]["toward"]["case"] == "p0"
+
+
 def test_public_names(tiny_models):
     way = DRDMLib.find_way(person()[0], person((0.6, 0.5, 0.5))[0])
     made = DRDMLib.deform(person()[0], str(tiny_models[3]), 0, toward=way)

@@ -194,15 +194,20 @@ def test_who_needs_no_more_versions_leaves_no_thread(tiny_model, together):
     assert not provers()
 
 
-def test_a_version_that_fails_does_not_lose_the_others(tiny_model, together, monkeypatch):
+def fail_at(seed, monkeypatch):
+    """Let the proof of a version fail."""
     finish = deforming.finish
 
     def failing(drawn, *more):
-        if drawn.seed == 5:
+        if drawn.seed == seed:
             raise DRDMError("This deformation cannot be made invertible.")
         return finish(drawn, *more)
 
     monkeypatch.setattr(deforming, "finish", failing)
+
+
+def test_a_version_that_fails_does_not_lose_the_others(tiny_model, together, monkeypatch):
+    fail_at(5, monkeypatch)
     made = []
     with pytest.raises(DRDMError, match="invertible"):
         for one in DRDMLib.deform_all(scene(), tiny_model, 20, SEEDS, 2):
@@ -320,14 +325,7 @@ def test_the_command_is_stopped_between_versions_of_a_batch(tiny_model_path, sca
 def test_the_command_keeps_what_was_made_before_a_version_that_fails(
     tiny_model_path, scan, tmp_path, together, monkeypatch
 ):
-    finish = deforming.finish
-
-    def failing(drawn, *more):
-        if drawn.seed == 4:
-            raise DRDMError("This deformation cannot be made invertible.")
-        return finish(drawn, *more)
-
-    monkeypatch.setattr(deforming, "finish", failing)
+    fail_at(4, monkeypatch)
     assert deformed(tmp_path / "out", scan, tiny_model_path) == 2
     assert [item["seed"] for item in report_of(tmp_path / "out")["items"]] == [0, 1, 2, 3]
 
