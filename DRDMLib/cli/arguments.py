@@ -199,7 +199,7 @@ def add_toward(parser: argparse.ArgumentParser, *, batch: bool) -> None:
             metavar="SCANS",
             help="each version also goes part of the way toward another scan, which needs no label: one of those in "
             "the folder SCANS, of the other subjects of the dataset (others), or of the same subject, as hearts beat "
-            "and chests breathe (phases); of a pair it is the fixed image that goes, from the moving one",
+            "and chests breathe (phases); in a pair, the fixed image goes, from the moving one",
         )
         return
     parser.add_argument(
