@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 import slicer
@@ -18,8 +19,14 @@ _OWNER = "drdm-owner.json"
 
 
 def temporaryFolder() -> Path:
-    """Make a folder for files that another process reads; the caller removes it."""
-    folder = Path(slicer.util.tempDirectory(_PREFIX))
+    """Make a folder for files that another process reads; the caller removes it.
+
+    Only this user can read it. ``slicer.util.tempDirectory`` names a folder after the millisecond, so two calls may
+    share one: https://github.com/Slicer/Slicer/blob/main/Base/Python/slicer/util.py
+    """
+    parent = Path(slicer.app.temporaryPath)
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     owner = {"program": "DRDM Deform", "host": socket.gethostname(), "process": os.getpid()}
     (folder / _OWNER).write_text(json.dumps(owner), encoding="utf-8")
     return folder

@@ -45,6 +45,13 @@ class TemporaryFolderTestCase(unittest.TestCase):
         self.assertFalse(left.exists())
         self.assertTrue(all(folder.is_dir() for folder in kept))
 
+    def testFoldersOfTheSameMillisecond(self):
+        """A test case was removed with the copy of its scan, because both were in one folder."""
+        folders = [temporaryFolder() for _ in range(100)]
+        for folder in folders:
+            self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        self.assertEqual(len(set(folders)), len(folders))
+
     def testALinkIsNotFollowed(self):
         crashed = subprocess.Popen([sys.executable, "-c", ""])
         crashed.wait()
