@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import SimpleITK as sitk
 
@@ -28,6 +31,61 @@ def to_index(points: np.ndarray, image: sitk.Image) -> np.ndarray:
     """Convert points (K, d) to voxel indices (K, d), not rounded."""
     result: np.ndarray = (points - np.asarray(image.GetOrigin())) @ np.linalg.inv(index_to_physical(image)).T
     return result
+
+
+@dataclass(frozen=True)
+class MovedIndex:
+    """Where the voxels of one image, moved by displacements, lie in another image.
+
+    Attributes:
+        reference, image: the image whose voxels are moved, and the one that they lie in.
+        steps: (d, d), steps in voxels of ``reference`` to steps in voxels of ``image``.
+        to_voxels: (d, d), millimeters to steps in voxels of ``image``.
+    """
+
+    reference: sitk.Image
+    image: sitk.Image
+    steps: np.ndarray
+    to_voxels: np.ndarray
+
+    @staticmethod
+    def of(reference: sitk.Image, image: sitk.Image) -> MovedIndex:
+        """Prepare for a pair of images."""
+        to_voxels = np.linalg.inv(index_to_physical(image))
+        return MovedIndex(reference, image, to_voxels @ index_to_physical(reference), to_voxels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of voxels of ``image`` along each axis, array order."""
+        return tuple(self.image.GetSize()[::-1])
+
+    def at(self, first: Sequence[int], vectors: np.ndarray) -> list[np.ndarray]:
+        """Find the index in ``image`` of a block of moved voxels.
+
+        Args:
+            first: index of the block's first voxel in ``reference``, array order.
+            vectors: displacements of the block's voxels, (d, *n), array order, millimeters, LPS.
+
+        Returns:
+            One array (*n) for each axis, array order, not rounded.
+        """
+        d, shape = len(vectors), vectors.shape[1:]
+        origin = self.reference.TransformIndexToPhysicalPoint([int(start) for start in reversed(first)])
+        offset = self.to_voxels @ (np.asarray(origin) - np.asarray(self.image.GetOrigin()))
+        axes = np.meshgrid(*[np.arange(n, dtype=float) for n in shape], indexing="ij", sparse=True)[::-1]
+        result = []
+        # All sums are written out, because a product of matrices could round differently for other sizes.
+        for row in reversed(range(d)):
+            unmoved = offset[row]
+            for axis in np.flatnonzero(self.steps[row]):
+                unmoved = unmoved + self.steps[row, axis] * axes[axis]
+            first_axis, *others = np.flatnonzero(self.to_voxels[row])
+            position = self.to_voxels[row, first_axis] * vectors[first_axis]
+            for axis in others:
+                position += self.to_voxels[row, axis] * vectors[axis]
+            position += unmoved
+            result.append(position)
+        return result
 
 
 def thinned_grid(image: sitk.Image, most: int) -> sitk.Image:

@@ -18,7 +18,7 @@ from itertools import product
 import numpy as np
 import SimpleITK as sitk
 
-from .coordinates import index_to_physical
+from .coordinates import MovedIndex
 from .field_samples import samples_of_transform
 from .mirror import reflected
 
@@ -56,7 +56,7 @@ def warp_by_vote(source: np.ndarray, label: sitk.Image, reference: sitk.Image, t
     warped = np.empty(reference.GetSize()[::-1], source.dtype)
     layer = max(1, warped[0].size)
     step = max(1, _BLOCK // layer)
-    samples = samples_of_transform(transform, reference)
+    samples, index = samples_of_transform(transform, reference), MovedIndex.of(reference, label)
     vectors: np.ndarray | None = None
     for start in range(0, len(warped), step):
         stop = min(start + step, len(warped))
@@ -70,7 +70,7 @@ def warp_by_vote(source: np.ndarray, label: sitk.Image, reference: sitk.Image, t
             own = vectors[:, place : place + stop - start]  # type: ignore[index]
         else:
             own = _displacements(reference, start, stop, transform)
-        positions = _positions(reference, start, stop, own, label)
+        positions = _positions(index, start, own)
         warped[start:stop].reshape(-1)[:] = vote(labels, votes, source.shape, positions)
     return warped
 
@@ -134,40 +134,24 @@ def _displacements(reference: sitk.Image, start: int, stop: int, transform: sitk
     return np.moveaxis(sitk.GetArrayFromImage(moved), -1, 0)
 
 
-def _positions(
-    reference: sitk.Image, start: int, stop: int, vectors: np.ndarray, label: sitk.Image
-) -> list[np.ndarray]:
-    """Find where the voxels of the layers ``start`` to ``stop`` (exclusive) of ``reference`` lie in ``label``.
+def _positions(index: MovedIndex, start: int, vectors: np.ndarray) -> list[np.ndarray]:
+    """Find where voxels lie in a label map; positions outside of it are reflected at its faces.
 
     Args:
+        index: of the warped label map and the one that is read.
+        start: first layer of the voxels.
         vectors: their displacements, (d, ...), millimeters, LPS.
 
     Returns:
-        The index in ``label`` along each axis, array order, not rounded, one number for each voxel. Positions outside
-        are reflected at the faces.
+        The index along each axis, array order, not rounded, one number for each voxel.
     """
-    d = reference.GetDimension()
-    size = [*reference.GetSize()[:-1], stop - start]
-    origin = reference.TransformIndexToPhysicalPoint([0] * (d - 1) + [start])
-    to_label = np.linalg.inv(index_to_physical(label))
-    # All sums are written out, because a product of matrices could round differently for other sizes.
-    steps = to_label @ index_to_physical(reference)
-    first = to_label @ (np.asarray(origin) - np.asarray(label.GetOrigin()))
-    axes = np.meshgrid(*[np.arange(n, dtype=float) for n in size[::-1]], indexing="ij", sparse=True)[::-1]
-    sides = label.GetSize()
     result = []
-    for row in range(d):
-        position = np.full(size[::-1], first[row])
-        for axis in range(d):
-            if steps[row, axis] != 0:
-                position += steps[row, axis] * axes[axis]
-            if to_label[row, axis] != 0:
-                position += to_label[row, axis] * vectors[axis]
-        outside = (position < -0.5) | (position > sides[row] - 0.5)
+    for position, side in zip(index.at([start, *[0] * (len(vectors) - 1)], vectors), index.shape, strict=True):
+        outside = (position < -0.5) | (position > side - 0.5)
         if outside.any():
-            position[outside] = reflected(position[outside], sides[row])
+            position[outside] = reflected(position[outside], side)
         result.append(position.reshape(-1))
-    return result[::-1]
+    return result
 
 
 def _winners(
