@@ -127,7 +127,7 @@ class DeformationSettings:
     Attributes:
         level: strength of the deformation: T' of the paper, 0 (weakest) to T-1 (strongest); or a word that means the
             same for every model, ``"subtle"``, ``"medium"`` or ``"strong"``, see :mod:`DRDMLib.models.strength`.
-        steps: number of recovery steps. ``None`` uses the model's default (12 for the shipped models), which has nearly
+        steps: number of recovery steps. ``None`` uses the model's default (6 for the shipped models), which has nearly
             the same effect as one step for each level. Numbers above the number of levels mean one step for each.
         pose: amount of rotation, scaling and shift of the whole image in addition, 0 (none) to 2. At 1 they are at most
             15 degrees, 15 % and 6 % of the side, see :mod:`DRDMLib.diffusion.affine`. A

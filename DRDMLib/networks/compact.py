@@ -75,7 +75,7 @@ class CompactNet(nn.Module):
             has moved.
     """
 
-    default_steps = 12
+    default_steps = 6
 
     def __init__(
         self,
