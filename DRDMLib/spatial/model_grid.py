@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 
 # Width of the margin around the model grid in which the field falls to zero: least, most, and most with a pose, as
 # fractions of the grid's side.
-MARGIN_LEAST, MARGIN_MOST, MARGIN_OF_POSES = 0.125, 0.5, 1.0
-# Largest number of nodes along a side of a 3D grid for which the wide margin of poses needs little memory.
-_FEW_NODES = 64
+MARGIN_LEAST, MARGIN_MOST, MARGIN_OF_POSES, MARGIN_IN_PLANE = 0.125, 0.5, 1.0, 1.5
+# Largest number of nodes, before the margins, for which the wide margin of poses needs little memory: of volumes, and of
+# stacks.
+_FEW_NODES, _FEW_IN_STACKS = 2**21, 2**20
 # The margin is this many times the largest displacement of its face along its axis, within the limits above. Where the
 # field fades out along an axis, only displacement along that axis compresses space, so the fading itself never folds.
 MARGIN_PER_DISPLACEMENT = 2.5
+# That holds for small fields. A pose turns and stretches the face besides, so that displacement along the face counts:
+# a stack whose margin did not allow for it folded there, and was repaired by more than 100 mm. Planes can afford that.
+_MARGIN_PER_TURN = 1.0
 
 PLANES = ("axial", "coronal", "sagittal", "auto")
 
@@ -259,17 +263,21 @@ def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed:
     """
     vectors = to_millimeters(ddf, grid)
     side = max(grid.size[:2]) * max(grid.spacing[:2])
-    wide = posed and (grid.ndim == 2 or (not grid.stack and max(grid.size) <= _FEW_NODES))
-    most = MARGIN_OF_POSES if wide else MARGIN_MOST
+    finer = [2 if refine and not (grid.stack and axis == 2) else 1 for axis in range(grid.ndim)]
+    wide = posed and math.prod(grid.size) * math.prod(finer) <= (_FEW_IN_STACKS if grid.stack else _FEW_NODES)
+    in_plane = wide and (grid.stack or grid.ndim == 2)
+    most = MARGIN_IN_PLANE if in_plane else MARGIN_OF_POSES if wide else MARGIN_MOST
     margins = []
     for axis in range(grid.ndim):
         faces = vectors.take((0, -1), axis=grid.ndim - 1 - axis) @ grid.direction[:, axis]
         needed = MARGIN_PER_DISPLACEMENT * float(np.abs(faces).max())
+        if in_plane:
+            along = np.linalg.norm(vectors.take((0, -1), axis=grid.ndim - 1 - axis), axis=-1)
+            needed += _MARGIN_PER_TURN * float(along.max())
         reach = min(max(needed, MARGIN_LEAST * side), most * side)
         margins.append(max(2, math.ceil(reach / grid.spacing[axis])))
     if grid.stack:
         margins[2] = min(margins[2], 8)
-    finer = [2 if refine and not (grid.stack and axis == 2) else 1 for axis in range(grid.ndim)]
     # Interpolating, continuing past the border and fading out are linear and separate for each axis: one matrix each.
     values = torch.from_numpy(vectors)
     for axis in range(grid.ndim):
