@@ -1,4 +1,6 @@
-"""Words of settings: of the strength, and of the pose. Needs no PyTorch, so that commands can be parsed without.
+"""Words of settings: of the strength, the pose, and where versions go.
+
+Needs no PyTorch, so that commands can be parsed without.
 
 The strength of a deformation is a level of the model, or a word.
 
@@ -22,6 +24,9 @@ DEFAULT_LEVEL: Level = "medium"
 DEFAULT_PAIR: tuple[Level, Level] = ("strong", "medium")
 # The pose that is drawn from a population: the scans of a batch, or those that a model was trained on.
 AUTO_POSE = "auto"
+# Where the versions of a batch go: toward the scans without a label if there are so many of them, or toward nobody.
+AUTO_TOWARD, NOBODY = "auto", "none"
+FEWEST_TOWARD = 10
 # Levels of a preview that follows a slider, the strongest first, since its field reaches farthest.
 LADDER = (79, 40, 20, 60, 10, 30, 50, 70)
 _KNOWN = f"{', '.join(STRENGTHS)}, or a number from 0 to 79"

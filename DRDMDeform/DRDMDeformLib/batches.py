@@ -12,7 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.io.files import file_names
-from DRDMLib.levels import DEFAULT_PAIR, STRENGTHS, Level
+from DRDMLib.levels import AUTO_TOWARD, DEFAULT_PAIR, NOBODY, STRENGTHS, Level
 
 from . import mrml
 from .batch_results import BatchResultLogic
@@ -75,8 +75,9 @@ class BatchSettings(RunSettings):
         adapt: minutes in which the model is first adapted to the scans; ``None``: use it as it is.
         toward: what each version goes part of the way toward, or each fixed image from the moving one: ``"others"`` for
             the other scans of the batch, which need to be of the same kind and of several people, or a folder with such
-            scans; ``"phases"`` for the other scans of the same person in a folder, such as those of a heartbeat. No
-            labels of them are used. ``None``: nothing.
+            scans; ``"phases"`` for the other scans of the same person in a folder, such as those of a heartbeat;
+            ``"auto"`` for those of a folder that have no label, if there are at least ten, and only for labeled images.
+            No labels of them are used. ``None``: nothing.
         subject: regular expression for the part of a file's name that says of whom a scan of a folder is; ``None``: as
             DICOM headers or BIDS names say, or each of somebody else.
     """
@@ -87,7 +88,7 @@ class BatchSettings(RunSettings):
     region: Any = None
     margin: float | None = None
     adapt: float | None = None
-    toward: str | Path | None = None
+    toward: str | Path | None = AUTO_TOWARD
     subject: str | None = None
 
     def towardArguments(self, source: Source) -> list[object]:
@@ -96,8 +97,12 @@ class BatchSettings(RunSettings):
         Raises:
             SceneError: only a region is to be deformed, or there is no other scan.
         """
+        subject: list[object] = ["--subject", self.subject] if self.subject else []
+        if self.toward == AUTO_TOWARD:
+            # What the commands do unless they are told otherwise.
+            return subject
         if not self.toward:
-            return []
+            return ["--toward", NOBODY, *subject]
         if self.around or self.region is not None:
             raise SceneError(
                 _("Versions toward other scans are made of whole scans; leave out toward, or around and region.")
@@ -106,7 +111,7 @@ class BatchSettings(RunSettings):
             raise SceneError(_("Volumes of the scene do not say of whom they are; use a folder with toward phases."))
         if self.toward == OTHERS and not isinstance(source, (str, Path)) and len(source) == 1:
             raise SceneError(_("A single volume has no other scans to go toward; use volumes of several people."))
-        return ["--toward", self.toward, *(["--subject", self.subject] if self.subject else [])]
+        return ["--toward", self.toward, *subject]
 
     def regionArguments(self, source: Source) -> list[object]:
         """The options of the command line that say where to deform.

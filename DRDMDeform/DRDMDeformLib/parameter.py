@@ -97,10 +97,15 @@ class BatchToward(enum.Enum):
 
     NONE = "none"
     OTHERS = "others"
+    AUTO = "auto"
 
     def label(self) -> str:
         """Text in the panel."""
-        return {"none": _("Not used"), "others": _("Go part of the way toward them")}[self.value]
+        return {
+            "none": _("Not used"),
+            "others": _("Go part of the way toward them"),
+            "auto": _("Go toward those without a label, from ten on"),
+        }[self.value]
 
 
 class BatchKind(enum.Enum):
@@ -254,7 +259,7 @@ class DRDMDeformParameterNode:
     batchOutput: Path
     batchRegion: Annotated[BatchRegion, Default(BatchRegion.WHOLE)]
     batchPose: Annotated[BatchPose, Default(BatchPose.ABOVE)]
-    batchToward: Annotated[BatchToward, Default(BatchToward.NONE)]
+    batchToward: Annotated[BatchToward, Default(BatchToward.AUTO)]
     batchAdapt: Annotated[float, WithinRange(0.0, 1000.0), Default(0.0)]
 
     trainFolder: Path

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from ..levels import AUTO_POSE, STRENGTHS, Level, read_level
+from ..levels import AUTO_POSE, AUTO_TOWARD, FEWEST_TOWARD, STRENGTHS, Level, read_level
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -187,19 +187,27 @@ def add_generation(parser: argparse.ArgumentParser, *, default_pose: float | Non
     )
 
 
-def add_toward(parser: argparse.ArgumentParser, *, batch: bool) -> None:
+def add_toward(parser: argparse.ArgumentParser, *, batch: bool, unlabeled: bool = False) -> None:
     """Add ``--toward``.
 
     Args:
         batch: for the scans of a dataset, and not for a single one.
+        unlabeled: versions go toward the scans without a label by default.
     """
     if batch:
         parser.add_argument(
             "--toward",
             metavar="SCANS",
+            default=AUTO_TOWARD if unlabeled else None,
             help="each version also goes part of the way toward another scan, which needs no label: one of those in "
             "the folder SCANS, of the other subjects of the dataset (others), or of the same subject, as hearts beat "
-            "and chests breathe (phases); in a pair, the fixed image goes, from the moving one",
+            "and chests breathe (phases)"
+            + (
+                f"; or of the scans of the dataset without a label (unlabeled), which auto does if there are at least "
+                f"{FEWEST_TOWARD} (default: auto); none: toward nobody"
+                if unlabeled
+                else "; in a pair, the fixed image goes, from the moving one"
+            ),
         )
         return
     parser.add_argument(

@@ -214,7 +214,7 @@ def _add_augment(command: AddCommand) -> None:
     add_levels_and_copies(parser, 1, "versions per image and level")
     add_run(parser)
     add_generation(parser)
-    add_toward(parser, batch=True)
+    add_toward(parser, batch=True, unlabeled=True)
     add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_runs("batch", "augment"))

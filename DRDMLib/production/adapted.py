@@ -45,7 +45,7 @@ def adapt_to_cases(
     metadata = source.model.metadata
     kind = source.model.device.type
     subjects = load_subjects(
-        plan.cases,
+        plan.scans,
         metadata,
         plane=plan.settings.deformation.plane,
         on_case=lambda done, total: reporter.progress("read", done, total),
@@ -54,7 +54,7 @@ def adapt_to_cases(
     made = adapt(
         source,
         subjects,
-        adapted_metadata(metadata, f"{metadata.name}-adapted", len(plan.cases)),
+        adapted_metadata(metadata, f"{metadata.name}-adapted", len(plan.scans)),
         adaptation_config(kind, minutes=plan.settings.adapt or DEFAULT_MINUTES, seed=plan.settings.seed),
         folder / ADAPTED,
         device=source.model.device,

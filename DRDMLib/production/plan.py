@@ -19,7 +19,7 @@ from ..diffusion.seeds import SAMPLES, sample_seed
 from ..errors import SettingError
 from ..io.datasets import Case
 from ..io.files import name_key, shown
-from ..levels import AUTO_POSE, Level, level_text
+from ..levels import AUTO_POSE, AUTO_TOWARD, NOBODY, Level, level_text
 from ..runtime.distributed import ProcessInfo
 from ..settings import DeformationSettings
 from ..toward import WHOLE_SCANS
@@ -29,14 +29,17 @@ AUGMENT, SYNTHESIZE = "augment", "synthesize"
 # See :class:`RunSettings`.
 OTHERS = "others"
 PHASES = "phases"
+UNLABELED = "unlabeled"
 # Levels of the strengths for most models, to estimate the cost of a sample.
 _TYPICAL_LEVEL = {"subtle": 16, "medium": 28, "strong": 48}
 
 
 def goes_toward(scans: str | Path | None) -> str:
     """Return the setting ``toward`` for what was asked for: one of the words, a folder, or nothing."""
-    if scans is None or scans in (OTHERS, PHASES):
-        return scans or ""
+    if scans is None or scans == NOBODY:
+        return ""
+    if scans in (AUTO_TOWARD, OTHERS, PHASES, UNLABELED):
+        return str(scans)
     # Of '.' the name is empty.
     return Path(scans).absolute().name or str(scans)
 
@@ -57,7 +60,9 @@ class RunSettings:
         quality: write thumbnails and the quality page.
         label_geometry: where labels lie, see :func:`DRDMLib.read_label`.
         toward: what samples go part of the way toward: :data:`OTHERS` for the other subjects of the dataset,
-            :data:`PHASES` for the other scans of the same subject, the name of a folder with scans, or nothing.
+            :data:`PHASES` for the other scans of the same subject, :data:`UNLABELED` for the scans of the dataset
+            without a label, the name of a folder with scans, or nothing. ``"auto"`` is settled when a run begins, see
+            :func:`DRDMLib.production.toward.settled`.
         file_format: ending of the files of images, labels and fields, one of :data:`DRDMLib.io.volumes.FORMATS`.
         adapt: minutes for adapting the model to the images first; ``None`` takes the model as it is.
         seed_scheme: how the seeds of samples are made, see :mod:`DRDMLib.diffusion.seeds`; empty for runs of older
@@ -83,7 +88,7 @@ class RunSettings:
         if not all(0 <= share < math.inf for share in self.split) or not 0 < sum(self.split) < math.inf:
             shares = " ".join(f"{share:g}" for share in self.split)
             raise SettingError(f"The shares {shares} are out of range; use numbers of 0 or more, such as 0.8 0.1 0.1.")
-        if self.toward and self.deformation.region is not None:
+        if self.toward not in ("", AUTO_TOWARD) and self.deformation.region is not None:
             raise SettingError(WHOLE_SCANS)
 
     def at_level(self, level: Level) -> DeformationSettings:
@@ -183,6 +188,11 @@ class Plan:
     def samples(self) -> list[Task]:
         """The tasks that make a new sample, without the originals."""
         return [task for task in self.tasks if not task.original]
+
+    @property
+    def scans(self) -> list[Case]:
+        """All scans of the dataset, also those that are not deformed because they have no label."""
+        return self.cases + (self.others or [] if self.settings.toward == UNLABELED else [])
 
     def seed(self, task: Task, attempt: int) -> int:
         """Return the seed of one attempt at a task."""

@@ -58,7 +58,7 @@ def with_poses(plan: Plan, reporter: Reporter) -> Plan:
     """
     if plan.settings.deformation.pose != AUTO_POSE:
         return plan
-    plan = _with_pose(plan, poses_of_cases(plan.cases, reporter) or AUTO_POSE)
+    plan = _with_pose(plan, poses_of_cases(plan.scans, reporter) or AUTO_POSE)
     for text in poses_sentence(plan):
         reporter.message(text)
     return plan

@@ -14,6 +14,7 @@ from ..errors import DRDMError, ImageError, ModelError, SettingError
 from ..generation import prepare
 from ..io import datasets
 from ..io.datasets import Case
+from ..io.files import counted
 from ..io.images import read_image, read_label
 from ..io.nnunet import IGNORE, declared_labels
 from ..models.model import Model
@@ -75,18 +76,27 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
         DRDMError: the input, the settings or the folder cannot be used; complete samples are kept.
     """
     found = datasets.read_dataset(request.dataset, request.subject_pattern)
-    plan = make_plan(settings, found.cases)
+    choose_device(request.process.device(request.device))
+    # Checked before any file is created or changed.
+    earlier = run_folder.earlier_run(request.folder, resume=request.joins)
+    asked = settings.toward
+    settings, cases, others = toward.settled(settings, found.cases, earlier)
+    plan = make_plan(settings, cases)
+    if others is not None:
+        plan = replace(plan, others=others)
     if settings.toward == PHASES:
         toward.require_phases(found.cases)
     if request.toward is not None:
         plan = replace(plan, others=datasets.read_dataset(request.toward, request.subject_pattern).cases)
-    choose_device(request.process.device(request.device))
-    # Checked before any file is created or changed.
-    run_folder.earlier_run(request.folder, resume=request.joins)
     notes = [*found.notes, *plan.notes]
     for text in filter(None, [*notes, found.unused_sentence()]):
         if request.process.first:
             reporter.warning(text)
+    if asked != settings.toward and others is not None and request.process.first:
+        reporter.message(
+            f"Versions go part of the way toward {counted(len(others), 'scan')} without a label; leave that out with "
+            "--toward none."
+        )
 
     with run_folder.share_of_folder(
         request.folder, request.process, lambda: prepare_run(request, plan, reporter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from ..errors import DRDMError, ImageError, SettingError
 from ..io.datasets import Case
 from ..io.files import counted, digest_of_files
 from ..io.images import image_files, read_image
+from ..levels import AUTO_TOWARD, FEWEST_TOWARD
 from ..toward import Way, find_way
 from . import records
-from .plan import PHASES, Plan, Task
+from .plan import PHASES, UNLABELED, Plan, RunSettings, Task
 from .sources import Source, relative_paths
 
 # Largest number of scans that are tried for a sample.
@@ -46,6 +47,34 @@ class Chosen:
         case, in_place = self.other
         found = first_way(image, [case], in_place=in_place)
         return self.way if found is None else found[0]
+
+
+def settled(
+    settings: RunSettings, cases: Sequence[Case], earlier: dict[str, Any] | None = None
+) -> tuple[RunSettings, list[Case], list[Case] | None]:
+    """Find out what ``"auto"`` means for a dataset: versions go toward its scans without a label, from ten on.
+
+    Args:
+        cases: of the dataset.
+        earlier: content of ``run.json`` of the run that is continued; it stays as it was begun.
+
+    Returns:
+        The settings, the cases that are deformed, and those that versions go toward; ``None`` if the settings say it.
+
+    Raises:
+        SettingError: versions are to go toward the scans without a label, and there are none.
+    """
+    unlabeled = [case for case in cases if case.label is None]
+    if settings.toward == AUTO_TOWARD:
+        enough = len({case.subject for case in unlabeled}) >= FEWEST_TOWARD and len(unlabeled) < len(cases)
+        found = UNLABELED if enough and settings.deformation.region is None else ""
+        begun = found if earlier is None else earlier["settings"].get("toward", "")
+        settings = replace(settings, toward=begun if begun in ("", UNLABELED) else found)
+    if settings.toward != UNLABELED:
+        return settings, list(cases), None
+    if not unlabeled:
+        raise SettingError("No image of this dataset is without a label; name a folder with other scans with --toward.")
+    return settings, [case for case in cases if case.label is not None], unlabeled
 
 
 def candidates(plan: Plan, task: Task) -> list[Case]:
@@ -148,5 +177,6 @@ def sentence(written: Sequence[dict[str, Any]]) -> str:
     shown = ", ".join(cases[:3]) + (", ..." if len(cases) > 3 else "")
     return (
         f"{len(alone)} of {counted(len(asked), 'sample')} go toward no other scan ({shown}), because there is none, or "
-        f"none of {TRIES} could be registered to theirs; name a folder with scans of the same kind with --toward."
+        f"none of {TRIES} could be registered to theirs; name a folder with scans of the same kind with --toward, or "
+        "leave it out with --toward none."
     )

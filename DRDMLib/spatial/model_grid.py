@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 # Width of the margin around the model grid in which the field falls to zero: least, most, and most with a pose, as
 # fractions of the grid's side.
 MARGIN_LEAST, MARGIN_MOST, MARGIN_OF_POSES, MARGIN_IN_PLANE = 0.125, 0.5, 1.0, 1.5
-# Largest number of nodes, before the margins, for which the wide margin of poses needs little memory: of volumes, and of
-# stacks.
+# Largest number of nodes, before the margins, for which the wide margin of poses needs little memory: volumes, stacks.
 _FEW_NODES, _FEW_IN_STACKS = 2**21, 2**20
 # The margin is this many times the largest displacement of its face along its axis, within the limits above. Where the
 # field fades out along an axis, only displacement along that axis compresses space, so the fading itself never folds.

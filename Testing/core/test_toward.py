@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from production_helpers import RecordingReporter, records_of, result, settings_f
 import DRDMLib
 from DRDMLib.deforming import make_deformations
 from DRDMLib.errors import ImageError, SettingError
+from DRDMLib.io.datasets import Case
 from DRDMLib.io.images import read_image
 from DRDMLib.loaders import make_bank
 from DRDMLib.models.catalogue import load_model
-from DRDMLib.production.plan import AUGMENT, OTHERS
+from DRDMLib.production.plan import AUGMENT, OTHERS, make_plan
 from DRDMLib.production.regenerate import regenerate
 from DRDMLib.production.run import RunRequest, produce
+from DRDMLib.production.toward import settled
 from DRDMLib.settings import DeformationSettings, RegionSettings
 from DRDMLib.spatial.model_grid import from_millimeters, to_millimeters
 from DRDMLib.spatial.resampling import field_on_grid
@@ -320,6 +323,52 @@ def test_a_folder_without_a_name_is_not_ignored(tmp_path, tiny_models, monkeypat
     done = run_process("augment", data, "-o", tmp_path / "out", "--toward", ".", *how)
     assert done.returncode == 0, done.stderr
     assert records_of(tmp_path / "out")["p0_t12_000"]["toward"]["case"] == "p0"
+
+
+def without_labels(folder, labeled):
+    """Remove the labels of all cases but these."""
+    for path in (folder / "labels").iterdir():
+        if path.name.partition(".")[0] not in labeled:
+            path.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(("count", "goes"), [(12, True), (11, False)])
+def test_versions_go_toward_ten_scans_without_a_label(count, goes, tmp_path, tiny_models):
+    data = without_labels(write_people(tmp_path / "data", np.linspace(0.4, 0.6, count)), ("p0", "p4"))
+    how = ["--model", str(tiny_models[3]), "--steps", "1", "--device", "cpu", "--levels", "12"]
+    done = run_process("augment", data, "-o", tmp_path / "out", *how)
+    assert done.returncode == 0, done.stderr
+    assert ("toward 10 scans without a label" in done.stderr + done.stdout) == goes
+    records = records_of(tmp_path / "out")
+    made = [record for name, record in records.items() if name in ("p0_t12_000", "p4_t12_000")]
+    assert len(made) == 2 and all(("toward" in record) == goes for record in made)
+    if goes:
+        assert len(records) == 4 and not {record["toward"]["case"] for record in made} & {"p0", "p4"}
+    # A run goes on as it was begun, also when it was begun without.
+    run_process("augment", data, "-o", tmp_path / "none", "--toward", "none", *how)
+    (tmp_path / "none" / "records" / "p0_t12_000.json").unlink()
+    done = run_process("augment", data, "-o", tmp_path / "none", "--resume", *how)
+    assert done.returncode == 0, done.stderr
+    assert "toward" not in records_of(tmp_path / "none")["p0_t12_000"]
+
+
+def test_no_scan_is_without_a_label(tmp_path, tiny_models):
+    data = write_people(tmp_path / "data", (0.45, 0.5))
+    done = run_process("augment", data, "-o", tmp_path / "out", "--toward", "unlabeled", "--model", str(tiny_models[3]))
+    assert done.returncode == 2 and "name a folder with other scans" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_poses_are_those_of_all_scans(tmp_path):
+    label = tmp_path / "label.nii.gz"
+    cases = [Case(f"p{n}", tmp_path / f"p{n}.nii.gz", label if n < 2 else None, subject=f"p{n}") for n in range(12)]
+    settings, labeled, others = settled(settings_for(AUGMENT, toward="auto"), cases)
+    assert (settings.toward, len(labeled), len(others)) == ("unlabeled", 2, 10)
+    assert replace(make_plan(settings, labeled), others=others).scans == cases
+    # Regions are deformed where the labels are.
+    around = settings_for(AUGMENT, toward="auto", deformation=DeformationSettings(region=RegionSettings(around=())))
+    assert settled(around, cases)[0].toward == ""
 
 
 def test_public_names(tiny_models):

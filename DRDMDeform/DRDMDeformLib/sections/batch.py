@@ -10,7 +10,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from DRDMLib.levels import DEFAULT_PAIR, STRENGTHS, Level, read_level
+from DRDMLib.levels import AUTO_TOWARD, DEFAULT_PAIR, STRENGTHS, Level, read_level
 
 from ..batches import AUTO_POSE, OTHERS, Source
 from ..job import Job, JobState, Progress
@@ -118,7 +118,9 @@ class BatchSection(JobSection):
         else:
             text = _("Makes {made} with {model}; seed, steps, pose and device are those chosen above.")
         text = text.format(made=made, model=model)
-        if toward is None:
+        if toward == AUTO_TOWARD and p.batchSource is BatchSource.FOLDER and p.batchKind is BatchKind.AUGMENT:
+            return text + " " + _("Each goes part of the way toward a scan without a label, if there are ten of these.")
+        if toward != OTHERS:
             return text
         if p.batchKind is BatchKind.SYNTHESIZE:
             return text + " " + _("Each fixed image goes part of the way from the moving one toward another scan.")
@@ -175,7 +177,7 @@ class BatchSection(JobSection):
             # The first results can be loaded while the others are made.
             job.onItem = lambda item: self.context.updatePanel()
             self.job, self._output = job, p.batchOutput
-            self._wentToward = settings["toward"] is not None
+            self._wentToward = settings["toward"] == OTHERS
             for field in self._folders:
                 field.remember()
             showProgress(self.ui.batchProgressBar, Progress("batch", 0.0))
@@ -201,6 +203,8 @@ class BatchSection(JobSection):
         p = self.parameter
         if p.batchToward is BatchToward.NONE:
             return None
+        if p.batchToward is BatchToward.AUTO:
+            return AUTO_TOWARD
         if p.batchRegion is not BatchRegion.WHOLE:
             raise SceneError(
                 _(

@@ -139,8 +139,11 @@ class BatchTestCase(ModuleTestCase):
         ui = self.ui
         self.chooseFolder(self.writePeople())
         ui.batchLevelsLineEdit.text = "subtle"
+        self.assertEqual(ui.batchTowardComboBox.currentText, "Go toward those without a label, from ten on")
+        self.assertIn("toward a scan without a label, if there are ten", ui.batchPlanLabel.text)
+        ui.batchTowardComboBox.currentIndex = 0
         self.assertEqual(ui.batchTowardComboBox.currentText, "Not used")
-        self.assertNotIn("another scan", ui.batchPlanLabel.text)
+        self.assertNotIn("part of the way", ui.batchPlanLabel.text)
         ui.batchTowardComboBox.currentIndex = 1
         self.assertEqual(self.panel.parameter.batchToward.value, "others")
         self.assertIn("toward another scan", ui.batchPlanLabel.text)
