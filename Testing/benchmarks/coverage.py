@@ -189,11 +189,14 @@ def choose(cases: list[Case], shots: int, unseen: int, people: str, draw: int) -
 
     Args:
         people: pattern of the names that may be copied, such as those of the healthy.
-        draw: number of the draw; each has other subjects.
+        draw: number of the draw. Each has other subjects, as long as there are some; later draws are random.
     """
     allowed = [case for case in cases if re.search(people, case.name)]
     step = len(allowed) / shots
-    first = [allowed[int(k * step + draw) % len(allowed)] for k in range(shots)]
+    if draw < int(step):
+        first = [allowed[int(k * step + draw) % len(allowed)] for k in range(shots)]
+    else:
+        first = [allowed[k] for k in np.sort(np.random.default_rng(draw).permutation(len(allowed))[:shots])]
     names = {case.name for case in first}
     rest = [case for case in cases if case.name not in names]
     unseen = min(unseen, len(rest))

@@ -35,8 +35,8 @@ from DRDMLib.training.data import split
 HALF, HOLD_OUT, HOLD_OUT_HEADS = 2, 8, 5
 HEALTHY = "patient0(6[1-9]|7[0-9]|80)"
 COPIES = 60
-# Draws of one subject are so far apart in the list.
-APART = 5
+# Draws of one subject are so far apart in the list; there are only ten healthy hearts.
+APART = 3
 
 
 @dataclass(frozen=True)

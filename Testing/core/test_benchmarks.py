@@ -184,6 +184,10 @@ def test_unseen_people_are_all_different():
     assert [case.name for case in first] == ["p01", "p04"]
     assert len({case.name for case in rest}) == len(rest) == 10
     assert len(choose(cases, 1, 4, "", 0)[1]) == 4
+    # Two draws share nobody; what comes after them is another choice, and not one of them again.
+    draws = [{case.name for case in choose(cases, 6, 50, "", draw)[0]} for draw in range(4)]
+    assert not draws[0] & draws[1] and len({frozenset(draw) for draw in draws}) == 4
+    assert all(len(draw) == 6 for draw in draws)
 
 
 def test_elastic_fields_in_space_are_in_millimeters():
