@@ -7,6 +7,7 @@ the same transform; positions differ by rounding, at most about 1e-12 voxels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
@@ -15,10 +16,13 @@ import SimpleITK as sitk
 
 from .coordinates import MovedIndex
 from .field_grid import Block
-from .field_samples import FieldSamples, boxes
+from .field_samples import FieldSamples
 from .mirror import reflected
 
-# Blocks of more voxels are computed by several threads, of which more than so many would wait for each other.
+# Voxels of a box along each axis: small enough for the processor's cache, and large enough that several threads, of
+# which only one at a time runs Python, hardly wait for each other.
+_SIDES = (8, 64, 96)
+# Blocks of more voxels are computed by several threads, and by at most so many.
 _MANY_VOXELS = 2**18
 _MOST_THREADS = 8
 
@@ -58,11 +62,11 @@ class LinearWarp:
         # As many threads as SimpleITK would use; each writes boxes of its own.
         threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
         if threads == 1 or result.size < _MANY_VOXELS:
-            for box in boxes(result.shape):
+            for box in _boxes(result.shape):
                 fill(box)
         else:
             with ThreadPoolExecutor(min(threads, _MOST_THREADS)) as pool:
-                list(pool.map(fill, boxes(result.shape)))
+                list(pool.map(fill, _boxes(result.shape)))
         return result
 
     def _box(self, where: Block) -> np.ndarray:
@@ -85,6 +89,14 @@ class LinearWarp:
         for fraction in reversed(fractions):
             values = [_between(low, high, fraction) for low, high in zip(values[::2], values[1::2], strict=True)]
         return values[0]
+
+
+def _boxes(shape: tuple[int, ...]) -> Iterator[Block]:
+    """Divide a block into boxes."""
+    sides = _SIDES[-len(shape) :]
+    return product(
+        *[[slice(a, min(a + side, n)) for a in range(0, n, side)] for n, side in zip(shape, sides, strict=True)]
+    )
 
 
 def _between(low: np.ndarray, high: np.ndarray, fraction: np.ndarray) -> np.ndarray:
