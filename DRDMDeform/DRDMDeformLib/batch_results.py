@@ -31,7 +31,7 @@ class BatchResultLogic:
         Returns:
             ``made`` (number of results), ``failures`` (sentences), ``redrawn`` (number of deformations that exceeded a
             limit and were replaced), ``complete``, ``qualityPage`` (path or ``None``), ``items`` as in the folder's
-            ``report.json``.
+            ``report.json``, and ``toward`` (what the run goes toward, empty for nothing).
         """
         folder = Path(outputFolder)
         report: dict[str, Any] = {}
@@ -47,6 +47,7 @@ class BatchResultLogic:
             "complete": bool(items) and (folder / "run.json").is_file() and (folder / "dataset.json").is_file(),
             "qualityPage": page if page.is_file() else None,
             "items": items,
+            "toward": report.get("settings", {}).get("toward", ""),
         }
 
     def seedOf(self, outputFolder: str | Path) -> int | None:

@@ -104,7 +104,7 @@ class BatchToward(enum.Enum):
         return {
             "none": _("Not used"),
             "others": _("Go part of the way toward them"),
-            "auto": _("Go toward those without a label, from ten on"),
+            "auto": _("Use those without a label, if at least ten"),
         }[self.value]
 
 

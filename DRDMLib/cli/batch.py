@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, SettingError
-from ..levels import AUTO_TOWARD
 from ..production.limits import Limits
-from ..production.plan import AUGMENT, OTHERS, PHASES, SYNTHESIZE, UNLABELED, RunSettings, goes_toward
+from ..production.plan import AUGMENT, SYNTHESIZE, RunSettings, folder_toward, goes_toward
 from ..production.regenerate import regenerate as regenerate_sample
 from ..production.run import RunRequest, produce
 from ..production.run_folder import earlier_run
@@ -82,7 +81,7 @@ def _produce(options: argparse.Namespace, reporter: Reporter, settings: RunSetti
         process=process,
         resume=options.resume or process.restarts > 0,
         subject_pattern=options.subject,
-        toward=None if settings.toward in ("", AUTO_TOWARD, OTHERS, PHASES, UNLABELED) else Path(options.toward),
+        toward=folder_toward(options.toward),
     )
     run = produce(request, settings, reporter)
     if len(run.done) == len(run.plan.tasks):

@@ -25,11 +25,11 @@ from ..io.datasets import Case
 from ..io.files import write_bytes
 from ..io.geometry import other_affines
 from ..io.left_out import LeftOut
-from ..levels import AUTO_POSE, STRENGTHS, Level
+from ..levels import AUTO_POSE, AUTO_TOWARD, STRENGTHS, Level
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..models.choice import choose_model, named_choice
 from ..models.model import Model
-from ..production.plan import OTHERS, PHASES, goes_toward, seed_of
+from ..production.plan import PHASES, UNLABELED, folder_toward, goes_toward, seed_of
 from ..production.poses import poses_of_cases
 from ..production.run_folder import clean_up, run_lock, share_of_folder
 from ..production.sources import Source, read_source
@@ -126,10 +126,13 @@ def make_bank(
     if pose == AUTO_POSE:
         pose = _pose_in(folder, cases) or poses_of_cases(cases) or AUTO_POSE
     deformation = DeformationSettings(steps=steps, pose=pose, plane=plane, border=border, region=region, bones=bones)
-    if toward is not None and region is not None:
-        raise SettingError(WHOLE_SCANS)
     settings = BankSettings(tuple(levels), copies, seed, deformation, goes_toward(toward))
-    scans = None if toward in (None, OTHERS, PHASES) else datasets.find_cases(toward)
+    if settings.toward in (AUTO_TOWARD, UNLABELED):
+        raise SettingError(f"A bank cannot go toward '{settings.toward}'; use others, phases, or a folder with scans.")
+    if settings.toward and region is not None:
+        raise SettingError(WHOLE_SCANS)
+    others_folder = folder_toward(toward)
+    scans = None if others_folder is None else datasets.find_cases(others_folder)
     loaded = {} if model is None else {model: load_model(model, process.device(device))}
     own = cases[process.rank :: process.world]
     bad = LeftOut(len(cases))

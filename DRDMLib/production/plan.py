@@ -30,15 +30,21 @@ AUGMENT, SYNTHESIZE = "augment", "synthesize"
 OTHERS = "others"
 PHASES = "phases"
 UNLABELED = "unlabeled"
+_WORDS = (AUTO_TOWARD, NOBODY, OTHERS, PHASES, UNLABELED)
 # Levels of the strengths for most models, to estimate the cost of a sample.
 _TYPICAL_LEVEL = {"subtle": 16, "medium": 28, "strong": 48}
+
+
+def folder_toward(scans: str | Path | None) -> Path | None:
+    """Return the folder with the scans that are gone toward; ``None`` for a word or nothing."""
+    return None if scans is None or scans in _WORDS else Path(scans)
 
 
 def goes_toward(scans: str | Path | None) -> str:
     """Return the setting ``toward`` for what was asked for: one of the words, a folder, or nothing."""
     if scans is None or scans == NOBODY:
         return ""
-    if scans in (AUTO_TOWARD, OTHERS, PHASES, UNLABELED):
+    if scans in _WORDS:
         return str(scans)
     # Of '.' the name is empty.
     return Path(scans).absolute().name or str(scans)

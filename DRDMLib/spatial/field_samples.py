@@ -23,8 +23,8 @@ _PARALLEL = 1e-6
 # Transforms are only sampled this way if there are at most as many nodes around the image as it has voxels, and only
 # this many or this fraction of the voxels; the image must end within a field of more nodes than this fraction.
 _LEAST_RATIO, _FEW_NODES = 4, 2**21
-# Voxels of a box along the slower axes and along the fastest one; small enough for the processor's cache.
-_SIDE, _ROW = 16, 64
+# Voxels of a box along each axis of a volume, the slowest first; small enough for the processor's cache.
+_SIDES = (16, 16, 64)
 
 
 @dataclass(frozen=True)
@@ -142,15 +142,19 @@ def samples_of_transform(transform: sitk.Transform, reference: sitk.Image) -> Fi
     return None if samples is None or math.prod(samples.nodes.shape[1:]) > most else samples
 
 
-def box_sides(shape: tuple[int, ...]) -> list[list[slice]]:
-    """Divide each axis of an image, so that boxes of voxels fit into the processor's cache."""
-    sides = [_SIDE] * (len(shape) - 1) + [_ROW]
+def box_sides(shape: tuple[int, ...], sides: tuple[int, ...] = _SIDES) -> list[list[slice]]:
+    """Divide each axis of an image, so that boxes of voxels fit into the processor's cache.
+
+    Args:
+        sides: most voxels of a box along each axis of a volume; an image of fewer axes has the last ones.
+    """
+    sides = sides[-len(shape) :]
     return [[slice(a, min(a + s, n)) for a in range(0, n, s)] for n, s in zip(shape, sides, strict=True)]
 
 
-def boxes(shape: tuple[int, ...]) -> Iterator[Block]:
+def boxes(shape: tuple[int, ...], sides: tuple[int, ...] = _SIDES) -> Iterator[Block]:
     """Divide an image into the boxes of :func:`box_sides`."""
-    yield from product(*box_sides(shape))
+    yield from product(*box_sides(shape, sides))
 
 
 def over_boxes(function: np.ufunc, values: np.ndarray, cells: Sequence[np.ndarray], more: int = 0) -> np.ndarray:

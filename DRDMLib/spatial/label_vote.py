@@ -20,7 +20,7 @@ import SimpleITK as sitk
 
 from .coordinates import MovedIndex
 from .field_samples import samples_of_transform
-from .mirror import reflected
+from .mirror import reflect_outside
 
 # Blur of a label along each axis.
 _BLUR = (0.25, 0.5, 0.25)
@@ -147,9 +147,7 @@ def _positions(index: MovedIndex, start: int, vectors: np.ndarray) -> list[np.nd
     """
     result = []
     for position, side in zip(index.at([start, *[0] * (len(vectors) - 1)], vectors), index.shape, strict=True):
-        outside = (position < -0.5) | (position > side - 0.5)
-        if outside.any():
-            position[outside] = reflected(position[outside], side)
+        reflect_outside(position, side)
         result.append(position.reshape(-1))
     return result
 

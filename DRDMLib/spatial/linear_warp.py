@@ -7,7 +7,6 @@ the same transform; positions differ by rounding, at most about 1e-12 voxels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
@@ -16,8 +15,8 @@ import SimpleITK as sitk
 
 from .coordinates import MovedIndex
 from .field_grid import Block
-from .field_samples import FieldSamples
-from .mirror import reflected
+from .field_samples import FieldSamples, boxes
+from .mirror import reflect_outside
 
 # Voxels of a box along each axis: small enough for the processor's cache, and large enough that several threads, of
 # which only one at a time runs Python, hardly wait for each other.
@@ -62,11 +61,11 @@ class LinearWarp:
         # As many threads as SimpleITK would use; each writes boxes of its own.
         threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
         if threads == 1 or result.size < _MANY_VOXELS:
-            for box in _boxes(result.shape):
+            for box in boxes(result.shape, _SIDES):
                 fill(box)
         else:
             with ThreadPoolExecutor(min(threads, _MOST_THREADS)) as pool:
-                list(pool.map(fill, _boxes(result.shape)))
+                list(pool.map(fill, boxes(result.shape, _SIDES)))
         return result
 
     def _box(self, where: Block) -> np.ndarray:
@@ -75,9 +74,7 @@ class LinearWarp:
         # The corners around each position, and how far it is from the first one along each axis.
         corners, fractions = [np.zeros(1, np.intp)], []
         for position, side, step in zip(positions, self._voxels.shape, steps.tolist(), strict=True):
-            if position.min() < -0.5 or position.max() > side - 0.5:
-                outside = (position < -0.5) | (position > side - 0.5)
-                position[outside] = reflected(position[outside], side)
+            reflect_outside(position, side)
             before = np.clip(position, 0, side - 1, out=position).astype(np.intp)
             position -= before
             fractions.append(position)
@@ -89,14 +86,6 @@ class LinearWarp:
         for fraction in reversed(fractions):
             values = [_between(low, high, fraction) for low, high in zip(values[::2], values[1::2], strict=True)]
         return values[0]
-
-
-def _boxes(shape: tuple[int, ...]) -> Iterator[Block]:
-    """Divide a block into boxes."""
-    sides = _SIDES[-len(shape) :]
-    return product(
-        *[[slice(a, min(a + side, n)) for a in range(0, n, side)] for n, side in zip(shape, sides, strict=True)]
-    )
 
 
 def _between(low: np.ndarray, high: np.ndarray, fraction: np.ndarray) -> np.ndarray:

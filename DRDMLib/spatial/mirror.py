@@ -23,6 +23,13 @@ def reflected(index: np.ndarray, side: float | np.ndarray) -> np.ndarray:
     return result
 
 
+def reflect_outside(index: np.ndarray, side: int) -> None:
+    """Reflect the positions along an axis that lie beyond its faces, in place; see :func:`reflected`."""
+    if index.size and (index.min() < -0.5 or index.max() > side - 0.5):
+        outside = (index < -0.5) | (index > side - 0.5)
+        index[outside] = reflected(index[outside], side)
+
+
 def mirrored_transform(
     transform: sitk.Transform, image: sitk.Image, grid: sitk.ResampleImageFilter, outside: np.ndarray
 ) -> sitk.DisplacementFieldTransform:

@@ -25,8 +25,8 @@ from .field_grid import STORED, FieldGrid
 if TYPE_CHECKING:
     from ..models.metadata import ModelMetadata
 
-# Width of the margin around the model grid in which the field falls to zero: least, most, and most with a pose, as
-# fractions of the grid's side.
+# Width of the margin around the model grid in which the field falls to zero, as fractions of the grid's side: least,
+# most, most with a pose, and most with a pose in a plane, where a wide margin costs less.
 MARGIN_LEAST, MARGIN_MOST, MARGIN_OF_POSES, MARGIN_IN_PLANE = 0.125, 0.5, 1.0, 1.5
 # Largest number of nodes, before the margins, for which the wide margin of poses needs little memory: volumes, stacks.
 _FEW_NODES, _FEW_IN_STACKS = 2**21, 2**20
@@ -34,7 +34,7 @@ _FEW_NODES, _FEW_IN_STACKS = 2**21, 2**20
 # field fades out along an axis, only displacement along that axis compresses space, so the fading itself never folds.
 MARGIN_PER_DISPLACEMENT = 2.5
 # That holds for small fields. A pose turns and stretches the face besides, so that displacement along the face counts:
-# a stack whose margin did not allow for it folded there, and was repaired by more than 100 mm. Planes can afford that.
+# a stack whose margin did not allow for it folded there, and was repaired by more than 100 mm.
 _MARGIN_PER_TURN = 1.0
 
 PLANES = ("axial", "coronal", "sagittal", "auto")

@@ -353,6 +353,14 @@ def test_versions_go_toward_ten_scans_without_a_label(count, goes, tmp_path, tin
     assert "toward" not in records_of(tmp_path / "none")["p0_t12_000"]
 
 
+@pytest.mark.parametrize("word", ["auto", "unlabeled"])
+def test_a_bank_needs_no_labels_and_says_so(word, tmp_path, tiny_models):
+    data = write_people(tmp_path / "data", (0.45, 0.5))
+    with pytest.raises(SettingError, match="use others, phases, or a folder"):
+        make_bank(data, tmp_path / "bank", model=str(tiny_models[3]), toward=word, device="cpu")
+    assert not (tmp_path / "bank").exists()
+
+
 def test_no_scan_is_without_a_label(tmp_path, tiny_models):
     data = write_people(tmp_path / "data", (0.45, 0.5))
     done = run_process("augment", data, "-o", tmp_path / "out", "--toward", "unlabeled", "--model", str(tiny_models[3]))

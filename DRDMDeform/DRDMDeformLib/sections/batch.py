@@ -37,7 +37,6 @@ class BatchSection(JobSection):
         """Connect the buttons."""
         # Output folder of the running or last job; the parameter node may be closed with its scene meanwhile.
         self._output = Path()
-        self._wentToward = False
         self._nextSample = 0
         self._cachedSummary: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         ui = self.ui
@@ -118,8 +117,9 @@ class BatchSection(JobSection):
         else:
             text = _("Makes {made} with {model}; seed, steps, pose and device are those chosen above.")
         text = text.format(made=made, model=model)
-        if toward == AUTO_TOWARD and p.batchSource is BatchSource.FOLDER and p.batchKind is BatchKind.AUGMENT:
-            return text + " " + _("Each goes part of the way toward a scan without a label, if there are ten of these.")
+        folder, whole = p.batchSource is BatchSource.FOLDER, p.batchRegion is BatchRegion.WHOLE
+        if toward == AUTO_TOWARD and folder and whole and p.batchKind is BatchKind.AUGMENT:
+            return text + " " + _("If at least ten scans have no label, versions go part of the way toward them.")
         if toward != OTHERS:
             return text
         if p.batchKind is BatchKind.SYNTHESIZE:
@@ -177,7 +177,6 @@ class BatchSection(JobSection):
             # The first results can be loaded while the others are made.
             job.onItem = lambda item: self.context.updatePanel()
             self.job, self._output = job, p.batchOutput
-            self._wentToward = settings["toward"] == OTHERS
             for field in self._folders:
                 field.remember()
             showProgress(self.ui.batchProgressBar, Progress("batch", 0.0))
@@ -254,7 +253,7 @@ class BatchSection(JobSection):
             counted += " " + _("{n} deformations folded or moved too much and were replaced.").format(
                 n=summary["redrawn"]
             )
-        alone = [item for item in summary["items"] if not item.get("toward")] if self._wentToward else []
+        alone = [item for item in summary["items"] if not item.get("toward")] if summary["toward"] else []
         if alone:
             counted += " " + _(
                 "{n} go toward no other scan, because none could be matched with theirs; use scans of the same kind."

@@ -139,8 +139,8 @@ class BatchTestCase(ModuleTestCase):
         ui = self.ui
         self.chooseFolder(self.writePeople())
         ui.batchLevelsLineEdit.text = "subtle"
-        self.assertEqual(ui.batchTowardComboBox.currentText, "Go toward those without a label, from ten on")
-        self.assertIn("toward a scan without a label, if there are ten", ui.batchPlanLabel.text)
+        self.assertEqual(ui.batchTowardComboBox.currentText, "Use those without a label, if at least ten")
+        self.assertIn("If at least ten scans have no label", ui.batchPlanLabel.text)
         ui.batchTowardComboBox.currentIndex = 0
         self.assertEqual(ui.batchTowardComboBox.currentText, "Not used")
         self.assertNotIn("part of the way", ui.batchPlanLabel.text)
