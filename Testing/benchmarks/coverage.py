@@ -24,12 +24,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 
-from benchmarks.displacement import as_transform
+from benchmarks.displacement import as_transform, resample
 from benchmarks.labeled_views import LabeledImage, deep_structures, is_head, load_case
 from benchmarks.methods import add_pose, deformer, is_elastic
 from benchmarks.tables import markdown
@@ -53,8 +53,16 @@ _WAYS: dict[tuple[str, str], Way | None] = {}
 # Half the side of the window around the structures' center, mm, as a multiple of their largest extent.
 ROOM = 0.75
 
-# Subject, number of the copy, seed -> label of the copy.
-Maker = Callable[[LabeledImage, int, int], sitk.Image]
+
+class Copy(NamedTuple):
+    """The label of a copy, and a function that makes its image, which is not always needed."""
+
+    label: sitk.Image
+    image: Callable[[], sitk.Image]
+
+
+# Subject, number of the copy, seed -> copy.
+Maker = Callable[[LabeledImage, int, int], Copy]
 
 
 def maker(
@@ -79,20 +87,22 @@ def maker(
     if then:
         first, again = (maker(one, levels, device, people, others) for one in (name, then))
 
-        def both(subject: LabeledImage, copy: int, seed: int) -> sitk.Image:
-            return again(LabeledImage(subject.image, first(subject, copy, seed)), copy, seed)
+        def both(subject: LabeledImage, copy: int, seed: int) -> Copy:
+            made = first(subject, copy, seed)
+            return again(LabeledImage(made.image(), made.label), copy, seed)
 
         return both
     plain, _, amount = name.partition("+")
     if plain == "none":
-        return lambda subject, _copy, _seed: subject.label
+        return lambda subject, _copy, _seed: Copy(subject.label, lambda: subject.image)
     pose = (people or AUTO_POSE) if amount == AUTO_POSE else float(amount or 0)
     if plain == "pose" or is_elastic(plain):
         field = deformer("nothing" if plain == "pose" else plain)
 
-        def deformed(subject: LabeledImage, copy: int, seed: int) -> sitk.Image:
+        def deformed(subject: LabeledImage, copy: int, seed: int) -> Copy:
             drawn = field(subject.image, seed, 0)
-            return _moved(subject, drawn if pose == 0 else add_pose(subject.image, drawn, seed, pose))
+            moved = as_transform(drawn if pose == 0 else add_pose(subject.image, drawn, seed, pose), subject.image)
+            return Copy(warp_label(subject.label, subject.label, moved), lambda: resample(subject.image, moved))
 
         return deformed
     path, *words = plain.split(":")
@@ -103,12 +113,12 @@ def maker(
     region = RegionSettings(around=()) if "around" in words else None
     way = ways_to(others) if "toward" in words else None
 
-    def make(subject: LabeledImage, copy: int, seed: int) -> sitk.Image:
+    def make(subject: LabeledImage, copy: int, seed: int) -> Copy:
         level = levels[copy % len(levels)]
         settings = DeformationSettings(level, pose=pose, border=border, region=region)
         toward = None if way is None else way(subject, copy)
         made = next(make_deformations(subject.image, model, settings, (seed,), label=subject.label, toward=toward))
-        return made.warp_label(subject.label)
+        return Copy(made.warp_label(subject.label), lambda: made.warp(subject.image))
 
     return make
 
@@ -126,10 +136,6 @@ def ways_to(others: Sequence[Case]) -> Callable[[LabeledImage, int], Way | None]
         return None
 
     return way
-
-
-def _moved(subject: LabeledImage, field: np.ndarray) -> sitk.Image:
-    return warp_label(subject.label, subject.label, as_transform(field, subject.image))
 
 
 def structure_values(labels: Sequence[sitk.Image]) -> list[int]:
@@ -260,7 +266,7 @@ def measure(
         else:
             make = maker(method, setting.levels, device, spread, others)
             copies = [
-                centered(make(subject, copy, 1000 * number + copy), size, spacing)
+                centered(make(subject, copy, 1000 * number + copy).label, size, spacing)
                 for number, subject in enumerate(subjects)
                 for copy in range(setting.copies)
             ]

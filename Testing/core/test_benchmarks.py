@@ -6,6 +6,7 @@ import importlib
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,6 +246,84 @@ def test_networks_keep_the_size_of_the_image():
         d, image = len(shape), torch.zeros(1, 1, *shape)
         assert UNet(d, 1, 4, (4, 8, 16), 0.01)(image).shape == (1, 4, *shape)
         assert RegistrationNetwork(d, 4)(image, image).shape == (1, d, *shape)
+
+
+# ------------------------------------------------------------------------------------------------- networks by arm
+
+
+def _written_heart(folder: Path, name: str, radius: int) -> Any:
+    """Write a stack of four slices with a ball as its label, and return its case."""
+    from DRDMLib.io.datasets import Case
+
+    ball = sitk.GetImageFromArray(np.stack([_ball(24, radius)[12]] * 4).astype(np.uint8))
+    ball.SetSpacing((1.5, 1.5, 10.0))
+    image = sitk.Cast(ball, sitk.sitkFloat32) * 100
+    for kind, one in (("image", image), ("label", ball)):
+        sitk.WriteImage(one, str(folder / f"{name}_{kind}.nii.gz"))
+    return Case(name, folder / f"{name}_image.nii.gz", folder / f"{name}_label.nii.gz")
+
+
+def test_examples_are_the_slices_of_the_subjects_and_then_of_their_copies(tmp_path):
+    from benchmarks.example_sets import Recipe, read_examples, write_examples
+
+    cases = tuple(_written_heart(tmp_path, f"p{k}", 4 + k) for k in range(2))
+    found = {
+        method: read_examples(
+            write_examples(Recipe(cases, (), method, False, 3, (16, 16), 5), tmp_path / f"{number}.npz")
+        )
+        for number, method in enumerate(("none", "pose+2", "torchio-mm@8+2"))
+    }
+    originals = found.pop("none")
+    assert originals.images.shape == originals.labels.shape == (8, 16, 16) and originals.originals == 8
+    # 24 voxels are cropped to the 16 in the middle.
+    assert np.array_equal(originals.labels[0], _ball(24, 4)[12][4:20, 4:20])
+    for examples in found.values():
+        assert examples.images.shape == (8 + 2 * 3 * 4, 16, 16) and examples.originals == 8
+        assert np.array_equal(examples.images[:8], originals.images)
+        copies = examples.labels[8:].reshape(6, 4, 16, 16)
+        assert set(np.unique(copies)) == {0, 1} and len({copy.tobytes() for copy in copies}) == 6
+        # The label of a copy is where its image is bright.
+        bright = examples.images[8:].astype(np.float32) > 1
+        assert np.mean(bright == examples.labels[8:].astype(bool)) > 0.95
+
+
+def test_a_network_learns_from_its_examples_the_same_each_time():
+    from benchmarks.example_sets import Examples
+    from benchmarks.graph_training import NetworkTrainer
+
+    rng = np.random.default_rng(0)
+    labels = np.stack([np.roll(_ball(16, 4)[8], rng.integers(-3, 4, 2), (0, 1)) for _ in range(12)]).astype(np.uint8)
+    images = (labels + 0.3 * rng.normal(size=labels.shape)).astype(np.float16)
+    trainer = NetworkTrainer((16, 16), 2, torch.device("cpu"), widths=(8, 16, 16))
+    people = [(images[k : k + 2], labels[k : k + 2]) for k in (8, 10)]
+    found = []
+    for seed, steps in ((1, 60), (1, 1), (2, 60), (1, 60)):
+        trainer.train(Examples(images[:8], labels[:8], 4), seed, steps, augment=True)
+        found.append(trainer.test(people))
+    assert found[0] == found[3] != found[2]
+    assert min(found[0]) > 0.9 > max(found[1])
+
+
+def test_the_interval_of_differences():
+    from benchmarks.arms import interval
+
+    # Student's t with two degrees of freedom: 4.3027; the standard error is 0.01 / sqrt(3).
+    assert interval([0.01, 0.02, 0.03]) == pytest.approx(4.3027 * 0.01 / math.sqrt(3), rel=1e-4)
+    assert math.isnan(interval([0.5]))
+
+
+def test_examples_augmented_as_nnunet_does_are_half_originals(monkeypatch):
+    pytest.importorskip("batchgeneratorsv2")
+    from benchmarks import example_sets
+
+    monkeypatch.setitem(example_sets.AUGMENTED, 2, 40)
+    # Originals show the structure 1, copies 2.
+    labels = np.stack([_ball(32, 8)[16] * (1 + k // 3) for k in range(6)]).astype(np.uint8)
+    before = example_sets.Examples(labels.astype(np.float16), labels, 3)
+    after = example_sets.augmented(before, 7)
+    assert after.images.shape == (40, 32, 32) and after.originals == 40
+    assert [int(label.max()) for label in after.labels] == [2, 1] * 20
+    assert np.array_equal(after.images, example_sets.augmented(before, 7).images)
 
 
 # ----------------------------------------------------------------------------------------------------------- views
