@@ -44,6 +44,7 @@ class NetworkTrainer:
         self.image = torch.zeros(self.batch, 1, *window, device=device)
         self.label = torch.zeros(self.batch, *window, dtype=torch.long, device=device)
         self.weight = torch.ones(classes, device=device)
+        torch.backends.cudnn.benchmark = on_gpu
         self.graph = self._capture() if on_gpu else None
 
     def _new_network(self, seed: int) -> DynUNet:
@@ -60,7 +61,7 @@ class NetworkTrainer:
         dice_cross_entropy(scores.float(), self.label, self.weight).backward()
         self.optimizer.step()
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _capture(self) -> torch.cuda.CUDAGraph | None:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -68,8 +69,12 @@ class NetworkTrainer:
                 self._step()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
+        try:
+            with torch.cuda.graph(graph):
+                self._step()
+        except RuntimeError as error:
+            print(f"Steps are not captured ({error}).", flush=True)
+            return None
         return graph
 
     def _start(self, seed: int) -> None:
