@@ -90,7 +90,7 @@ COMPARISONS = {
         tried={
             "poses": ("pose+0.5", "pose+1", "pose+2", "pose+auto"),
             "elastic": ("torchio-mm+1", "torchio-mm@15+1", "torchio-mm@15+2", "torchio-mm@30+1", "torchio-mm@30+2"),
-            "ours": tuple(f"general-3d:toward{rest}" for rest in ("", "+1", ":strong+1", ">pose+1", ">pose+2")),
+            "ours": tuple(f"general-3d:toward{rest}" for rest in ("", "+auto", "+1", ":strong+1", ">pose+2")),
         },
     ),
     "hippocampus": Comparison(
@@ -104,7 +104,7 @@ COMPARISONS = {
         tried={
             "poses": ("pose+0.5", "pose+1", "pose+auto"),
             "elastic": ("torchio-mm@3+0.5", "torchio-mm@5+0.5", "torchio-mm@5+1"),
-            "ours": tuple(f"hippocampus-mr-3d:toward{rest}" for rest in ("", "+0.5", "+1", ":strong+0.5")),
+            "ours": tuple(f"hippocampus-mr-3d:toward{rest}" for rest in ("", "+auto", "+0.5", ":strong+0.5")),
         },
     ),
     "heart": Comparison(

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.coverage import maker
 from benchmarks.labeled_views import LabeledImage, View, crop_to_view, deep_structures, is_head, load_case
+from DRDMLib.diffusion.poses import PoseSpread
 from DRDMLib.io.datasets import Case
 from DRDMLib.io.files import atomic_write
 from DRDMLib.levels import STRENGTHS
@@ -76,6 +77,12 @@ def arrays_of(pair: LabeledImage, window: tuple[int, ...]) -> tuple[np.ndarray, 
     return cropped[0].astype(np.float16), cropped[1]
 
 
+@lru_cache(maxsize=8)
+def spread_of(others: tuple[Case, ...]) -> PoseSpread | None:
+    """Return the spread of the poses of other people, as ``drdm augment`` estimates it."""
+    return poses_of_cases(others)
+
+
 @lru_cache(maxsize=256)
 def read_subject(case: Case) -> LabeledImage:
     """Read a case; of a whole head with MUSE regions, the labels of the deep structures."""
@@ -89,7 +96,7 @@ def make_examples(recipe: Recipe) -> Examples:
     made = [arrays_of(subject, recipe.window) for subject in subjects]
     originals = sum(len(labels) for _, labels in made)
     if recipe.method != "none":
-        spread = poses_of_cases(list(recipe.others)) if recipe.method.endswith("+auto") else None
+        spread = spread_of(recipe.others) if recipe.method.endswith("+auto") else None
         make = maker(recipe.method, STRENGTHS, "cpu", spread, recipe.others)
         for number, subject in enumerate(subjects):
             for copy in range(recipe.copies):
