@@ -49,6 +49,8 @@ class ModelGrid:
         direction: (d, d), columns are the directions of the axes.
         stack: whether it is a stack of slices for a 2D model; the last axis then counts the slices.
         axes: order of the tensor's spatial axes, ``"kji"`` or ``"ijk"``.
+        spare: number of nodes at either end of each axis that the image does not reach, in SimpleITK's axis order; all
+            of it is on the grid if it is empty.
     """
 
     size: tuple[int, ...]
@@ -57,6 +59,7 @@ class ModelGrid:
     direction: np.ndarray = field(repr=False)
     stack: bool = False
     axes: str = "kji"
+    spare: tuple[int, ...] = ()
 
     @property
     def ndim(self) -> int:
@@ -192,6 +195,8 @@ def model_grid(image: sitk.Image, model: ModelMetadata, *, plane: str = "auto") 
         direction=columns,
         stack=stack,
         axes=model.axes,
+        # The first node that is kept lies at the face of the image, or just beyond it.
+        spare=tuple(max(0, int((n - e / s) / 2 - 0.5)) for n, e, s in zip(size, extent, spacing, strict=True)),
     )
 
 
@@ -251,8 +256,8 @@ def field_image(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed: bo
 def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed: bool = False) -> FieldGrid:
     """Convert a field on the model grid to a displacement field in physical space, millimeters, LPS.
 
-    The result extends past the model grid and falls smoothly to zero there, so that objects outside the image
-    (surface models, markups, a larger segmentation) are not torn.
+    The result extends past the image and falls smoothly to zero there, so that objects outside of it (surface models,
+    markups, a larger segmentation) are not torn. What the model grid has beyond a margin around the image is left out.
 
     Args:
         ddf: (N, d, *S), fraction of the side; N is the number of slices for a stack, and 1 otherwise.
@@ -266,13 +271,13 @@ def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed:
     wide = posed and math.prod(grid.size) * math.prod(finer) <= (_FEW_IN_STACKS if grid.stack else _FEW_NODES)
     in_plane = wide and (grid.stack or grid.ndim == 2)
     most = MARGIN_IN_PLANE if in_plane else MARGIN_OF_POSES if wide else MARGIN_MOST
+    spare = np.asarray(grid.spare or (0,) * grid.ndim)
     margins = []
     for axis in range(grid.ndim):
-        faces = vectors.take((0, -1), axis=grid.ndim - 1 - axis) @ grid.direction[:, axis]
-        needed = MARGIN_PER_DISPLACEMENT * float(np.abs(faces).max())
+        ends = vectors.take((spare[axis], -1 - spare[axis]), axis=grid.ndim - 1 - axis)
+        needed = MARGIN_PER_DISPLACEMENT * float(np.abs(ends @ grid.direction[:, axis]).max())
         if in_plane:
-            along = np.linalg.norm(vectors.take((0, -1), axis=grid.ndim - 1 - axis), axis=-1)
-            needed += _MARGIN_PER_TURN * float(along.max())
+            needed += _MARGIN_PER_TURN * float(np.linalg.norm(ends, axis=-1).max())
         reach = min(max(needed, MARGIN_LEAST * side), most * side)
         margins.append(max(2, math.ceil(reach / grid.spacing[axis])))
     if grid.stack:
@@ -280,22 +285,23 @@ def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed:
     # Interpolating, continuing past the border and fading out are linear and separate for each axis: one matrix each.
     values = torch.from_numpy(vectors)
     for axis in range(grid.ndim):
-        matrix = torch.from_numpy(_extension_matrix(grid.size[axis], margins[axis], finer[axis]))
+        matrix = torch.from_numpy(_extension_matrix(grid.size[axis], spare[axis], margins[axis], finer[axis]))
         before, after = values.shape[: grid.ndim - 1 - axis], values.shape[grid.ndim - axis :]
         lines = values.reshape(math.prod(before), grid.size[axis], math.prod(after))
         values = (matrix @ lines).view(*before, len(matrix), *after)
     spacing = [s / f for s, f in zip(grid.spacing, finer, strict=True)]
-    origin = np.asarray(grid.origin) - grid.direction @ (np.asarray(grid.spacing) * np.asarray(margins))
+    origin = np.asarray(grid.origin) + grid.direction @ (np.asarray(grid.spacing) * (spare - np.asarray(margins)))
     return FieldGrid(values.numpy(), tuple(spacing[::-1]), grid.direction, origin, STORED)
 
 
-def _extension_matrix(size: int, margin: int, finer: int) -> np.ndarray:
+def _extension_matrix(size: int, spare: int, margin: int, finer: int) -> np.ndarray:
     """Make the matrix that refines and extends values along one axis: (nodes of the result, ``size``).
 
-    It interpolates between the nodes with cubic B-splines (``finer=2``), and continues the values at both ends, falling
-    smoothly to zero over ``margin`` nodes.
+    It interpolates between the nodes with cubic B-splines (``finer=2``), leaves out ``spare`` nodes at both ends, and
+    continues the values there, falling smoothly to zero over ``margin`` nodes.
     """
     inner = np.eye(size) if finer == 1 else doubled(np.eye(size), 0)
+    inner = inner[spare * finer : len(inner) - spare * finer]
     border = margin * finer
     ramp = (0.5 - 0.5 * np.cos(np.pi * np.arange(border) / border))[:, None]
     return np.concatenate([ramp * inner[0], inner, ramp[::-1] * inner[-1]])

@@ -18,7 +18,8 @@ from DRDMLib.generation import prepare
 from DRDMLib.models.model import Model, ModelMetadata
 from DRDMLib.output import write_ddf, write_warped
 from DRDMLib.pictures import deformation_picture
-from DRDMLib.spatial.model_grid import field_image, model_grid, sample_image
+from DRDMLib.spatial.model_grid import field_image, model_grid, physical_field, sample_image
+from DRDMLib.spatial.resampling import field_on_grid
 
 OBLIQUE = rotation(20, -35, 50)
 FLIPPED = np.diag([-1.0, 1.0, -1.0])
@@ -246,3 +247,16 @@ def test_a_refined_field_agrees_with_the_coarse_field():
     index = (9, 10, 11)
     point = coarse.TransformIndexToPhysicalPoint(index)
     assert np.allclose(coarse[index], fine[fine.TransformPhysicalPointToIndex(point)], atol=1e-5)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+@pytest.mark.parametrize("kind", ["anisotropic", "oblique", "flipped", "slab"])
+def test_a_field_leaves_out_what_the_model_has_far_outside_the_image(kind, refine):
+    image = smooth_image(**KINDS_3D[kind])
+    grid = model_grid(image, ModelMetadata("m", "compact", 3, 16))
+    ddf = torch.randn(1, 3, 16, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.02
+    field, whole = (physical_field(ddf, one, refine=refine) for one in (grid, replace(grid, spare=())))
+    assert np.allclose(field.values[[0, -1]], 0) and np.allclose(field.values[:, :, [0, -1]], 0)
+    assert any(grid.spare) and field.values.size < whole.values.size
+    inside = [field_on_grid(one.image(), image, 0, image.GetSize()[2]) for one in (field, whole)]
+    assert np.abs(inside[0]).max() > 0.1 and np.allclose(*inside, atol=1e-5)
