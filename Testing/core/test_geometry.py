@@ -256,7 +256,7 @@ def test_a_field_leaves_out_what_the_model_has_far_outside_the_image(kind, refin
     grid = model_grid(image, ModelMetadata("m", "compact", 3, 16))
     ddf = torch.randn(1, 3, 16, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.02
     field, whole = (physical_field(ddf, one, refine=refine) for one in (grid, replace(grid, spare=())))
-    assert np.allclose(field.values[[0, -1]], 0) and np.allclose(field.values[:, :, [0, -1]], 0)
-    assert any(grid.spare) and field.values.size < whole.values.size
+    assert np.allclose(field.vectors[[0, -1]], 0) and np.allclose(field.vectors[:, :, [0, -1]], 0)
+    assert any(grid.spare) and field.vectors.size < whole.vectors.size
     inside = [field_on_grid(one.image(), image, 0, image.GetSize()[2]) for one in (field, whole)]
     assert np.abs(inside[0]).max() > 0.1 and np.allclose(*inside, atol=1e-5)
