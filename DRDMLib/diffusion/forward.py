@@ -134,10 +134,10 @@ class ForwardProcess:
         full, _ = composition_counts(_levels(level, batch))
         _, noisy_dvf = self._velocities(len(full), generator)
         deformed = self_compose(noisy_dvf, full)
-        if isinstance(generator, torch.Generator):
-            return self._on_image(deformed)
-        # The last bits of a product of matrices depend on their size.
-        return torch.cat([self._on_image(one) for one in deformed.split(1)])
+        if isinstance(generator, Sequence):
+            # The last bits of a product of matrices depend on their size.
+            return torch.cat([self._on_image(one) for one in deformed.split(1)])
+        return self._on_image(deformed)
 
     def step(self, level: Tensor | int, generator: torch.Generator, *, batch: int | None = None) -> Diffusion:
         """Draw a random deformation and its last step, for training. Arguments as in :meth:`ddf`."""
@@ -183,10 +183,10 @@ class ForwardProcess:
 
     def _noise(self, side: int, batch: int, generator: Generators, scale: float) -> Tensor:
         shape = (self.ndim, *[side] * self.ndim)
-        if isinstance(generator, torch.Generator):
-            noise = torch.randn((batch, *shape), generator=generator, device=generator.device)
-        else:
+        if isinstance(generator, Sequence):
             noise = torch.stack([torch.randn(shape, generator=own, device=own.device) for own in generator])
+        else:
+            noise = torch.randn((batch, *shape), generator=generator, device=generator.device)
         return noise * (scale * self.control_size / side)
 
     def _velocities(self, batch: int, generator: Generators) -> tuple[Tensor, Tensor]:
@@ -228,7 +228,7 @@ def random_ddf(
 
 
 def _device_of(generator: Generators) -> torch.device:
-    return generator.device if isinstance(generator, torch.Generator) else generator[0].device
+    return (generator[0] if isinstance(generator, Sequence) else generator).device
 
 
 def _levels(level: Tensor | int, batch: int | None) -> Tensor:

@@ -162,7 +162,7 @@ def _levels_on_device(visits: list[tuple[int, int]], level: int, device: torch.d
     for t, times in visits:
         rows.append((t, level, level - times))
         level -= times
-    return torch.tensor(rows, device=device)
+    return torch.tensor(rows).to(device)
 
 
 def _plainly(_: Hashable, compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ class DeviceBounds:
             return None
         if isinstance(grid, FieldGrid):
             grid = SampledGrid(grid, tuple(np.arange(float(len(nodes))) for nodes in grid.nodes), grid.rounding)
-        with contextlib.suppress(RuntimeError), _TURN, torch.inference_mode():
+        with contextlib.suppress(RuntimeError), _TURN:
             return self._least(grid)
         return None
 
@@ -60,7 +60,12 @@ class DeviceBounds:
         rows = [[(j, float(row[j])) for j in np.flatnonzero(row).tolist()] for row in self._field.along]
         return torch.stack([sum((there[j] * x for j, x in rest), there[i] * y) for (i, y), *rest in rows])
 
+    @torch.inference_mode()
     def _least(self, grid: SampledGrid) -> LeastBetweenSamples:
+        with torch.cuda.stream(_stream(self._device)):
+            return self._bounded(grid)
+
+    def _bounded(self, grid: SampledGrid) -> LeastBetweenSamples:
         windows, values, d = Windows.of(grid), self._values, len(grid.at)
         lows, highs, sizes = [], [], [values.abs().amax()]
         for along in range(d):
@@ -83,6 +88,12 @@ class DeviceBounds:
 
     def _at(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self._device)
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream | None:
+    """Return a stream of its own, so that a field does not wait for the next ones, which are drawn in the meantime."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
 def _gathered(values: Tensor, members: Tensor, axis: int) -> Tensor:

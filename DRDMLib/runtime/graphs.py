@@ -18,6 +18,8 @@ from torch import Tensor
 ENABLED = True
 # Making a graph takes as long as so many calls.
 CALLS = 12
+# While a stream is recorded, others must not wait for the whole GPU, as another recording does at its beginning.
+_RECORDING = threading.Lock()
 # So many kinds of computations are remembered at a time.
 _MOST = 32
 
@@ -111,5 +113,5 @@ class _Graph:
         self.inputs = tuple(x.clone() for x in inputs)
         self.graph = torch.cuda.CUDAGraph()
         how: Any = {"pool": pool, "stream": torch.cuda.Stream(), "capture_error_mode": "thread_local"}
-        with torch.cuda.graph(self.graph, **how):
+        with _RECORDING, torch.cuda.graph(self.graph, **how):
             self.output = compute(*self.inputs)
