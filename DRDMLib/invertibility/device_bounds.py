@@ -19,8 +19,8 @@ from torch import Tensor
 from ..spatial.field_grid import FieldGrid, SampledGrid
 from .determinant_bounds import LeastBetweenSamples, Windows, error_between_samples, least_determinant
 
-# Fields with fewer nodes take less time on the processor.
-LEAST_NODES = 2**16
+# Fields with fewer nodes take less time on the processor, and those with more would need more than 2 GB on the GPU.
+LEAST_NODES, _MOST_NODES = 2**16, 2**23
 # A GPU computes the bounds of one field at a time, which limits the memory.
 _TURN = threading.Lock()
 
@@ -41,9 +41,9 @@ class DeviceBounds:
         """Bound the determinant in the cells of the field, or between its samples, from below.
 
         Returns:
-            ``None`` if the processor should do it, because the field is small or the GPU lacks memory.
+            ``None`` if the processor should do it, because the field is small or very large, or the GPU lacks memory.
         """
-        if self._field.vectors[..., 0].size < LEAST_NODES:
+        if not LEAST_NODES <= self._field.vectors[..., 0].size <= _MOST_NODES:
             return None
         if isinstance(grid, FieldGrid):
             grid = SampledGrid(grid, tuple(np.arange(float(len(nodes))) for nodes in grid.nodes), grid.rounding)

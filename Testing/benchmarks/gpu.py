@@ -22,7 +22,6 @@ It can be tried on a CPU, where it shows nothing:
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import statistics
 import time
@@ -123,6 +122,8 @@ def versions(name: str, device: torch.device, options: argparse.Namespace) -> di
     found: dict[str, Any] = {}
     for count, together in ((1, 1), *((options.seeds, most) for most in TOGETHER if most <= max(8, options.seeds))):
         for state, on in STATES.items():
+            if together > TOGETHER[0] and not on:
+                continue
             key = f"{count} in batches of {together}, {state}"
             with switched(on, device, together):
                 found[key] = seconds_per_version(model, image, count, together)
@@ -235,7 +236,7 @@ def samples(device: torch.device, options: argparse.Namespace) -> dict[str, Any]
     settings = RunSettings(AUGMENT, ((LEVEL,),), copies=options.copies, deformation=DeformationSettings())
     count = options.cases * options.copies
     found: dict[str, Any] = {"samples": count}
-    for state, together in itertools.product(STATES, TOGETHER):
+    for state, together in (("before", TOGETHER[0]), *(("now", most) for most in TOGETHER)):
         kind = f"{state}, batches of {together}"
         request = RunRequest(data, options.work / kind, model="hippocampus-mr-3d", device=str(device))
         with switched(STATES[state], device, together):
