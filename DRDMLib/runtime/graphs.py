@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Hashable
+from functools import cache
 from typing import Any
 
 import torch
@@ -112,6 +113,13 @@ class _Graph:
     def __init__(self, compute: Callable[..., Tensor], inputs: tuple[Tensor, ...], pool: Any) -> None:
         self.inputs = tuple(x.clone() for x in inputs)
         self.graph = torch.cuda.CUDAGraph()
-        how: Any = {"pool": pool, "stream": torch.cuda.Stream(), "capture_error_mode": "thread_local"}
+        stream = _recording_stream(self.inputs[0].device)
+        how: Any = {"pool": pool, "stream": stream, "capture_error_mode": "thread_local"}
         with _RECORDING, torch.cuda.graph(self.graph, **how):
             self.output = compute(*self.inputs)
+
+
+@cache
+def _recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream of a GPU on which graphs are made; libraries keep memory for each stream that they see."""
+    return torch.cuda.Stream(device)
