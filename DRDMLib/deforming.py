@@ -252,7 +252,8 @@ def finish(drawn: Drawn, image: sitk.Image | None = None) -> Deformation:
     how: Any = {"refine": scan.refined, "posed": scan.moves_faces}
     with one_thread():
         field = physical_field(drawn.recovered, scan.grid, **how)
-        repaired = repair(field, image, scan.held)
+        # Apple's GPU has no double precision.
+        repaired = repair(field, image, scan.held, scan.model.device if drawn.device == "cuda" else None)
     return Deformation(
         reference=image,
         field=field.image(),
@@ -299,7 +300,12 @@ def _in_regions(
             target, model, settings, seed, draw, faces=faces, skeleton=skeleton, on_step=own
         )
         with one_thread():
-            repaired = repair(made.field, target.image, () if settings.pose else faces)
+            repaired = repair(
+                made.field,
+                target.image,
+                () if settings.pose else faces,
+                model.device if made.device == "cuda" else None,
+            )
         yield Deformation(
             reference=target.image,
             field=made.field.image(),

@@ -105,7 +105,7 @@ def _generate(
     level = settings.number(model.timesteps)
     generators = [random_generator(seed, model.device) for seed in seeds]
     # Level 0 draws, too, so that a seed gives the same pose at every level.
-    drawn = torch.cat([process.ddf(level, generator) for generator in generators])
+    drawn = process.ddf(level, generators, batch=len(generators))
     drawn = drawn.expand(len(images), *drawn.shape[1:])
     if toward is not None:
         toward = toward.to(model.device).expand(len(images), *toward.shape[1:])

@@ -122,16 +122,15 @@ class PreparedScan:
         device = made.recovered.device.type
         seconds = (time.perf_counter() - begin) / len(seeds)
         if len(seeds) == 1:
-            own = (made.random, made.recovered, made.own)
-            return [Drawn(self, seeds[0], shares[0], *own, device, made.at_once, seconds)]
+            fields = (made.random, made.recovered, made.own)
+            return [Drawn(self, seeds[0], shares[0], *fields, device, made.at_once, seconds)]
         # They wait to be proven, which the CPU does; the memory of the GPU is for the next batch. They are copies, so
         # that one of them does not keep the memory of all.
-        fields = [
-            [part.to("cpu", copy=True) for part in one.split(1)] for one in (made.random, made.recovered, made.own)
-        ]
+        random, recovered = ([part.clone() for part in one.cpu().split(1)] for one in (made.random, made.recovered))
+        own = recovered if made.own is made.recovered else [part.clone() for part in made.own.cpu().split(1)]
         return [
             Drawn(self, seed, share, random, recovered, own, device, made.at_once, seconds)
-            for seed, share, random, recovered, own in zip(seeds, shares, *fields, strict=True)
+            for seed, share, random, recovered, own in zip(seeds, shares, random, recovered, own, strict=True)
         ]
 
 

@@ -37,11 +37,19 @@ def sampling_grid(ddf: Tensor) -> Tensor:
     ndim = ddf.shape[1]
     coordinates = []
     for axis, side in enumerate(ddf.shape[2:]):
-        voxel = _counted(side, ddf.device, ddf.dtype).view([-1 if a == axis else 1 for a in range(ndim)])
+        voxel = _voxels(side, ddf.device, ddf.dtype).view([-1 if a == axis else 1 for a in range(ndim)])
         # The order of operations is as published, because recovery is sensitive to the last bit (see recovery.py).
         coordinates.append((ddf[:, axis] * side).add_(voxel).div_(max((side - 1) / 2.0, 0.5)).sub_(1.0))
     # Each axis has its own part of the memory, which takes less time than alternating numbers.
     return torch.stack(coordinates[::-1], dim=1).movedim(1, -1)
+
+
+def _voxels(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return 0, 1, ..., ``count - 1``."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        # A CUDA graph uses the same memory forever, so it must not be that of the cache.
+        return torch.arange(count, device=device, dtype=dtype)
+    return _counted(count, device, dtype)
 
 
 @lru_cache(maxsize=64)
@@ -132,8 +140,10 @@ def self_compose(dvf: Tensor, times: Tensor | int) -> Tensor:
         if not any(chosen):
             continue
         product = compose(result, power) if begun else power
-        marks = torch.tensor(chosen, device=dvf.device).view(-1, *[1] * (dvf.ndim - 1))
-        result = product if all(chosen) else torch.where(marks, product, result)
+        if not all(chosen):
+            marks = torch.tensor(chosen, device=dvf.device).view(-1, *[1] * (dvf.ndim - 1))
+            product = torch.where(marks, product, result)
+        result = product
         begun = True
     return result
 
@@ -151,11 +161,11 @@ def lipschitz_bound(ddf: Tensor) -> Tensor:
     Returns:
         (N,), voxels of displacement per voxel.
     """
-    sides = torch.tensor(ddf.shape[2:], device=ddf.device, dtype=ddf.dtype)
     total = torch.zeros(ddf.shape[0], ddf.shape[1], device=ddf.device, dtype=ddf.dtype)
     for axis in range(2, ddf.ndim):
         total += ddf.diff(dim=axis).flatten(2).abs_().amax(dim=2)
-    return (total * sides).amax(dim=1)
+    # A tensor of the sides would have to be copied to a GPU.
+    return torch.stack([total[:, k] * side for k, side in enumerate(ddf.shape[2:])]).amax(dim=0)
 
 
 def invertible_step(ddf: Tensor, bound: float = STEP_BOUND) -> Tensor:

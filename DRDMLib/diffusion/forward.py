@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..models.metadata import ModelMetadata
 
 
+Generators = torch.Generator | Sequence[torch.Generator]
+
 # Distance from a plane over which normal displacements grow to their full size, fraction of the side.
 _RAMP = 0.25
 
@@ -117,12 +119,13 @@ class ForwardProcess:
         """
         return replace(self, velocity_scale=self.velocity_scale * (self.gain / 2), amplitude=2.0)
 
-    def ddf(self, level: Tensor | int, generator: torch.Generator, *, batch: int | None = None) -> Tensor:
+    def ddf(self, level: Tensor | int, generator: Generators, *, batch: int | None = None) -> Tensor:
         """Draw a random deformation psi_{t:1}.
 
         Args:
             level: t in 0..T-1; one level for all fields, or a tensor (N,).
-            generator: source of all random numbers; the fields are computed on its device.
+            generator: source of all random numbers; the fields are computed on its device. Or one for each field, which
+                gives the fields that each of them gives alone.
             batch: number of fields; by default the number of levels.
 
         Returns:
@@ -130,7 +133,11 @@ class ForwardProcess:
         """
         full, _ = composition_counts(_levels(level, batch))
         _, noisy_dvf = self._velocities(len(full), generator)
-        return self._on_image(self_compose(noisy_dvf, full))
+        deformed = self_compose(noisy_dvf, full)
+        if isinstance(generator, Sequence):
+            # The last bits of a product of matrices depend on their size.
+            return torch.cat([self._on_image(one) for one in deformed.split(1)])
+        return self._on_image(deformed)
 
     def step(self, level: Tensor | int, generator: torch.Generator, *, batch: int | None = None) -> Diffusion:
         """Draw a random deformation and its last step, for training. Arguments as in :meth:`ddf`."""
@@ -138,7 +145,7 @@ class ForwardProcess:
         dvf, noisy_dvf = self._velocities(len(full), generator)
         return Diffusion(self._on_image(self_compose(noisy_dvf, full)), self._on_image(self_compose(dvf, last)))
 
-    def dvf(self, batch: int, generator: torch.Generator, scale: float | None = None) -> Tensor:
+    def dvf(self, batch: int, generator: Generators, scale: float | None = None) -> Tensor:
         """Draw small random fields (DVFs) on the control grid: sums of Gaussian noise on grids of 64, 32, 16, 8 nodes.
 
         With ``noise_grids``, noise on those grids is summed instead, and brought to the control grid by repeated
@@ -146,7 +153,7 @@ class ForwardProcess:
 
         Args:
             batch: number of fields.
-            generator: source of all random numbers.
+            generator: source of all random numbers, or one for each field.
             scale: standard deviation of the noise on the control grid itself, by default ``velocity_scale``; noise on a
                 grid of s nodes has ``scale * control_size / s``.
 
@@ -157,15 +164,15 @@ class ForwardProcess:
         if self.noise_grids is not None:
             return self._smooth_dvf(self.noise_grids, batch, generator, scale)
         shape = (self.control_size,) * self.ndim
-        dvf = torch.zeros((batch, self.ndim, *shape), device=generator.device)
+        dvf = torch.zeros((batch, self.ndim, *shape), device=_device_of(generator))
         halvings = min(5, int(math.log2(self.control_size)) - 2)
         for side in (self.control_size >> k for k in range(halvings)):
             dvf += resize_field(self._noise(side, batch, generator, scale), shape)
         return dvf
 
-    def _smooth_dvf(self, grids: Sequence[int], batch: int, generator: torch.Generator, scale: float) -> Tensor:
+    def _smooth_dvf(self, grids: Sequence[int], batch: int, generator: Generators, scale: float) -> Tensor:
         side = min(grids)
-        dvf = torch.zeros((batch, self.ndim, *[side] * self.ndim), device=generator.device)
+        dvf = torch.zeros((batch, self.ndim, *[side] * self.ndim), device=_device_of(generator))
         while True:
             if side in grids:
                 dvf = dvf + self._noise(side, batch, generator, scale)
@@ -174,11 +181,15 @@ class ForwardProcess:
             side *= 2
             dvf = resize_field(dvf, (side,) * self.ndim)
 
-    def _noise(self, side: int, batch: int, generator: torch.Generator, scale: float) -> Tensor:
-        noise = torch.randn((batch, self.ndim, *[side] * self.ndim), generator=generator, device=generator.device)
+    def _noise(self, side: int, batch: int, generator: Generators, scale: float) -> Tensor:
+        shape = (self.ndim, *[side] * self.ndim)
+        if isinstance(generator, Sequence):
+            noise = torch.stack([torch.randn(shape, generator=own, device=own.device) for own in generator])
+        else:
+            noise = torch.randn((batch, *shape), generator=generator, device=generator.device)
         return noise * (scale * self.control_size / side)
 
-    def _velocities(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _velocities(self, batch: int, generator: Generators) -> tuple[Tensor, Tensor]:
         """Draw DVF and DVF' of the paper: the small field, and the same with weak noise composed with it."""
         dvf = self.dvf(batch, generator)
         noise = self.dvf(batch, generator, self.velocity_scale * NOISE_RATIO)
@@ -214,6 +225,10 @@ def random_ddf(
     """
     process = ForwardProcess(size, ndim, velocity_scale, amplitude, control_size, noise_grids)
     return process.ddf(level, generator, batch=batch)
+
+
+def _device_of(generator: Generators) -> torch.device:
+    return (generator[0] if isinstance(generator, Sequence) else generator).device
 
 
 def _levels(level: Tensor | int, batch: int | None) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -115,20 +116,15 @@ def recover(
     """
     metadata = model.metadata
     padding = metadata.composition_padding if exact else "border"
+    run = model.graphs.run if metadata.architecture == "compact" else _plainly
     image = image.to(model.device)
     phi = ddf.to(model.device).expand(image.shape[0], -1, *[-1] * model.ndim)
     current = start_level(start, level, model.timesteps)
     visits = step_schedule(model.timesteps, current, steps)
-    for done, (t, times) in enumerate(visits, start=1):
-        warped = warp(image, phi, padding=metadata.image_padding, mode=metadata.image_interpolation)
-        if model.supports_target_level:
-            psi = model.predict_to(warped, current, current - times)
-        else:
-            # The network's second pass refines a single step. It is not worth its time where a step stands for several.
-            psi = model.predict(warped, t, quick=not exact, once=times > 1 and not exact)
-        current -= times
-        if times > 1 and not model.supports_target_level:
-            psi = self_compose(psi, times)
+    levels = _levels_on_device(visits, current, model.device)
+    for done, (_, times) in enumerate(visits, start=1):
+        kind = (exact, None if model.supports_target_level else times)
+        psi = run(kind, partial(_predicted, model, exact, times), image, phi, levels[done - 1])
         if planes is not None:
             psi = planes.hold(psi, _RAMP)
         if not exact:
@@ -139,3 +135,35 @@ def recover(
         if on_step is not None:
             on_step(done, len(visits), phi)
     return phi
+
+
+def _predicted(model: Model, exact: bool, times: int, image: Tensor, phi: Tensor, levels: Tensor) -> Tensor:
+    """Predict the field of one step, (N, d, *S), from an image that is warped with the field so far.
+
+    It is computed as a CUDA graph, see :meth:`DRDMLib.runtime.graphs.Graphs.run`.
+
+    Args:
+        times: number of levels that the step stands for.
+        levels: (3,): the level that stands for the others, that of the image, and that after the step.
+    """
+    metadata = model.metadata
+    warped = warp(image, phi, padding=metadata.image_padding, mode=metadata.image_interpolation)
+    t, current, to = levels
+    if model.supports_target_level:
+        return model.predict_to(warped, current, to)
+    # The network's second pass refines a single step. It is not worth its time where a step stands for several.
+    psi = model.predict(warped, t, quick=not exact, once=times > 1 and not exact)
+    return self_compose(psi, times) if times > 1 else psi
+
+
+def _levels_on_device(visits: list[tuple[int, int]], level: int, device: torch.device) -> Tensor:
+    """Return the levels of :func:`_predicted` for all steps: (steps, 3)."""
+    rows = []
+    for t, times in visits:
+        rows.append((t, level, level - times))
+        level -= times
+    return torch.tensor(rows).to(device)
+
+
+def _plainly(_: Hashable, compute: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    return compute(*inputs)

@@ -44,7 +44,8 @@ class SlipPlanes:
         held = field
         for axis, planes in enumerate(self.at):
             if planes:
-                weight = _weight(field.shape[2 + axis], tuple(planes), self.size, ramp, padded).to(field)
+                kind = (self.size, ramp, padded, field.device, field.dtype)
+                weight = _weight(field.shape[2 + axis], tuple(planes), *kind)
                 if held is field:
                     held = field.clone()
                 held[:, axis] *= weight.view([-1 if a == axis else 1 for a in range(field.shape[1])])
@@ -52,7 +53,15 @@ class SlipPlanes:
 
 
 @lru_cache(maxsize=256)
-def _weight(nodes: int, planes: tuple[float, ...], size: int, ramp: float, padded: bool) -> Tensor:
+def _weight(
+    nodes: int,
+    planes: tuple[float, ...],
+    size: int,
+    ramp: float,
+    padded: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
     """Return the factor at each node of one axis: (nodes,), from 0 at the planes to 1; see :meth:`SlipPlanes.hold`."""
     step = (2 if padded else 1) * size / nodes
     first = -size // 2 if padded else 0
@@ -62,4 +71,5 @@ def _weight(nodes: int, planes: tuple[float, ...], size: int, ramp: float, padde
         for plane in planes:
             beyond = ((positions - plane).abs() - step).clamp(min=0)
             weight *= (beyond > 1e-9) * torch.sin((beyond / max(ramp * size, 1e-9)).clamp(max=1) * (math.pi / 2))
-        return weight
+        # Copied to a GPU only once; Apple's has no 64-bit numbers.
+        return weight.to(dtype).to(device)

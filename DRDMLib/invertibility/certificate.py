@@ -54,6 +54,7 @@ from ..spatial.field_grid import (
     positions,
 )
 from .determinant_bounds import Bounds, least_between_samples, over_tiles, tolerance
+from .device_bounds import DeviceBounds
 
 # Cells of a block along each axis: large enough to keep all threads busy, small enough for the processor's cache.
 _BLOCK = 48
@@ -206,6 +207,7 @@ def failing_cells(
     besides: tuple[slice, ...] | None = None,
     *,
     bounded: bool = False,
+    on_device: DeviceBounds | None = None,
 ) -> np.ndarray:
     """Find the cells in which the determinant is not proven to be above ``margin``.
 
@@ -215,6 +217,7 @@ def failing_cells(
         besides: a box of nodes; the cells between them are not tested.
         bounded: first bound the determinants by the nodes of the stored field, and only test the blocks that this does
             not decide; ``grid`` is a :class:`SampledGrid`.
+        on_device: bounds the determinants of all cells first; ``grid`` is a field or its samples.
 
     Returns:
         Indices (K, d), array order.
@@ -222,12 +225,17 @@ def failing_cells(
     shape = tuple(map(len, grid.nodes))
     every = blocks(shape) if besides is None else _blocks_around(shape, besides)
     wanted = [where for where in every if changed is None or grid.touched(where, changed)]
-    if bounded and len(wanted) > _FEW_BLOCKS:
+    least = None
+    if on_device is not None and changed is None:
+        assert isinstance(grid, FieldGrid | SampledGrid)
+        least = on_device.least(grid)
+    if least is None and bounded and len(wanted) > _FEW_BLOCKS:
         assert isinstance(grid, SampledGrid)
         # Otherwise it takes less time to test the samples.
         if math.prod(shape) > _FINER * grid.field.vectors[..., 0].size:
             least = least_between_samples(grid)
-            wanted = [where for where in wanted if not least.of(where) > margin]
+    if least is not None:
+        wanted = [where for where in wanted if not least.of(where) > margin]
 
     def find(where: Block) -> np.ndarray:
         return _failing_in_block(grid, where, margin)
@@ -360,14 +368,18 @@ def certify_on_grid(field: sitk.Image, reference: sitk.Image) -> Certificate:
 
 
 def failing_samples(
-    field: FieldGrid, inside: tuple[np.ndarray, ...], margin: float, changed: np.ndarray | None = None
+    field: FieldGrid,
+    inside: tuple[np.ndarray, ...],
+    margin: float,
+    changed: np.ndarray | None = None,
+    on_device: DeviceBounds | None = None,
 ) -> tuple[SampledGrid, np.ndarray]:
     """Find the cells that fail in a field's samples on the grid of an image, continued outside.
 
     Args:
         field: it is zero on its border, and none of its own cells fails.
         inside: nodes of the image's grid, see :func:`DRDMLib.spatial.field_grid.positions`.
-        margin, changed: see :func:`failing_cells`.
+        margin, changed, on_device: see :func:`failing_cells`.
 
     Returns:
         The grid of the samples, and indices (K, d) of its cells.
@@ -376,7 +388,8 @@ def failing_samples(
     for gap in GAPS:
         grid = continued(field, inside, gap)
         # Copies of the field's own nodes need no test.
-        cells = failing_cells(grid, margin, changed, grid.inner if same else None, bounded=not same)
+        bounds = None if same else on_device
+        cells = failing_cells(grid, margin, changed, grid.inner if same else None, bounded=not same, on_device=bounds)
         if not len(cells):
             break
     return grid, cells

@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from ..spatial.field_grid import Block, SampledGrid
 from ..spatial.field_samples import FieldSamples
 
+# NumPy on the processor, PyTorch on other devices.
+Array = TypeVar("Array", np.ndarray, Tensor)
 Function = Callable[..., np.ndarray]
 # For each axis the least and greatest difference quotients along it, (d, *cells) each; component k is along axis k.
 Bounds = list[tuple[np.ndarray, np.ndarray]]
@@ -141,52 +144,98 @@ class LeastBetweenSamples(NamedTuple):
         return float(self.least[tuple(slice(a, b) for a, b in ends)].min())
 
 
+class Windows(NamedTuple):
+    """Between which nodes of a field its samples lie.
+
+    Attributes:
+        groups: for each axis, the group of each cell between samples; those of a group begin in one cell of the field.
+        first, last: for each axis, the first and the last cell of the field that each group lies in: (groups,).
+        least, most: for each axis, the bounds of a cell's length as it is read, divided by that as it is applied.
+        finest: least side of a cell, millimeters.
+    """
+
+    groups: list[np.ndarray]
+    first: list[np.ndarray]
+    last: list[np.ndarray]
+    least: list[np.ndarray]
+    most: list[np.ndarray]
+    finest: float
+
+    @staticmethod
+    def of(grid: SampledGrid) -> Windows:
+        """Find them for a grid that has at least two nodes along each axis."""
+        rows, finest = [], math.inf
+        shape, spacings = grid.field.vectors.shape[:-1], grid.field.spacing
+        for at, read_at, n, spacing in zip(grid.at, grid.read_at or grid.at, shape, spacings, strict=True):
+            read = np.clip(read_at, 0, n - 1)
+            low = np.minimum(np.floor(read[:-1]).astype(np.int64), n - 2)
+            high = np.clip(np.ceil(read[1:]).astype(np.int64) - 1, low, n - 2)
+            begins = np.diff(low, prepend=-1) > 0
+            first = np.flatnonzero(begins)
+            # Around the outermost voxels' centers, and beyond the field, values are not read at the nodes themselves.
+            ratio = np.diff(read) / np.diff(at)
+            ratios = (np.minimum.reduceat(ratio, first), np.maximum.reduceat(ratio, first))
+            rows.append((np.cumsum(begins) - 1, low[first], np.maximum.reduceat(high, first), *ratios))
+            finest = min(finest, float(np.diff(at).min()) * spacing)
+        groups, firsts, lasts, least, most = (list(column) for column in zip(*rows, strict=True))
+        return Windows(groups, firsts, lasts, least, most, finest)
+
+    def members(self, axis: int, along: int) -> np.ndarray:
+        """List the difference quotients of each group along an axis, the last one repeatedly: (steps, groups).
+
+        Args:
+            axis: of the array of difference quotients.
+            along: the axis along which these are between nodes; along the others they are at nodes.
+        """
+        last = self.last[axis] + (axis != along)
+        steps = np.arange(int((last - self.first[axis]).max()) + 1)
+        members: np.ndarray = np.minimum(self.first[axis] + steps[:, None], last)
+        return members
+
+
+def error_between_samples(windows: Windows, slopes: list[float], largest: float, rounding: float) -> float:
+    """Bound the error of a bound between samples.
+
+    Args:
+        slopes: for each axis, the largest difference quotient between nodes.
+        largest: largest displacement, millimeters.
+        rounding: see :class:`DRDMLib.spatial.field_grid.DisplacementGrid`.
+    """
+    entry = 1 + max(slope * max(1.0, float(most.max())) for slope, most in zip(slopes, windows.most, strict=True))
+    displacement = largest / windows.finest
+    single = 2.0**-16 * entry ** len(slopes)
+    return 2 * tolerance(entry, displacement, rounding * displacement, 2.0**-52) + single
+
+
 def least_between_samples(grid: SampledGrid) -> LeastBetweenSamples:
     """Bound the determinant between the samples of a field from below.
 
     Args:
         grid: it has at least two nodes along each axis.
     """
-    field = grid.field
-    shape = field.vectors.shape[:-1]
-    d = len(shape)
-    groups, windows_of, scales, finest = [], [], [], math.inf
-    for at, read_at, n, spacing in zip(grid.at, grid.read_at or grid.at, shape, field.spacing, strict=True):
-        read = np.clip(read_at, 0, n - 1)
-        low = np.minimum(np.floor(read[:-1]).astype(np.int64), n - 2)
-        high = np.clip(np.ceil(read[1:]).astype(np.int64) - 1, low, n - 2)
-        # Cells that begin in the same cell of the field form a group.
-        first = np.flatnonzero(np.diff(low, prepend=-1))
-        groups.append(np.cumsum(np.diff(low, prepend=-1) > 0) - 1)
-        windows_of.append(list(zip(low[first].tolist(), np.maximum.reduceat(high, first).tolist(), strict=True)))
-        # Around the outermost voxels' centers, and beyond the field, values are not read at the nodes themselves.
-        ratio = np.diff(read) / np.diff(at)
-        scales.append((np.minimum.reduceat(ratio, first), np.maximum.reduceat(ratio, first)))
-        finest = min(finest, float(np.diff(at).min()) * spacing)
-    values = field.block(tuple(slice(0, n) for n in shape))
-    lows, highs, largest = [], [], 1.0
-    for axis in range(d):
-        edges = (np.diff(values, axis=1 + axis) / field.spacing[axis]).astype(np.float32)
-        low, high = (_over_windows(edges, function, windows_of, axis) for function in (np.minimum, np.maximum))
-        least, most = (scale.reshape([-1 if a == axis else 1 for a in range(d)]) for scale in scales[axis])
+    field, windows = grid.field, Windows.of(grid)
+    d = len(grid.at)
+    values = field.block(tuple(slice(0, n) for n in field.vectors.shape[:-1]))
+    lows, highs, slopes = [], [], []
+    for along in range(d):
+        edges = (np.diff(values, axis=1 + along) / field.spacing[along]).astype(np.float32)
+        low, high = (_over_windows(edges, function, windows, along) for function in (np.minimum, np.maximum))
+        scales = (windows.least[along], windows.most[along])
+        least, most = (scale.reshape([-1 if a == along else 1 for a in range(d)]) for scale in scales)
         lows.append(np.minimum(low * least, low * most).astype(np.float32))
         highs.append(np.maximum(high * least, high * most).astype(np.float32))
-        largest = max(largest, 1 + float(np.abs(edges).max()) * max(1.0, float(most.max())))
-    displacement = float(np.abs(values).max()) / finest
-    error = 2 * tolerance(largest, displacement, grid.rounding * displacement, 2.0**-52) + 2.0**-16 * largest**d
-    return LeastBetweenSamples(least_determinant(lows, highs, [0.0] * d) - np.float32(error), groups)
+        slopes.append(float(np.abs(edges).max()))
+    error = error_between_samples(windows, slopes, float(np.abs(values).max()), grid.rounding)
+    return LeastBetweenSamples(least_determinant(lows, highs, [0.0] * d) - np.float32(error), windows.groups)
 
 
-def _over_windows(
-    edges: np.ndarray, function: np.ufunc, windows_of: list[list[tuple[int, int]]], along: int
-) -> np.ndarray:
+def _over_windows(edges: np.ndarray, function: np.ufunc, windows: Windows, along: int) -> np.ndarray:
     """Reduce values between nodes (one axis) and at nodes (the others) to ranges of cells: (d, *n) -> (d, *groups)."""
-    for axis, ranges in enumerate(windows_of):
-        first, last = np.array(ranges).T
-        last = last + (axis != along)
+    for axis in range(edges.ndim - 1):
+        first, *others = windows.members(axis, along)
         reduced = edges.take(first, axis=1 + axis)
-        for step in range(1, int((last - first).max()) + 1):
-            function(reduced, edges.take(np.minimum(first + step, last), axis=1 + axis), out=reduced)
+        for members in others:
+            function(reduced, edges.take(members, axis=1 + axis), out=reduced)
         edges = reduced
     return edges
 
@@ -301,7 +350,7 @@ def _twists(edges: list[np.ndarray], spacing: tuple[float, ...], steps: list[flo
     return widened
 
 
-def least_determinant(low: list[np.ndarray], high: list[np.ndarray], widened: list[np.ndarray | float]) -> np.ndarray:
+def least_determinant(low: list[Array], high: list[Array], widened: Sequence[Array | float]) -> Array:
     """Bound the determinant of the identity plus a matrix from below, over boxes of matrices.
 
     Args:
@@ -312,30 +361,30 @@ def least_determinant(low: list[np.ndarray], high: list[np.ndarray], widened: li
         (*cells)
     """
     d = len(low)
-    c = [[(low[a][k] + high[a][k]) * np.float32(0.5) for k in range(d)] for a in range(d)]
-    r = [[(high[a][k] - low[a][k]) * np.float32(0.5) for k in range(d)] for a in range(d)]
+    c = [[(low[a][k] + high[a][k]) * 0.5 for k in range(d)] for a in range(d)]
+    r = [[(high[a][k] - low[a][k]) * 0.5 for k in range(d)] for a in range(d)]
     for a, wider in enumerate(widened):
         c[a][a] += 1
-        if isinstance(wider, np.ndarray):
+        if not isinstance(wider, float):
             for k in range(d):
                 r[a][k] += wider[k]
         elif wider:
             for k in range(d):
                 r[a][k] += wider
-    size = [[np.abs(x) for x in column] for column in c]
+    size = [[abs(x) for x in column] for column in c]
     if d == 2:
-        result: np.ndarray = c[0][0] * c[1][1] - c[0][1] * c[1][0]
+        result: Array = c[0][0] * c[1][1] - c[0][1] * c[1][0]
         for k in (0, 1):
             result -= r[1][k] * (size[0][1 - k] + r[0][1 - k]) + size[1][k] * r[0][1 - k]
         return result
     others = [(1, 2), (2, 0), (0, 1)]
-    total: np.ndarray = np.zeros_like(c[0][0])
+    total: Array = c[0][0] * 0
     for a, k in itertools.product(range(3), repeat=2):
         (i, j), (m, n) = others[a], others[k]
         cofactor = c[i][m] * c[j][n] - c[i][n] * c[j][m]
         if a == 0:
             total += c[a][k] * cofactor
-        cofactor = np.abs(cofactor)
+        cofactor = abs(cofactor)
         small = r[i][m] * r[j][n] + r[i][n] * r[j][m]
         total -= r[a][k] * cofactor + size[a][k] * small
         if a == 0:

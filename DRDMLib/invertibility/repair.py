@@ -20,6 +20,7 @@ from ..errors import DRDMError
 from ..spatial.borders import Face, hold_faces
 from ..spatial.field_grid import Block, FieldGrid, positions
 from .certificate import failing_cells, failing_samples
+from .device_bounds import DeviceBounds
 
 # After a repair the Jacobian determinant is above this in every point: the map keeps at least this fraction of each
 # volume.
@@ -48,13 +49,16 @@ class Repair(NamedTuple):
 NOT_REPAIRED = Repair()
 
 
-def repair(field: FieldGrid, reference: sitk.Image, faces: Sequence[Face] = ()) -> Repair:
+def repair(
+    field: FieldGrid, reference: sitk.Image, faces: Sequence[Face] = (), device: torch.device | None = None
+) -> Repair:
     """Change a field in place until it and its samples on the grid of ``reference`` are proven to be invertible.
 
     Args:
         field: its ``vectors`` are changed.
         reference: the image; outside the field nothing moves.
         faces: closed faces of the scan; displacements along their normals stay zero there.
+        device: an NVIDIA GPU that shares the work; the claim is the same.
 
     Raises:
         DRDMError: ``ROUNDS`` rounds were not enough, or the field has NaN or infinite values.
@@ -68,10 +72,11 @@ def repair(field: FieldGrid, reference: sitk.Image, faces: Sequence[Face] = ()) 
     # Nodes that were changed since the field (first entry) and its samples (second) were last tested; ``None`` for all.
     stale: list[np.ndarray | None] = [None, None]
     for number in range(ROUNDS):
-        cells = failing_cells(field, MARGIN, stale[0])
+        bounds = None if device is None else DeviceBounds(field, device)
+        cells = failing_cells(field, MARGIN, stale[0], on_device=bounds)
         stale[0] = np.zeros(shape, bool)
         if not len(cells):
-            grid, found = failing_samples(field, inside, MARGIN, stale[1])
+            grid, found = failing_samples(field, inside, MARGIN, stale[1], bounds)
             cells = grid.cells_in_field(found) if len(found) else found
             stale[1] = np.zeros(shape, bool)
         if not len(cells):

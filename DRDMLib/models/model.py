@@ -19,6 +19,7 @@ from ..errors import ModelError
 from ..io.files import write_bytes
 from ..networks import RecResACNet, build_network, shapes_of_network
 from ..runtime.device import choose_device, full_precision
+from ..runtime.graphs import Graphs
 from .metadata import METADATA_KEY, ModelMetadata, read_tensor_header
 from .weights_file import read_weights
 
@@ -30,12 +31,14 @@ class Model:
         network: maps (image, level) to a field, see :mod:`DRDMLib.networks`.
         metadata: how to use it.
         device: where it computes.
+        graphs: CUDA graphs of its predictions, see :func:`DRDMLib.diffusion.recovery.recover`.
     """
 
     def __init__(self, network: nn.Module, metadata: ModelMetadata, device: torch.device) -> None:
         self.network = network.to(device).eval()
         self.metadata = metadata
         self.device = device
+        self.graphs = Graphs()
 
     @cached_property
     def inference_network(self) -> nn.Module:
@@ -103,21 +106,21 @@ class Model:
         return bool(self.metadata.options.get("whole"))
 
     @torch.inference_mode()
-    def predict_to(self, image: Tensor, t: int, to: int) -> Tensor:
+    def predict_to(self, image: Tensor, t: int | Tensor, to: int | Tensor) -> Tensor:
         """Predict the field that takes an image from level ``t`` directly to level ``to``.
 
         Only for models with :attr:`supports_target_level`.
 
         Args:
             image: (N, 1, *S), intensities 0..1: the deformed image.
-            t: level of the image, 0..T-1.
+            t: level of the images, 0..T-1; one for all, or (N,).
             to: a lower level; -1 stands for no deformation at all.
 
         Returns:
             (N, d, *S), fraction of the side.
         """
         count = image.shape[0]
-        levels = [torch.full((count,), level, device=self.device) for level in (t, to)]
+        levels = [torch.as_tensor(level, device=self.device).expand(count) for level in (t, to)]
         with full_precision(self.device):
             result: Tensor = self.inference_network(image.to(self.device), *levels)
             return result

@@ -78,6 +78,7 @@ def with_fallback(compute: Callable[[Model, int], T], model: Model, batch: int) 
                 raise
             reason = str(error).strip().splitlines()[0][:120]
         # Memory can be released only here: the error is gone, and with it the tensors that its traceback kept alive.
+        model.graphs.clear()
         release_memory(model.device)
         if lacking is DeviceLimit.MEMORY and batch > 1:
             batch //= 2

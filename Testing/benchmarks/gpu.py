@@ -2,14 +2,16 @@
 
     python -m benchmarks.gpu WORK [--device cuda] [--seeds 32] [--json OUT.json]
 
-On a GPU it takes less than six minutes; parts that would begin after ``--minutes`` are left out, and the JSON file is
-written after each part. ``benchmarks.speed --device cuda`` compares with other methods. Here:
+On a GPU it takes less than three minutes; parts that would begin after ``--minutes`` are left out, a part that fails
+leaves its traceback, and the JSON file is written after each part. ``benchmarks.speed --device cuda`` compares with
+other methods. Everything is measured as it was ("before": without CUDA graphs, all of the proof on the processor), and
+as it is ("now"):
 
     versions    each model deforms the phantom at level 48: seconds a version, of one alone and of many in batches.
                 "field" is the random field and its recovery, "proof" brings it to the image and proves it, one after
                 the other; "whole" is ``deform_all``, which proves those of a batch in threads while the next is drawn.
-    samples     ``drdm augment`` of a few phantoms with labels: with batches, without them, and without them and with
-                one sample at a time, as before there were batches.
+    parts       milliseconds of one version, part by part, and of its warps.
+    samples     ``drdm augment`` of a few phantoms with labels: seconds a sample, files included.
     training    steps a second of the model of heads, once the pool of random fields is full.
 
 It can be tried on a CPU, where it shows nothing:
@@ -21,7 +23,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,15 +39,24 @@ from benchmarks.phantom import phantom
 from DRDMLib.deforming import deform_all, finish
 from DRDMLib.diffusion.forward import ForwardProcess
 from DRDMLib.diffusion.recovery import recover
+from DRDMLib.diffusion.seeds import random_generator
 from DRDMLib.generation import prepare
+from DRDMLib.invertibility import device_bounds
+from DRDMLib.invertibility.certificate import GAPS, failing_cells
+from DRDMLib.invertibility.determinant_bounds import least_between_samples
+from DRDMLib.invertibility.device_bounds import DeviceBounds
+from DRDMLib.invertibility.repair import MARGIN
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.models.model import Model
 from DRDMLib.production.plan import AUGMENT, RunSettings
 from DRDMLib.production.run import RunRequest, produce
-from DRDMLib.runtime import batches, threads
-from DRDMLib.runtime.device import choose_device
+from DRDMLib.runtime import batches, graphs
+from DRDMLib.runtime.device import choose_device, full_precision
 from DRDMLib.runtime.reporter import Reporter
+from DRDMLib.runtime.threads import one_thread
 from DRDMLib.settings import DeformationSettings
+from DRDMLib.spatial.field_grid import continued, positions
+from DRDMLib.spatial.model_grid import physical_field
 from DRDMLib.training import TrainingConfig
 from DRDMLib.training.trainer import Trainer
 from DRDMLib.versions import Drawn, PreparedScan
@@ -51,77 +64,142 @@ from DRDMLib.versions import Drawn, PreparedScan
 MODELS = ("hippocampus-mr-3d", "brain-t1-3d", "general-3d", "cardiac-mr-2d")
 TRAINED = "brain-t1-3d"
 LEVEL = 48
-STEPS = 12
-# Versions in a batch, where there are batches.
-TOGETHER = 8
+# Versions in a batch.
+TOGETHER = (8, 32)
+STATES = {"before": False, "now": True}
 
 
 @contextmanager
-def made_together(device: torch.device, versions: int, samples: int = threads.BESIDE_A_GPU) -> Iterator[None]:
-    """Let a device make so many versions in a batch, and so many samples at the same time."""
-    before, beside = dict(batches.MOST), threads.BESIDE_A_GPU
-    batches.MOST[device.type], threads.BESIDE_A_GPU = versions, samples
+def switched(on: bool, device: torch.device, versions: int) -> Iterator[None]:
+    """Switch CUDA graphs and the bounds on the GPU on or off, and let a device make so many versions in a batch."""
+    before = graphs.ENABLED, device_bounds.LEAST_NODES, dict(batches.MOST)
+    graphs.ENABLED, batches.MOST[device.type] = on, versions
+    if not on:
+        device_bounds.LEAST_NODES = 2**62
     try:
         yield
     finally:
+        graphs.ENABLED, device_bounds.LEAST_NODES, most = before
         batches.MOST.clear()
-        batches.MOST.update(before)
-        threads.BESIDE_A_GPU = beside
+        batches.MOST.update(most)
 
 
-def seconds(call: Callable[[], Any], *, warm: bool = True) -> float:
-    """Return the seconds of one call, after one that warms up; the call must wait for its result."""
-    if warm:
+def seconds(call: Callable[[], Any], times: int = 1, device: torch.device | None = None) -> float:
+    """Return the median seconds of some calls, each until the device is done."""
+    found = []
+    for _ in range(times):
+        begin = time.perf_counter()
         call()
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - begin)
+    return statistics.median(found)
 
 
 def seconds_per_version(model: Model, image: sitk.Image, count: int, together: int) -> dict[str, float]:
     """Return the seconds a version of ``count``, in batches of ``together``."""
-    seeds = tuple(range(count))
-    scan = PreparedScan(image, model, DeformationSettings(LEVEL, STEPS))
+    scan = PreparedScan(image, model, DeformationSettings(LEVEL))
 
-    def draw() -> list[Drawn]:
-        made = [one for group in batches.in_batches(seeds, together) for one in scan.draw(group)]
-        made[-1].recovered.cpu()
-        return made
+    def draw(seeds: range) -> list[Drawn]:
+        return [one for group in batches.in_batches(seeds, together) for one in scan.draw(group)]
 
-    with made_together(model.device, together):
-        whole = seconds(lambda: list(deform_all(image, model, LEVEL, seeds, STEPS)))
-        field = seconds(draw)
-        drawn = draw()
-        proof = seconds(lambda: [finish(one) for one in drawn], warm=False)
-    return {name: value / count for name, value in (("whole", whole), ("field", field), ("proof", proof))}
-
-
-def agreement(model: Model, other: Model, image: sitk.Image) -> dict[str, float]:
-    """Return the largest difference of two devices' recoveries of the same random fields, fraction of the side.
-
-    And that of versions in a batch and alone, on the second device.
-    """
-    m = model.metadata
-    start = ForwardProcess.of(m).ddf(LEVEL, torch.Generator().manual_seed(0), batch=4)
-    tensor = prepare(image, model)[1].expand(4, *[-1] * (m.ndim + 1))
-    on_cpu, on_device = (recover(x, tensor, start, level=LEVEL, steps=STEPS).cpu() for x in (model, other))
-    single = [recover(other, tensor[:1], one[None], level=LEVEL, steps=STEPS).cpu() for one in start]
-    return {
-        "apart": float((on_cpu - on_device).abs().max()),
-        "alone and in a batch": float((torch.cat(single) - on_device).abs().max()),
-        "moves": float(on_cpu.abs().max()),
-    }
+    # Graphs are made, and libraries loaded.
+    for first in range(3):
+        warm = draw(range(first, first + together))
+    finish(warm[0])
+    times = 7 if count == 1 else 1
+    field = seconds(lambda: draw(range(count)), times, model.device)
+    some = (warm if count == 1 else warm[:8]) * (times if count == 1 else 1)
+    proof = seconds(lambda: [finish(one) for one in some]) / len(some)
+    whole = seconds(lambda: list(deform_all(image, model, LEVEL, range(count))), times)
+    return {"whole": round(whole / count, 5), "field": round(field / count, 5), "proof": round(proof, 5)}
 
 
 def versions(name: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
     """Measure one model."""
-    on_cpu, on_device = load_model(name, "cpu"), load_model(name, device)
-    image = sitk.GetImageFromArray(phantom(on_cpu.ndim, options.side))
+    model = load_model(name, device)
+    image = sitk.GetImageFromArray(phantom(model.ndim, options.side))
+    found: dict[str, Any] = {}
+    for count, together in ((1, 1), *((options.seeds, most) for most in TOGETHER if most <= max(8, options.seeds))):
+        for state, on in STATES.items():
+            if together > TOGETHER[0] and not on:
+                continue
+            key = f"{count} in batches of {together}, {state}"
+            with switched(on, device, together):
+                found[key] = seconds_per_version(model, image, count, together)
+    return {**found, "graphs": len(model.graphs), "agreement": agreement(model, image)}
+
+
+def agreement(model: Model, image: sitk.Image) -> dict[str, Any]:
+    """Compare recoveries of the same random fields: with graphs and without, alone and in a batch, on the CPU.
+
+    Differences are fractions of the side.
+    """
+    m, device = model.metadata, model.device
+    start = ForwardProcess.of(m).ddf(LEVEL, torch.Generator().manual_seed(0), batch=4)
+    tensor = prepare(image, model)[1].expand(4, *[-1] * (m.ndim + 1))
+
+    def recovered(model: Model, on: bool, count: int = 4) -> torch.Tensor:
+        with switched(on, device, 1), full_precision(device):
+            parts = zip(tensor.split(count), start.split(count), strict=True)
+            return torch.cat([recover(model, *part, level=LEVEL, steps=model.default_steps).cpu() for part in parts])
+
+    plain, on_cpu = recovered(model, False), recovered(model.on("cpu"), False)
+    graphed = [recovered(model, True) for _ in range(4)]
     return {
-        "one": seconds_per_version(on_device, image, 1, 1),
-        f"{options.seeds} in batches of {TOGETHER}": seconds_per_version(on_device, image, options.seeds, TOGETHER),
-        "from the processor": agreement(on_cpu, on_device, image),
+        "graphs give the same bits": all(torch.equal(one, plain) for one in graphed),
+        "alone and in a batch": float((recovered(model, False, 1) - plain).abs().max()),
+        "from the processor": float((on_cpu - plain).abs().max()),
+        "moves": float(on_cpu.abs().max()),
     }
+
+
+def parts(name: str, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the milliseconds of the parts of one version."""
+    model = load_model(name, device)
+    image = sitk.GetImageFromArray(phantom(model.ndim, options.side))
+    label = sitk.Cast(image > 300, sitk.sitkUInt8)
+    scan = PreparedScan(image, model, DeformationSettings(LEVEL))
+    process = ForwardProcess.of(model.metadata).invertible()
+    tensor, found = prepare(image, model)[1].to(device), {}
+    how: dict[str, Any] = {"level": LEVEL, "steps": model.default_steps}
+
+    def measure(words: str, call: Callable[[], Any]) -> Any:
+        call()
+        found[words] = round(1000 * seconds(call, 5, device), 2)
+        return call()
+
+    with one_thread(), full_precision(device):
+        start = measure("random field", lambda: process.ddf(LEVEL, random_generator(1, device)))
+        many = [random_generator(seed, device) for seed in range(8)]
+        measure("random fields of 8, together", lambda: process.ddf(LEVEL, many, batch=8))
+        for state, on in STATES.items():
+            with switched(on, device, 1):
+                for _ in range(3):
+                    recover(model, tensor, start, **how)
+                ddf = measure(f"recovery, {state}", lambda: recover(model, tensor, start, **how))
+        field = measure("field on the image", lambda: physical_field(ddf, scan.grid, refine=scan.refined))
+        inside = positions(field, image)
+        assert inside is not None
+        grid = continued(field, inside, GAPS[0])
+        measure("field's cells, processor", lambda: failing_cells(field, MARGIN))
+        measure("between samples, processor", lambda: least_between_samples(grid))
+        bounds = DeviceBounds(field, device)
+        measure("upload for the bounds", lambda: DeviceBounds(field, device)._values)
+        own = measure("field's cells, device", lambda: bounds.least(field))
+        between = measure("between samples, device", lambda: bounds.least(grid))
+        if own is not None and between is not None:
+            found["undecided cells and groups"] = [int((~(x.least > MARGIN)).sum()) for x in (own, between)]
+            apart = np.abs(between.least - least_between_samples(grid).least).max()
+            found["bounds differ by"] = float(apart)
+        measure("copy of the field for the user", field.image)
+        (drawn,) = scan.draw([1])
+        for state, on in STATES.items():
+            with switched(on, device, 1):
+                made = measure(f"all of finish, {state}", lambda: finish(drawn))
+        measure("warp of the image", lambda: made.warp(image))
+        measure("warp of a label", lambda: made.warp_label(label))
+    return {"milliseconds": found, "nodes": list(field.vectors.shape[:-1])}
 
 
 def write_dataset(folder: Path, cases: int, side: int | None) -> Path:
@@ -155,14 +233,13 @@ class _Quiet(Reporter):
 def samples(device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
     """Measure ``drdm augment``: seconds a sample, files included, and the clock's figures."""
     data = write_dataset(options.work / "data", options.cases, options.side)
-    deformation = DeformationSettings(steps=STEPS)
-    settings = RunSettings(AUGMENT, ((LEVEL,),), copies=options.copies, deformation=deformation)
+    settings = RunSettings(AUGMENT, ((LEVEL,),), copies=options.copies, deformation=DeformationSettings())
     count = options.cases * options.copies
     found: dict[str, Any] = {"samples": count}
-    kinds = {"with batches": (TOGETHER, 8), "without batches": (1, 8), "one at a time": (1, 1)}
-    for number, (kind, together) in enumerate(kinds.items()):
-        request = RunRequest(data, options.work / f"run{number}", model="hippocampus-mr-3d", device=str(device))
-        with made_together(device, *together):
+    for state, together in (("before", TOGETHER[0]), *(("now", most) for most in TOGETHER)):
+        kind = f"{state}, batches of {together}"
+        request = RunRequest(data, options.work / kind, model="hippocampus-mr-3d", device=str(device))
+        with switched(STATES[state], device, together):
             begin = time.perf_counter()
             run = produce(request, settings, _Quiet())
             found[kind] = {"seconds a sample": (time.perf_counter() - begin) / count, **run.clock.figures()}
@@ -195,9 +272,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=32, help="versions that are made in batches (32)")
     parser.add_argument("--cases", type=int, default=2)
     parser.add_argument("--copies", type=int, default=16, help="samples of each case (16)")
-    parser.add_argument("--batches", type=int, nargs="+", default=(4, 16, 32), help="images of a training step")
-    parser.add_argument("--steps", type=int, default=40, help="training steps that are measured (40)")
-    parser.add_argument("--minutes", type=float, default=5.0, help="after which no other part begins (5)")
+    parser.add_argument("--batches", type=int, nargs="+", default=(4, 16), help="images of a training step")
+    parser.add_argument("--steps", type=int, default=20, help="training steps that are measured (20)")
+    parser.add_argument("--minutes", type=float, default=2.5, help="after which no other part begins (2.5)")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -210,17 +287,25 @@ def main() -> None:
     begin = time.perf_counter()
     found: dict[str, Any] = {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)}
     found |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    parts: dict[str, Callable[[], Any]] = {}
+    work: dict[str, Callable[[], Any]] = {}
     for name in options.models:
-        parts[f"versions, {name}"] = lambda name=name: versions(name, device, options)
-    parts["samples"] = lambda: samples(device, options)
+        work[f"versions, {name}"] = lambda name=name: versions(name, device, options)
+        work[f"parts, {name}"] = lambda name=name: parts(name, device, options)
+    first, *others = work.items()
+    after = {"samples": lambda: samples(device, options)}
     for batch in options.batches:
-        parts[f"training steps a second, {TRAINED}, batch {batch}"] = lambda batch=batch: training_steps_per_second(
+        after[f"training steps a second, {TRAINED}, batch {batch}"] = lambda batch=batch: training_steps_per_second(
             batch, device, options.steps
         )
-    for part, measure in parts.items():
-        late = time.perf_counter() - begin > 60 * options.minutes
-        found[part] = "left out: no time" if late else measure()
+    # What matters most comes first.
+    for part, measure in (first, *others[:3], *after.items(), *others[3:]):
+        if time.perf_counter() - begin > 60 * options.minutes:
+            found[part] = "left out: no time"
+        else:
+            try:
+                found[part] = measure()
+            except Exception:
+                found[part] = traceback.format_exc().splitlines()
         found["seconds"] = round(time.perf_counter() - begin, 1)
         print(part, json.dumps(found[part]), flush=True)
         if options.json:

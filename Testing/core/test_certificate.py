@@ -20,6 +20,7 @@ from DRDMLib.deforming import deform
 from DRDMLib.diffusion.fields import STEP_BOUND, compose, invertible_step, lipschitz_bound
 from DRDMLib.errors import DRDMError
 from DRDMLib.generation import generate, prepare
+from DRDMLib.invertibility import device_bounds
 from DRDMLib.invertibility.certificate import (
     bernstein_bound,
     bernstein_coefficients,
@@ -28,6 +29,7 @@ from DRDMLib.invertibility.certificate import (
     corner_values,
     failing_cells,
 )
+from DRDMLib.invertibility.device_bounds import DeviceBounds
 from DRDMLib.invertibility.inverse import Mapping
 from DRDMLib.invertibility.metrics import digital_diffeomorphism, measure_ddf
 from DRDMLib.invertibility.repair import MARGIN, repair
@@ -195,6 +197,13 @@ def test_tiles_and_bounds_find_the_cells_that_the_coefficients_find(field, margi
     failing[tuple(failing_cells(field, margin).T)] = True
     clear = np.abs(bound - margin) > 1e-9
     np.testing.assert_array_equal(failing.reshape(-1)[clear], (bound <= margin)[clear])
+    # As on a GPU: the bounds of all cells at once are below what they bound, and leave out no cell that fails.
+    bounds = DeviceBounds(field, torch.device("cpu"))
+    whole = SampledGrid(field, tuple(np.arange(float(n)) for n in shape), field.rounding)
+    assert (bounds._least(whole).least.ravel() < bound).all()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(device_bounds, "LEAST_NODES", 0)
+        np.testing.assert_array_equal(failing_cells(field, margin, on_device=bounds), failing_cells(field, margin))
 
 
 @given(field=fields(), seed=st.integers(0, 1000))

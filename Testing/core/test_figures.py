@@ -11,8 +11,9 @@ import torch
 from scipy import ndimage
 from support import rotation
 
-from DRDMLib.invertibility import certificate, metrics
+from DRDMLib.invertibility import certificate, device_bounds, metrics
 from DRDMLib.invertibility.determinant_bounds import least_between_samples, least_determinants
+from DRDMLib.invertibility.device_bounds import DeviceBounds
 from DRDMLib.invertibility.metrics import FieldMetrics, measure_ddf, measure_on_grid
 from DRDMLib.spatial import borders
 from DRDMLib.spatial.borders import Face, inside_mask, invented_fraction, outside_fraction
@@ -216,6 +217,7 @@ def test_bounds_leave_out_no_cell_that_fails(name, part, monkeypatch):
     """Continued beyond the image, as it is applied, or in an image that extends past the field."""
     monkeypatch.setattr(certificate, "_FEW_BLOCKS", 0)
     monkeypatch.setattr(certificate, "_FINER", 0)
+    monkeypatch.setattr(device_bounds, "LEAST_NODES", 0)
     size, spacing, direction, nodes = GRIDS[name]
     image = image_of(size, spacing, direction)
     side = min(n * s for n, s in zip(size, spacing, strict=True) if n > 2)
@@ -228,6 +230,9 @@ def test_bounds_leave_out_no_cell_that_fails(name, part, monkeypatch):
             cells = certificate.failing_cells(grid, 0.05)
             np.testing.assert_array_equal(certificate.failing_cells(grid, 0.05, bounded=True), cells)
             least = least_between_samples(grid)
+            bounds = DeviceBounds(field, torch.device("cpu"))
+            np.testing.assert_array_equal(bounds._least(grid).least, least.least)
+            np.testing.assert_array_equal(certificate.failing_cells(grid, 0.05, on_device=bounds), cells)
             every = np.stack(np.meshgrid(*[np.arange(len(n) - 1) for n in grid.nodes], indexing="ij"), axis=-1)
             every = np.random.default_rng(seed).choice(every.reshape(-1, every.shape[-1]), 4000)
             values = grid.block(tuple(slice(0, len(n)) for n in grid.nodes))

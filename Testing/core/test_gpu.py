@@ -1,7 +1,9 @@
 """Tests on a real GPU, if there is one: equal seeds give equal bits, and the results agree with those of the CPU."""
 
+import copy
 import gc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,19 +13,31 @@ from production_helpers import make, records_of, result, write_cases
 from support import smooth_image
 
 import DRDMLib
-from DRDMLib.diffusion.forward import random_ddf
+from DRDMLib.deforming import finish
+from DRDMLib.diffusion.forward import ForwardProcess, random_ddf
 from DRDMLib.diffusion.recovery import recover
+from DRDMLib.diffusion.seeds import random_generator
 from DRDMLib.errors import FallbackWarning
 from DRDMLib.generation import generate, prepare
+from DRDMLib.invertibility import device_bounds
+from DRDMLib.invertibility.certificate import failing_cells
+from DRDMLib.invertibility.determinant_bounds import least_between_samples
+from DRDMLib.invertibility.device_bounds import DeviceBounds
+from DRDMLib.invertibility.repair import MARGIN
 from DRDMLib.loaders import FieldGenerator
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.models.metadata import ModelMetadata
 from DRDMLib.models.model import Model, load_model_file, save_model
 from DRDMLib.networks import build_network
 from DRDMLib.production.regenerate import regenerate
+from DRDMLib.runtime import graphs
+from DRDMLib.runtime.device import full_precision
 from DRDMLib.runtime.distributed import ProcessInfo
 from DRDMLib.runtime.probe import works
+from DRDMLib.spatial.field_grid import continued, positions
+from DRDMLib.spatial.model_grid import physical_field
 from DRDMLib.training import TrainingConfig, train
+from DRDMLib.versions import PreparedScan
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -66,6 +80,108 @@ def test_recovery_agrees_with_the_cpu(name):
     assert float((usual - start).norm()) > 0.02 * float(start.norm())
     assert float((there - usual).abs().max()) < 1e-3
     assert float((there - usual).norm()) < 0.01 * float(usual.norm())
+
+
+def recovered(model, count, seed=0):
+    m = model.metadata
+    draws = torch.Generator().manual_seed(seed)
+    start = random_ddf(m.size, m.ndim, 64, draws, batch=count, noise_grids=m.noise_grids, amplitude=2.0)
+    images = prepare(scan(m.ndim), model)[1].expand(count, *[-1] * (m.ndim + 1))
+    with full_precision(model.device):
+        return recover(model, images, start, level=64, steps=6)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("count", [1, 5])
+def test_graphs_give_the_same_bits(name, count, monkeypatch):
+    model = load_model(name, "cuda")
+    monkeypatch.setattr(graphs, "ENABLED", False)
+    plain = [recovered(model, count, seed) for seed in range(4)]
+    assert len(model.graphs) == 0
+    monkeypatch.setattr(graphs, "ENABLED", True)
+    for again in range(2):
+        for seed in range(4):
+            assert torch.equal(recovered(model, count, seed), plain[seed])
+        assert len(model.graphs) == 1, "no graph was made"
+        if not again:
+            # Another size has its own graph, and the first one is still right.
+            recovered(model, count + 1), recovered(model, count + 1)
+            assert len(model.graphs) in (1, 2)
+            assert torch.equal(recovered(model, count), plain[0])
+            model.graphs.clear()
+            assert len(model.graphs) == 0
+    assert len(copy.deepcopy(model).graphs) == 0
+
+
+def test_threads_share_graphs(monkeypatch):
+    """On the same stream and on streams of their own, while another model makes its graphs."""
+    monkeypatch.setattr(graphs, "CALLS", 3)
+    model, other = load_model("hippocampus-mr-3d", "cuda"), load_model("cardiac-mr-2d", "cuda")
+    with monkeypatch.context() as patched:
+        patched.setattr(graphs, "ENABLED", False)
+        plain = {(one, seed): recovered(one, 2, seed) for one in (model, other) for seed in range(6)}
+
+    def check(number):
+        own = torch.cuda.Stream() if number % 2 else torch.cuda.default_stream()
+        one = (model, other)[number // 2 % 2]
+        with torch.cuda.stream(own):
+            found = recovered(one, 2, number % 6)
+        own.synchronize()
+        return torch.equal(found, plain[one, number % 6])
+
+    torch.cuda.synchronize()
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(check, range(36)))
+    assert len(model.graphs) == len(other.graphs) == 1
+
+
+def test_a_graph_that_cannot_be_made_changes_nothing(monkeypatch):
+    monkeypatch.setattr(graphs, "CALLS", 1)
+    one, x = graphs.Graphs(), torch.arange(4.0, device="cuda")
+
+    def wrong(values):
+        """Gives other values each time."""
+        wrong.calls += 1
+        return values + wrong.calls
+
+    wrong.calls = 0
+    with torch.inference_mode():
+        for _ in range(3):
+            before = wrong.calls
+            assert torch.equal(one.run("wrong", wrong, x), x + before + 1)
+        assert len(one) == 0
+
+
+@pytest.mark.parametrize("name", ["hippocampus-mr-3d", "cardiac-mr-2d"])
+def test_fields_are_drawn_together_with_the_bits_of_single_ones(name):
+    process = ForwardProcess.of(load_model(name, "cpu").metadata).invertible()
+    for seeds in ((3, 4, 5), (2**128 + 7, 2**128 + 8)):
+        single = [process.ddf(48, random_generator(seed, "cuda")) for seed in seeds]
+        together = process.ddf(48, [random_generator(seed, "cuda") for seed in seeds], batch=len(seeds))
+        assert torch.equal(torch.cat(single), together)
+
+
+@pytest.mark.parametrize("name", ["hippocampus-mr-3d", "brain-t1-3d", "cardiac-mr-2d"])
+@pytest.mark.parametrize("level", [20, 79])
+def test_the_same_is_proven_as_by_the_processor(name, level, monkeypatch):
+    image, model = scan(SHIPPED[name], 128), load_model(name, "cuda")
+    monkeypatch.setattr(device_bounds, "LEAST_NODES", 0)
+    prepared = PreparedScan(image, model, DRDMLib.DeformationSettings(level))
+    (drawn,) = prepared.draw([7])
+    field = physical_field(drawn.recovered, prepared.grid, refine=True)
+    grid = continued(field, positions(field, image), 4.0)
+    bounds, usual = DeviceBounds(field, model.device), least_between_samples(grid)
+    least = bounds._least(grid)
+    np.testing.assert_allclose(least.least, usual.least, rtol=1e-5, atol=1e-5)
+    assert (least.least > MARGIN).any()
+    for one in (field, grid):
+        cells = failing_cells(one, MARGIN)
+        np.testing.assert_array_equal(failing_cells(one, MARGIN, on_device=bounds), cells)
+    shared = finish(drawn)
+    monkeypatch.setattr(device_bounds, "LEAST_NODES", 2**62)
+    alone = finish(drawn)
+    assert shared.repaired == alone.repaired
+    assert np.array_equal(arrays(shared)[0], arrays(alone)[0])
 
 
 def test_a_batch_of_seeds_equals_single_seeds():
