@@ -12,8 +12,8 @@ from monai.networks.nets import DynUNet
 from benchmarks.example_sets import Examples
 from benchmarks.overlap import dice, dice_cross_entropy
 
-BATCH = {2: 16, 3: 4}
-WIDTHS = {2: (32, 64, 128, 256), 3: (16, 32, 64, 128)}
+BATCH = {2: 8, 3: 2}
+WIDTHS = {2: (16, 32, 64), 3: (8, 16, 32)}
 LEARNING_RATE = 2e-3
 # Largest shift of an image that is not augmented otherwise, pixels; spread of its gain and offset.
 SHIFT, SPREAD = {2: 6, 3: 3}, 0.1
