@@ -19,6 +19,7 @@ import torch
 from .deformation import Deformation
 from .errors import FallbackWarning, SettingError
 from .generation import AT_ONCE, Progress
+from .invertibility.device_bounds import bounding_device
 from .invertibility.repair import repair
 from .io.images import require_scalar_image
 from .levels import DEFAULT_LEVEL, Level
@@ -252,8 +253,7 @@ def finish(drawn: Drawn, image: sitk.Image | None = None) -> Deformation:
     how: Any = {"refine": scan.refined, "posed": scan.moves_faces}
     with one_thread():
         field = physical_field(drawn.recovered, scan.grid, **how)
-        # Apple's GPU has no double precision.
-        repaired = repair(field, image, scan.held, scan.model.device if drawn.device == "cuda" else None)
+        repaired = repair(field, image, scan.held, bounding_device(scan.model.device, drawn.device))
     return Deformation(
         reference=image,
         field=field.image(),
@@ -300,12 +300,8 @@ def _in_regions(
             target, model, settings, seed, draw, faces=faces, skeleton=skeleton, on_step=own
         )
         with one_thread():
-            repaired = repair(
-                made.field,
-                target.image,
-                () if settings.pose else faces,
-                model.device if made.device == "cuda" else None,
-            )
+            held = () if settings.pose else faces
+            repaired = repair(made.field, target.image, held, bounding_device(model.device, made.device))
         yield Deformation(
             reference=target.image,
             field=made.field.image(),

@@ -19,6 +19,8 @@ from torch import Tensor
 from ..spatial.field_grid import FieldGrid, SampledGrid
 from .determinant_bounds import LeastBetweenSamples, Windows, error_between_samples, least_determinant
 
+# Whether versions use them; off until they have been measured on a GPU, see :mod:`DRDMLib.runtime.graphs`.
+ENABLED = False
 # Fields with fewer nodes take less time on the processor, and those with more would need more than 2 GB on the GPU.
 LEAST_NODES, _MOST_NODES = 2**16, 2**23
 # A GPU computes the bounds of one field at a time, which limits the memory.
@@ -94,6 +96,16 @@ class DeviceBounds:
 def _stream(device: torch.device) -> torch.cuda.Stream | None:
     """Return a stream of its own, so that a field does not wait for the next ones, which are drawn in the meantime."""
     return torch.cuda.Stream(device) if device.type == "cuda" else None
+
+
+def bounding_device(model_device: torch.device, used: str) -> torch.device | None:
+    """Return the device that bounds the fields of a model, if it is not the processor.
+
+    Args:
+        used: type of the device that drew the field, which is another one where the model's own failed.
+    """
+    # Apple's GPU has no double precision.
+    return model_device if ENABLED and used == model_device.type == "cuda" else None
 
 
 def _gathered(values: Tensor, members: Tensor, axis: int) -> Tensor:

@@ -5,7 +5,7 @@
 On a GPU it takes less than three minutes; parts that would begin after ``--minutes`` are left out, a part that fails
 leaves its traceback, and the JSON file is written after each part. ``benchmarks.speed --device cuda`` compares with
 other methods. Everything is measured as it was ("before": without CUDA graphs, all of the proof on the processor), and
-as it is ("now"):
+as it can be ("now"):
 
     versions    each model deforms the phantom at level 48: seconds a version, of one alone and of many in batches.
                 "field" is the random field and its recovery, "proof" brings it to the image and proves it, one after
@@ -72,14 +72,12 @@ STATES = {"before": False, "now": True}
 @contextmanager
 def switched(on: bool, device: torch.device, versions: int) -> Iterator[None]:
     """Switch CUDA graphs and the bounds on the GPU on or off, and let a device make so many versions in a batch."""
-    before = graphs.ENABLED, device_bounds.LEAST_NODES, dict(batches.MOST)
-    graphs.ENABLED, batches.MOST[device.type] = on, versions
-    if not on:
-        device_bounds.LEAST_NODES = 2**62
+    before = graphs.ENABLED, device_bounds.ENABLED, dict(batches.MOST)
+    graphs.ENABLED, device_bounds.ENABLED, batches.MOST[device.type] = on, on, versions
     try:
         yield
     finally:
-        graphs.ENABLED, device_bounds.LEAST_NODES, most = before
+        graphs.ENABLED, device_bounds.ENABLED, most = before
         batches.MOST.clear()
         batches.MOST.update(most)
 

@@ -115,6 +115,7 @@ def test_graphs_give_the_same_bits(name, count, monkeypatch):
 
 def test_threads_share_graphs(monkeypatch):
     """On the same stream and on streams of their own, while another model makes its graphs."""
+    monkeypatch.setattr(graphs, "ENABLED", True)
     monkeypatch.setattr(graphs, "CALLS", 3)
     model, other = load_model("hippocampus-mr-3d", "cuda"), load_model("cardiac-mr-2d", "cuda")
     with monkeypatch.context() as patched:
@@ -136,6 +137,7 @@ def test_threads_share_graphs(monkeypatch):
 
 
 def test_a_graph_that_cannot_be_made_changes_nothing(monkeypatch):
+    monkeypatch.setattr(graphs, "ENABLED", True)
     monkeypatch.setattr(graphs, "CALLS", 1)
     one, x = graphs.Graphs(), torch.arange(4.0, device="cuda")
 
@@ -165,6 +167,7 @@ def test_fields_are_drawn_together_with_the_bits_of_single_ones(name):
 @pytest.mark.parametrize("level", [20, 79])
 def test_the_same_is_proven_as_by_the_processor(name, level, monkeypatch):
     image, model = scan(SHIPPED[name], 128), load_model(name, "cuda")
+    monkeypatch.setattr(device_bounds, "ENABLED", True)
     monkeypatch.setattr(device_bounds, "LEAST_NODES", 0)
     prepared = PreparedScan(image, model, DRDMLib.DeformationSettings(level))
     (drawn,) = prepared.draw([7])
@@ -178,7 +181,7 @@ def test_the_same_is_proven_as_by_the_processor(name, level, monkeypatch):
         cells = failing_cells(one, MARGIN)
         np.testing.assert_array_equal(failing_cells(one, MARGIN, on_device=bounds), cells)
     shared = finish(drawn)
-    monkeypatch.setattr(device_bounds, "LEAST_NODES", 2**62)
+    monkeypatch.setattr(device_bounds, "ENABLED", False)
     alone = finish(drawn)
     assert shared.repaired == alone.repaired
     assert np.array_equal(arrays(shared)[0], arrays(alone)[0])

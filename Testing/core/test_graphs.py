@@ -46,6 +46,7 @@ class Event:
 @pytest.fixture(autouse=True)
 def pretended(monkeypatch):
     monkeypatch.setattr(graphs, "_Graph", Recording)
+    monkeypatch.setattr(graphs, "ENABLED", True)
     monkeypatch.setattr(graphs, "CALLS", 3)
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     monkeypatch.setattr(torch.cuda, "Event", Event)
