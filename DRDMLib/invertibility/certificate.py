@@ -65,8 +65,9 @@ GAPS = (4.0, 1.0)
 _FEW_BLOCKS = 8
 # More blocks than these are shared between threads, whose start and waiting would take longer than the test of fewer.
 _MANY_BLOCKS = 64
-# Samples of a field are bounded by its nodes if there are so many times as many.
-_FINER = 3
+# Samples of a field are bounded by its nodes: so many cells of it along each axis together, if there are so many times
+# as many samples as nodes. Each bound is for what the one before has left undecided.
+_BOUNDS = ((4, 1), (2, 2), (1, 3))
 # Cells of a tile along each axis, whose difference quotients are first bounded together.
 _TILE = 2
 # Number of undecided tiles that are tested together.
@@ -229,13 +230,16 @@ def failing_cells(
     if on_device is not None and changed is None:
         assert isinstance(grid, FieldGrid | SampledGrid)
         least = on_device.least(grid)
-    if least is None and bounded and len(wanted) > _FEW_BLOCKS:
-        assert isinstance(grid, SampledGrid)
-        # Otherwise it takes less time to test the samples.
-        if math.prod(shape) > _FINER * grid.field.vectors[..., 0].size:
-            least = least_between_samples(grid)
     if least is not None:
         wanted = [where for where in wanted if not least.of(where) > margin]
+    elif bounded:
+        assert isinstance(grid, SampledGrid)
+        finer = math.prod(shape) / grid.field.vectors[..., 0].size
+        for together, times in _BOUNDS:
+            # Otherwise it takes less time to test the samples.
+            if len(wanted) > _FEW_BLOCKS and finer > times:
+                least = least_between_samples(grid, together)
+                wanted = [where for where in wanted if not least.of(where) > margin]
 
     def find(where: Block) -> np.ndarray:
         return _failing_in_block(grid, where, margin)

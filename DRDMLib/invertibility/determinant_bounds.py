@@ -180,6 +180,15 @@ class Windows(NamedTuple):
         groups, firsts, lasts, least, most = (list(column) for column in zip(*rows, strict=True))
         return Windows(groups, firsts, lasts, least, most, finest)
 
+    def joined(self, count: int) -> Windows:
+        """Join so many groups along each axis, beginning with the first, into one."""
+        starts = [np.arange(0, len(first), count) for first in self.first]
+        ends = [(np.maximum.reduceat, self.last), (np.minimum.reduceat, self.least), (np.maximum.reduceat, self.most)]
+        last, least, most = ([reduce(x, at) for x, at in zip(axes, starts, strict=True)] for reduce, axes in ends)
+        groups = [group // count for group in self.groups]
+        first = [x[at] for x, at in zip(self.first, starts, strict=True)]
+        return Windows(groups, first, last, least, most, self.finest)
+
     def members(self, axis: int, along: int) -> np.ndarray:
         """List the difference quotients of each group along an axis, the last one repeatedly: (steps, groups).
 
@@ -207,13 +216,15 @@ def error_between_samples(windows: Windows, slopes: list[float], largest: float,
     return 2 * tolerance(entry, displacement, rounding * displacement, 2.0**-52) + single
 
 
-def least_between_samples(grid: SampledGrid) -> LeastBetweenSamples:
+def least_between_samples(grid: SampledGrid, together: int = 1) -> LeastBetweenSamples:
     """Bound the determinant between the samples of a field from below.
 
     Args:
         grid: it has at least two nodes along each axis.
+        together: number of groups along each axis that have one bound. Several take a fraction of the time, and the
+            bound is looser.
     """
-    field, windows = grid.field, Windows.of(grid)
+    field, windows = grid.field, Windows.of(grid).joined(together)
     d = len(grid.at)
     values = field.block(tuple(slice(0, n) for n in field.vectors.shape[:-1]))
     lows, highs, slopes = [], [], []

@@ -216,7 +216,7 @@ def test_voxels_read_from_outside_are_those_of_every_voxel(name, monkeypatch):
 def test_bounds_leave_out_no_cell_that_fails(name, part, monkeypatch):
     """Continued beyond the image, as it is applied, or in an image that extends past the field."""
     monkeypatch.setattr(certificate, "_FEW_BLOCKS", 0)
-    monkeypatch.setattr(certificate, "_FINER", 0)
+    monkeypatch.setattr(certificate, "_BOUNDS", [(together, 0) for together in (4, 2, 1)])
     monkeypatch.setattr(device_bounds, "LEAST_NODES", 0)
     size, spacing, direction, nodes = GRIDS[name]
     image = image_of(size, spacing, direction)
@@ -238,7 +238,11 @@ def test_bounds_leave_out_no_cell_that_fails(name, part, monkeypatch):
             values = grid.block(tuple(slice(0, len(n)) for n in grid.nodes))
             steps = np.stack([np.diff(n)[c] for n, c in zip(grid.nodes, every.T, strict=True)], axis=1)
             found = certificate.bernstein_bound(certificate.corner_values(values, every), steps)
-            bounds = least.least[tuple(g[c] for g, c in zip(least.groups, every.T, strict=True))]
+            bounds, *looser = (
+                one.least[tuple(g[c] for g, c in zip(one.groups, every.T, strict=True))]
+                for one in (least, least_between_samples(grid, 2), least_between_samples(grid, 4))
+            )
             assert (bounds < found).all()
+            assert all((one <= bounds + 1e-5).all() for one in looser)
             decided, failed = decided + np.count_nonzero(bounds > 0.05), failed + len(cells)
     assert decided and failed
