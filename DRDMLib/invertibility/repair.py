@@ -19,7 +19,7 @@ from scipy import ndimage
 from ..errors import DRDMError
 from ..spatial.borders import Face, hold_faces
 from ..spatial.field_grid import Block, FieldGrid, positions
-from .certificate import failing_cells, failing_samples
+from .certificate import failing_cells, failing_samples, proven_at_once
 from .device_bounds import DeviceBounds
 
 # After a repair the Jacobian determinant is above this in every point: the map keeps at least this fraction of each
@@ -66,6 +66,8 @@ def repair(
     vectors = field.vectors
     inside = positions(field, reference)
     assert inside is not None, "the field was made for this image"
+    if device is None and proven_at_once(field, inside, MARGIN):
+        return NOT_REPAIRED
     shape = vectors.shape[:-1]
     original: np.ndarray | None = None
     touched = np.zeros(shape, bool)

@@ -11,8 +11,8 @@ import torch
 from scipy import ndimage
 from support import rotation
 
-from DRDMLib.invertibility import certificate, device_bounds, metrics
-from DRDMLib.invertibility.determinant_bounds import least_between_samples, least_determinants
+from DRDMLib.invertibility import certificate, determinant_bounds, device_bounds, metrics
+from DRDMLib.invertibility.determinant_bounds import all_above, least_between_samples, least_determinants
 from DRDMLib.invertibility.device_bounds import DeviceBounds
 from DRDMLib.invertibility.metrics import FieldMetrics, measure_ddf, measure_on_grid
 from DRDMLib.spatial import borders
@@ -218,11 +218,13 @@ def test_bounds_leave_out_no_cell_that_fails(name, part, monkeypatch):
     monkeypatch.setattr(certificate, "_FEW_BLOCKS", 0)
     monkeypatch.setattr(certificate, "_BOUNDS", [(together, 0) for together in (4, 2, 1)])
     monkeypatch.setattr(device_bounds, "LEAST_NODES", 0)
+    # Several layers, whatever the size.
+    monkeypatch.setattr(determinant_bounds, "_NODES", 1)
     size, spacing, direction, nodes = GRIDS[name]
     image = image_of(size, spacing, direction)
     side = min(n * s for n, s in zip(size, spacing, strict=True) if n > 2)
-    decided, failed = 0, 0
-    for seed, strength in enumerate((0.03, 0.3)):
+    decided, failed, at_once = 0, 0, 0
+    for seed, strength in enumerate((0.002, 0.03, 0.3)):
         field = FieldGrid.of(field_around(image, nodes, strength * side, seed, part=part), STORED)
         inside = positions(field, image)
         for gap in certificate.GAPS:
@@ -244,5 +246,8 @@ def test_bounds_leave_out_no_cell_that_fails(name, part, monkeypatch):
             )
             assert (bounds < found).all()
             assert all((one <= bounds + 1e-5).all() for one in looser)
+            if all_above(grid, 0.05):
+                assert not len(cells) and not len(certificate.failing_cells(field, 0.05))
+                at_once += 1
             decided, failed = decided + np.count_nonzero(bounds > 0.05), failed + len(cells)
-    assert decided and failed
+    assert decided and failed and 0 < at_once < 6
