@@ -35,6 +35,8 @@ Bounds = list[tuple[np.ndarray, np.ndarray]]
 _LAYERS, _NODES = 8, 2**16
 # Groups along each axis that have one bound, at first and where that does not decide; each divides the one before.
 _TOGETHER = (4, 2, 1)
+# More than the rounding of a determinant in single precision.
+_STRICT_MARGIN = 1e-3
 
 
 def tolerance(largest: float, displacement: float, rounding: float, epsilon: float) -> float:
@@ -201,16 +203,19 @@ class Windows(NamedTuple):
         ends = zip(self.first, self.last, shape, strict=True)
         return all(f[0] == 0 and last[-1] == n - 2 and (f[1:] <= last[:-1] + 1).all() for f, last, n in ends)
 
-    def slab(self, start: int, stop: int) -> tuple[Windows, slice]:
-        """Return the windows of some groups along the first axis, and the nodes on which they lie."""
+    def slab(self, start: int, stop: int) -> tuple[Windows, Block]:
+        """Return the windows of some groups along the first axis, and the nodes on which they lie.
 
-        def cut(axes: list[np.ndarray], shift: int = 0) -> list[np.ndarray]:
-            return [axes[0][start:stop] - shift, *axes[1:]]
+        Its ``groups`` mean nothing.
+        """
 
-        begin = int(self.first[0][start])
-        first, last = cut(self.first, begin), cut(self.last, begin)
-        slab = Windows(cut(self.groups), first, last, cut(self.least), cut(self.most), self.finest)
-        return slab, slice(begin, begin + int(last[0].max()) + 2)
+        def cut(axes: list[np.ndarray]) -> list[np.ndarray]:
+            return [axes[0][start:stop], *axes[1:]]
+
+        first, last = cut(self.first), cut(self.last)
+        nodes = tuple(slice(int(f[0]), int(at.max()) + 2) for f, at in zip(first, last, strict=True))
+        first, last = ([at - w.start for at, w in zip(ends, nodes, strict=True)] for ends in (first, last))
+        return Windows(cut(self.groups), first, last, cut(self.least), cut(self.most), self.finest), nodes
 
     def members(self, axis: int, along: int) -> np.ndarray:
         """List the difference quotients of each group along an axis, the last one repeatedly: (steps, groups).
@@ -264,27 +269,57 @@ def all_above(grid: SampledGrid, margin: float) -> bool:
     """Whether bounds are enough to prove that the determinant is above ``margin`` in the cells of a field and between
     its samples, which takes a fraction of the time of testing them.
 
-    Layers that the bounds of many cells together do not decide are tried again with those of fewer.
-
     Args:
         grid: its nodes reach from one end of the field to the other; it has at least two along each axis.
     """
-    field, windows = grid.field, Windows.of(grid).with_field()
-    shape = field.vectors.shape[:-1]
-    if not windows.cover(shape):
-        return False
+    windows = Windows.of(grid).with_field()
+    return windows.cover(grid.field.vectors.shape[:-1]) and _all_proven(grid, windows, margin, [0.0] * len(grid.at))
+
+
+def all_strict(grid: SampledGrid) -> bool:
+    """Whether bounds are enough to prove that all cells between the samples of a field meet the criterion of
+    :func:`DRDMLib.invertibility.metrics.digital_diffeomorphism`, also as computed in single precision.
+
+    Args:
+        grid: it has at least two nodes along each axis.
+    """
+    return _all_proven(grid, Windows.of(grid), _STRICT_MARGIN, None)
+
+
+def _all_proven(grid: SampledGrid, windows: Windows, margin: float, widened: list[float] | None) -> bool:
+    """Whether the bounds of the determinants in all windows are above ``margin``.
+
+    Layers that the bounds of many cells together do not decide are tried again with those of fewer.
+
+    Args:
+        widened: see :func:`least_determinant`; ``None`` for the tetrahedra in the middle of the cells.
+    """
+    field = grid.field
     joined = {count: windows.joined(count) for count in _TOGETHER}
-    step = _TOGETHER[0] * max(1, _NODES // math.prod(shape[1:]) // _TOGETHER[0])
+    step = _TOGETHER[0] * max(1, _NODES // math.prod(field.vectors.shape[1:-1]) // _TOGETHER[0])
 
     def proven(start: int, count: int) -> bool:
         slab, nodes = joined[count].slab(start // count, (start + step) // count)
-        values, farthest = field.relative((nodes, *(slice(0, n) for n in shape[1:])))
+        values, farthest = field.relative(nodes)
         lows, highs, slopes = _slopes_in_windows(values, field.spacing, slab)
         shifted = max(float(values.max()), -float(values.min()))
         error = error_between_samples(slab, slopes, farthest, grid.rounding, shifted)
-        return float(least_determinant(lows, highs, [0.0] * len(lows)).min()) > margin + error
+        wider = _middle_widened(lows, highs) if widened is None else widened
+        return float(least_determinant(lows, highs, wider).min()) > margin + error
 
-    return all(any(proven(start, count) for count in _TOGETHER) for start in range(0, len(windows.first[0]), step))
+    starts = range(0, len(windows.first[0]), step)
+    return all(any(proven(start, count) for count in _TOGETHER) for start in starts)
+
+
+def _middle_widened(lows: list[np.ndarray], highs: list[np.ndarray]) -> Sequence[np.ndarray | float]:
+    """Return by how much the edges of the tetrahedra in the middle of a cell leave the bounds of its edges.
+
+    Twice their volume is the determinant of edges that are changed by half of the differences of parallel ones.
+    """
+    if len(lows) == 2:
+        return [0.0, 0.0]
+    x, y, z = ((high - low) / 2 for low, high in zip(lows, highs, strict=True))
+    return [y + z, x + z, x + y]
 
 
 def _slopes_in_windows(

@@ -12,13 +12,18 @@ from scipy import ndimage
 from support import rotation
 
 from DRDMLib.invertibility import certificate, determinant_bounds, device_bounds, metrics
-from DRDMLib.invertibility.determinant_bounds import all_above, least_between_samples, least_determinants
+from DRDMLib.invertibility.determinant_bounds import (
+    all_above,
+    all_strict,
+    least_between_samples,
+    least_determinants,
+)
 from DRDMLib.invertibility.device_bounds import DeviceBounds
 from DRDMLib.invertibility.metrics import FieldMetrics, measure_ddf, measure_on_grid
 from DRDMLib.spatial import borders
 from DRDMLib.spatial.borders import Face, inside_mask, invented_fraction, outside_fraction
 from DRDMLib.spatial.coordinates import direction_matrix, index_to_physical
-from DRDMLib.spatial.field_grid import STORED, FieldGrid, continued, positions
+from DRDMLib.spatial.field_grid import STORED, FieldGrid, SampledGrid, continued, positions
 from DRDMLib.spatial.field_samples import FieldSamples, boxes
 from DRDMLib.spatial.jacobian import central_determinants, jacobian_determinant
 from DRDMLib.spatial.model_grid import image_extent
@@ -109,8 +114,10 @@ GRIDS = {
 
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("strength", [0.02, 0.1, 0.3])
-def test_metrics_are_those_of_every_voxel(name, strength):
-    """A gentle field, a strong one, and one that folds."""
+@pytest.mark.parametrize("few", [0, 1000])
+def test_metrics_are_those_of_every_voxel(name, strength, few, monkeypatch):
+    """A gentle field, a strong one, and one that folds; with bounds of all determinants, and without where possible."""
+    monkeypatch.setattr(metrics, "_FEW_SAMPLES", few)
     size, spacing, direction, nodes = GRIDS[name]
     image = image_of(size, spacing, direction, np.arange(len(size)) * 11.0)
     side = min(n * s for n, s in zip(size, spacing, strict=True) if n > 2)
@@ -161,6 +168,22 @@ def test_bounds_are_below_the_determinants(name):
         # Those of the tetrahedra in the middle are twice as large.
         strict = torch.stack([det / 2 if number > 7 else det for number, det in enumerate(dets)]).amin(dim=0).numpy()
         assert (least.strict[np.ix_(*[c[:-1] for c in least.cells])] < strict).all()
+
+
+@pytest.mark.parametrize("name", ["as fine as the field", "finer", "coarser", "flipped", "two slices", "2D"])
+def test_bounds_decide_the_criterion_only_where_it_is_met(name, monkeypatch):
+    monkeypatch.setattr(determinant_bounds, "_NODES", 1)
+    size, spacing, direction, nodes = GRIDS[name]
+    image = image_of(size, spacing, direction)
+    side = min(n * s for n, s in zip(size, spacing, strict=True) if n > 2)
+    decided = []
+    for seed, strength in enumerate((0.005, 0.02, 0.05, 0.1, 0.2, 0.4)):
+        field = FieldGrid.of(field_around(image, nodes, strength * side, seed), STORED)
+        decided.append(all_strict(SampledGrid(field, positions(field, image))))
+        if decided[-1]:
+            vectors = field_on_grid(field.image(), image, 0, size[-1])
+            assert voxel_by_voxel(vectors, image).nondiffeomorphic_cells == 0
+    assert decided[0] and not decided[-1]
 
 
 def test_a_grid_that_is_not_parallel_or_not_covered():
