@@ -77,7 +77,9 @@ class Comparison:
     tried: dict[str, tuple[str, ...]] | str = field(default_factory=dict)
 
 
-_SLICES, _CROP = (96, 96), (40, 56, 40)
+_SLICES, _CROP = (64, 64), (40, 56, 40)
+# Side of a pixel in the slices of stacks, millimeters.
+_PIXEL = 2.25
 COMPARISONS = {
     "hearts": Comparison(
         "Hearts, five healthy subjects",
@@ -201,6 +203,7 @@ def arms(name: str, chosen: dict[str, dict[str, str]]) -> dict[str, tuple[str, b
         "poses, chosen": (best["poses"], False),
         "elastic with poses, chosen": (best["elastic"], False),
         "ours, as `drdm augment` comes": (f"{model}:toward", False),
+        "ours, with `--pose auto`": (f"{model}:toward+auto", False),
         OURS: (best["ours"], False),
     }
     if one.nnunet:
@@ -231,7 +234,7 @@ def tasks(
                 nnunet,
                 draw,
                 tuple(rest),
-                Recipe(tuple(first), tuple(others), method, nnunet, copies or one.copies, one.window, draw),
+                Recipe(tuple(first), tuple(others), method, nnunet, copies or one.copies, one.window, _PIXEL, draw),
             )
             for method, nnunet in dict.fromkeys(methods)
         ]
@@ -244,7 +247,7 @@ def _trainer(window: tuple[int, ...], classes: int, device: str) -> NetworkTrain
 
 @lru_cache(maxsize=512)
 def _arrays(case: Case, window: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    return arrays_of(read_subject(case), window)
+    return arrays_of(read_subject(case), window, _PIXEL)
 
 
 def train_and_test(task: Task, path: Path, device: str, iterations: int | None) -> dict[str, Any]:

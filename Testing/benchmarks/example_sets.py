@@ -50,6 +50,7 @@ class Recipe:
         nnunet: augment originals and copies, half of each, as nnU-Net does.
         copies: of each subject.
         window: shape in voxels of what the network sees, array order; 2D for stacks.
+        pixel: side of its pixels in the slices of stacks, millimeters.
         seed: of copies and augmentation.
     """
 
@@ -59,11 +60,31 @@ class Recipe:
     nnunet: bool
     copies: int
     window: tuple[int, ...]
+    pixel: float
     seed: int
 
 
-def arrays_of(pair: LabeledImage, window: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def with_pixels(image: sitk.Image, side: float, interpolator: int) -> sitk.Image:
+    """Resample the slices of a stack to pixels of ``side`` millimeters; the middle stays where it is."""
+    spacing = np.asarray([side, side, image.GetSpacing()[2]])
+    size = np.rint(np.asarray(image.GetSize()) * image.GetSpacing() / spacing).astype(int)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize(size.tolist())
+    resampler.SetOutputSpacing(spacing.tolist())
+    resampler.SetOutputDirection(image.GetDirection())
+    middle = image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in image.GetSize()])
+    direction = np.asarray(image.GetDirection()).reshape(3, 3)
+    resampler.SetOutputOrigin((np.asarray(middle) - direction @ (spacing * (size - 1) / 2)).tolist())
+    resampler.SetInterpolator(interpolator)
+    resampler.SetUseNearestNeighborExtrapolator(True)
+    return resampler.Execute(image)
+
+
+def arrays_of(pair: LabeledImage, window: tuple[int, ...], pixel: float) -> tuple[np.ndarray, np.ndarray]:
     """Return a volume or the slices of a stack as examples: images (n, *window), float16, and labels, uint8."""
+    if len(window) == 2:
+        kinds = (sitk.sitkLinear, sitk.sitkNearestNeighbor)
+        pair = LabeledImage(*(with_pixels(x, pixel, kind) for x, kind in zip(pair, kinds, strict=True)))
     image, label = (sitk.GetArrayFromImage(x) for x in pair)
     scaled = ((image - image.mean()) / (image.std() + 1e-6)).astype(np.float32)
     both = [torch.from_numpy(x) for x in (scaled, label.astype(np.uint8))]
@@ -93,7 +114,7 @@ def read_subject(case: Case) -> LabeledImage:
 def make_examples(recipe: Recipe) -> Examples:
     """Make the examples of a recipe."""
     subjects = [read_subject(case) for case in recipe.subjects]
-    made = [arrays_of(subject, recipe.window) for subject in subjects]
+    made = [arrays_of(subject, recipe.window, recipe.pixel) for subject in subjects]
     originals = sum(len(labels) for _, labels in made)
     if recipe.method != "none":
         spread = spread_of(recipe.others) if recipe.method.endswith("+auto") else None
@@ -101,7 +122,7 @@ def make_examples(recipe: Recipe) -> Examples:
         for number, subject in enumerate(subjects):
             for copy in range(recipe.copies):
                 one = make(subject, copy, 100_000 * recipe.seed + 1000 * number + copy)
-                made.append(arrays_of(LabeledImage(one.image(), one.label), recipe.window))
+                made.append(arrays_of(LabeledImage(one.image(), one.label), recipe.window, recipe.pixel))
     found = Examples(*(np.concatenate(arrays) for arrays in zip(*made, strict=True)), originals)
     return augmented(found, recipe.seed) if recipe.nnunet else found
 

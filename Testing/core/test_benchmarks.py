@@ -269,7 +269,7 @@ def test_examples_are_the_slices_of_the_subjects_and_then_of_their_copies(tmp_pa
     cases = tuple(_written_heart(tmp_path, f"p{k}", 4 + k) for k in range(2))
     found = {
         method: read_examples(
-            write_examples(Recipe(cases, (), method, False, 3, (16, 16), 5), tmp_path / f"{number}.npz")
+            write_examples(Recipe(cases, (), method, False, 3, (16, 16), 1.5, 5), tmp_path / f"{number}.npz")
         )
         for number, method in enumerate(("none", "pose+2", "torchio-mm@8+2"))
     }
@@ -285,6 +285,21 @@ def test_examples_are_the_slices_of_the_subjects_and_then_of_their_copies(tmp_pa
         # The label of a copy is where its image is bright.
         bright = examples.images[8:].astype(np.float32) > 1
         assert np.mean(bright == examples.labels[8:].astype(bool)) > 0.95
+
+
+def test_slices_with_other_pixels_keep_their_middle():
+    from benchmarks.example_sets import with_pixels
+
+    disk = sitk.GetImageFromArray(np.stack([_ball(24, 8)[12]] * 3).astype(np.uint8))
+    disk.SetSpacing((1.5, 1.5, 10.0))
+    coarse = with_pixels(disk, 3.0, sitk.sitkNearestNeighbor)
+    assert coarse.GetSize() == (12, 12, 3) and coarse.GetSpacing() == (3.0, 3.0, 10.0)
+    centers = [
+        one.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in one.GetSize()]) for one in (disk, coarse)
+    ]
+    assert np.allclose(*centers)
+    areas = [sitk.GetArrayFromImage(one).sum() * one.GetSpacing()[0] ** 2 for one in (disk, coarse)]
+    assert areas[1] == pytest.approx(areas[0], rel=0.1)
 
 
 def test_a_network_learns_from_its_examples_the_same_each_time():
