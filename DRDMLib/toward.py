@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-from scipy import signal
 from torch import Tensor
 
 from .diffusion.seeds import Purpose, derived_seed
@@ -187,6 +186,9 @@ def _laid_on(other: sitk.Image, image: sitk.Image) -> sitk.Image:
 
 def _best_shift(own: np.ndarray, mask: np.ndarray, other: np.ndarray, reach: list[int]) -> list[int]:
     """Find the shift, in voxels, at which ``other`` correlates best with the masked part of ``own``."""
+    # Here, because it takes longer to load than most of what every command needs.
+    from scipy import signal
+
     padded = np.pad(other, [(r, r) for r in reach], mode="edge")
     weight = mask.astype(np.float64)
     count = weight.sum()
