@@ -124,6 +124,7 @@ def recover(
     levels = _levels_on_device(visits, current, model.device)
     for done, (_, times) in enumerate(visits, start=1):
         kind = (exact, None if model.supports_target_level else times)
+        # What the network predicts from the original image, warped with the field so far.
         psi = run(kind, partial(_predicted, model, exact, times), image, phi, levels[done - 1])
         if planes is not None:
             psi = planes.hold(psi, _RAMP)
