@@ -9,8 +9,8 @@ mean Dice on the people for choosing (those of ``yardstick.py``), labeled subjec
 the first of those to be tried, which were best for networks in ``fewshot.py --choose``. ``run`` then trains on subjects
 from among the other people, and tests on all the others. Every arm of a draw has the same labeled subjects, initial
 weights and number of steps, and every arm with copies the same number of them. ``toward`` copies go toward the images
-of the people for choosing, whose labels are not used; ``>pose`` turns and stretches them afterwards. One labeled heart
-and twenty of them get what was chosen for five; of the few prostates nothing is chosen.
+of the people for choosing, whose labels are not used. One labeled heart and twenty of them get what was chosen for
+five; of the few prostates nothing is chosen.
 
 Copies are made in processes while networks are trained in others; on a GPU all of it takes minutes. Rows are written
 after each network, and what is there already is not computed again.
@@ -93,7 +93,7 @@ COMPARISONS = {
         tried={
             "poses": ("pose+2", "pose+0.5", "pose+1", "pose+auto"),
             "elastic": ("torchio-mm@30+2", "torchio-mm@30+1", "torchio-mm@15+2", "torchio-mm@15+1", "torchio-mm+1"),
-            "ours": tuple(f"general-3d:toward{rest}" for rest in (">pose+2", "", "+auto", "+1", ":strong+1")),
+            "ours": tuple(f"general-3d:toward{rest}" for rest in ("+2", "", "+auto", "+1", ":strong+1")),
         },
     ),
     "hippocampus": Comparison(
