@@ -4,14 +4,15 @@
     python -m benchmarks.draw quality TITLE=REPORT.json [...] -o PICTURE.png   # of quality
     python -m benchmarks.draw speed REPORT.json -o PICTURE.png                 # of speed
 
-``results`` has one dot for a seed and one line for a method, ``quality`` one column for a model. ``speed`` has all
-methods on one axis, and what the cost of DRDM depends on.
+``results`` has one dot for a seed and one line for a method; reports with the same title are drawn together.
+``quality`` has one column for a model, and ``speed`` all methods on one axis, and what the cost of DRDM depends on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +35,44 @@ def save(figure: Figure, path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- results
 
 
-def overlaps(report: dict[str, Any]) -> dict[str, list[float]]:
-    """Return the mean overlap of every seed by method and number of subjects."""
-    found: dict[str, list[float]] = {}
-    for row in report["rows"]:
+def in_words(method: str, shots: int | None) -> str:
+    """Say what a method is, and from how many subjects it learns."""
+    plain, _, pose = method.partition("+")
+    kind = plain.partition(":")[0].partition("@")[0]
+    words = {
+        "none": "no copies",
+        "all": "all subjects labeled",
+        "torchio": "elastic copies, tuned" if "@" in plain else "elastic copies (TorchIO)",
+        "toward": "DRDM toward unlabeled others" if ":" in plain else "toward unlabeled others alone",
+    }.get(kind, "DRDM copies")
+    return f"{shots} subjects: {words}{', poses' if pose else ''}" if shots else words
+
+
+def overlaps(reports: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Return the mean overlap of every seed by method and number of subjects, few subjects and low overlaps first.
+
+    Methods with fewer seeds than others are left out.
+    """
+    found: dict[tuple[int, str], list[float]] = {}
+    for row in (row for report in reports for row in report["rows"]):
         shots = row.get("shots")
-        name = f"{row['method']}, {shots} subjects" if shots else str(row["method"])
-        found.setdefault(name, []).append(float(row["dice"]))
-    return found
+        found.setdefault((shots or 10**6, in_words(str(row["method"]), shots)), []).append(float(row["dice"]))
+    most = max(map(len, found.values()))
+    order = sorted((key[0], float(np.mean(values)), key) for key, values in found.items() if len(values) == most)
+    return {key[1]: found[key] for *_, key in order}
 
 
 def draw_results(reports: list[tuple[str, Any]], path: Path) -> None:
-    """Draw the overlaps of all seeds and their means, one report below the other, methods from top to bottom."""
-    found = [(title, overlaps(report)) for title, report in reports]
+    """Draw the overlaps of all seeds and their means, one title below the other."""
+    titles = dict.fromkeys(title for title, _ in reports)
+    found = [(title, overlaps([report for own, report in reports if own == title])) for title in titles]
     heights = [1 + len(methods) for _, methods in found]
     figure = Figure(figsize=(8, 0.32 * sum(heights) + 0.5), layout="constrained")
     grid = figure.subplots(len(found), 1, height_ratios=heights, squeeze=False)
     for axes, (title, methods) in zip(grid[:, 0], found, strict=True):
         names = list(methods)[::-1]
         for y, name in enumerate(names):
-            color = _OURS if any(part in name for part in ("-2d", "-3d")) else _OTHERS
+            color = _OURS if "DRDM" in name else _OTHERS
             axes.plot(methods[name], [y] * len(methods[name]), "o", color=color, alpha=0.7)
             axes.plot([float(np.mean(methods[name]))] * 2, [y - 0.3, y + 0.3], color=color, linewidth=2)
         axes.set_yticks(range(len(names)), names, fontsize=8)

@@ -248,6 +248,29 @@ def test_networks_keep_the_size_of_the_image():
         assert RegistrationNetwork(d, 4)(image, image).shape == (1, d, *shape)
 
 
+def test_reports_of_few_subjects_are_drawn_together_in_words():
+    from benchmarks.draw import overlaps
+
+    def rows(method: str, shots: int, *dice: float) -> dict[str, Any]:
+        return {"rows": [{"method": method, "shots": shots, "dice": value} for value in dice]}
+
+    reports = [
+        rows("all", 0, 0.9, 0.9),
+        rows("torchio@30+2", 5, 0.7, 0.8),
+        rows("none", 5, 0.6, 0.6),
+        rows("toward:cardiac-mr-2d+2", 5, 0.8, 0.8),
+        rows("cardiac-mr-2d", 20, 0.85, 0.85),
+        rows("toward+2", 5, 0.5),
+    ]
+    assert overlaps(reports) == {
+        "5 subjects: no copies": [0.6, 0.6],
+        "5 subjects: elastic copies, tuned, poses": [0.7, 0.8],
+        "5 subjects: DRDM toward unlabeled others, poses": [0.8, 0.8],
+        "20 subjects: DRDM copies": [0.85, 0.85],
+        "all subjects labeled": [0.9, 0.9],
+    }
+
+
 # ------------------------------------------------------------------------------------------------- networks by arm
 
 
