@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from DRDMLib.levels import AUTO_TOWARD, DEFAULT_PAIR, STRENGTHS, Level, read_level
 
-from ..batches import AUTO_POSE, OTHERS, Source
+from ..batches import AUTO_POSE, OTHERS, UNLABELED, Source
 from ..job import Job, JobState, Progress
 from ..mrml import SceneError
 from ..parameter import BatchKind, BatchPose, BatchRegion, BatchSource, BatchToward
@@ -253,6 +253,8 @@ class BatchSection(JobSection):
             counted += " " + _("{n} deformations folded or moved too much and were replaced.").format(
                 n=summary["redrawn"]
             )
+        if summary["made"] and summary["toward"] == UNLABELED:
+            counted += " " + _("They go part of the way toward the scans without a label.")
         alone = [item for item in summary["items"] if not item.get("toward")] if summary["toward"] else []
         if alone:
             counted += " " + _(
