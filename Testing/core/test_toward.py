@@ -349,6 +349,8 @@ def test_versions_go_toward_ten_scans_without_a_label(count, goes, tmp_path, tin
     assert len(made) == 2 and all(("toward" in record) == goes for record in made)
     if goes:
         assert len(records) == 4 and not {record["toward"]["case"] for record in made} & {"p0", "p4"}
+        other = run_process("augment", data, "-o", tmp_path / "out", "--toward", "none", "--resume", *how)
+        assert other.returncode == 2 and "made with other scans to go toward" in other.stderr
     # A run goes on as it was begun, also when it was begun without.
     run_process("augment", data, "-o", tmp_path / "none", "--toward", "none", *how)
     (tmp_path / "none" / "records" / "p0_t12_000.json").unlink()
