@@ -181,6 +181,8 @@ class BatchSection(JobSection):
                 field.remember()
             showProgress(self.ui.batchProgressBar, Progress("batch", 0.0))
             self.showMessage(self.ui.batchLabel, _("Starting ..."))
+            # A warning there is of an earlier run.
+            self.setup.show()
             self.context.jobRunner.run(job)
             self.update()
 

@@ -174,11 +174,13 @@ class BatchTestCase(ModuleTestCase):
         self.chooseFolder(people)
         self.ui.batchLevelsLineEdit.text = "subtle"
         self.ui.batchCopiesSpinBox.value = 1
+        self.panel.setup.warn("3 of 15 labels found, in an earlier run.")
         job = self.run_()
         self.assertEqual(job.state.value, "done", job.text)
         self.assertIn("toward the scans without a label", self.ui.batchLabel.text)
         # It is what they are for.
         self.assertFalse([text for text in job.warnings if "label" in text])
+        self.assertNotIn("earlier run", self.ui.setupStatusLabel.text)
         self.assertEqual([item["toward"] >= 0.2 for item in self.report()["items"]], [True])
 
     def testFixedImagesGoTowardTheOtherScans(self):
