@@ -24,6 +24,9 @@ from .setup import SetupSection
 # Default levels of each kind.
 LEVELS = {BatchKind.AUGMENT: " ".join(STRENGTHS), BatchKind.SYNTHESIZE: ":".join(map(str, DEFAULT_PAIR))}
 
+# Scans that are named when they are left out.
+MOST_LEFT_OUT = 3
+
 
 class BatchSection(JobSection):
     """Starts, stops and resumes a batch; shows a summary at the end."""
@@ -263,7 +266,7 @@ class BatchSection(JobSection):
                 "{n} go toward no other scan, because none could be matched with theirs; use scans of the same kind."
             ).format(n=len(alone))
         if summary["failures"]:
-            counted += " " + _("Left out: {list}").format(list="; ".join(summary["failures"]))
+            counted += " " + _leftOut(summary["failures"])
         if job.state is JobState.FAILED:
             self.showFailure(self.ui.batchLabel, job, counted if summary["made"] else "")
         elif job.state is JobState.CANCELED:
@@ -296,6 +299,14 @@ class BatchSection(JobSection):
     def onFolder(self) -> None:
         """Open the output folder in the file manager."""
         _open(self.parameter.batchOutput)
+
+
+def _leftOut(failures: Sequence[str]) -> str:
+    """Say what was left out and why; of many the first ones, since a folder may have hundreds without a label."""
+    text = _("Left out: {list}").format(list=" ".join(failures[:MOST_LEFT_OUT]))
+    if len(failures) <= MOST_LEFT_OUT:
+        return text
+    return text + " " + _("And {n} more, which report.json names.").format(n=len(failures) - MOST_LEFT_OUT)
 
 
 def _strengths(words: Sequence[str]) -> list[Level]:

@@ -183,6 +183,21 @@ class BatchTestCase(ModuleTestCase):
         self.assertNotIn("earlier run", self.ui.setupStatusLabel.text)
         self.assertEqual([item["toward"] >= 0.2 for item in self.report()["items"]], [True])
 
+    def testOfManyScansWithoutALabelAFewAreNamed(self):
+        people = self.writePeople(count=6, step=0.02)
+        for number in range(1, 6):
+            (people / "labels" / f"person{number}.nii.gz").unlink()
+        self.chooseFolder(people)
+        self.ui.batchLevelsLineEdit.text = "subtle"
+        self.ui.batchCopiesSpinBox.value = 1
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        text = self.ui.batchLabel.text
+        self.assertIn("Left out: person1: ", text)
+        self.assertIn("folder. person2: ", text)
+        self.assertNotIn("person4", text)
+        self.assertTrue(text.endswith("And 2 more, which report.json names."), text)
+
     def testFixedImagesGoTowardTheOtherScans(self):
         ui = self.ui
         self.chooseFolder(self.writePeople(count=2))
