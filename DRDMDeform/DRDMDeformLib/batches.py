@@ -25,8 +25,9 @@ from .worker import WorkerProcess
 
 # The pose of a batch that is drawn from its scans, see ``drdm augment --pose``.
 AUTO_POSE = "auto"
-# Versions go part of the way toward the other scans of the batch, or of the person, see ``drdm augment --toward``.
-OTHERS, PHASES = "others", "phases"
+# Versions go part of the way toward the other scans of the batch, those of the person, or those without a label, see
+# ``drdm augment --toward``.
+OTHERS, PHASES, UNLABELED = "others", "phases", "unlabeled"
 
 Source: TypeAlias = str | Path | Sequence[Any]
 # Batches of more results get a process of their own: there its start hardly counts, and the worker stays free.

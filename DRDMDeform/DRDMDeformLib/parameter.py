@@ -95,16 +95,16 @@ class BatchPose(enum.Enum):
 class BatchToward(enum.Enum):
     """What the versions of a batch go part of the way toward."""
 
+    AUTO = "auto"
     NONE = "none"
     OTHERS = "others"
-    AUTO = "auto"
 
     def label(self) -> str:
         """Text in the panel."""
         return {
+            "auto": _("Use those without a label, if at least ten"),
             "none": _("Not used"),
             "others": _("Go part of the way toward them"),
-            "auto": _("Use those without a label, if at least ten"),
         }[self.value]
 
 

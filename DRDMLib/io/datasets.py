@@ -52,11 +52,13 @@ class Dataset:
     Attributes:
         cases: the cases, with different names that can be names of files.
         notes: sentences about missing labels, changed names and cases that cannot be used.
+        missing_labels: the one of them about missing labels; empty if none is missing.
         unused: files and folders that are not used.
     """
 
     cases: list[Case] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    missing_labels: str = ""
     unused: list[str] = field(default_factory=list)
 
     def unused_sentence(self) -> str:
@@ -229,9 +231,10 @@ class _Labels:
         found.unused += [file.relative_to(root).as_posix() for file in sorted(unused)]
         labeled = sum(case.label is not None for case in found.cases)
         if labeled < len(found.cases):
-            found.notes.append(
+            found.missing_labels = (
                 f"{labeled} of {len(found.cases)} labels found in '{place}'; a label needs the same name as its image."
             )
+            found.notes.append(found.missing_labels)
 
 
 def _add_unused(found: Dataset, root: Path, used: tuple[Path | None, ...]) -> None:
@@ -361,5 +364,6 @@ def _listed(path: Path) -> Dataset:
         found.cases.append(Case(row.get("name") or image_stem(image), image, label, subject=row.get("subject", "")))
     labeled = sum(case.label is not None for case in found.cases)
     if table.labeled and labeled < len(found.cases):
-        found.notes.append(f"{labeled} of {len(found.cases)} labels found in the table '{path.name}'.")
+        found.missing_labels = f"{labeled} of {len(found.cases)} labels found in the table '{path.name}'."
+        found.notes.append(found.missing_labels)
     return found

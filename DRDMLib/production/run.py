@@ -89,14 +89,19 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
     if request.toward is not None:
         plan = replace(plan, others=datasets.read_dataset(request.toward, request.subject_pattern).cases)
     notes = [*found.notes, *plan.notes]
+    if others is not None:
+        # Nothing is amiss with them.
+        notes = [note for note in notes if note != found.missing_labels]
     for text in filter(None, [*notes, found.unused_sentence()]):
         if request.process.first:
             reporter.warning(text)
-    if asked != settings.toward and others is not None and request.process.first:
-        reporter.message(
-            f"Versions go part of the way toward {counted(len(others), 'scan')} without a label; leave that out with "
-            "--toward none."
+    if others is not None:
+        notes.append(
+            f"Versions of {counted(len(cases), 'labeled image')} go part of the way toward "
+            f"{counted(len(others), 'scan')} without a label (a label needs the same name as its image)."
         )
+        if asked != settings.toward and request.process.first:
+            reporter.message(f"{notes[-1]} Leave that out with --toward none.")
 
     with run_folder.share_of_folder(
         request.folder, request.process, lambda: prepare_run(request, plan, reporter)

@@ -128,12 +128,14 @@ def require_same(run: dict[str, Any], plan: Plan, device: str, version: str, fol
     written = run["settings"] | {"cases": [case["name"] for case in run["cases"]]}
     wanted |= {"device": device, "version of DRDM": version}
     written |= {"device": run["device"]["type"], "version of DRDM": run["software"]["drdm"]}
-    # Settings that are left out by default may be in one of them only.
-    for key in dict.fromkeys([*wanted, *written]):
+    # Settings that are left out by default may be in one of them only. What versions go toward comes first: the cases
+    # depend on it.
+    for key in dict.fromkeys(["toward", *wanted, *written]):
         # Converted to JSON and back, as the written value was.
         if json.loads(json.dumps(wanted.get(key))) != written.get(key):
+            name = "scans to go toward" if key == "toward" else key
             raise SettingError(
-                f"The run in '{folder}' was made with other {key}; use the same settings, or choose a new folder."
+                f"The run in '{folder}' was made with other {name}; use the same settings, or choose a new folder."
             )
 
 

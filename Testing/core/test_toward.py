@@ -339,12 +339,18 @@ def test_versions_go_toward_ten_scans_without_a_label(count, goes, tmp_path, tin
     how = ["--model", str(tiny_models[3]), "--steps", "1", "--device", "cpu", "--levels", "12"]
     done = run_process("augment", data, "-o", tmp_path / "out", *how)
     assert done.returncode == 0, done.stderr
-    assert ("toward 10 scans without a label" in done.stderr + done.stdout) == goes
+    assert ("2 labeled images go part of the way toward 10 scans without a label" in done.stderr) == goes
+    # Missing labels are no slip if the images are used.
+    assert ("2 of" in done.stderr) != goes
+    notes = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["notes"]
+    assert len(notes) == 1 and ("toward 10 scans" in notes[0]) == goes
     records = records_of(tmp_path / "out")
     made = [record for name, record in records.items() if name in ("p0_t12_000", "p4_t12_000")]
     assert len(made) == 2 and all(("toward" in record) == goes for record in made)
     if goes:
         assert len(records) == 4 and not {record["toward"]["case"] for record in made} & {"p0", "p4"}
+        other = run_process("augment", data, "-o", tmp_path / "out", "--toward", "none", "--resume", *how)
+        assert other.returncode == 2 and "made with other scans to go toward" in other.stderr
     # A run goes on as it was begun, also when it was begun without.
     run_process("augment", data, "-o", tmp_path / "none", "--toward", "none", *how)
     (tmp_path / "none" / "records" / "p0_t12_000.json").unlink()

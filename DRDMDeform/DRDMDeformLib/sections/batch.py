@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from DRDMLib.levels import AUTO_TOWARD, DEFAULT_PAIR, STRENGTHS, Level, read_level
 
-from ..batches import AUTO_POSE, OTHERS, Source
+from ..batches import AUTO_POSE, OTHERS, UNLABELED, Source
 from ..job import Job, JobState, Progress
 from ..mrml import SceneError
 from ..parameter import BatchKind, BatchPose, BatchRegion, BatchSource, BatchToward
@@ -23,6 +23,9 @@ from .setup import SetupSection
 
 # Default levels of each kind.
 LEVELS = {BatchKind.AUGMENT: " ".join(STRENGTHS), BatchKind.SYNTHESIZE: ":".join(map(str, DEFAULT_PAIR))}
+
+# Scans that are named when they are left out.
+MOST_LEFT_OUT = 3
 
 
 class BatchSection(JobSection):
@@ -181,6 +184,8 @@ class BatchSection(JobSection):
                 field.remember()
             showProgress(self.ui.batchProgressBar, Progress("batch", 0.0))
             self.showMessage(self.ui.batchLabel, _("Starting ..."))
+            # A warning there is of an earlier run.
+            self.setup.show()
             self.context.jobRunner.run(job)
             self.update()
 
@@ -253,13 +258,15 @@ class BatchSection(JobSection):
             counted += " " + _("{n} deformations folded or moved too much and were replaced.").format(
                 n=summary["redrawn"]
             )
+        if summary["made"] and summary["toward"] == UNLABELED:
+            counted += " " + _("They go part of the way toward the scans without a label.")
         alone = [item for item in summary["items"] if not item.get("toward")] if summary["toward"] else []
         if alone:
             counted += " " + _(
                 "{n} go toward no other scan, because none could be matched with theirs; use scans of the same kind."
             ).format(n=len(alone))
         if summary["failures"]:
-            counted += " " + _("Left out: {list}").format(list="; ".join(summary["failures"]))
+            counted += " " + _leftOut(summary["failures"])
         if job.state is JobState.FAILED:
             self.showFailure(self.ui.batchLabel, job, counted if summary["made"] else "")
         elif job.state is JobState.CANCELED:
@@ -292,6 +299,14 @@ class BatchSection(JobSection):
     def onFolder(self) -> None:
         """Open the output folder in the file manager."""
         _open(self.parameter.batchOutput)
+
+
+def _leftOut(failures: Sequence[str]) -> str:
+    """Say what was left out and why; of many the first ones, since a folder may have hundreds without a label."""
+    text = _("Left out: {list}").format(list=" ".join(failures[:MOST_LEFT_OUT]))
+    if len(failures) <= MOST_LEFT_OUT:
+        return text
+    return text + " " + _("And {n} more, which report.json names.").format(n=len(failures) - MOST_LEFT_OUT)
 
 
 def _strengths(words: Sequence[str]) -> list[Level]:

@@ -123,6 +123,8 @@ class TrainSection(JobSection):
             self._curve = None
             showProgress(self.ui.trainProgressBar, Progress("train", 0.0))
             self.showMessage(self.ui.trainLabel, _("Starting ..."))
+            # A warning there is of an earlier run.
+            self.setup.show()
             self.context.jobRunner.run(job)
             self.update()
 

@@ -141,10 +141,10 @@ class BatchTestCase(ModuleTestCase):
         ui.batchLevelsLineEdit.text = "subtle"
         self.assertEqual(ui.batchTowardComboBox.currentText, "Use those without a label, if at least ten")
         self.assertIn("If at least ten scans have no label", ui.batchPlanLabel.text)
-        ui.batchTowardComboBox.currentIndex = 0
+        ui.batchTowardComboBox.currentIndex = 1
         self.assertEqual(ui.batchTowardComboBox.currentText, "Not used")
         self.assertNotIn("part of the way", ui.batchPlanLabel.text)
-        ui.batchTowardComboBox.currentIndex = 1
+        ui.batchTowardComboBox.currentIndex = 2
         self.assertEqual(self.panel.parameter.batchToward.value, "others")
         self.assertIn("toward another scan", ui.batchPlanLabel.text)
         # Whole scans only.
@@ -167,11 +167,42 @@ class BatchTestCase(ModuleTestCase):
         run = json.loads((self.folder / "out" / "run.json").read_text(encoding="utf-8"))
         self.assertEqual(run["settings"]["toward"], "others")
 
+    def testVersionsGoTowardScansWithoutALabel(self):
+        people = self.writePeople(count=11, step=0.02)
+        for number in range(1, 11):
+            (people / "labels" / f"person{number}.nii.gz").unlink()
+        self.chooseFolder(people)
+        self.ui.batchLevelsLineEdit.text = "subtle"
+        self.ui.batchCopiesSpinBox.value = 1
+        self.panel.setup.warn("3 of 15 labels found, in an earlier run.")
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertIn("toward the scans without a label", self.ui.batchLabel.text)
+        # It is what they are for.
+        self.assertFalse([text for text in job.warnings if "label" in text])
+        self.assertNotIn("earlier run", self.ui.setupStatusLabel.text)
+        self.assertEqual([item["toward"] >= 0.2 for item in self.report()["items"]], [True])
+
+    def testOfManyScansWithoutALabelAFewAreNamed(self):
+        people = self.writePeople(count=6, step=0.02)
+        for number in range(1, 6):
+            (people / "labels" / f"person{number}.nii.gz").unlink()
+        self.chooseFolder(people)
+        self.ui.batchLevelsLineEdit.text = "subtle"
+        self.ui.batchCopiesSpinBox.value = 1
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        text = self.ui.batchLabel.text
+        self.assertIn("Left out: person1: ", text)
+        self.assertIn("folder. person2: ", text)
+        self.assertNotIn("person4", text)
+        self.assertTrue(text.endswith("And 2 more, which report.json names."), text)
+
     def testFixedImagesGoTowardTheOtherScans(self):
         ui = self.ui
         self.chooseFolder(self.writePeople(count=2))
         ui.batchKindComboBox.currentIndex = 1
-        ui.batchTowardComboBox.currentIndex = 1
+        ui.batchTowardComboBox.currentIndex = 2
         ui.batchLevelsLineEdit.text = "subtle:subtle"
         ui.batchCopiesSpinBox.value = 1
         self.assertIn("Each fixed image goes", ui.batchPlanLabel.text)
@@ -184,7 +215,7 @@ class BatchTestCase(ModuleTestCase):
         self.chooseFolder(self.writeScans(count=2))
         self.ui.batchLevelsLineEdit.text = "8"
         self.ui.batchCopiesSpinBox.value = 1
-        self.ui.batchTowardComboBox.currentIndex = 1
+        self.ui.batchTowardComboBox.currentIndex = 2
         job = self.run_()
         self.assertEqual(job.state.value, "done", job.text)
         self.assertIn("2 go toward no other scan", self.ui.batchLabel.text)
@@ -196,7 +227,7 @@ class BatchTestCase(ModuleTestCase):
             image, label = (sitk.ReadImage(str(people / k / f"person{number}.nii.gz")) for k in ("images", "labels"))
             volumes.append(mrml.volumeFromImage(slicer.mrmlScene, image, f"Person {number}"))
             links.segmentationFromImage(slicer.mrmlScene, label, f"Person {number} segmentation", volumes[-1])
-        self.ui.batchTowardComboBox.currentIndex = 1
+        self.ui.batchTowardComboBox.currentIndex = 2
         self.ui.batchOutputPath.currentPath = str(self.folder / "out")
         self.ui.batchLevelsLineEdit.text = "subtle"
         self.ui.batchCopiesSpinBox.value = 1

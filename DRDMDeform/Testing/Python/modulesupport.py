@@ -180,14 +180,14 @@ class ModuleTestCase(unittest.TestCase):
                 sitk.WriteImage(label, str(folder / "labels" / f"scan{number}.nii.gz"))
         return folder
 
-    def writePeople(self, count=3, size=(30, 28, 26), name="people"):
+    def writePeople(self, count=3, size=(30, 28, 26), name="people", step=0.08):
         """Write a folder with small scans of the same kind and their labels: a body with an organ of another size."""
         folder = self.folder / name
         places = np.meshgrid(*[np.linspace(-1, 1, n) for n in size[::-1]], indexing="ij")
         for kind in ("images", "labels"):
             (folder / kind).mkdir(parents=True)
         for number in range(count):
-            organ, body = (sum((x / radius) ** 2 for x in places) < 1 for radius in (0.4 + 0.08 * number, 0.85))
+            organ, body = (sum((x / radius) ** 2 for x in places) < 1 for radius in (0.4 + step * number, 0.85))
             values = (100.0 * body + 80.0 * organ).astype(np.float32)
             image = sitk.SmoothingRecursiveGaussian(sitk.GetImageFromArray(values), 0.8)
             label = sitk.GetImageFromArray(organ.astype(np.uint8))
