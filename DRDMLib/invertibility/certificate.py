@@ -53,8 +53,9 @@ from ..spatial.field_grid import (
     continued,
     positions,
 )
-from .determinant_bounds import Bounds, all_above, least_between_samples, over_tiles, tolerance
+from .determinant_bounds import Bounds, over_tiles, tolerance
 from .device_bounds import DeviceBounds
+from .sample_bounds import all_above, least_between_samples
 
 # Cells of a block along each axis: large enough to keep all threads busy, small enough for the processor's cache.
 _BLOCK = 48

@@ -1,4 +1,4 @@
-"""The bounds of :mod:`DRDMLib.invertibility.determinant_bounds` on a GPU.
+"""The bounds of :mod:`DRDMLib.invertibility.sample_bounds` on a GPU.
 
 The operations are those of ``least_between_samples``, in the same order and precision, so that the same bound of their
 error holds. (A GPU may multiply by the inverse of a spacing instead of dividing; the bound has room for that.) They
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..spatial.field_grid import FieldGrid, SampledGrid
-from .determinant_bounds import LeastBetweenSamples, Windows, error_between_samples, least_determinant
+from .determinant_bounds import least_determinant
+from .sample_bounds import LeastBetweenSamples, Windows, error_between_samples
 
 # Whether versions use them; off until they have been measured on a GPU, see :mod:`DRDMLib.runtime.graphs`.
 ENABLED = False

@@ -21,7 +21,8 @@ from ..spatial.jacobian import central_determinants, determinant
 from ..spatial.model_grid import image_extent, overlap
 from ..spatial.resampling import field_on_grid, slabs
 from .certificate import blocks, certify_on_grid, certify_saved, corner_values
-from .determinant_bounds import all_strict, least_determinant, least_determinants, tolerance
+from .determinant_bounds import least_determinant, least_determinants, tolerance
+from .sample_bounds import all_strict
 
 # Cells along each axis of a tile whose determinants are bounded together.
 _TILE = 8

@@ -30,7 +30,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from benchmarks.displacement import as_transform, resample
-from benchmarks.labeled_views import LabeledImage, deep_structures, is_head, load_case
+from benchmarks.labeled_views import LabeledImage, load_structures
 from benchmarks.methods import add_pose, deformer, is_elastic
 from benchmarks.tables import markdown
 from DRDMLib.deforming import make_deformations
@@ -234,8 +234,7 @@ class Setting:
 
 def labels_of(cases: Sequence[Case]) -> list[LabeledImage]:
     """Read cases; of whole heads with MUSE regions, the labels of the deep structures."""
-    read = map(load_case, cases)
-    return [LabeledImage(one.image, deep_structures(one.label) if is_head(one.label) else one.label) for one in read]
+    return [load_structures(case) for case in cases]
 
 
 def measure(

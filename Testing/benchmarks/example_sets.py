@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import torch
 
 from benchmarks.coverage import maker
-from benchmarks.labeled_views import LabeledImage, View, crop_to_view, deep_structures, is_head, load_case
+from benchmarks.labeled_views import LabeledImage, crop_to_view, load_structures, view_of
 from DRDMLib.diffusion.poses import PoseSpread
 from DRDMLib.io.datasets import Case
 from DRDMLib.io.files import atomic_write
@@ -90,11 +90,8 @@ def arrays_of(pair: LabeledImage, window: tuple[int, ...], pixel: float) -> tupl
     both = [torch.from_numpy(x) for x in (scaled, label.astype(np.uint8))]
     if len(window) == 3:
         both = [x[None] for x in both]
-    center = None
-    if is_head(pair.label):
-        voxels = np.argwhere(label > 0)
-        center = tuple((voxels.min(0) + voxels.max(0)) // 2)
-    cropped = [crop_to_view(x, View(window, center)).numpy() for x in both]
+    view = view_of(pair.label, {3: window})
+    cropped = [crop_to_view(x, view).numpy() for x in both]
     return cropped[0].astype(np.float16), cropped[1]
 
 
@@ -104,11 +101,8 @@ def spread_of(others: tuple[Case, ...]) -> PoseSpread | None:
     return poses_of_cases(others)
 
 
-@lru_cache(maxsize=256)
-def read_subject(case: Case) -> LabeledImage:
-    """Read a case; of a whole head with MUSE regions, the labels of the deep structures."""
-    one = load_case(case)
-    return LabeledImage(one.image, deep_structures(one.label)) if is_head(one.label) else one
+# Reads a case once.
+read_subject = lru_cache(maxsize=256)(load_structures)
 
 
 def make_examples(recipe: Recipe) -> Examples:

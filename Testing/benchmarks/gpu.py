@@ -43,9 +43,9 @@ from DRDMLib.diffusion.seeds import random_generator
 from DRDMLib.generation import prepare
 from DRDMLib.invertibility import device_bounds
 from DRDMLib.invertibility.certificate import GAPS, failing_cells
-from DRDMLib.invertibility.determinant_bounds import least_between_samples
 from DRDMLib.invertibility.device_bounds import DeviceBounds
 from DRDMLib.invertibility.repair import MARGIN
+from DRDMLib.invertibility.sample_bounds import least_between_samples
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.models.model import Model
 from DRDMLib.production.plan import AUGMENT, RunSettings

@@ -66,11 +66,15 @@ def load_case(case: Case) -> LabeledImage:
     return LabeledImage(sitk.Cast(image, sitk.sitkFloat32), read_label(case.label, image))
 
 
+def load_structures(case: Case) -> LabeledImage:
+    """Read a case; of a whole head with MUSE regions, the labels of the deep structures."""
+    image, label = load_case(case)
+    return LabeledImage(image, deep_structures(label) if is_head(label) else label)
+
+
 def load_views(case: Case) -> list[LabeledImage]:
     """Read a case as one volume, or as 2D images of its middle slices if the slices are thick."""
-    image, label = load_case(case)
-    if is_head(label):
-        label = deep_structures(label)
+    image, label = load_structures(case)
     if max(image.GetSpacing()) < 2.5 * min(image.GetSpacing()):
         return [LabeledImage(image, label)]
     first = (image.GetSize()[2] - MIDDLE_SLICES) // 2

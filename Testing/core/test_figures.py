@@ -11,15 +11,11 @@ import torch
 from scipy import ndimage
 from support import rotation
 
-from DRDMLib.invertibility import certificate, determinant_bounds, device_bounds, metrics
-from DRDMLib.invertibility.determinant_bounds import (
-    all_above,
-    all_strict,
-    least_between_samples,
-    least_determinants,
-)
+from DRDMLib.invertibility import certificate, device_bounds, metrics, sample_bounds
+from DRDMLib.invertibility.determinant_bounds import least_determinants
 from DRDMLib.invertibility.device_bounds import DeviceBounds
 from DRDMLib.invertibility.metrics import FieldMetrics, measure_ddf, measure_on_grid
+from DRDMLib.invertibility.sample_bounds import all_above, all_strict, least_between_samples
 from DRDMLib.spatial import borders
 from DRDMLib.spatial.borders import Face, inside_mask, invented_fraction, outside_fraction
 from DRDMLib.spatial.coordinates import direction_matrix, index_to_physical
@@ -172,7 +168,7 @@ def test_bounds_are_below_the_determinants(name):
 
 @pytest.mark.parametrize("name", ["as fine as the field", "finer", "coarser", "flipped", "two slices", "2D"])
 def test_bounds_decide_the_criterion_only_where_it_is_met(name, monkeypatch):
-    monkeypatch.setattr(determinant_bounds, "_NODES", 1)
+    monkeypatch.setattr(sample_bounds, "_NODES", 1)
     size, spacing, direction, nodes = GRIDS[name]
     image = image_of(size, spacing, direction)
     side = min(n * s for n, s in zip(size, spacing, strict=True) if n > 2)
@@ -242,7 +238,7 @@ def test_bounds_leave_out_no_cell_that_fails(name, part, monkeypatch):
     monkeypatch.setattr(certificate, "_BOUNDS", [(together, 0) for together in (4, 2, 1)])
     monkeypatch.setattr(device_bounds, "LEAST_NODES", 0)
     # Several layers, whatever the size.
-    monkeypatch.setattr(determinant_bounds, "_NODES", 1)
+    monkeypatch.setattr(sample_bounds, "_NODES", 1)
     size, spacing, direction, nodes = GRIDS[name]
     image = image_of(size, spacing, direction)
     side = min(n * s for n, s in zip(size, spacing, strict=True) if n > 2)

@@ -21,9 +21,9 @@ from DRDMLib.errors import FallbackWarning
 from DRDMLib.generation import generate, prepare
 from DRDMLib.invertibility import device_bounds
 from DRDMLib.invertibility.certificate import failing_cells
-from DRDMLib.invertibility.determinant_bounds import least_between_samples
 from DRDMLib.invertibility.device_bounds import DeviceBounds
 from DRDMLib.invertibility.repair import MARGIN
+from DRDMLib.invertibility.sample_bounds import least_between_samples
 from DRDMLib.loaders import FieldGenerator
 from DRDMLib.models.catalogue import load_model
 from DRDMLib.models.metadata import ModelMetadata
