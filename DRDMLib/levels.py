@@ -27,6 +27,8 @@ AUTO_POSE = "auto"
 # Where the versions of a batch go: toward the scans without a label if there are so many of them, or toward nobody.
 AUTO_TOWARD, NOBODY = "auto", "none"
 FEWEST_TOWARD = 10
+# The gray values of the versions of a batch: those of the scans that they go toward, by a share; or their own.
+AUTO_GRAY, OWN_GRAY, OTHERS_GRAY = "auto", "own", "others"
 # Levels of a preview that follows a slider, the strongest first, since its field reaches farthest.
 LADDER = (79, 40, 20, 60, 10, 30, 50, 70)
 _KNOWN = f"{', '.join(STRENGTHS)}, or a number from 0 to 79"

@@ -39,6 +39,7 @@ def augment(
     *,
     target: Target | None = None,
     toward: Way | None = None,
+    gray: bool = False,
     drawn: Drawn | None = None,
     on_step: Progress | None = None,
 ) -> Augmented:
@@ -50,6 +51,7 @@ def augment(
         label: a label map of the image, or ``None``.
         target: the regions of ``settings``, if they were found in this image before.
         toward: the way to another scan, of which the version goes a part, see :func:`DRDMLib.toward.find_way`.
+        gray: the gray values of the version also go a part of the way toward those of the other scan.
         drawn: the fields of the seed with these settings, if they were drawn before.
 
     Raises:
@@ -63,6 +65,8 @@ def augment(
     else:
         deformation = finish(drawn, image)
     warped = None if label is None else deformation.warp_label(label)
+    if gray and toward is not None and toward.gray is not None:
+        image = toward.gray.apply(image, toward.gray_share(seed))
     return Augmented(deformation.warp(image), warped, deformation)
 
 

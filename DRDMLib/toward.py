@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .diffusion.seeds import Purpose, derived_seed
 from .errors import ImageError
+from .gray_values import GrayChange, changes_of_gray, gray_change
 from .io.images import require_scalar_image
 from .spatial.coordinates import direction_matrix, index_to_physical
 from .spatial.greedy_registration import register, warp
@@ -46,17 +47,24 @@ class Way:
             of the version points to the position in the scan whose value it shows there.
         before, after: correlation of the two scans, laid on each other and registered.
         most: largest share that a version goes.
+        gray: how the gray values of the scan become those of the other one; ``None`` in CT, where they are the same on
+            every scanner, and between two scans in one place.
     """
 
     field: sitk.Image
     before: float
     after: float
     most: float = MOST_SHARE
+    gray: GrayChange | None = None
 
     def share(self, seed: int) -> float:
         """Return the share of the way that the version of a seed goes: uniform in ``LEAST_SHARE`` to ``most``."""
         drawn = np.random.default_rng(derived_seed(seed, Purpose.TOWARD)).random()
         return LEAST_SHARE + (self.most - LEAST_SHARE) * float(drawn)
+
+    def gray_share(self, seed: int) -> float:
+        """Return the share of the change of gray values that the version of a seed has: uniform in 0 to 1."""
+        return float(np.random.default_rng(derived_seed(seed, Purpose.GRAY)).random())
 
     def on_grid(self, shares: Sequence[float], grid: ModelGrid) -> Tensor:
         """Return shares of the way on the grid of a model: (K, d, *S), or (N, d, *S) for one share of a stack.
@@ -95,9 +103,12 @@ def find_way(image: sitk.Image, other: sitk.Image, *, in_place: bool = False) ->
         raise ImageError("A scan with many slices and a single slice cannot be compared; choose scans of one kind.")
     if effective_dimension(image) < image.GetDimension():
         flat = find_way(_only_slice(image), _only_slice(other), in_place=in_place)
-        return None if flat is None else replace(flat, field=_as_volume(flat.field, image))
+        if flat is None:
+            return None
+        gray = flat.gray and replace(flat.gray, factor=_as_volume(flat.gray.factor, image))
+        return replace(flat, field=_as_volume(flat.field, image), gray=gray)
     spacing = float(image_extent(image).max()) / _SIDE
-    fixed, moving = _small(other, spacing), _small(image, spacing)
+    (fixed, _), (moving, scale) = _small(other, spacing), _small(image, spacing)
     if in_place:
         fixed = sitk.Resample(fixed, moving, sitk.Transform(), sitk.sitkLinear, -1.0)
     else:
@@ -121,17 +132,20 @@ def find_way(image: sitk.Image, other: sitk.Image, *, in_place: bool = False) ->
     most = min(MOST_SHARE, _MOST_MOTION * float(image_extent(image).max()) / max(farthest, 1e-9))
     if not after >= max(_LEAST_LIKENESS, before - _LOST) or most < MOST_SHARE / 2:
         return None
-    return Way(field, before, after, most)
+    gray = None
+    if not in_place and changes_of_gray(image) and changes_of_gray(other):
+        gray = gray_change(moving, values, seen, found, scale)
+    return Way(field, before, after, most, gray)
 
 
-def _small(image: sitk.Image, spacing: float) -> sitk.Image:
-    """Return an image with voxels of about ``spacing``, at most, and values 0 to 1."""
+def _small(image: sitk.Image, spacing: float) -> tuple[sitk.Image, tuple[float, float]]:
+    """Return an image with voxels of about ``spacing``, at most, and values 0 to 1; and what is 0 and 1."""
     factors = [max(1, min(n, round(spacing / s))) for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True)]
     small = sitk.BinShrink(sitk.Cast(image, sitk.sitkFloat32), factors)
     low, high = np.percentile(sitk.GetArrayViewFromImage(small), [0.5, 99.5])
-    scaled = (small - float(low)) / max(float(high - low), 1e-6)
-    result: sitk.Image = sitk.Clamp(scaled, sitk.sitkFloat32, 0.0, 1.0)
-    return result
+    width = max(float(high - low), 1e-6)
+    scaled = (small - float(low)) / width
+    return sitk.Clamp(scaled, sitk.sitkFloat32, 0.0, 1.0), (float(low), float(low) + width)
 
 
 def _only_slice(image: sitk.Image) -> sitk.Image:
@@ -143,15 +157,18 @@ def _only_slice(image: sitk.Image) -> sitk.Image:
     return flat
 
 
-def _as_volume(field: sitk.Image, image: sitk.Image) -> sitk.Image:
-    """Return a field of the slice of a volume as a field of the volume."""
+def _as_volume(flat: sitk.Image, image: sitk.Image) -> sitk.Image:
+    """Return a field of the slice of a volume, or other values there, as those of the volume."""
     axis = image.GetSize().index(1)
     others = [a for a in range(3) if a != axis]
     direction = direction_matrix(image)
-    vectors = sitk.GetArrayFromImage(field) @ direction[:, others].T
-    volume = sitk.GetImageFromArray(np.expand_dims(vectors, 2 - axis), isVector=True)
+    values = sitk.GetArrayFromImage(flat)
+    vectors = flat.GetNumberOfComponentsPerPixel() > 1
+    if vectors:
+        values = values @ direction[:, others].T
+    volume = sitk.GetImageFromArray(np.expand_dims(values, 2 - axis), isVector=vectors)
     spacing, start = np.asarray(image.GetSpacing()), np.zeros(3)
-    spacing[others], start[others] = field.GetSpacing(), field.GetOrigin()
+    spacing[others], start[others] = flat.GetSpacing(), flat.GetOrigin()
     volume.SetSpacing(spacing.tolist())
     volume.SetDirection(image.GetDirection())
     volume.SetOrigin((np.asarray(image.GetOrigin()) + direction @ start).tolist())

@@ -6,7 +6,17 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from ..levels import AUTO_POSE, AUTO_TOWARD, FEWEST_TOWARD, STRENGTHS, Level, read_level
+from ..levels import (
+    AUTO_GRAY,
+    AUTO_POSE,
+    AUTO_TOWARD,
+    FEWEST_TOWARD,
+    OTHERS_GRAY,
+    OWN_GRAY,
+    STRENGTHS,
+    Level,
+    read_level,
+)
 
 
 def whole_number(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -134,14 +144,15 @@ def add_levels_and_copies(parser: argparse.ArgumentParser, copies: int, counted:
     )
 
 
-def add_generation(parser: argparse.ArgumentParser, *, default_pose: float | None = 0.0) -> None:
+def add_generation(parser: argparse.ArgumentParser, *, recipe: bool = False, auto_pose: bool = False) -> None:
     """Add the arguments of every command that deforms images.
 
     Args:
-        default_pose: the default of ``--pose``; ``None`` for that of a recipe, which is a number.
+        recipe: there is a recipe with a pose of its own, which is a number.
+        auto_pose: ``--pose`` is ``auto`` by default, unless only a region is deformed. It is ``None`` then, and with a
+            recipe.
     """
-    recipe = default_pose is None
-    shown = "that of the recipe" if default_pose is None else f"{default_pose:g}"
+    shown = "that of the recipe" if recipe else "auto, and 0 with a region or --keep" if auto_pose else "0"
     drawn = "" if recipe else "; auto: as people differ"
     parser.add_argument("--model", metavar="M", help="name from the list of 'drdm models', or path of a model file")
     parser.add_argument(
@@ -160,7 +171,7 @@ def add_generation(parser: argparse.ArgumentParser, *, default_pose: float | Non
     parser.add_argument(
         "--pose",
         type=float if recipe else pose,
-        default=default_pose,
+        default=None if recipe or auto_pose else 0.0,
         metavar="P",
         help="also rotate, scale and shift the whole image, 0 to 2; 1: up to 15 degrees, 15 %% and 6 %%"
         f"{drawn} (default: {shown})",
@@ -214,6 +225,17 @@ def add_toward(parser: argparse.ArgumentParser, *, batch: bool, unlabeled: bool 
         "--toward",
         metavar="SCAN",
         help="each version also goes part of the way toward another scan of the same kind, which needs no label",
+    )
+
+
+def add_gray_values(parser: argparse.ArgumentParser) -> None:
+    """Add ``--gray-values``."""
+    parser.add_argument(
+        "--gray-values",
+        choices=[AUTO_GRAY, OWN_GRAY, OTHERS_GRAY],
+        default=AUTO_GRAY,
+        help="the gray values of versions also become those of the other scan, by a random share (others; not in CT), "
+        "or stay (own; default: auto, those of others where versions go toward other people)",
     )
 
 

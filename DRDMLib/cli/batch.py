@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError, SettingError
+from ..levels import AUTO_POSE, OWN_GRAY
 from ..production.limits import Limits
 from ..production.plan import AUGMENT, SYNTHESIZE, RunSettings, folder_toward, goes_toward
 from ..production.regenerate import regenerate as regenerate_sample
@@ -23,17 +24,18 @@ from .region import region_settings
 def augment(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm augment``."""
     levels = tuple((level,) for level in dict.fromkeys(options.levels))
-    _produce(options, reporter, RunSettings(AUGMENT, levels, **_common_settings(options)))
+    _produce(options, reporter, RunSettings(AUGMENT, levels, **common_settings(options)))
 
 
 def synthesize(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm synthesize``."""
     pairs = tuple(dict.fromkeys(options.levels))
     more: dict[str, Any] = {"voxel_fields": options.voxel_fields, "split": tuple(options.split)}
-    _produce(options, reporter, RunSettings(SYNTHESIZE, pairs, **_common_settings(options), **more))
+    _produce(options, reporter, RunSettings(SYNTHESIZE, pairs, **common_settings(options), **more))
 
 
-def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
+def common_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of a run that both commands have, by their names in :class:`RunSettings`."""
     limits = Limits(
         folded=options.max_folded,
         least_mm=options.min_mm,
@@ -42,12 +44,17 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         outside=options.max_outside,
         max_attempts=options.draws,
     )
+    region = region_settings(options)
+    pose = options.pose
+    if pose is None:
+        # A pose moves the whole scan.
+        pose = AUTO_POSE if region is None else 0.0
     deformation = DeformationSettings(
         steps=options.steps,
-        pose=options.pose,
+        pose=pose,
         plane=options.plane,
         border=options.border,
-        region=region_settings(options),
+        region=region,
         bones=options.bones,
     )
     return {
@@ -59,6 +66,7 @@ def _common_settings(options: argparse.Namespace) -> dict[str, Any]:
         "label_geometry": options.label_geometry,
         "adapt": options.adapt,
         "toward": goes_toward(options.toward),
+        "gray_values": getattr(options, "gray_values", OWN_GRAY),
         "file_format": options.format,
     }
 
@@ -82,6 +90,7 @@ def _produce(options: argparse.Namespace, reporter: Reporter, settings: RunSetti
         resume=options.resume or process.restarts > 0,
         subject_pattern=options.subject,
         toward=folder_toward(options.toward),
+        any_pose=options.pose is None,
     )
     run = produce(request, settings, reporter)
     if len(run.done) == len(run.plan.tasks):

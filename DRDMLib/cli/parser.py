@@ -19,6 +19,7 @@ from .arguments import (
     add_device_and_progress,
     add_format,
     add_generation,
+    add_gray_values,
     add_label_geometry,
     add_levels,
     add_levels_and_copies,
@@ -213,8 +214,9 @@ def _add_augment(command: AddCommand) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="new or empty folder for the dataset")
     add_levels_and_copies(parser, 1, "versions per image and level")
     add_run(parser)
-    add_generation(parser)
+    add_generation(parser, auto_pose=True)
     add_toward(parser, batch=True, unlabeled=True)
+    add_gray_values(parser)
     add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_runs("batch", "augment"))
@@ -346,7 +348,7 @@ def _add_challenge(command: AddCommand) -> None:
         help="strengths, which the cases take in turn (default: those of the recipe)",
     )
     add_changes(parser)
-    add_generation(parser, default_pose=None)
+    add_generation(parser, recipe=True)
     add_device_and_progress(parser)
     parser.set_defaults(func=_runs("challenge", "challenge"))
 

@@ -19,7 +19,7 @@ from ..diffusion.seeds import SAMPLES, sample_seed
 from ..errors import SettingError
 from ..io.datasets import Case
 from ..io.files import name_key, shown
-from ..levels import AUTO_POSE, AUTO_TOWARD, NOBODY, Level, level_text
+from ..levels import AUTO_POSE, AUTO_TOWARD, NOBODY, OWN_GRAY, Level, level_text
 from ..runtime.distributed import ProcessInfo
 from ..settings import DeformationSettings
 from ..toward import WHOLE_SCANS
@@ -69,6 +69,8 @@ class RunSettings:
             :data:`PHASES` for the other scans of the same subject, :data:`UNLABELED` for the scans of the dataset
             without a label, the name of a folder with scans, or nothing. ``"auto"`` is settled when a run begins, see
             :func:`DRDMLib.production.toward.settled`.
+        gray_values: ``"others"``: those of training samples become those of the scan that they go toward, by a share;
+            ``"own"``. ``"auto"`` is settled in the same way.
         file_format: ending of the files of images, labels and fields, one of :data:`DRDMLib.io.volumes.FORMATS`.
         adapt: minutes for adapting the model to the images first; ``None`` takes the model as it is.
         seed_scheme: how the seeds of samples are made, see :mod:`DRDMLib.diffusion.seeds`; empty for runs of older
@@ -87,6 +89,7 @@ class RunSettings:
     label_geometry: str = "file"
     adapt: float | None = None
     toward: str = ""
+    gray_values: str = OWN_GRAY
     file_format: str = "nii.gz"
     seed_scheme: str = SAMPLES
 
@@ -137,6 +140,7 @@ class RunSettings:
             **({} if self.label_geometry == "file" else {"label_geometry": self.label_geometry}),
             **({} if self.adapt is None else {"adapt": self.adapt}),
             **({"toward": self.toward} if self.toward else {}),
+            **({} if self.gray_values == OWN_GRAY else {"gray_values": self.gray_values}),
             **({} if self.file_format == "nii.gz" else {"format": self.file_format}),
             **({"seed_scheme": self.seed_scheme} if self.seed_scheme else {}),
         }

@@ -18,7 +18,7 @@ from ..levels import AUTO_POSE
 from ..poses import FEWEST, MOST, estimate_poses
 from ..runtime.reporter import Reporter
 from ..settings import Pose, pose_of
-from .plan import Plan
+from .plan import Plan, RunSettings
 
 
 def poses_of_cases(cases: Sequence[Case], reporter: Reporter | None = None) -> PoseSpread | None:
@@ -62,6 +62,15 @@ def with_poses(plan: Plan, reporter: Reporter) -> Plan:
     for text in poses_sentence(plan):
         reporter.message(text)
     return plan
+
+
+def with_begun_pose(settings: RunSettings, run: dict[str, Any]) -> RunSettings:
+    """Return the settings with the pose of an earlier run: ``"auto"``, or a number.
+
+    Args:
+        run: content of ``run.json``.
+    """
+    return replace(settings, deformation=replace(settings.deformation, pose=run["settings"]["pose"]))
 
 
 def with_earlier_poses(plan: Plan, run: dict[str, Any]) -> Plan:

@@ -15,6 +15,7 @@ from ..io.datasets import Case
 from ..io.files import digest_of_files, file_name, output_error
 from ..io.images import image_files
 from ..io.volumes import FORMATS
+from ..levels import OTHERS_GRAY, OWN_GRAY
 from ..models.catalogue import digest_of, find, load_model, resolve
 from ..runtime.threads import one_thread_each
 from ..settings import DeformationSettings, RegionSettings, pose_of
@@ -100,6 +101,7 @@ def regenerate(
         # Old records have none.
         seed_scheme=_seed_scheme(record, record_file),
         toward=_goes_toward(record),
+        gray_values=OTHERS_GRAY if "gray" in (record.get("toward") or {}) else OWN_GRAY,
         file_format=next((end for end in FORMATS if record["files"]["image"].endswith(f".{end}")), "nii.gz"),
     )
     source = _source(record, case)

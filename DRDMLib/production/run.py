@@ -17,6 +17,7 @@ from ..io.datasets import Case
 from ..io.files import counted
 from ..io.images import read_image, read_label
 from ..io.nnunet import IGNORE, declared_labels
+from ..levels import OTHERS_GRAY
 from ..models.model import Model
 from ..models.strength import with_level
 from ..runtime.device import choose_device
@@ -29,7 +30,7 @@ from .case_models import CaseModel, CaseModels, fit_sentences
 from .layouts import consecutive, ignore_value, split_subjects, undeclared
 from .limits import label_values
 from .plan import AUGMENT, PHASES, Plan, RunSettings, make_plan
-from .poses import poses_sentence, with_earlier_poses, with_poses
+from .poses import poses_sentence, with_begun_pose, with_earlier_poses, with_poses
 from .report import finalize_run, interrupted
 from .run_state import LOGS, Run
 from .sampling import QUALITY, part_folder
@@ -52,6 +53,7 @@ class RunRequest:
         resume: continue the run in the folder. Several processes that share one run do not need it.
         subject_pattern: see :func:`DRDMLib.io.datasets.find_cases`.
         toward: dataset of the scans that samples go toward, if it is another one than ``dataset``.
+        any_pose: nobody has chosen the pose of the settings; a run that is continued keeps its own.
     """
 
     dataset: Path
@@ -62,6 +64,7 @@ class RunRequest:
     resume: bool = False
     subject_pattern: str | None = None
     toward: Path | None = None
+    any_pose: bool = False
 
     @property
     def joins(self) -> bool:
@@ -80,6 +83,8 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
     # Checked before any file is created or changed.
     earlier = run_folder.earlier_run(request.folder, resume=request.joins)
     asked = settings.toward
+    if request.any_pose and earlier is not None:
+        settings = with_begun_pose(settings, earlier)
     settings, cases, others = toward.settled(settings, found.cases, earlier)
     plan = make_plan(settings, cases)
     if others is not None:
@@ -96,9 +101,10 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
         if request.process.first:
             reporter.warning(text)
     if others is not None:
+        gray = ", and so do their gray values, except in CT" if settings.gray_values == OTHERS_GRAY else ""
         notes.append(
             f"Versions of {counted(len(cases), 'labeled image')} go part of the way toward "
-            f"{counted(len(others), 'scan')} without a label (a label needs the same name as its image)."
+            f"{counted(len(others), 'scan')} without a label{gray} (a label needs the same name as its image)."
         )
         if asked != settings.toward and request.process.first:
             reporter.message(f"{notes[-1]} Leave that out with --toward none.")

@@ -133,7 +133,7 @@ def require_same(run: dict[str, Any], plan: Plan, device: str, version: str, fol
     for key in dict.fromkeys(["toward", *wanted, *written]):
         # Converted to JSON and back, as the written value was.
         if json.loads(json.dumps(wanted.get(key))) != written.get(key):
-            name = "scans to go toward" if key == "toward" else key
+            name = "scans to go toward" if key == "toward" else key.replace("_", " ")
             raise SettingError(
                 f"The run in '{folder}' was made with other {name}; use the same settings, or choose a new folder."
             )

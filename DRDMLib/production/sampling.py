@@ -19,7 +19,7 @@ from ..errors import DRDMError, OutputError
 from ..generation import Progress
 from ..io.datasets import Case
 from ..io.files import atomic_write, digest_of_files
-from ..levels import AUTO_POSE
+from ..levels import AUTO_POSE, OTHERS_GRAY
 from ..models.model import Model
 from ..pages import write_png
 from ..samples import augment, synthesize
@@ -207,7 +207,8 @@ class SampleMaker:
             record |= {"status": records.REJECTED, "reason": _rejection([entry["reason"] for entry in rejected])}
             return Product(record, seconds=seconds)
         record |= {"status": records.DONE, "seed": seed, "attempt": number}
-        record |= {"toward": chosen.entry} if self.plan.settings.toward else {}
+        if self.plan.settings.toward:
+            record["toward"] = chosen.entry_of(seed, gray=self.plan.settings.gray_values == OTHERS_GRAY)
         record |= {} if batch is None else {"batch": batch.entry()}
         if model.device.type != "cpu" and all(one.device == "cpu" for one in made.deformations):
             # The GPU failed, so the sample was made on the CPU and can only be made again there.
@@ -291,8 +292,17 @@ class SampleMaker:
         ending = self._ending
         if settings.command == AUGMENT:
             deformation = settings.at_level(levels[0])
+            gray = settings.gray_values == OTHERS_GRAY
             made = augment(
-                source.image, source.label, model, deformation, seed, toward=chosen.way, drawn=drawn, on_step=on_step
+                source.image,
+                source.label,
+                model,
+                deformation,
+                seed,
+                toward=chosen.way,
+                gray=gray,
+                drawn=drawn,
+                on_step=on_step,
             )
             channels = [made.deformation.warp(channel) for channel in source.channels]
 

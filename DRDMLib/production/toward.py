@@ -15,10 +15,10 @@ from ..errors import DRDMError, ImageError, SettingError
 from ..io.datasets import Case
 from ..io.files import counted, digest_of_files
 from ..io.images import image_files, read_image
-from ..levels import AUTO_TOWARD, FEWEST_TOWARD
+from ..levels import AUTO_GRAY, AUTO_TOWARD, FEWEST_TOWARD, OTHERS_GRAY, OWN_GRAY
 from ..toward import Way, find_way
 from . import records
-from .plan import PHASES, UNLABELED, Plan, RunSettings, Task
+from .plan import AUGMENT, PHASES, UNLABELED, Plan, RunSettings, Task
 from .sources import Source, relative_paths
 
 # Largest number of scans that are tried for a sample.
@@ -40,6 +40,16 @@ class Chosen:
     other: tuple[Case, bool] | None = None
     entry: dict[str, Any] | None = None
 
+    def entry_of(self, seed: int, *, gray: bool) -> dict[str, Any] | None:
+        """Return the entry of the sample of a seed.
+
+        Args:
+            gray: its gray values go toward those of the other scan, if they may change; the entry has their share.
+        """
+        if self.entry is None or self.way is None or self.way.gray is None or not gray:
+            return self.entry
+        return self.entry | {"gray": round(self.way.gray_share(seed), 4)}
+
     def from_version(self, image: sitk.Image) -> Way | None:
         """Return the way from a version of the scan; that from the scan itself, if it cannot be found."""
         if self.other is None:
@@ -54,6 +64,8 @@ def settled(
 ) -> tuple[RunSettings, list[Case], list[Case] | None]:
     """Find out what ``"auto"`` means for a dataset: versions go toward its scans without a label, from ten on.
 
+    In a training set, the gray values go there, too.
+
     Args:
         cases: of the dataset.
         earlier: content of ``run.json`` of the run that is continued; it stays as it was begun.
@@ -62,8 +74,27 @@ def settled(
         The settings, the cases that are deformed, and those that versions go toward; ``None`` if the settings say it.
 
     Raises:
-        SettingError: versions are to go toward the scans without a label, and there are none.
+        SettingError: versions are to go toward the scans without a label, and there are none; or gray values are to
+            become those of others, and versions go toward nobody else.
     """
+    settings, labeled, others = _with_scans(settings, cases, earlier)
+    goes = settings.command == AUGMENT and settings.toward not in ("", PHASES)
+    gray = settings.gray_values
+    if gray == AUTO_GRAY:
+        begun = None if earlier is None else earlier["settings"].get("gray_values", OWN_GRAY)
+        gray = begun or (OTHERS_GRAY if goes else OWN_GRAY)
+    elif gray == OTHERS_GRAY and not goes:
+        raise SettingError(
+            "Gray values become those of the scans of other people that versions go toward, and these go toward none; "
+            "name such scans with --toward, or leave out --gray-values."
+        )
+    return replace(settings, gray_values=gray), labeled, others
+
+
+def _with_scans(
+    settings: RunSettings, cases: Sequence[Case], earlier: dict[str, Any] | None
+) -> tuple[RunSettings, list[Case], list[Case] | None]:
+    """Do the part of :func:`settled` that is about where versions go."""
     unlabeled = [case for case in cases if case.label is None]
     if settings.toward == AUTO_TOWARD:
         enough = len({case.subject for case in unlabeled}) >= FEWEST_TOWARD and len(unlabeled) < len(cases)

@@ -93,7 +93,7 @@ COMPARISONS = {
         tried={
             "poses": ("pose+2", "pose+0.5", "pose+1", "pose+auto"),
             "elastic": ("torchio-mm@30+2", "torchio-mm@30+1", "torchio-mm@15+2", "torchio-mm@15+1", "torchio-mm+1"),
-            "ours": tuple(f"general-3d:toward{rest}" for rest in ("+2", "", "+auto", "+1", ":strong+1")),
+            "ours": tuple(f"general-3d:toward:gray{rest}" for rest in ("+2", "", "+auto", "+1", ":strong+1")),
         },
     ),
     "hippocampus": Comparison(
@@ -107,7 +107,7 @@ COMPARISONS = {
         tried={
             "poses": ("pose+0.5", "pose+1", "pose+auto"),
             "elastic": ("torchio-mm@3+0.5", "torchio-mm@5+0.5", "torchio-mm@5+1"),
-            "ours": tuple(f"hippocampus-mr-3d:toward{rest}" for rest in ("", "+auto", "+0.5", ":strong+0.5")),
+            "ours": tuple(f"hippocampus-mr-3d:toward:gray{rest}" for rest in ("", "+auto", "+0.5", ":strong+0.5")),
         },
     ),
     "heart": Comparison(
@@ -129,7 +129,7 @@ COMPARISONS = {
         classes=2,
         iterations=400,
         draws=6,
-        tried={"poses": ("pose+0.5",), "elastic": ("torchio-mm+0.5",), "ours": ("general-3d:toward+0.5",)},
+        tried={"poses": ("pose+0.5",), "elastic": ("torchio-mm+0.5",), "ours": ("general-3d:toward:gray+0.5",)},
     ),
     "hearts20": Comparison(
         "Hearts, twenty subjects of all kinds",
@@ -153,7 +153,7 @@ COMPARISONS = {
         classes=6,
         iterations=500,
         weighted=True,
-        tried={"poses": ("pose+0.5",), "elastic": ("torchio-mm+0.5",), "ours": ("brain-t1-3d:toward:subtle",)},
+        tried={"poses": ("pose+0.5",), "elastic": ("torchio-mm+0.5",), "ours": ("brain-t1-3d:toward:gray:subtle",)},
     ),
 }
 
@@ -202,13 +202,14 @@ def arms(name: str, chosen: dict[str, dict[str, str]]) -> dict[str, tuple[str, b
         "TorchIO's elastic deformation, default": ("torchio-mm", False),
         "poses, chosen": (best["poses"], False),
         "elastic with poses, chosen": (best["elastic"], False),
-        "ours, as `drdm augment` comes": (f"{model}:toward", False),
-        "ours, with `--pose auto`": (f"{model}:toward+auto", False),
+        "ours, as `drdm augment` comes": (f"{model}:toward:gray+auto", False),
+        "the same with `--gray-values own`": (f"{model}:toward+auto", False),
+        "the same with `--gray-values own --pose 0`": (f"{model}:toward", False),
         OURS: (best["ours"], False),
     }
     if one.nnunet:
         result["nnU-Net's augmentation"] = ("none", True)
-        result[OURS_BESIDES] = (f"{model}:toward", True)
+        result[OURS_BESIDES] = (f"{model}:toward:gray+auto", True)
     return result
 
 

@@ -72,8 +72,8 @@ def maker(
     people: PoseSpread | None = None,
     others: Sequence[Case] = (),
 ) -> Maker:
-    """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][:toward][:LEVELS][+AMOUNT]``, or one of
-    ``methods.py``.
+    """Find a method: ``none``, ``pose+AMOUNT``, ``MODEL[:open][:around][:toward[:gray]][:LEVELS][+AMOUNT]``, or one
+    of ``methods.py``.
 
     LEVELS are numbers or words with commas between them, in place of ``levels``. With the amount ``auto``, poses are
     drawn from ``people``. With ``FIRST>SECOND``, the copies of the first method are deformed again by the second, which
@@ -81,7 +81,7 @@ def maker(
 
     Models make copies as ``drdm augment`` does: repaired (with ``:open`` or ``:closed``, with such faces), of the
     whole image (with ``:around``, of the surroundings of its labels). With ``:toward``, they go part of the way toward
-    ``others``, whose labels are not used.
+    ``others``, whose labels are not used; with ``:gray``, the gray values do so, too.
     """
     name, _, then = name.partition(">")
     if then:
@@ -108,7 +108,7 @@ def maker(
     path, *words = plain.split(":")
     model = load_model(path, device)
     border = next((word for word in words if word in ("open", "closed")), "auto")
-    own = [word for word in words if word not in ("open", "closed", "around", "toward")]
+    own = [word for word in words if word not in ("open", "closed", "around", "toward", "gray")]
     levels = [read_level(level) for level in own[0].split(",")] if own else levels
     region = RegionSettings(around=()) if "around" in words else None
     way = ways_to(others) if "toward" in words else None
@@ -118,7 +118,13 @@ def maker(
         settings = DeformationSettings(level, pose=pose, border=border, region=region)
         toward = None if way is None else way(subject, copy)
         made = next(make_deformations(subject.image, model, settings, (seed,), label=subject.label, toward=toward))
-        return Copy(made.warp_label(subject.label), lambda: made.warp(subject.image))
+
+        def image() -> sitk.Image:
+            gray = toward.gray if toward is not None and "gray" in words else None
+            own = subject.image
+            return made.warp(own if toward is None or gray is None else gray.apply(own, toward.gray_share(seed)))
+
+        return Copy(made.warp_label(subject.label), image)
 
     return make
 

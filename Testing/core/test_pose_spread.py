@@ -11,6 +11,7 @@ from scipy.linalg import expm, logm
 from support import rotation, smooth_image
 
 from DRDMLib import deform
+from DRDMLib.cli.batch import common_settings
 from DRDMLib.cli.parser import build_parser
 from DRDMLib.diffusion.poses import PoseSpread, spread_of
 from DRDMLib.errors import ModelError, SettingError
@@ -228,11 +229,20 @@ def test_a_bank_with_an_amount_keeps_it(tmp_path, tiny_models):
         make_bank(scans, tmp_path / "bank", pose="auto", **how)
 
 
-def test_poses_are_drawn_from_the_population_only_if_asked():
-    parser = build_parser()
-    defaults = {name: parser.parse_args([name, "scans", "-o", "out"]).pose for name in ("augment", "synthesize")}
-    assert defaults == {"augment": 0, "synthesize": 0}
-    assert parser.parse_args(["augment", "scans", "-o", "out", "--pose", "auto"]).pose == "auto"
+def asked_for(*words):
+    """The settings of a run that a command line asks for."""
+    options = build_parser().parse_args([words[0], "scans", "-o", "out", *words[1:]])
+    return common_settings(options)["deformation"]
+
+
+def test_training_sets_have_the_poses_of_people_unless_something_else_is_asked():
+    assert asked_for("augment").pose == "auto"
+    assert asked_for("augment", "--pose", "0").pose == 0 and asked_for("augment", "--pose", "1.5").pose == 1.5
+    assert asked_for("synthesize").pose == 0 and asked_for("synthesize", "--pose", "auto").pose == "auto"
+    # A pose moves the whole scan, and is not for those who change a part of it.
+    for region in (("--around", "all"), ("--region", *"000999"), ("--keep", "2")):
+        assert asked_for("augment", *region).pose == 0
+        assert asked_for("augment", *region, "--pose", "auto").pose == "auto"
 
 
 def test_a_strong_pose_of_a_stack_needs_no_repair(tiny_models):
