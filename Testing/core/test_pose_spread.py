@@ -15,7 +15,9 @@ from DRDMLib.cli.batch import common_settings
 from DRDMLib.cli.parser import build_parser
 from DRDMLib.diffusion.poses import PoseSpread, spread_of
 from DRDMLib.errors import ModelError, SettingError
+from DRDMLib.io.resources import resource
 from DRDMLib.loaders.bank_making import make_bank
+from DRDMLib.models.catalogue import load_model
 from DRDMLib.models.metadata import ModelMetadata
 from DRDMLib.models.population import poses_of
 from DRDMLib.poses import estimate_poses, pose_on_grid
@@ -227,6 +229,15 @@ def test_a_bank_with_an_amount_keeps_it(tmp_path, tiny_models):
     make_bank(scans, tmp_path / "bank", pose=0.5, **how)
     with pytest.raises(SettingError, match="other pose"):
         make_bank(scans, tmp_path / "bank", pose="auto", **how)
+
+
+def test_every_shipped_model_knows_how_people_differ():
+    """Those for scans of any kind, less than hearts do and more than heads."""
+    shipped = [path.name.removesuffix(".safetensors") for path in resource("Models").glob("*.safetensors")]
+    known = {name: poses_of(load_model(name, "cpu").metadata) for name in shipped}
+    assert len(known) > 5 and all(isinstance(spread, PoseSpread) for spread in known.values())
+    turns = {name: spread.figures()["turn_degrees"] for name, spread in known.items()}
+    assert turns["brain-t1-3d"] < turns["general-3d"] == turns["general-2d"] < turns["cardiac-mr-2d"]
 
 
 def asked_for(*words):
