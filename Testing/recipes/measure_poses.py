@@ -3,8 +3,8 @@
     python Testing/recipes/measure_poses.py DATA
 
 DATA is the folder with the data sets of ``train_models.py``. Those of a model of one anatomy are measured on its
-training subjects; those of hearts, of which there are only five, on every second patient of ACDC at the end of diastole.
-The models for scans of any kind have the mean of the covariances of all kinds of which there are ten scans.
+training subjects; those of hearts, of which there are only five, on every second patient of ACDC at the end of
+diastole. The models for scans of any kind have the mean of the covariances of all kinds of which there are ten scans.
 """
 
 from __future__ import annotations
