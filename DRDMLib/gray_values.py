@@ -20,13 +20,13 @@ from .spatial.bones import is_ct
 from .spatial.resampling import numpy_type, slab_resampler, slabs
 
 # Points of the curve; and its greatest slope, the least being one divided by it: a steeper one would show noise.
-_POINTS, _STEEPEST = 33, 3.0
+_POINTS, _STEEPEST = 33, 5.0
 # Standard deviation of the Gaussian that makes the factor smooth, voxels of the grid on which scans are registered; it
 # is not less than this across thick slices.
 _SMOOTHING, _LEAST_SMOOTHING = 1.3, 0.6
 # Added to both scans before they are divided, for values 0 to 1, so that air has no factor; and the largest logarithm
 # of the factor.
-_FLOOR, _MOST = 0.05, 0.7
+_FLOOR, _MOST = 0.05, 1.0
 # Whole numbers below this are Hounsfield units, and not the gray values of a scanner.
 _LEAST_HOUNSFIELD = -50
 

@@ -97,7 +97,7 @@ def test_noise_in_the_air_is_not_blown_up():
     noisy = like(array(image) + np.random.default_rng(0).normal(0, 1.0, array(image).shape), image)
     air = array(image) < 1e-6
     made = array(change_of(noisy, other_scanner(image, 0.2, 1.0)).apply(noisy, 1.0))
-    assert made[air].std() < 4
+    assert made[air].std() < 6
 
 
 def test_hounsfield_units_stay():
