@@ -74,6 +74,8 @@ class Panel(slicer.util.VTKObservationMixin):
         self.addObserver(scene, scene.StartSaveEvent, self.onSceneStartSave)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEnd)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
+        selection = slicer.app.applicationLogic().GetSelectionNode()
+        self.addObserver(selection, vtk.vtkCommand.ModifiedEvent, self.onShownVolume)
         self.attach()
         self.setup.check()
 
@@ -87,6 +89,7 @@ class Panel(slicer.util.VTKObservationMixin):
     def attach(self) -> None:
         """Use the scene's parameter node; choose the volume that the views show if it has none."""
         self.detach()
+        mrml.restoreSequences(slicer.mrmlScene)
         node = self.logic.getParameterNode()
         self._context.parameter = DRDMDeformParameterNode(node)  # type: ignore[call-arg]
         self._guiTag = self.parameter.connectGui(self.widget)
@@ -144,6 +147,11 @@ class Panel(slicer.util.VTKObservationMixin):
         """Update once the scene has finished the removal of a node."""
         if not slicer.mrmlScene.IsClosing():
             qt.QTimer.singleShot(0, self.update)
+
+    def onShownVolume(self, caller: Any, event: Any) -> None:
+        """Choose the volume that the views begin to show, such as one that was just loaded, if none is chosen."""
+        if self.parameter is not None and self.parameter.inputVolume is None and not slicer.mrmlScene.IsClosing():
+            self.enter()
 
     def onModified(self, caller: Any, event: Any) -> None:
         """Update when a setting has changed."""

@@ -12,6 +12,16 @@ from DRDMLib.levels import MEANING
 from ..parameter import Strength
 
 
+def counted(n: int, one: str, many: str) -> str:
+    """The text for one thing, or the one for several with their number in the place of ``{n}``.
+
+    Usage example:
+    >>> counted(1, "1 result", "{n} results"), counted(2, "1 result", "{n} results")
+    ('1 result', '2 results')
+    """
+    return one if n == 1 else many.replace("{n}", str(n))
+
+
 def strengthText(strength: Strength, level: int) -> str:
     """Say what a strength means."""
     if strength is Strength.LEVEL:
