@@ -73,6 +73,7 @@ class Panel(slicer.util.VTKObservationMixin):
         self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(scene, scene.StartSaveEvent, self.onSceneStartSave)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEnd)
+        self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
         selection = slicer.app.applicationLogic().GetSelectionNode()
         self.addObserver(selection, vtk.vtkCommand.ModifiedEvent, self.onShownVolume)
@@ -142,6 +143,12 @@ class Panel(slicer.util.VTKObservationMixin):
     def onSceneEnd(self, caller: Any, event: Any) -> None:
         """Use the parameter node of the imported scene."""
         self.attach()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAdded(self, caller: Any, event: Any, node: Any) -> None:
+        """Choose a segmentation of the volume that was loaded after it, once it has been read."""
+        if self.parameter is not None and node.IsA("vtkMRMLSegmentationNode"):
+            qt.QTimer.singleShot(0, self.input.chooseNewSegmentation)
 
     def onNodeRemoved(self, caller: Any, event: Any) -> None:
         """Update once the scene has finished the removal of a node."""

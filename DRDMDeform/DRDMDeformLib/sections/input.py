@@ -100,6 +100,12 @@ class InputSection(Section):
         if chosen is None or links.belongsToOtherVolume(chosen, volume):
             p.inputSegmentation = links.segmentationOf(slicer.mrmlScene, volume)
 
+    def chooseNewSegmentation(self) -> None:
+        """Choose the segmentation of the volume, one of which was just added, if none is chosen."""
+        p = self.parameter
+        if p is not None and p.inputVolume is not None and p.inputSegmentation is None:
+            p.inputSegmentation = links.segmentationOf(slicer.mrmlScene, p.inputVolume)
+
     def model(self) -> ModelInfo | None:
         """The chosen model, or the best one for the volume; ``None`` if there is none."""
         try:
