@@ -158,8 +158,8 @@ class BatchLogic(BatchResultLogic):
 
         Args:
             source: a folder or dataset, or a list of volume nodes. The label of a volume is its segmentation: the
-                one chosen for it in the panel, drawn on it, or lying on it. Volumes without one are used only if
-                versions go toward them, see ``toward``.
+                one chosen for it in the panel, drawn on it, named after it, or lying on it alone. Volumes without one
+                are used only if versions go toward them, see ``toward``.
             outputFolder: a new or empty folder, or that of an interrupted run with ``resume=True``.
             levels: strengths: ``"subtle"``, ``"medium"``, ``"strong"``, or levels T'.
             copies: number of variants of each scan at each level.
@@ -303,10 +303,28 @@ class BatchLogic(BatchResultLogic):
         >>> logic.withoutSegmentation([volume])
         []
         """
-        return [node for node in volumeNodes if self._segmentationFor(node, segmentations or {}) is None]
+        found = self._segmentationsFor(volumeNodes, segmentations or {})
+        return [node for node, segmentation in zip(volumeNodes, found, strict=True) if segmentation is None]
 
-    def _segmentationFor(self, volumeNode: Any, segmentations: dict[str, Any]) -> Any:
-        return segmentations.get(volumeNode.GetID()) or links.segmentationOf(self.mrmlScene(), volumeNode)
+    def _segmentationsFor(self, volumeNodes: Sequence[Any], segmentations: dict[str, Any]) -> list[Any]:
+        """The segmentation of each volume, or ``None``; one that is only guessed must not be that of another, too."""
+        given = [segmentations.get(node.GetID()) for node in volumeNodes]
+        found = [
+            one or links.segmentationOf(self.mrmlScene(), node) for one, node in zip(given, volumeNodes, strict=True)
+        ]
+        shared = [own is not None and found.count(own) > 1 for own in found]
+        return [
+            None if doubtful and one is None and links.isGuessed(own, node) else own
+            for doubtful, one, own, node in zip(shared, given, found, volumeNodes, strict=True)
+        ]
+
+    def _noSegmentation(self, volumeNode: Any) -> SceneError:
+        found = links.segmentationOf(self.mrmlScene(), volumeNode)
+        if found is None:
+            text = _("No segmentation lies on '{name}'; choose both in Input, or uncheck the volume.")
+            return SceneError(text.format(name=volumeNode.GetName()))
+        text = _("'{found}' lies on '{name}' and on other volumes; choose that of '{name}' in Input, or uncheck it.")
+        return SceneError(text.format(found=found.GetName(), name=volumeNode.GetName()))
 
     def _exportVolumes(self, volumeNodes: list[Any], settings: BatchSettings, *, needLabels: bool) -> Path:
         """Write the volumes and their labels into a temporary folder, as a dataset."""
@@ -315,19 +333,15 @@ class BatchLogic(BatchResultLogic):
         segmentations = settings.segmentations or {}
         unlabeled = self.withoutSegmentation(volumeNodes, segmentations)
         if needLabels and unlabeled and not settings.usesUnlabeled(len(volumeNodes), len(unlabeled)):
-            raise SceneError(
-                _("No segmentation lies on '{name}'; choose both in Input, or uncheck the volume.").format(
-                    name=unlabeled[0].GetName()
-                )
-            )
+            raise self._noSegmentation(unlabeled[0])
         folder = temporaryFolder()
         try:
             (folder / "images").mkdir()
             (folder / "labels").mkdir()
             names = file_names([caseName(node) for node in volumeNodes])
-            for node, name in zip(volumeNodes, names, strict=True):
+            labels = self._segmentationsFor(volumeNodes, segmentations)
+            for node, name, segmentation in zip(volumeNodes, names, labels, strict=True):
                 writeTemporary(mrml.imageFromVolume(node), folder / "images" / f"{name}.nrrd")
-                segmentation = self._segmentationFor(node, segmentations)
                 if segmentation is not None:
                     writeTemporary(links.labelOf(segmentation, node), folder / "labels" / f"{name}.nrrd")
         except BaseException:

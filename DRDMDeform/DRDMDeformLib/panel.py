@@ -268,7 +268,9 @@ class Panel(slicer.util.VTKObservationMixin):
         self._preview = None
         previewed = [node for node in previewed if slicer.mrmlScene.IsNodePresent(node)]
         if slicer.mrmlScene.IsNodePresent(previous):
-            ended = [node for node in previewed if node not in nodes or previous is not transform]
+            # The others are put under the other transform directly, which takes less time.
+            beside = transform is not None and transform.GetParentTransformNode() is previous.GetParentTransformNode()
+            ended = [node for node in previewed if node not in nodes or not (beside or previous is transform)]
             self.logic.preview(previous, [n for n in ended if n.GetParentTransformNode() is previous], on=False)
         elif parent is not None and slicer.mrmlScene.IsNodePresent(parent):
             # The transform was deleted in the scene, so the nodes under it have lost its parent as well.

@@ -97,7 +97,8 @@ class InputSection(Section):
             return
         self._volumeID = volume.GetID()
         chosen = p.inputSegmentation
-        if chosen is None or links.belongsToOtherVolume(chosen, volume):
+        named = links.segmentationNamedAfter(slicer.mrmlScene, volume)
+        if chosen is None or links.belongsToOtherVolume(chosen, volume) or named not in (None, chosen):
             p.inputSegmentation = links.segmentationOf(slicer.mrmlScene, volume)
 
     def chooseNewSegmentation(self) -> None:

@@ -70,5 +70,5 @@ def inPanelWords(text: str) -> str:
     if "--" not in text and "'drdm " not in text:
         return text
     for phrase, words in _words():
-        text = phrase.sub(lambda match, words=words: words, text)
+        text = phrase.sub(words.replace("\\", r"\\"), text)
     return text

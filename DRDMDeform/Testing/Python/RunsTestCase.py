@@ -417,6 +417,34 @@ class BatchTestCase(ModuleTestCase):
         slicer.mrmlScene.RemoveNode(other)
         self.assertIs(links.segmentationOf(slicer.mrmlScene, volume), segmentation)
 
+    def testASegmentationIsNotTakenForSeveralVolumes(self):
+        """Scans that were cropped alike lie in the same place, and Slicer does not say to which a file belongs."""
+        role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+        volumes, segmentations = [], []
+        for name in ("scan1", "scan10", "other"):
+            volume, segmentation = self.addPhantom(name)
+            segmentation.RemoveNodeReferenceIDs(role)
+            segmentation.SetName("scan10.nii.gz" if name == "scan10" else f"label of {name}")
+            volumes.append(volume)
+            segmentations.append(segmentation)
+        first, second, third = volumes
+        last = segmentations[-1]
+        self.assertEqual([links.segmentationOf(slicer.mrmlScene, v) for v in volumes], [last, segmentations[1], last])
+        self.assertEqual(self.logic.withoutSegmentation(volumes), [first, third])
+        self.assertEqual(self.logic.withoutSegmentation([first, second]), [])
+        for volume in volumes:
+            self.ui.batchVolumesSelector.setCheckState(volume, 2)
+        self.ui.batchOutputPath.currentPath = str(self.folder / "out")
+        self.ui.batchStartButton.click()
+        self.assertIn("'label of other' lies on 'scan1' and on other volumes", self.ui.batchLabel.text)
+        # What is chosen in Input is kept.
+        self.ui.inputVolumeSelector.setCurrentNode(first)
+        self.ui.segmentationSelector.setCurrentNode(segmentations[0])
+        self.ui.inputVolumeSelector.setCurrentNode(second)
+        self.assertIs(self.panel.parameter.inputSegmentation, segmentations[1])
+        self.assertEqual(self.logic.withoutSegmentation(volumes), [])
+        self.assertIs(links.segmentationOf(slicer.mrmlScene, first), segmentations[0])
+
     def testMissingSettings(self):
         press = self.ui.batchStartButton.click
         press()
