@@ -26,6 +26,11 @@ from .texts import counted
 # Default levels of each kind.
 LEVELS = {BatchKind.AUGMENT: " ".join(STRENGTHS), BatchKind.SYNTHESIZE: ":".join(map(str, DEFAULT_PAIR))}
 
+# What a run was started with, which is needed to resume it: names in the parameter node.
+SETTINGS = (
+    *("batchSource", "batchFolder", "batchKind", "batchLevels", "batchCopies", "batchOutput", "batchRegion"),
+    *("batchPose", "batchToward", "batchAdapt", "model", "device", "steps", "pose", "plane", "margin"),
+)
 # Scans that are named when they are left out.
 MOST_LEFT_OUT = 3
 
@@ -46,6 +51,9 @@ class BatchSection(JobSection):
         """Connect the buttons."""
         # Output folder of the running or last job; the parameter node may be closed with its scene meanwhile.
         self._output = Path()
+        # Its settings, and whether a new scene takes them over.
+        self._settings: dict[str, Any] = {}
+        self._carries = False
         self._nextSample = 0
         self._cachedSummary: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         ui = self.ui
@@ -64,7 +72,11 @@ class BatchSection(JobSection):
         ]
 
     def restore(self) -> None:
-        """Use the last folders if none are chosen."""
+        """Use the last folders if none are chosen; after the scene was closed during a run, all its settings."""
+        if self._carries:
+            self._carries = False
+            for name, value in self._settings.items():
+                setattr(self.parameter, name, value)
         for field in self._folders:
             field.restore()
 
@@ -177,7 +189,8 @@ class BatchSection(JobSection):
             self.update()
 
     def onSceneClosed(self) -> None:
-        """Remove the messages of a finished batch."""
+        """Remove the messages of a finished batch; one that is running goes on, and can be resumed."""
+        self._carries = self.running
         if not self.running:
             self.showMessage(self.ui.batchLabel, "")
             self.clearWarnings()
@@ -223,6 +236,7 @@ class BatchSection(JobSection):
             # The first results can be loaded while the others are made.
             job.onItem = lambda item: self.context.updatePanel()
             self.job, self._output = job, p.batchOutput
+            self._settings = {name: getattr(p, name) for name in SETTINGS}
             for field in self._folders:
                 field.remember()
             showProgress(self.ui.batchProgressBar, Progress("batch", 0.0))

@@ -79,6 +79,27 @@ class BatchTestCase(ModuleTestCase):
         self.assertIn("complete run", self.ui.batchLabel.text)
         self.assertIs(self.panel.batch.job, job)
 
+    def testARunCanBeResumedAfterTheSceneWasClosed(self):
+        self.chooseFolder(self.writeScans())
+        self.ui.poseSpinBox.value = 0.5
+        self.ui.batchStartButton.click()
+        job = self.panel.batch.job
+        waitFor(lambda: len(job.items) >= 1)
+        slicer.mrmlScene.Clear(0)
+        processEvents(0.05)
+        self.ui.batchStopButton.click()
+        waitFor(lambda: not job.running)
+        processEvents(0.1)
+        self.assertEqual(self.ui.batchStartButton.text, "Resume")
+        self.assertEqual(self.panel.parameter.batchCopies, 2)
+        self.assertEqual(self.panel.parameter.pose, 0.5)
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertIn("12 results", self.ui.batchLabel.text)
+        # Another scene has its own settings.
+        slicer.mrmlScene.Clear(0)
+        self.assertEqual(self.panel.parameter.batchCopies, 4)
+
     def testSettingsAreDisabledDuringARun(self):
         self.chooseFolder(self.writeScans())
         settings = (self.ui.batchOutputPath, self.ui.batchFolderPath, self.ui.batchLevelsLineEdit)
