@@ -12,7 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.io.files import file_names
-from DRDMLib.levels import AUTO_TOWARD, DEFAULT_PAIR, NOBODY, STRENGTHS, Level
+from DRDMLib.levels import AUTO_TOWARD, DEFAULT_PAIR, FEWEST_TOWARD, NOBODY, STRENGTHS, Level
 
 from . import mrml
 from .batch_results import BatchResultLogic
@@ -77,7 +77,7 @@ class BatchSettings(RunSettings):
         toward: what each version goes part of the way toward, or each fixed image from the moving one: ``"others"`` for
             the other scans of the batch, which need to be of the same kind and of several people, or a folder with such
             scans; ``"phases"`` for the other scans of the same person in a folder, such as those of a heartbeat;
-            ``"auto"`` for those of a folder that have no label, if there are at least ten, and only for labeled images.
+            ``"auto"`` for those that have no label, if there are at least ten, and only for labeled images.
             No labels of them are used. ``None``: nothing.
         subject: regular expression for the part of a file's name that says of whom a scan of a folder is; ``None``: as
             DICOM headers or BIDS names say, or each of somebody else.
@@ -114,6 +114,15 @@ class BatchSettings(RunSettings):
             raise SceneError(_("A single volume has no other scans to go toward; use volumes of several people."))
         return ["--toward", self.toward, *subject]
 
+    def usesUnlabeled(self, volumes: int, unlabeled: int) -> bool:
+        """Whether labeled images go part of the way toward the volumes of the scene that have no segmentation.
+
+        Args:
+            volumes, unlabeled: how many there are, and how many of them have no segmentation.
+        """
+        whole = not self.around and self.region is None
+        return self.toward == AUTO_TOWARD and whole and FEWEST_TOWARD <= unlabeled < volumes
+
     def regionArguments(self, source: Source) -> list[object]:
         """The options of the command line that say where to deform.
 
@@ -149,7 +158,8 @@ class BatchLogic(BatchResultLogic):
 
         Args:
             source: a folder or dataset, or a list of volume nodes. The label of a volume is its segmentation: the
-                one chosen for it in the panel, drawn on it, or lying on it.
+                one chosen for it in the panel, drawn on it, named after it, or lying on it alone. Volumes without one
+                are used only if versions go toward them, see ``toward``.
             outputFolder: a new or empty folder, or that of an interrupted run with ``resume=True``.
             levels: strengths: ``"subtle"``, ``"medium"``, ``"strong"``, or levels T'.
             copies: number of variants of each scan at each level.
@@ -279,29 +289,61 @@ class BatchLogic(BatchResultLogic):
         """The folder with the scans, and the same folder again if it is temporary (volumes of the scene)."""
         if isinstance(source, (str, Path)):
             return Path(source), None
-        folder = self._exportVolumes(list(source), settings.segmentations or {}, needLabels=needLabels)
+        folder = self._exportVolumes(list(source), settings, needLabels=needLabels)
         return folder, folder
 
-    def _exportVolumes(self, volumeNodes: list[Any], segmentations: dict[str, Any], *, needLabels: bool) -> Path:
+    def withoutSegmentation(self, volumeNodes: Sequence[Any], segmentations: dict[str, Any] | None = None) -> list[Any]:
+        """The volumes that have no segmentation, see :meth:`augment`.
+
+        Args:
+            volumeNodes: volumes of the scene.
+            segmentations: those of :class:`BatchSettings`.
+
+        Usage example:
+        >>> logic.withoutSegmentation([volume])
+        []
+        """
+        found = self._segmentationsFor(volumeNodes, segmentations or {})
+        return [node for node, segmentation in zip(volumeNodes, found, strict=True) if segmentation is None]
+
+    def _segmentationsFor(self, volumeNodes: Sequence[Any], segmentations: dict[str, Any]) -> list[Any]:
+        """The segmentation of each volume, or ``None``; one that is only guessed must not be that of another, too."""
+        given = [segmentations.get(node.GetID()) for node in volumeNodes]
+        found = [
+            one or links.segmentationOf(self.mrmlScene(), node) for one, node in zip(given, volumeNodes, strict=True)
+        ]
+        shared = [own is not None and found.count(own) > 1 for own in found]
+        return [
+            None if doubtful and one is None and links.isGuessed(own, node) else own
+            for doubtful, one, own, node in zip(shared, given, found, volumeNodes, strict=True)
+        ]
+
+    def _noSegmentation(self, volumeNode: Any) -> SceneError:
+        found = links.segmentationOf(self.mrmlScene(), volumeNode)
+        if found is None:
+            text = _("No segmentation lies on '{name}'; choose both in Input, or uncheck the volume.")
+            return SceneError(text.format(name=volumeNode.GetName()))
+        text = _("'{found}' lies on '{name}' and on other volumes; choose that of '{name}' in Input, or uncheck it.")
+        return SceneError(text.format(found=found.GetName(), name=volumeNode.GetName()))
+
+    def _exportVolumes(self, volumeNodes: list[Any], settings: BatchSettings, *, needLabels: bool) -> Path:
         """Write the volumes and their labels into a temporary folder, as a dataset."""
         if not volumeNodes:
             raise SceneError(_("No volume is chosen; check the volumes to use."))
+        segmentations = settings.segmentations or {}
+        unlabeled = self.withoutSegmentation(volumeNodes, segmentations)
+        if needLabels and unlabeled and not settings.usesUnlabeled(len(volumeNodes), len(unlabeled)):
+            raise self._noSegmentation(unlabeled[0])
         folder = temporaryFolder()
         try:
             (folder / "images").mkdir()
             (folder / "labels").mkdir()
             names = file_names([caseName(node) for node in volumeNodes])
-            for node, name in zip(volumeNodes, names, strict=True):
+            labels = self._segmentationsFor(volumeNodes, segmentations)
+            for node, name, segmentation in zip(volumeNodes, names, labels, strict=True):
                 writeTemporary(mrml.imageFromVolume(node), folder / "images" / f"{name}.nrrd")
-                segmentation = segmentations.get(node.GetID()) or links.segmentationOf(self.mrmlScene(), node)
                 if segmentation is not None:
                     writeTemporary(links.labelOf(segmentation, node), folder / "labels" / f"{name}.nrrd")
-                elif needLabels:
-                    raise SceneError(
-                        _("No segmentation lies on '{name}'; choose both in Input, or uncheck the volume.").format(
-                            name=node.GetName()
-                        )
-                    )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

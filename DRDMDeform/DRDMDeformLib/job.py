@@ -79,7 +79,8 @@ class Job:
         warnings: all its warnings.
         items: the results so far.
         log: file with the output of a job that ended unexpectedly; ``None`` otherwise.
-        onProgress, onVersion, onItem, onWarning: called by ``poll`` for each such event of the command.
+        onProgress, onVersion, onItem, onWarning: called by ``poll`` for each such event of the command; onWarning with
+            the sentence, and with what it is about (:mod:`DRDMLib.runtime.reporter`) or an empty text.
 
     Usage example:
     >>> job = Job(["models", "fetch", "published-cardiac-2d"])
@@ -101,7 +102,7 @@ class Job:
         self.onProgress: Callable[[Progress], None] = lambda progress: None
         self.onVersion: Callable[[dict[str, Any]], None] = lambda version: None
         self.onItem: Callable[[dict[str, Any]], None] = lambda item: None
-        self.onWarning: Callable[[str], None] = lambda text: None
+        self.onWarning: Callable[[str, str], None] | None = None
         self._finishedCallbacks: list[Callable[[Job], None]] = []
         self._killTime = 0.0
 
@@ -197,7 +198,8 @@ class Job:
             self.messages.append(event["text"])
         elif kind == "warning":
             self.warnings.append(event["text"])
-            self.onWarning(event["text"])
+            if self.onWarning is not None:
+                self.onWarning(event["text"], event.get("about", ""))
         elif kind == "error":
             self.text = event["text"]
         elif kind == "end":

@@ -15,11 +15,11 @@ class JobRunner:
     """Polls jobs with a timer while any is running.
 
     Attributes:
-        onWarning: called with the warnings of the jobs.
+        onWarning: called with the warnings of the jobs that have no receiver of their own.
     """
 
     def __init__(self) -> None:
-        self.onWarning: Callable[[str], None] = lambda text: None
+        self.onWarning: Callable[[str, str], None] = lambda text, about: None
         self._jobs: list[Job] = []
         self._timer = qt.QTimer()
         self._timer.interval = INTERVAL_MS
@@ -28,7 +28,8 @@ class JobRunner:
     def run(self, job: Job) -> None:
         """Start a job and poll it until it ends."""
         self._jobs.append(job)
-        job.onWarning = self.onWarning
+        if job.onWarning is None:
+            job.onWarning = self.onWarning
         job.start()
         self._timer.start()
 

@@ -73,7 +73,10 @@ class Panel(slicer.util.VTKObservationMixin):
         self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(scene, scene.StartSaveEvent, self.onSceneStartSave)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEnd)
+        self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
+        selection = slicer.app.applicationLogic().GetSelectionNode()
+        self.addObserver(selection, vtk.vtkCommand.ModifiedEvent, self.onShownVolume)
         self.attach()
         self.setup.check()
 
@@ -87,6 +90,7 @@ class Panel(slicer.util.VTKObservationMixin):
     def attach(self) -> None:
         """Use the scene's parameter node; choose the volume that the views show if it has none."""
         self.detach()
+        mrml.restoreSequences(slicer.mrmlScene)
         node = self.logic.getParameterNode()
         self._context.parameter = DRDMDeformParameterNode(node)  # type: ignore[call-arg]
         self._guiTag = self.parameter.connectGui(self.widget)
@@ -140,10 +144,21 @@ class Panel(slicer.util.VTKObservationMixin):
         """Use the parameter node of the imported scene."""
         self.attach()
 
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAdded(self, caller: Any, event: Any, node: Any) -> None:
+        """Choose a segmentation of the volume that was loaded after it, once it has been read."""
+        if self.parameter is not None and node.IsA("vtkMRMLSegmentationNode"):
+            qt.QTimer.singleShot(0, self.input.chooseNewSegmentation)
+
     def onNodeRemoved(self, caller: Any, event: Any) -> None:
         """Update once the scene has finished the removal of a node."""
         if not slicer.mrmlScene.IsClosing():
             qt.QTimer.singleShot(0, self.update)
+
+    def onShownVolume(self, caller: Any, event: Any) -> None:
+        """Choose the volume that the views begin to show, such as one that was just loaded, if none is chosen."""
+        if self.parameter is not None and self.parameter.inputVolume is None and not slicer.mrmlScene.IsClosing():
+            self.enter()
 
     def onModified(self, caller: Any, event: Any) -> None:
         """Update when a setting has changed."""
@@ -253,7 +268,9 @@ class Panel(slicer.util.VTKObservationMixin):
         self._preview = None
         previewed = [node for node in previewed if slicer.mrmlScene.IsNodePresent(node)]
         if slicer.mrmlScene.IsNodePresent(previous):
-            ended = [node for node in previewed if node not in nodes or previous is not transform]
+            # The others are put under the other transform directly, which takes less time.
+            beside = transform is not None and transform.GetParentTransformNode() is previous.GetParentTransformNode()
+            ended = [node for node in previewed if node not in nodes or not (beside or previous is transform)]
             self.logic.preview(previous, [n for n in ended if n.GetParentTransformNode() is previous], on=False)
         elif parent is not None and slicer.mrmlScene.IsNodePresent(parent):
             # The transform was deleted in the scene, so the nodes under it have lost its parent as well.

@@ -24,7 +24,7 @@ from ..models.catalogue import digest_of, resolve
 from ..output import make_output_folder
 from ..production.run_folder import locked_folder
 from ..runtime.device import choose_device
-from ..runtime.reporter import Reporter
+from ..runtime.reporter import FIT, Reporter
 from ..settings import DeformationSettings
 
 # Name of the shipped sample, of which everybody can make the same cases.
@@ -64,7 +64,7 @@ def challenge(options: argparse.Namespace, reporter: Reporter) -> None:
     if options.model is None:
         reporter.message(choice.message())
     if choice.warning():
-        reporter.warning(choice.warning())
+        reporter.warning(choice.warning(), FIT)
     sources = {"image": options.scan, "label": options.label, "points": options.points}
     scan = Scan(
         file_name(name),

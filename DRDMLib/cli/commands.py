@@ -29,7 +29,7 @@ from ..pictures import version_picture
 from ..production.run_folder import locked_folder
 from ..regions import find_target
 from ..runtime.device import choose_device
-from ..runtime.reporter import Reporter
+from ..runtime.reporter import FIT, Reporter
 from ..settings import DeformationSettings
 from ..spatial.model_grid import overlap
 from ..spatial.resampling import warp_image
@@ -73,7 +73,7 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
     with locked_folder(Path(options.output)) as folder:
         reporter.message(choice.message())
         if choice.warning():
-            reporter.warning(choice.warning())
+            reporter.warning(choice.warning(), FIT)
         items: list[dict[str, Any]] = []
         seeds = range(options.seed, options.seed + options.count)
         on_step = functools.partial(reporter.progress, "deform")
@@ -114,7 +114,7 @@ def deform(options: argparse.Namespace, reporter: Reporter) -> Deformation:
             output.write_report(folder, model.metadata.name, items, **written)
             reporter.item(**items[-1])
     if any(item["doubtful"] for item in items) and not choice.fit.poor:
-        reporter.warning(choice.doubt())
+        reporter.warning(choice.doubt(), FIT)
     if region is not None:
         reporter.message(movement_message(items))
     if options.full_field is None and not options.only_field and output.is_large(image):

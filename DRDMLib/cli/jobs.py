@@ -119,7 +119,7 @@ def _note(event: dict[str, Any], job: _Job, jobs: list[_Job], reporter: Reporter
     elif kind == "item":
         reporter.item(**event)
     elif kind == "warning":
-        reporter.warning(event["text"])
+        reporter.warning(event["text"], event.get("about", ""))
     elif kind == "error":
         job.error = event["text"]
     elif kind == "end":

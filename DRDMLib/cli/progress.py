@@ -59,9 +59,9 @@ class JsonReporter:
         """Print the event ``message``."""
         self._emit("message", text=text)
 
-    def warning(self, text: str) -> None:
+    def warning(self, text: str, about: str = "") -> None:
         """Print the event ``warning``."""
-        self._emit("warning", text=text)
+        self._emit("warning", text=text, **({"about": about} if about else {}))
 
     def failed(self, text: str) -> None:
         """Print the event ``error``."""
@@ -91,7 +91,7 @@ class PlainReporter:
         """Print a message on standard error; standard output is for results."""
         print(text, file=sys.stderr)
 
-    def warning(self, text: str) -> None:
+    def warning(self, text: str, about: str = "") -> None:
         """Print a warning as a message."""
         self.message(text)
 

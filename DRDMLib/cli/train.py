@@ -69,7 +69,7 @@ def train(options: argparse.Namespace, reporter: Reporter) -> None:
     config = config_from(options, device.type, process.world, earlier)
     metadata = design.metadata()
     build_network(metadata.architecture, metadata.ndim, metadata.timesteps, metadata.options)
-    cases = datasets.find_cases(options.dataset)
+    cases = datasets.find_cases(options.dataset, labels=False)
     on_case = (lambda d, n: reporter.progress("read", d, n)) if process.first else None
     # Before reading, so that a file that changes meanwhile is noticed when the training is resumed.
     digests = scan_digests(cases)
@@ -154,7 +154,7 @@ def adapt_model(options: argparse.Namespace, reporter: Reporter) -> None:
             f"'{metadata.name}' has {metadata.ndim} dimensions and {metadata.size} voxels along each side."
         )
     described = dict(_described(options))
-    cases = datasets.find_cases(options.dataset, options.subject)
+    cases = datasets.find_cases(options.dataset, options.subject, labels=False)
     subjects = load_subjects(
         cases, metadata, plane=options.plane, on_case=lambda done, total: reporter.progress("read", done, total)
     )

@@ -71,7 +71,7 @@ def unused_sentence(unused: list[str]) -> str:
     return f"Not used: {listed(unused)}." if unused else ""
 
 
-def find_cases(dataset: str | Path, subject_pattern: str | None = None) -> list[Case]:
+def find_cases(dataset: str | Path, subject_pattern: str | None = None, *, labels: bool = True) -> list[Case]:
     """Find the cases of a dataset.
 
     Files that are not used, missing labels and changed names are shown as warnings (``FallbackWarning``).
@@ -84,6 +84,7 @@ def find_cases(dataset: str | Path, subject_pattern: str | None = None) -> list[
         subject_pattern: regular expression for the case's name; its first group (or the whole match) is the subject. By
             default the subject comes from the table or the DICOM header, or else from a BIDS name (``sub-01``);
             otherwise each case is a subject of its own.
+        labels: whether labels are wanted; otherwise nothing is said of missing ones.
 
     Returns:
         The cases, with different names that can be names of files (see :func:`DRDMLib.io.files.file_name`). Those of a
@@ -95,7 +96,7 @@ def find_cases(dataset: str | Path, subject_pattern: str | None = None) -> list[
     """
     found = read_dataset(dataset, subject_pattern)
     for text in [*found.notes, found.unused_sentence()]:
-        if text:
+        if text and (labels or text != found.missing_labels):
             warnings.warn(text, FallbackWarning, stacklevel=2)
     return found.cases
 

@@ -132,7 +132,7 @@ def make_bank(
     if settings.toward and region is not None:
         raise SettingError(WHOLE_SCANS)
     others_folder = folder_toward(toward)
-    scans = None if others_folder is None else datasets.find_cases(others_folder)
+    scans = None if others_folder is None else datasets.find_cases(others_folder, labels=False)
     loaded = {} if model is None else {model: load_model(model, process.device(device))}
     own = cases[process.rank :: process.world]
     bad = LeftOut(len(cases))

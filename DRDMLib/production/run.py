@@ -22,7 +22,7 @@ from ..models.model import Model
 from ..models.strength import with_level
 from ..runtime.device import choose_device
 from ..runtime.distributed import ProcessInfo
-from ..runtime.reporter import Reporter
+from ..runtime.reporter import FIT, TOWARD, Reporter
 from ..spatial.model_grid import effective_dimension
 from . import records, run_folder, toward
 from .adapted import adapt_to_cases
@@ -134,8 +134,9 @@ def _report_fits(run: Run) -> None:
     models, warning = fit_sentences(written)
     if models:
         run.reporter.message(models)
-    for text in filter(None, (warning, toward.sentence(written))):
-        run.reporter.warning(text)
+    for about, text in ((FIT, warning), (TOWARD, toward.sentence(written))):
+        if text:
+            run.reporter.warning(text, about)
 
 
 def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:

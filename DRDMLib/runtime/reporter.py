@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 # Line on standard error after the messages of a command that ``drdm serve`` has run; its number follows.
 END_OF_REQUEST = "drdm serve: end of request "
+# What a warning can be about: how well a model fits, and versions that go toward no other scan.
+FIT, TOWARD = "fit", "toward"
 
 
 class Reporter(Protocol):
@@ -23,8 +25,12 @@ class Reporter(Protocol):
     def message(self, text: str) -> None:
         """Report a sentence for the user."""
 
-    def warning(self, text: str) -> None:
-        """Report that something is done differently than requested."""
+    def warning(self, text: str, about: str = "") -> None:
+        """Report that something is done differently than requested.
+
+        Args:
+            about: what it is about, for programs that say it in their own way: :data:`FIT` or :data:`TOWARD`.
+        """
 
     def close(self) -> None:
         """Finish the output, such as a progress bar on a terminal."""

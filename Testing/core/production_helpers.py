@@ -29,7 +29,8 @@ class RecordingReporter:
     def message(self, text):
         self.messages.append(text)
 
-    warning = message
+    def warning(self, text, about=""):
+        self.message(text)
 
     def close(self):
         pass

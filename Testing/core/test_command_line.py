@@ -417,3 +417,16 @@ def test_the_library_and_training_need_no_extras(tmp_path):
     ended = run_process("train", tmp_path / "data", "-o", run, *options, code=WITHOUT_EXTRAS % (MODULES,))
     assert ended.returncode == 0, ended.stderr
     assert load_model_file(run / "model.safetensors", "cpu").ndim == 2
+
+
+def test_warnings_say_what_they_are_about():
+    from DRDMLib.cli.progress import JsonReporter
+
+    lines = []
+    reporter = JsonReporter(lines.append)
+    reporter.warning("The model does not fit.", "fit")
+    reporter.warning("The memory is full.")
+    assert [json.loads(line) for line in lines] == [
+        {"event": "warning", "text": "The model does not fit.", "about": "fit"},
+        {"event": "warning", "text": "The memory is full."},
+    ]

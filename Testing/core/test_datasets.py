@@ -100,6 +100,14 @@ def test_missing_labels_and_unused_files_are_named(tmp_path):
     assert any("'labels/a_seg.nii.gz'" in text for text in texts)
 
 
+def test_nothing_is_said_of_missing_labels_where_none_are_wanted(tmp_path, recwarn):
+    touch(tmp_path, "images/a.nii.gz", "images/b.nii.gz", "labels/a.nii.gz")
+    assert [case.name for case in find_cases(tmp_path, labels=False)] == ["a", "b"]
+    assert not recwarn.list
+    with pytest.warns(FallbackWarning, match="1 of 2 labels found"):
+        find_cases(tmp_path)
+
+
 def test_labels_below_folders_belong_to_images_below_folders(tmp_path):
     touch(tmp_path, "images/p1/t1.nii.gz", "labels/p1/t1.nii.gz", "images/p2/t1.nii.gz", "labels/p2/t1.nrrd")
     found = read_dataset(tmp_path)

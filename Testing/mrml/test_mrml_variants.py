@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import slicer
+import vtk
 from DRDMDeformLib.mrml import (
     SceneError,
     addVariants,
@@ -15,8 +16,11 @@ from DRDMDeformLib.mrml import (
     labelFromSegmentation,
     parentWithoutPreview,
     records,
+    removeNode,
     removeVariant,
+    restoreSequences,
     selectVariant,
+    transformOf,
     variantTransforms,
 )
 from scenes import (
@@ -144,6 +148,75 @@ def test_variants_survive_saving(scene, make_scene, tmp_path, bundle, as_sequenc
         assert np.allclose(array_of(found[0]), sitk.GetArrayFromImage(fields[index]), atol=1e-4)
         assert found[0].GetTransformFromParent().GetInterpolationModeAsString() == "Linear"
         assert records(found[0])[0]["seed"] == RECORDS[index]["seed"]
+
+
+def loaded_sequence(scene, make_scene, folder):
+    """A sequence of variants on the same grid, which Slicer saves as one file: the volume, the browser, the fields."""
+    image = image_of("plain")
+    volume = placed_volume(scene, image)
+    fields = [smooth_field(image, 3.0 + n, seed=n) for n in range(3)]
+    proxy, _browser = addVariants(scene, volume, fields, RECORDS, asSequence=True)
+    enablePreview(proxy, [volume])
+    loaded = save_and_load(scene, make_scene(), folder, bundle=True)
+    scan = loaded.GetFirstNodeByName("scan")
+    browser = browserOf(scan.GetParentTransformNode())
+    assert browser.GetMasterSequenceNode().GetNthDataNode(0).GetClassName() == "vtkMRMLTransformNode"
+    return scan, browser, fields
+
+
+@pytest.mark.parametrize("browsed", [False, True])
+def test_variants_on_one_grid_can_be_browsed_and_removed_after_loading(scene, make_scene, tmp_path, browsed):
+    scan, browser, fields = loaded_sequence(scene, make_scene, tmp_path)
+    loaded = scan.GetScene()
+    if browsed:
+        # As the tool bar of sequences does in Slicer: it shows a general transform of its own.
+        slicer.vtkSlicerSequencesLogic().UpdateProxyNodesFromSequences(browser)
+        assert not browser.GetProxyNode(browser.GetMasterSequenceNode()).IsA("vtkMRMLGridTransformNode")
+    restoreSequences(loaded)
+    for index in (2, 0, 1):
+        selectVariant(browser, index)
+        shown = scan.GetParentTransformNode()
+        assert shown is transformOf(browser)
+        assert np.allclose(array_of(shown), sitk.GetArrayFromImage(fields[index]), atol=1e-4)
+        assert records(shown)[0]["seed"] == RECORDS[index]["seed"]
+    assert loaded.GetNumberOfNodesByClass("vtkMRMLTransformNode") == 1
+    removeVariant(browser, 1)
+    assert [r["seed"] for r in records(browser)] == [3, 5]
+    assert scan.GetParentTransformNode() is transformOf(browser)
+
+
+def test_variants_are_restored_when_their_transform_was_deleted(scene, make_scene, tmp_path):
+    scan, browser, fields = loaded_sequence(scene, make_scene, tmp_path)
+    loaded = scan.GetScene()
+    removeNode(scan.GetParentTransformNode())
+    selectVariant(browser, 2)
+    assert variantTransforms(loaded, scan) == [transformOf(browser)]
+    assert np.allclose(array_of(transformOf(browser)), sitk.GetArrayFromImage(fields[2]), atol=1e-4)
+
+
+def test_a_sequence_has_one_transform_when_slicer_updates_its_browser(scene):
+    # As the module Sequences does, at each change of a browser.
+    logic = slicer.vtkSlicerSequencesLogic()
+    observed = []
+
+    def update(browser, _event):
+        logic.UpdateProxyNodesFromSequences(browser)
+
+    def added(_scene, _event, node):
+        if node.IsA("vtkMRMLSequenceBrowserNode"):
+            observed.append((node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, update)))
+
+    added.CallDataType = vtk.VTK_OBJECT
+    tag = scene.AddObserver(scene.NodeAddedEvent, added)
+    image = image_of("plain")
+    volume = placed_volume(scene, image)
+    proxy, browser = addVariants(scene, volume, fields_of(image), RECORDS, asSequence=True)
+    assert observed
+    assert scene.GetNumberOfNodesByClass("vtkMRMLTransformNode") == 1
+    assert transformOf(browser) is proxy
+    scene.RemoveObserver(tag)
+    for node, number in observed:
+        node.RemoveObserver(number)
 
 
 def test_a_previewed_volume_keeps_its_parent_without_preview(scene):

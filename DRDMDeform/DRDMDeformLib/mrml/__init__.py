@@ -14,6 +14,7 @@ from .play import Playback
 from .plots import LossCurve
 from .regions import boxFromROI
 from .segmentations import SegmentLabel, labelFromSegmentation, segmentationState
+from .sequences import restoreSequences
 from .transforms import createTransform, disablePreview, enablePreview, fieldFromTransform, followVolume
 from .variants import (
     addVariants,
@@ -65,6 +66,7 @@ __all__ = [
     "records",
     "removeNode",
     "removeVariant",
+    "restoreSequences",
     "resultOf",
     "segmentationState",
     "selectVariant",

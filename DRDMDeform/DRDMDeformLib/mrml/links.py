@@ -28,7 +28,8 @@ def segmentationOf(scene: Any, volumeNode: Any) -> Any:
     """The segmentation or label map of a volume, or ``None``.
 
     That is the one that the user has chosen, else the last segmentation whose reference geometry is the volume, else
-    the last one that has no reference geometry and lies on the volume: Slicer sets none when it loads a file.
+    the last one that has no reference geometry and lies on the volume, one with its name before others: Slicer sets
+    none when it loads a file, and scans that were cropped alike all lie in the same place.
     """
     chosen = volumeNode.GetNodeReference(CHOSEN_REFERENCE)
     if chosen is not None:
@@ -43,7 +44,34 @@ def segmentationOf(scene: Any, volumeNode: Any) -> Any:
             own = node
         elif reference is None and _liesOn(node, volumeNode):
             near = node
-    return own or near
+    return own or segmentationNamedAfter(scene, volumeNode) or near
+
+
+def segmentationNamedAfter(scene: Any, volumeNode: Any) -> Any:
+    """The segmentation without reference geometry that lies on a volume and is named after it, or ``None``.
+
+    Of several, that with the shortest name: "scan.nii.gz" before "scan.nii.gz deformed".
+    """
+    found: list[Any] = []
+    for n in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
+        node = scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode")
+        loose = node.GetNodeReferenceID(referenceVolumeRole()) is None
+        if loose and _isNamedAfter(node, volumeNode) and _liesOn(node, volumeNode):
+            found.append(node)
+    return min(reversed(found), key=lambda node: len(node.GetName()), default=None)
+
+
+def isGuessed(node: Any, volumeNode: Any) -> bool:
+    """Whether nothing but its place says that a segmentation or label map belongs to a volume."""
+    chosen = volumeNode.GetNodeReferenceID(CHOSEN_REFERENCE) == node.GetID()
+    drawn = node.GetNodeReferenceID(referenceVolumeRole()) == volumeNode.GetID()
+    return not (chosen or drawn or _isNamedAfter(node, volumeNode))
+
+
+def _isNamedAfter(node: Any, volumeNode: Any) -> bool:
+    """Whether a name begins with that of a volume: "scan1.nii.gz" after "scan1", and not "scan10"."""
+    name, start = node.GetName() or "", volumeNode.GetName() or ""
+    return bool(start) and name.startswith(start) and not name[len(start) :][:1].isdigit()
 
 
 def _liesOn(node: Any, volumeNode: Any) -> bool:

@@ -16,6 +16,7 @@ from .errors import nameOf
 from .errors import tr as _
 from .grids import FLIP, Grid
 from .hierarchy import PREVIEW_ATTRIBUTE, removeNode, setParent
+from .sequences import browse
 from .transforms import fieldFromTransform, gridTransform
 
 # Frames from the original to the version, and frames a second.
@@ -68,13 +69,7 @@ class Playback:
         self._proxy.SetName(name)
         scene.AddNode(self._proxy)
         scene.AddNode(self.browser)
-        self.browser.SetAndObserveMasterSequenceNodeID(self._sequence.GetID())
-        # The browser may have made a transform of its own.
-        made = self.browser.GetProxyNode(self._sequence)
-        self.browser.AddProxyNode(self._proxy, self._sequence, False)
-        if made is not None and made is not self._proxy:
-            removeNode(made)
-        self.browser.SetOverwriteProxyName(self._sequence, False)
+        browse(self.browser, self._sequence, self._proxy)
         setParent(self._proxy, parent)
         self._before = [(node, node.GetParentTransformNode()) for node in nodes]
         for node in nodes:

@@ -239,15 +239,25 @@ def _worldField(transformNode: Any, grid: Grid, vectors: np.ndarray) -> tuple[Gr
 def enablePreview(transformNode: Any, nodes: Sequence[Any]) -> None:
     """Put nodes under a transform; on an error none of them is.
 
+    Nodes under another deformation with the same parent are moved from one to the other, without showing the original
+    in between, which takes Slicer some tenths of a second.
+
     Raises:
         SceneError: as :func:`requireDeformable` and :func:`requireNotDeformed`.
     """
     ensureLinearInterpolation(transformNode)
     requireNotDeformed(transformNode)
     for node in nodes:
-        requireDeformable(transformNode, node)
+        if not _isBeside(transformNode, node.GetParentTransformNode()):
+            requireDeformable(transformNode, node)
     for node in nodes:
         setParent(node, transformNode)
+
+
+def _isBeside(transformNode: Any, other: Any) -> bool:
+    """Whether a node is another deformation, or a preview, under the parent of a transform."""
+    parent = transformNode.GetParentTransformNode()
+    return other is not None and isDeformation(other) and other.GetParentTransformNode() is parent
 
 
 def disablePreview(transformNode: Any, nodes: Sequence[Any]) -> None:

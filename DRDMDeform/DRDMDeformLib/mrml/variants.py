@@ -16,6 +16,7 @@ from ..deferred import sitk
 from .errors import SceneError, nameOf, notADeformation, requireInScene
 from .errors import tr as _
 from .hierarchy import RECORD_ATTRIBUTE, VOLUME_REFERENCE, isDeformation, parentWithoutPreview, placeBeside, removeNode
+from .sequences import browse, restoreSequence
 from .transforms import createTransform, ensureLinearInterpolation, releaseNodes
 
 
@@ -137,6 +138,7 @@ def selectVariant(browserNode: Any, index: int) -> None:
         SceneError: the browser is deleted, or there is no such variant.
     """
     requireInScene(browserNode, "sequence")
+    restoreSequence(browserNode)
     _requireVariant(browserNode, index, browserNode.GetNumberOfItems())
     browserNode.SetSelectedItemNumber(index)
     sequence = browserNode.GetMasterSequenceNode()
@@ -162,6 +164,7 @@ def removeVariant(node: Any, index: int = 0) -> None:
         releaseNodes(node)
         removeNode(node)
         return
+    restoreSequence(node)
     sequence, count = node.GetMasterSequenceNode(), node.GetNumberOfItems()
     _requireVariant(node, index, count)
     if count > 1:
@@ -243,9 +246,7 @@ def _addSequence(
     browser.SetName(scene.GenerateUniqueName(f"{base} browser"))
     scene.AddNode(browser)
     made.append(browser)
-    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
-    browser.AddProxyNode(proxy, sequence, False)
-    browser.SetOverwriteProxyName(sequence, False)
+    browse(browser, sequence, proxy)
     assert proxy is not None
     proxy.SetName(scene.GenerateUniqueName(f"{volumeNode.GetName()} deformation"))
     browser.SetNodeReferenceID(VOLUME_REFERENCE, volumeNode.GetID())

@@ -12,6 +12,7 @@ from .. import mrml
 from ..parameter import Grid, VariantChoice
 from .input import InputSection
 from .section import PanelContext, Section
+from .texts import counted
 
 
 class _Canceled(Exception):
@@ -93,6 +94,7 @@ class ApplySection(Section):
         finally:
             dialog.close()
         p.preview = False
-        return _("Created {n} variants of {names} in the folder '{folder}' of the subject hierarchy.").format(
-            n=len(made), names=", ".join(node.GetName() for node in nodes), folder=mrml.folderOf(made[0][0])
+        created = counted(len(made), _("Created 1 variant"), _("Created {n} variants"))
+        return _("{created} of {names} in the folder '{folder}' of the subject hierarchy.").format(
+            created=created, names=", ".join(node.GetName() for node in nodes), folder=mrml.folderOf(made[0][0])
         )

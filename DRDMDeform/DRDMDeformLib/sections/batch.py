@@ -10,9 +10,10 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from DRDMLib.levels import AUTO_TOWARD, DEFAULT_PAIR, STRENGTHS, Level, read_level
+from DRDMLib.levels import AUTO_TOWARD, DEFAULT_PAIR, FEWEST_TOWARD, STRENGTHS, Level, read_level
+from DRDMLib.runtime.reporter import TOWARD
 
-from ..batches import AUTO_POSE, OTHERS, UNLABELED, Source
+from ..batches import AUTO_POSE, OTHERS, UNLABELED, BatchSettings, Source
 from ..job import Job, JobState, Progress
 from ..mrml import SceneError
 from ..parameter import BatchKind, BatchPose, BatchRegion, BatchSource, BatchToward
@@ -20,16 +21,26 @@ from .folders import FolderField
 from .input import InputSection
 from .section import JobSection, PanelContext, isSet, requireScansFolder, showProgress
 from .setup import SetupSection
+from .texts import counted
 
 # Default levels of each kind.
 LEVELS = {BatchKind.AUGMENT: " ".join(STRENGTHS), BatchKind.SYNTHESIZE: ":".join(map(str, DEFAULT_PAIR))}
 
+# What a run was started with, which is needed to resume it: names in the parameter node.
+SETTINGS = (
+    *("batchSource", "batchFolder", "batchKind", "batchLevels", "batchCopies", "batchOutput", "batchRegion"),
+    *("batchPose", "batchToward", "batchAdapt", "model", "device", "steps", "pose", "plane", "margin"),
+)
 # Scans that are named when they are left out.
 MOST_LEFT_OUT = 3
 
 
 class BatchSection(JobSection):
     """Starts, stops and resumes a batch; shows a summary at the end."""
+
+    warningsLabel = "batchWarningsLabel"
+    # The summary says how many go toward no other scan.
+    saysItself = (TOWARD,)
 
     def __init__(self, context: PanelContext, setup: SetupSection, inputSection: InputSection) -> None:
         self.setup = setup
@@ -40,6 +51,9 @@ class BatchSection(JobSection):
         """Connect the buttons."""
         # Output folder of the running or last job; the parameter node may be closed with its scene meanwhile.
         self._output = Path()
+        # Its settings, and whether a new scene takes them over.
+        self._settings: dict[str, Any] = {}
+        self._carries = False
         self._nextSample = 0
         self._cachedSummary: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         ui = self.ui
@@ -51,13 +65,18 @@ class BatchSection(JobSection):
         ui.batchVolumesSelector.connect("checkedNodesChanged()", self.onVolumes)
         ui.batchProgressBar.visible = False
         self.showMessage(ui.batchLabel, "")
+        self.clearWarnings()
         self._folders = [
             FolderField(self.context, self.ui.batchFolderPath, "batchFolder"),
             FolderField(self.context, self.ui.batchOutputPath, "batchOutput"),
         ]
 
     def restore(self) -> None:
-        """Use the last folders if none are chosen."""
+        """Use the last folders if none are chosen; after the scene was closed during a run, all its settings."""
+        if self._carries:
+            self._carries = False
+            for name, value in self._settings.items():
+                setattr(self.parameter, name, value)
         for field in self._folders:
             field.restore()
 
@@ -85,7 +104,9 @@ class BatchSection(JobSection):
         folder = p.batchOutput if isSet(p.batchOutput) else None
         summary = self._summary(folder) if folder is not None else {}
         unfinished = folder is not None and self.logic.canResume(folder) and not _isComplete(summary)
-        ui.batchStartButton.text = _("Resume") if unfinished and not running else _("Start")
+        # A run that is complete but for scans that were left out has nothing to resume.
+        again = _("Try again") if summary.get("complete") else _("Resume")
+        ui.batchStartButton.text = again if unfinished and not running else _("Start")
         ui.batchSampleButton.enabled = bool(summary.get("made"))
         ui.batchQualityButton.enabled = summary.get("qualityPage") is not None
         ui.batchFolderButton.enabled = folder is not None and folder.is_dir()
@@ -110,24 +131,57 @@ class BatchSection(JobSection):
             return str(error)
         each = levels * p.batchCopies
         if p.batchSource is BatchSource.SCENE:
-            scans = len(self.ui.batchVolumesSelector.checkedNodes())
-            made = _("{n} results (volumes checked: {scans})").format(n=scans * each, scans=scans)
+            volumes, unlabeled, used = self._volumes(toward)
+            scans = volumes - (unlabeled if used else 0)
+            made = counted(scans * each, _("1 result"), _("{n} results"))
+            made += " " + _("(volumes checked: {scans})").format(scans=volumes)
         else:
-            made = _("{n} results for each scan").format(n=each)
+            made = counted(each, _("1 result for each scan"), _("{n} results for each scan"))
         model = _("the model '{name}'").format(name=p.model) if p.model else _("the best model for the scans")
         if p.batchPose is BatchPose.SCANS:
             text = _("Makes {made} with {model}; seed, steps and device are those chosen above.")
         else:
             text = _("Makes {made} with {model}; seed, steps, pose and device are those chosen above.")
         text = text.format(made=made, model=model)
-        folder, whole = p.batchSource is BatchSource.FOLDER, p.batchRegion is BatchRegion.WHOLE
-        if toward == AUTO_TOWARD and folder and whole and p.batchKind is BatchKind.AUGMENT:
-            return text + " " + _("If at least ten scans have no label, versions go part of the way toward them.")
+        if toward == AUTO_TOWARD:
+            return f"{text} {self._planOfUnlabeled()}".strip()
         if toward != OTHERS:
             return text
         if p.batchKind is BatchKind.SYNTHESIZE:
             return text + " " + _("Each fixed image goes part of the way from the moving one toward another scan.")
         return text + " " + _("Each version goes part of the way toward another scan.")
+
+    def _planOfUnlabeled(self) -> str:
+        """Say whether versions go toward the scans without a label, which is the default."""
+        p = self.parameter
+        if p.batchKind is BatchKind.SYNTHESIZE:
+            return _("Pairs go toward no other scan, unless this is chosen in Other scans.")
+        if p.batchRegion is not BatchRegion.WHOLE:
+            return _("Versions go toward no other scan, since only a region is deformed.")
+        if p.batchSource is BatchSource.FOLDER:
+            return _("If at least ten scans have no label, versions go part of the way toward them.")
+        volumes, unlabeled, used = self._volumes(AUTO_TOWARD)
+        if used:
+            return _("Versions go part of the way toward the {n} volumes without a segmentation.").format(n=unlabeled)
+        if not volumes:
+            return ""
+        return _(
+            "Versions go toward no other scan: this needs at least {fewest} volumes without a segmentation, and {n} "
+            "are checked."
+        ).format(fewest=FEWEST_TOWARD, n=unlabeled)
+
+    def _volumes(self, toward: str | None) -> tuple[int, int, bool]:
+        """How many volumes are checked, how many of them have no segmentation, and whether versions go toward these."""
+        volumes = list(self.ui.batchVolumesSelector.checkedNodes())
+        unlabeled = len(self.logic.withoutSegmentation(volumes, self._segmentations()))
+        p = self.parameter
+        asks = p.batchKind is BatchKind.AUGMENT and p.batchRegion is BatchRegion.WHOLE
+        return len(volumes), unlabeled, asks and BatchSettings(toward=toward).usesUnlabeled(len(volumes), unlabeled)
+
+    def _segmentations(self) -> dict[str, Any] | None:
+        """The segmentation that is chosen in Input, by the ID of its volume."""
+        p = self.parameter
+        return {p.inputVolume.GetID(): p.inputSegmentation} if p.inputVolume is not None else None
 
     def onVolumes(self) -> None:
         """Update the plan when other volumes are checked."""
@@ -135,9 +189,11 @@ class BatchSection(JobSection):
             self.update()
 
     def onSceneClosed(self) -> None:
-        """Remove the message of a finished batch."""
+        """Remove the messages of a finished batch; one that is running goes on, and can be resumed."""
+        self._carries = self.running
         if not self.running:
             self.showMessage(self.ui.batchLabel, "")
+            self.clearWarnings()
 
     def onStart(self) -> None:
         """Start a batch, or resume the run in the output folder."""
@@ -163,7 +219,7 @@ class BatchSection(JobSection):
                 "pose": AUTO_POSE if p.batchPose is BatchPose.SCANS else p.pose,
                 "device": p.device.value,
                 "plane": p.plane.value,
-                "segmentations": {p.inputVolume.GetID(): p.inputSegmentation} if p.inputVolume is not None else None,
+                "segmentations": self._segmentations(),
                 "resume": self.logic.canResume(p.batchOutput),
                 "around": p.batchRegion is BatchRegion.LABELS,
                 "region": self._roi(),
@@ -180,13 +236,12 @@ class BatchSection(JobSection):
             # The first results can be loaded while the others are made.
             job.onItem = lambda item: self.context.updatePanel()
             self.job, self._output = job, p.batchOutput
+            self._settings = {name: getattr(p, name) for name in SETTINGS}
             for field in self._folders:
                 field.remember()
             showProgress(self.ui.batchProgressBar, Progress("batch", 0.0))
             self.showMessage(self.ui.batchLabel, _("Starting ..."))
-            # A warning there is of an earlier run.
-            self.setup.show()
-            self.context.jobRunner.run(job)
+            self.runJob(job)
             self.update()
 
     def _source(self) -> Source:
@@ -239,7 +294,8 @@ class BatchSection(JobSection):
             return
         showProgress(self.ui.batchProgressBar, progress)
         if self.job is not None and self.job.running:
-            self.showMessage(self.ui.batchLabel, _("{n} results made in this run.").format(n=len(self.job.items)))
+            made = counted(len(self.job.items), _("1 result made in this run."), _("{n} results made in this run."))
+            self.showMessage(self.ui.batchLabel, made)
 
     def onStop(self) -> None:
         """Stop once the current result is written."""
@@ -253,26 +309,43 @@ class BatchSection(JobSection):
         showProgress(self.ui.batchProgressBar, None)
         self.context.updatePanel()
         summary = self.logic.summary(self._output)
-        counted = _("{n} results in '{folder}'.").format(n=summary["made"], folder=self._output)
+        made = counted(summary["made"], _("1 result"), _("{n} results"))
+        texts = [_("{made} in '{folder}'.").format(made=made, folder=self._output)]
         if summary["redrawn"]:
-            counted += " " + _("{n} deformations folded or moved too much and were replaced.").format(
-                n=summary["redrawn"]
+            texts.append(
+                counted(
+                    summary["redrawn"],
+                    _("1 deformation folded or moved too much and was replaced."),
+                    _("{n} deformations folded or moved too much and were replaced."),
+                )
             )
         if summary["made"] and summary["toward"] == UNLABELED:
-            counted += " " + _("They go part of the way toward the scans without a label.")
+            texts.append(
+                counted(
+                    summary["made"],
+                    _("It goes part of the way toward a scan without a label."),
+                    _("They go part of the way toward the scans without a label."),
+                )
+            )
         alone = [item for item in summary["items"] if not item.get("toward")] if summary["toward"] else []
         if alone:
-            counted += " " + _(
-                "{n} go toward no other scan, because none could be matched with theirs; use scans of the same kind."
-            ).format(n=len(alone))
+            texts.append(
+                counted(
+                    len(alone),
+                    _("1 goes toward no other scan, because none could be matched with its own; "),
+                    _("{n} go toward no other scan, because none could be matched with theirs; "),
+                )
+                + _("use scans of the same kind, or choose 'Not used' in Other scans.")
+            )
         if summary["failures"]:
-            counted += " " + _leftOut(summary["failures"])
+            texts.append(_leftOut(summary["failures"]))
+        text = " ".join(texts)
         if job.state is JobState.FAILED:
-            self.showFailure(self.ui.batchLabel, job, counted if summary["made"] else "")
+            self.showFailure(self.ui.batchLabel, job, text if summary["made"] else "")
         elif job.state is JobState.CANCELED:
-            self.showMessage(self.ui.batchLabel, _("Stopped.") + f" {counted} " + _("Press Resume to continue."))
+            self.showMessage(self.ui.batchLabel, _("Stopped.") + f" {text} " + _("Press Resume to continue."))
         else:
-            self.showMessage(self.ui.batchLabel, _("Finished.") + f" {counted}")
+            self.showMessage(self.ui.batchLabel, _("Finished.") + f" {text}")
 
     def onSample(self) -> None:
         """Load one result; the next click loads the next one."""

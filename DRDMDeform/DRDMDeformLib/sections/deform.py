@@ -9,6 +9,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from DRDMLib.runtime.reporter import FIT
+
 from .. import mrml
 from ..job import Job, JobState, Progress
 from ..parameter import Display, Strength
@@ -23,6 +25,10 @@ from .texts import fitText, strengthText, variantCells
 class DeformSection(JobSection):
     """Makes variants in the background, lists and shows them."""
 
+    warningsLabel = "deformWarningsLabel"
+    # The line below the button says how well the model fits.
+    saysItself = (FIT,)
+
     def __init__(self, context: PanelContext, setup: SetupSection, inputSection: InputSection) -> None:
         self.setup = setup
         self.input = inputSection
@@ -30,6 +36,7 @@ class DeformSection(JobSection):
 
     def connect(self) -> None:
         """Connect the widgets that are not bound to the parameter node, and set up the table."""
+        self.clearWarnings()
         self._filling = False
         # Whether the job makes the version of a preview.
         self._released = False
@@ -71,8 +78,9 @@ class DeformSection(JobSection):
         )
 
     def onSceneClosed(self) -> None:
-        """Remove the message on nodes that are gone."""
+        """Remove the messages on nodes that are gone."""
         self.showMessage(self.ui.statusLabel, "")
+        self.clearWarnings()
 
     def update(self) -> None:
         """Show level, buttons and table."""
@@ -189,7 +197,7 @@ class DeformSection(JobSection):
         job.onProgress = self.onProgress
         self.job, self._released = job, False
         showProgress(self.ui.progressBar, Progress("deform", 0.0))
-        self.context.jobRunner.run(job)
+        self.runJob(job)
         if self.making:
             self.showMessage(self.ui.statusLabel, _("Starting ..."))
         self.context.updatePanel()

@@ -97,8 +97,15 @@ class InputSection(Section):
             return
         self._volumeID = volume.GetID()
         chosen = p.inputSegmentation
-        if chosen is None or links.belongsToOtherVolume(chosen, volume):
+        named = links.segmentationNamedAfter(slicer.mrmlScene, volume)
+        if chosen is None or links.belongsToOtherVolume(chosen, volume) or named not in (None, chosen):
             p.inputSegmentation = links.segmentationOf(slicer.mrmlScene, volume)
+
+    def chooseNewSegmentation(self) -> None:
+        """Choose the segmentation of the volume, one of which was just added, if none is chosen."""
+        p = self.parameter
+        if p is not None and p.inputVolume is not None and p.inputSegmentation is None:
+            p.inputSegmentation = links.segmentationOf(slicer.mrmlScene, p.inputVolume)
 
     def model(self) -> ModelInfo | None:
         """The chosen model, or the best one for the volume; ``None`` if there is none."""

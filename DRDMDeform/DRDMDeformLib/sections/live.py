@@ -161,9 +161,9 @@ class LiveSlider:
             job = logic.startPreview(volume, self._ladder, settings, missing, self.region, self._onField)
             job.onFinished(self._onEnd)
             self._job = job
-            self._context.jobRunner.run(job)
             # Deform shows the warnings, if there are any.
-            job.onWarning = lambda text: None
+            job.onWarning = lambda text, about: None
+            self._context.jobRunner.run(job)
         self._show()
 
     def onValue(self, level: float) -> None:

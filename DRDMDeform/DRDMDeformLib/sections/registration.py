@@ -23,6 +23,8 @@ from .setup import SetupSection
 class RegistrationSection(JobSection):
     """Makes test cases in the background, scores results, lists figures and the worst places."""
 
+    warningsLabel = "challengeWarningsLabel"
+
     def __init__(self, context: PanelContext, setup: SetupSection, inputSection: InputSection) -> None:
         self.setup = setup
         self.input = inputSection
@@ -65,6 +67,7 @@ class RegistrationSection(JobSection):
         ui.challengeProgressBar.visible = False
         self.showMessage(ui.challengeLabel, "")
         self.showMessage(ui.scoreLabel, "")
+        self.clearWarnings()
 
     def _setUp(self, table: Any, columns: dict[str, str], stretched: int) -> None:
         prepareTable(table, columns)
@@ -137,7 +140,7 @@ class RegistrationSection(JobSection):
         self.job = job
         showProgress(self.ui.challengeProgressBar, Progress("challenge", 0.0))
         self.showMessage(label, _("Starting ..."))
-        self.context.jobRunner.run(job)
+        self.runJob(job)
         self.context.updatePanel()
 
     def onCancel(self) -> None:

@@ -20,6 +20,7 @@ from ..job import Job, JobState, Progress
 from ..job_runner import JobRunner
 from ..mrml import SceneError
 from ..setup import Environment
+from .words import inPanelWords
 
 # Contrast that texts need at least (Web Content Accessibility Guidelines 2, level AA).
 CONTRAST = 4.5
@@ -88,8 +89,8 @@ class Section:
         """Stop running jobs; called before the panel is removed."""
 
     def showMessage(self, label: Any, text: str, severity: Severity = Severity.PLAIN) -> None:
-        """Show a line of text; the label is hidden if the text is empty."""
-        label.text = text
+        """Show a line of text, in the panel's words; the label is hidden if the text is empty."""
+        label.text = inPanelWords(text)
         # The style sheet of the label changes its own palette.
         color = messageColor(label.parentWidget().palette, severity)
         label.styleSheet = "" if severity is Severity.PLAIN else f"color: {color};"
@@ -121,13 +122,39 @@ class Section:
 
 
 class JobSection(Section):
-    """A section that runs one job at a time.
+    """A section that runs one job at a time, and shows its warnings.
 
     Attributes:
         job: the running or last job.
+        warningsLabel: name of the label with the warnings.
+        saysItself: what warnings are about that the section says in its own way, see :mod:`DRDMLib.runtime.reporter`.
     """
 
     job: Job | None = None
+    warningsLabel = ""
+    saysItself: tuple[str, ...] = ()
+
+    def runJob(self, job: Job) -> None:
+        """Start a job; its warnings replace those of the job before."""
+        self._warnings: list[str] = []
+        self.showWarnings()
+        job.onWarning = self.onWarning
+        self.context.jobRunner.run(job)
+
+    def onWarning(self, text: str, about: str) -> None:
+        """Show one more warning of the job."""
+        if about not in self.saysItself and text not in self._warnings:
+            self._warnings.append(text)
+            self.showWarnings()
+
+    def showWarnings(self) -> None:
+        """Show the warnings of the last job, one below the other."""
+        self.showMessage(getattr(self.ui, self.warningsLabel), "\n".join(self._warnings), Severity.WARNING)
+
+    def clearWarnings(self) -> None:
+        """Remove the warnings, which are about scans that are gone."""
+        self._warnings = []
+        self.showWarnings()
 
     @property
     def running(self) -> bool:

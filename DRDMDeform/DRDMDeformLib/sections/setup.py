@@ -56,8 +56,8 @@ class SetupSection(Section):
             self.ui.setupSection.collapsed = not attention
             self._lastAttention = attention
 
-    def warn(self, text: str) -> None:
-        """Show a warning of a job, for example that the CPU is used instead of the GPU."""
+    def warn(self, text: str, about: str = "") -> None:
+        """Show a warning of a job that no other section shows."""
         self.showMessage(self.ui.setupStatusLabel, text, Severity.WARNING)
         self.ui.setupSection.collapsed = False
 

@@ -12,6 +12,16 @@ from DRDMLib.levels import MEANING
 from ..parameter import Strength
 
 
+def counted(n: int, one: str, many: str) -> str:
+    """The text for one thing, or the one for several with their number in the place of ``{n}``.
+
+    Usage example:
+    >>> counted(1, "1 result", "{n} results"), counted(2, "1 result", "{n} results")
+    ('1 result', '2 results')
+    """
+    return one if n == 1 else many.replace("{n}", str(n))
+
+
 def strengthText(strength: Strength, level: int) -> str:
     """Say what a strength means."""
     if strength is Strength.LEVEL:
@@ -39,8 +49,10 @@ def fitText(fit: Mapping[str, Any], doubtful: bool = False) -> str:
     if fit.get("undone") is None:
         return _("{model}: how well it fits this scan is not known.").format(model=fit.get("model", ""))
     words = {"good": _("good"), "fair": _("fair"), "poor": _("poor")}
-    text = _("{model}; undoes {percent} % on this scan: {word}").format(
-        model=fit["model"], percent=round(100 * fit["undone"]), word=words.get(fit["word"], fit["word"])
+    percent = round(100 * fit["undone"])
+    share = _("{percent} %").format(percent=percent) if percent > 0 else _("nothing")
+    text = _("{model}; undoes {share} on this scan: {word}").format(
+        model=fit["model"], share=share, word=words.get(fit["word"], fit["word"])
     )
     if fit["word"] != "poor" and doubtful:
         return text + _(". For this strength that is little: look at the variants, or choose a lower strength.")

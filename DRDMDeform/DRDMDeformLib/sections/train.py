@@ -19,6 +19,8 @@ from .setup import SetupSection
 class TrainSection(JobSection):
     """Starts, stops and resumes a training; plots the loss; the finished model is added to the list."""
 
+    warningsLabel = "trainWarningsLabel"
+
     def __init__(self, context: PanelContext, setup: SetupSection, inputSection: InputSection) -> None:
         self.setup = setup
         self.input = inputSection
@@ -39,6 +41,7 @@ class TrainSection(JobSection):
         self.ui.trainSourceComboBox.connect("currentIndexChanged(int)", self.onSourceChosen)
         self.ui.trainProgressBar.visible = False
         self.showMessage(self.ui.trainLabel, "")
+        self.clearWarnings()
         self._folders = [
             FolderField(self.context, self.ui.trainFolderPath, "trainFolder"),
             FolderField(self.context, self.ui.trainOutputPath, "trainOutput"),
@@ -123,9 +126,7 @@ class TrainSection(JobSection):
             self._curve = None
             showProgress(self.ui.trainProgressBar, Progress("train", 0.0))
             self.showMessage(self.ui.trainLabel, _("Starting ..."))
-            # A warning there is of an earlier run.
-            self.setup.show()
-            self.context.jobRunner.run(job)
+            self.runJob(job)
             self.update()
 
     def onProgress(self, progress: Progress) -> None:
@@ -193,7 +194,6 @@ class TrainSection(JobSection):
             texts = [_("Finished: the model '{name}' is chosen in Input.").format(name=name)]
             # Of an adapted model, the command says whether adapting helped.
             texts += job.messages[:1] if len(job.messages) > 1 else []
-            texts += job.warnings
             self.showMessage(self.ui.trainLabel, " ".join(texts))
 
 

@@ -7,6 +7,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from DRDMDeformLib import mrml
+from DRDMDeformLib.sections.texts import fitText
 from modulesupport import (
     BY_LEVEL,
     MODEL,
@@ -83,6 +84,8 @@ class DeformTestCase(ModuleTestCase):
         self.assertEqual(record["fit"]["model"], record["model"])
         percent = round(100 * record["fit"]["undone"])
         self.assertIn(f"{record['model']}; undoes {percent} % on this scan", self.ui.statusLabel.text)
+        fit = {**record["fit"], "undone": -0.5, "word": "poor"}
+        self.assertIn("; undoes nothing on this scan: poor.", fitText(fit))
         # The preview check box.
         self.ui.previewCheckBox.checked = False
         self.assertIsNone(volume.GetParentTransformNode())
@@ -271,6 +274,29 @@ class DeformTestCase(ModuleTestCase):
         self.assertFalse(self.ui.applyButton.enabled)
         self.assertEqual(slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode"), [])
         self.deform()
+
+    def testTheOriginalIsNotShownBetweenTwoVersions(self):
+        """Slicer needs some tenths of a second to show a volume under no transform, and under one again."""
+        volume, segmentation = self.choosePhantom()
+        self.deform()
+        first = volume.GetParentTransformNode()
+        parents = []
+
+        def onTransform(caller, _event):
+            parents.append(caller.GetParentTransformNode())
+
+        event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+        tags = [(node, node.AddObserver(event, onTransform)) for node in (volume, segmentation)]
+        self.deform()
+        second = volume.GetParentTransformNode()
+        self.assertIsNot(second, first)
+        self.ui.variantsTable.selectRow(0)
+        self.assertIs(volume.GetParentTransformNode(), first)
+        self.assertIs(segmentation.GetParentTransformNode(), first)
+        for node, tag in tags:
+            node.RemoveObserver(tag)
+        self.assertGreater(len(parents), 3)
+        self.assertNotIn(None, parents)
 
     def testCancel(self):
         self.choosePhantom(steps=0)

@@ -5,7 +5,9 @@ from unittest import mock
 
 import numpy as np
 import qt
+import SimpleITK as sitk
 import slicer
+from DRDMDeformLib.mrml import links
 from DRDMDeformLib.sections.section import Severity, contrast, messageColor, rgb
 from DRDMDeformLib.setup.environment import EnvironmentState
 from modulesupport import BY_LEVEL, ModuleTestCase, arrayOf, processEvents, sceneContent, waitFor
@@ -20,6 +22,20 @@ class InputTestCase(ModuleTestCase):
         self.assertFalse(self.ui.deformButton.enabled)
         self.assertFalse(self.ui.applyButton.enabled)
         self.assertIn("volume", self.ui.statusLabel.text)
+
+    def testAScanThatIsLoadedWhileThePanelIsShownIsChosen(self):
+        image = str(resource("Sample", "sample.nii.gz"))
+        volume = slicer.util.loadVolume(image, {"name": "scan"})
+        processEvents(0.05)
+        self.assertIs(self.panel.parameter.inputVolume, volume)
+        self.assertIsNone(self.panel.parameter.inputSegmentation)
+        label = sitk.ReadImage(str(resource("Sample", "sample_label.nii.gz")))
+        segmentation = links.segmentationFromImage(slicer.mrmlScene, label, "labels", volume)
+        waitFor(lambda: self.panel.parameter.inputSegmentation is segmentation)
+        # Another scan does not take its place.
+        slicer.util.loadVolume(image, {"name": "other"})
+        processEvents(0.05)
+        self.assertIs(self.panel.parameter.inputVolume, volume)
 
     def testSetupIsCollapsedWhenReady(self):
         self.panel.setup.check()

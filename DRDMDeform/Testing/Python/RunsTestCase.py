@@ -79,6 +79,27 @@ class BatchTestCase(ModuleTestCase):
         self.assertIn("complete run", self.ui.batchLabel.text)
         self.assertIs(self.panel.batch.job, job)
 
+    def testARunCanBeResumedAfterTheSceneWasClosed(self):
+        self.chooseFolder(self.writeScans())
+        self.ui.poseSpinBox.value = 0.5
+        self.ui.batchStartButton.click()
+        job = self.panel.batch.job
+        waitFor(lambda: len(job.items) >= 1)
+        slicer.mrmlScene.Clear(0)
+        processEvents(0.05)
+        self.ui.batchStopButton.click()
+        waitFor(lambda: not job.running)
+        processEvents(0.1)
+        self.assertEqual(self.ui.batchStartButton.text, "Resume")
+        self.assertEqual(self.panel.parameter.batchCopies, 2)
+        self.assertEqual(self.panel.parameter.pose, 0.5)
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertIn("12 results", self.ui.batchLabel.text)
+        # Another scene has its own settings.
+        slicer.mrmlScene.Clear(0)
+        self.assertEqual(self.panel.parameter.batchCopies, 4)
+
     def testSettingsAreDisabledDuringARun(self):
         self.chooseFolder(self.writeScans())
         settings = (self.ui.batchOutputPath, self.ui.batchFolderPath, self.ui.batchLevelsLineEdit)
@@ -174,14 +195,65 @@ class BatchTestCase(ModuleTestCase):
         self.chooseFolder(people)
         self.ui.batchLevelsLineEdit.text = "subtle"
         self.ui.batchCopiesSpinBox.value = 1
-        self.panel.setup.warn("3 of 15 labels found, in an earlier run.")
         job = self.run_()
         self.assertEqual(job.state.value, "done", job.text)
-        self.assertIn("toward the scans without a label", self.ui.batchLabel.text)
+        self.assertIn("toward a scan without a label", self.ui.batchLabel.text)
         # It is what they are for.
         self.assertFalse([text for text in job.warnings if "label" in text])
-        self.assertNotIn("earlier run", self.ui.setupStatusLabel.text)
+        self.assertNotIn("label", self.ui.batchWarningsLabel.text)
         self.assertEqual([item["toward"] >= 0.2 for item in self.report()["items"]], [True])
+
+    def testWarningsAreShownInTheSectionOfTheJob(self):
+        self.panel.parameter.model = "hippocampus-mr-3d"
+        self.chooseFolder(self.writeScans(count=1))
+        self.ui.batchLevelsLineEdit.text = "strong"
+        self.ui.batchCopiesSpinBox.value = 1
+        self.assertIn("Makes 1 result for each scan", self.ui.batchPlanLabel.text)
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        # Noise is no hippocampus.
+        self.assertIn("--model", job.warnings[-1])
+        warning = self.ui.batchWarningsLabel.text
+        self.assertIn("does not fit", warning)
+        self.assertIn("name another model in 'Model', or adapt one to these images with 'Adapt first'", warning)
+        self.assertNotIn("--", warning)
+        self.assertNotIn("does not fit", self.ui.setupStatusLabel.text)
+        self.assertIn("1 result in", self.ui.batchLabel.text)
+        slicer.mrmlScene.Clear(0)
+        self.assertEqual(self.ui.batchWarningsLabel.text, "")
+
+    def testVolumesWithoutASegmentationAreGoneToward(self):
+        people = self.writePeople(count=11, step=0.02)
+        volumes = []
+        for number in range(11):
+            image = sitk.ReadImage(str(people / "images" / f"person{number}.nii.gz"))
+            volumes.append(mrml.volumeFromImage(slicer.mrmlScene, image, f"person{number}"))
+        label = sitk.ReadImage(str(people / "labels" / "person0.nii.gz"))
+        links.segmentationFromImage(slicer.mrmlScene, label, "organ", volumes[0])
+        self.ui.batchOutputPath.currentPath = str(self.folder / "out")
+        self.ui.batchLevelsLineEdit.text = "subtle"
+        self.ui.batchCopiesSpinBox.value = 1
+        for volume in volumes[:4]:
+            self.ui.batchVolumesSelector.setCheckState(volume, 2)
+        plan = self.ui.batchPlanLabel
+        self.assertIn("toward no other scan: this needs at least 10 volumes without a segmentation, and 3 ", plan.text)
+        self.ui.batchStartButton.click()
+        self.assertIn("No segmentation lies on 'person1'", self.ui.batchLabel.text)
+        self.ui.batchLevelsLineEdit.text = "subtle medium strong"
+        self.ui.batchKindComboBox.currentIndex = 1
+        self.assertIn("Pairs go toward no other scan", plan.text)
+        self.ui.batchKindComboBox.currentIndex = 0
+        self.ui.batchLevelsLineEdit.text = "subtle"
+        for volume in volumes[4:]:
+            self.ui.batchVolumesSelector.setCheckState(volume, 2)
+        self.assertIn("Makes 1 result (volumes checked: 11)", plan.text)
+        self.assertIn("part of the way toward the 10 volumes without a segmentation", plan.text)
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        self.assertEqual([item["toward"] >= 0.2 for item in self.report()["items"]], [True])
+        self.assertIn("1 result in", self.ui.batchLabel.text)
+        self.assertIn("It goes part of the way toward a scan without a label.", self.ui.batchLabel.text)
+        self.assertEqual(self.ui.batchStartButton.text, "Start")
 
     def testOfManyScansWithoutALabelAFewAreNamed(self):
         people = self.writePeople(count=6, step=0.02)
@@ -197,6 +269,8 @@ class BatchTestCase(ModuleTestCase):
         self.assertIn("folder. person2: ", text)
         self.assertNotIn("person4", text)
         self.assertTrue(text.endswith("And 2 more, which report.json names."), text)
+        # All that can be made is made.
+        self.assertEqual(self.ui.batchStartButton.text, "Try again")
 
     def testFixedImagesGoTowardTheOtherScans(self):
         ui = self.ui
@@ -363,6 +437,34 @@ class BatchTestCase(ModuleTestCase):
         self.assertIs(self.ui.segmentationSelector.currentNode(), other)
         slicer.mrmlScene.RemoveNode(other)
         self.assertIs(links.segmentationOf(slicer.mrmlScene, volume), segmentation)
+
+    def testASegmentationIsNotTakenForSeveralVolumes(self):
+        """Scans that were cropped alike lie in the same place, and Slicer does not say to which a file belongs."""
+        role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+        volumes, segmentations = [], []
+        for name in ("scan1", "scan10", "other"):
+            volume, segmentation = self.addPhantom(name)
+            segmentation.RemoveNodeReferenceIDs(role)
+            segmentation.SetName("scan10.nii.gz" if name == "scan10" else f"label of {name}")
+            volumes.append(volume)
+            segmentations.append(segmentation)
+        first, second, third = volumes
+        last = segmentations[-1]
+        self.assertEqual([links.segmentationOf(slicer.mrmlScene, v) for v in volumes], [last, segmentations[1], last])
+        self.assertEqual(self.logic.withoutSegmentation(volumes), [first, third])
+        self.assertEqual(self.logic.withoutSegmentation([first, second]), [])
+        for volume in volumes:
+            self.ui.batchVolumesSelector.setCheckState(volume, 2)
+        self.ui.batchOutputPath.currentPath = str(self.folder / "out")
+        self.ui.batchStartButton.click()
+        self.assertIn("'label of other' lies on 'scan1' and on other volumes", self.ui.batchLabel.text)
+        # What is chosen in Input is kept.
+        self.ui.inputVolumeSelector.setCurrentNode(first)
+        self.ui.segmentationSelector.setCurrentNode(segmentations[0])
+        self.ui.inputVolumeSelector.setCurrentNode(second)
+        self.assertIs(self.panel.parameter.inputSegmentation, segmentations[1])
+        self.assertEqual(self.logic.withoutSegmentation(volumes), [])
+        self.assertIs(links.segmentationOf(slicer.mrmlScene, first), segmentations[0])
 
     def testMissingSettings(self):
         press = self.ui.batchStartButton.click

@@ -10,6 +10,7 @@ import unittest
 from pathlib import Path
 
 import slicer
+from DRDMDeformLib.batches import BatchSettings
 from DRDMDeformLib.temporary import removeLeftovers, temporaryFolder
 from modulesupport import ModuleTestCase
 
@@ -75,7 +76,7 @@ class ExportedVolumesTestCase(ModuleTestCase):
     def testNamesThatDifferInCaseOnly(self):
         """On Windows and macOS, one file would overwrite the other."""
         volumes = [self.addPhantom(name)[0] for name in ("T1", "t1", "a/b")]
-        folder = self.logic._exportVolumes(volumes, {}, needLabels=True)
+        folder = self.logic._exportVolumes(volumes, BatchSettings(), needLabels=True)
         self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
         names = sorted(path.name.lower() for path in (folder / "images").iterdir())
         self.assertEqual(names, ["a-b.nrrd", "t1-2.nrrd", "t1.nrrd"])
