@@ -12,7 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from DRDMLib.io.files import file_names
-from DRDMLib.levels import AUTO_TOWARD, DEFAULT_PAIR, FEWEST_TOWARD, NOBODY, STRENGTHS, Level
+from DRDMLib.levels import AUTO_TOWARD, DEFAULT_PAIR, FEWEST_TOWARD, NOBODY, OWN_GRAY, STRENGTHS, Level
 
 from . import mrml
 from .batch_results import BatchResultLogic
@@ -50,7 +50,7 @@ class RunSettings:
     model: str | None = None
     seed: int = 0
     steps: int | None = None
-    pose: float | str = 0.0
+    pose: float | str | None = 0.0
     device: str = "auto"
     plane: str = "auto"
 
@@ -68,6 +68,8 @@ class BatchSettings(RunSettings):
     """Settings of a batch.
 
     Attributes:
+        pose: as in :class:`RunSettings`; ``None``: as the people of the scans differ, in training sets of whole scans;
+            otherwise no pose. A run that is continued keeps its own.
         segmentations: {node ID of a volume: its segmentation or label map}, where the volume's own is not wanted.
         resume: continue an interrupted run.
         around: deform only around the labels.
@@ -79,10 +81,13 @@ class BatchSettings(RunSettings):
             scans; ``"phases"`` for the other scans of the same person in a folder, such as those of a heartbeat;
             ``"auto"`` for those that have no label, if there are at least ten, and only for labeled images.
             No labels of them are used. ``None``: nothing.
+        grayValues: the gray values of training images also become those of the other scan, by a random share; not in
+            CT.
         subject: regular expression for the part of a file's name that says of whom a scan of a folder is; ``None``: as
             DICOM headers or BIDS names say, or each of somebody else.
     """
 
+    pose: float | str | None = None
     segmentations: dict[str, Any] | None = None
     resume: bool = False
     around: bool = False
@@ -90,7 +95,17 @@ class BatchSettings(RunSettings):
     margin: float | None = None
     adapt: float | None = None
     toward: str | Path | None = AUTO_TOWARD
+    grayValues: bool = True
     subject: str | None = None
+
+    def arguments(self) -> list[object]:
+        """The options of the command line."""
+        # Nothing would mean the poses of people.
+        return [*super().arguments(), *(["--pose", 0] if self.pose == 0 else [])]
+
+    def grayArguments(self) -> list[object]:
+        """The options of the command line for training sets that say whether gray values change."""
+        return [] if self.grayValues else ["--gray-values", OWN_GRAY]
 
     def towardArguments(self, source: Source) -> list[object]:
         """The options of the command line that say toward which scans versions go.
@@ -181,7 +196,7 @@ class BatchLogic(BatchResultLogic):
         """
         batch = BatchSettings(**settings)
         options = ["--levels", *levels, "--copies", copies, *batch.regionArguments(source)]
-        options += batch.towardArguments(source)
+        options += [*batch.towardArguments(source), *batch.grayArguments()]
         folder, temporary = self._scansFolder(source, batch, needLabels=True)
         few = isFew(source, len(levels) * copies, batch)
         job = self._batchJob(["augment", folder, "-o", outputFolder, *options], batch, temporary, few=few)

@@ -84,12 +84,17 @@ class BatchRegion(enum.Enum):
 class BatchPose(enum.Enum):
     """What the poses of a batch are drawn from."""
 
+    AUTO = "auto"
     ABOVE = "above"
     SCANS = "scans"
 
     def label(self) -> str:
         """Text in the panel."""
-        return {"above": _("By the amount chosen above"), "scans": _("From these scans")}[self.value]
+        return {
+            "auto": _("From these scans, unless chosen above"),
+            "above": _("By the amount chosen above"),
+            "scans": _("From these scans"),
+        }[self.value]
 
 
 class BatchToward(enum.Enum):
@@ -215,7 +220,7 @@ class DRDMDeformParameterNode:
     batchLevels, batchCopies - strengths such as "subtle medium 60", or "40:24" for pairs; samples of each for a scan.
     batchRegion, batchPose, batchAdapt - where to deform; what poses are drawn from; minutes in which the model is first
     adapted to the scans (0: none).
-    batchToward - whether labeled images go part of the way toward the other scans.
+    batchToward, batchGray - whether labeled images go part of the way toward the other scans; gray values, too.
     trainFolder, trainOutput - the scans to train on, and the folder of the run.
     trainSource - the model to adapt; empty: train a new one.
     trainName, trainDimension, trainSize, trainMinutes - the model (trainSize: voxels along each side), and the time.
@@ -258,8 +263,9 @@ class DRDMDeformParameterNode:
     batchCopies: Annotated[int, WithinRange(1, 100000), Default(4)]
     batchOutput: Path
     batchRegion: Annotated[BatchRegion, Default(BatchRegion.WHOLE)]
-    batchPose: Annotated[BatchPose, Default(BatchPose.ABOVE)]
+    batchPose: Annotated[BatchPose, Default(BatchPose.AUTO)]
     batchToward: Annotated[BatchToward, Default(BatchToward.AUTO)]
+    batchGray: Annotated[bool, Default(True)]
     batchAdapt: Annotated[float, WithinRange(0.0, 1000.0), Default(0.0)]
 
     trainFolder: Path

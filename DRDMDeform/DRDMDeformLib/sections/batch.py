@@ -29,7 +29,7 @@ LEVELS = {BatchKind.AUGMENT: " ".join(STRENGTHS), BatchKind.SYNTHESIZE: ":".join
 # What a run was started with, which is needed to resume it: names in the parameter node.
 SETTINGS = (
     *("batchSource", "batchFolder", "batchKind", "batchLevels", "batchCopies", "batchOutput", "batchRegion"),
-    *("batchPose", "batchToward", "batchAdapt", "model", "device", "steps", "pose", "plane", "margin"),
+    *("batchPose", "batchToward", "batchGray", "batchAdapt", "model", "device", "steps", "pose", "plane", "margin"),
 )
 # Scans that are named when they are left out.
 MOST_LEFT_OUT = 3
@@ -94,6 +94,8 @@ class BatchSection(JobSection):
         more = (ui.batchRegionComboBox, ui.batchPoseComboBox, ui.batchTowardComboBox, ui.batchAdaptSpinBox)
         for widget in (*settings, *more, ui.batchOutputPath):
             widget.enabled = not running
+        goes = p.batchKind is BatchKind.AUGMENT and p.batchToward is not BatchToward.NONE
+        ui.batchGrayCheckBox.enabled = goes and not running
         ui.batchVolumesSelector.enabled = fromScene and not running
         ui.batchVolumesSelector.visible = ui.batchVolumesLabel.visible = fromScene
         ui.batchFolderPath.enabled = not fromScene and not running
@@ -138,8 +140,8 @@ class BatchSection(JobSection):
         else:
             made = counted(each, _("1 result for each scan"), _("{n} results for each scan"))
         model = _("the model '{name}'").format(name=p.model) if p.model else _("the best model for the scans")
-        if p.batchPose is BatchPose.SCANS:
-            text = _("Makes {made} with {model}; seed, steps and device are those chosen above.")
+        if self._pose() in (None, AUTO_POSE):
+            text = _("Makes {made} with {model}, in poses of people; seed, steps and device are those chosen above.")
         else:
             text = _("Makes {made} with {model}; seed, steps, pose and device are those chosen above.")
         text = text.format(made=made, model=model)
@@ -177,6 +179,14 @@ class BatchSection(JobSection):
         p = self.parameter
         asks = p.batchKind is BatchKind.AUGMENT and p.batchRegion is BatchRegion.WHOLE
         return len(volumes), unlabeled, asks and BatchSettings(toward=toward).usesUnlabeled(len(volumes), unlabeled)
+
+    def _pose(self) -> float | str | None:
+        """What the poses are drawn from; ``None`` for what the commands do by themselves, as people differ."""
+        p = self.parameter
+        if p.batchPose is BatchPose.SCANS:
+            return AUTO_POSE
+        whole = p.batchKind is BatchKind.AUGMENT and p.batchRegion is BatchRegion.WHOLE
+        return None if p.batchPose is BatchPose.AUTO and whole and not p.pose else p.pose
 
     def _segmentations(self) -> dict[str, Any] | None:
         """The segmentation that is chosen in Input, by the ID of its volume."""
@@ -216,7 +226,7 @@ class BatchSection(JobSection):
                 "model": p.model or None,
                 "seed": p.seed if seed is None else seed,
                 "steps": p.steps or None,
-                "pose": AUTO_POSE if p.batchPose is BatchPose.SCANS else p.pose,
+                "pose": self._pose(),
                 "device": p.device.value,
                 "plane": p.plane.value,
                 "segmentations": self._segmentations(),
@@ -226,6 +236,7 @@ class BatchSection(JobSection):
                 "margin": p.margin or None,
                 "adapt": p.batchAdapt or None,
                 "toward": self._toward(),
+                "grayValues": p.batchGray,
             }
             if p.batchKind is BatchKind.AUGMENT:
                 job = self.logic.augment(self._source(), p.batchOutput, self._levels(), **settings)

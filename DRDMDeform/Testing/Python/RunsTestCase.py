@@ -51,7 +51,7 @@ class BatchTestCase(ModuleTestCase):
     def testStopAndResumeAFolder(self):
         self.chooseFolder(self.writeScans())
         self.ui.poseSpinBox.value = 0.5
-        self.assertEqual(self.ui.batchPoseComboBox.currentText, "By the amount chosen above")
+        self.assertEqual(self.ui.batchPoseComboBox.currentText, "From these scans, unless chosen above")
         self.assertEqual(self.ui.batchStartButton.text, "Start")
         self.ui.batchStartButton.click()
         job = self.panel.batch.job
@@ -117,14 +117,18 @@ class BatchTestCase(ModuleTestCase):
         volume, _segmentation = self.addPhantom()
         self.ui.batchVolumesSelector.setCheckState(volume, 2)
         self.assertIn("4 results (volumes checked: 1)", self.ui.batchPlanLabel.text)
-        self.assertIn("seed, steps, pose and device", self.ui.batchPlanLabel.text)
-        self.ui.batchPoseComboBox.currentIndex = 1
-        self.assertIn("seed, steps and device", self.ui.batchPlanLabel.text)
+        # By default the poses are those of people, unless there is an amount, and in pairs.
+        for index, amount, people in ((1, 0.0, False), (2, 0.5, True), (0, 0.5, False), (0, 0.0, True)):
+            self.ui.batchPoseComboBox.currentIndex = index
+            self.ui.poseSpinBox.value = amount
+            said = "in poses of people; seed, steps and device" if people else "seed, steps, pose and device"
+            self.assertIn(said, self.ui.batchPlanLabel.text)
         self.ui.batchSourceComboBox.currentIndex = 1
         self.assertIn("4 results for each scan", self.ui.batchPlanLabel.text)
         self.ui.batchLevelsLineEdit.text = "subtle medium strong"
         self.ui.batchKindComboBox.currentIndex = 1
         self.assertEqual(self.ui.batchLevelsLineEdit.text, "strong:medium")
+        self.assertIn("seed, steps, pose and device", self.ui.batchPlanLabel.text)
         self.ui.batchKindComboBox.currentIndex = 0
         self.assertEqual(self.ui.batchLevelsLineEdit.text, "subtle medium strong")
         self.ui.batchLevelsLineEdit.text = "twenty"
@@ -136,7 +140,7 @@ class BatchTestCase(ModuleTestCase):
         ui.batchVolumesSelector.setCheckState(volume, 2)
         ui.batchLevelsLineEdit.text = "medium"
         ui.batchCopiesSpinBox.value = 1
-        ui.batchPoseComboBox.currentIndex = 1
+        ui.batchPoseComboBox.currentIndex = 2
         self.assertEqual(ui.batchPoseComboBox.currentText, "From these scans")
         for region, entry in ((2, "boxes"), (1, "around")):
             folder = self.folder / entry
@@ -202,6 +206,27 @@ class BatchTestCase(ModuleTestCase):
         self.assertFalse([text for text in job.warnings if "label" in text])
         self.assertNotIn("label", self.ui.batchWarningsLabel.text)
         self.assertEqual([item["toward"] >= 0.2 for item in self.report()["items"]], [True])
+        run = json.loads((self.folder / "out" / "run.json").read_text(encoding="utf-8"))
+        self.assertEqual(run["settings"]["gray_values"], "others")
+        self.assertEqual(run["settings"]["pose"], "auto")
+        # Where nothing goes toward others, gray values cannot.
+        ui = self.ui
+        self.assertTrue(ui.batchGrayCheckBox.checked and ui.batchGrayCheckBox.enabled)
+        ui.batchTowardComboBox.currentIndex = 1
+        self.assertFalse(ui.batchGrayCheckBox.enabled)
+        ui.batchTowardComboBox.currentIndex = 0
+        ui.batchKindComboBox.currentIndex = 1
+        self.assertFalse(ui.batchGrayCheckBox.enabled)
+        ui.batchKindComboBox.currentIndex = 0
+        ui.batchGrayCheckBox.checked = False
+        ui.batchPoseComboBox.currentIndex = 1
+        ui.batchLevelsLineEdit.text = "subtle"
+        ui.batchOutputPath.currentPath = str(self.folder / "own")
+        self.assertEqual(self.run_().state.value, "done")
+        run = json.loads((self.folder / "own" / "run.json").read_text(encoding="utf-8"))
+        self.assertEqual(run["settings"]["toward"], "unlabeled")
+        self.assertNotIn("gray_values", run["settings"])
+        self.assertEqual(run["settings"]["pose"], 0)
 
     def testWarningsAreShownInTheSectionOfTheJob(self):
         self.panel.parameter.model = "hippocampus-mr-3d"
