@@ -20,10 +20,13 @@ from ..job import Job, JobState, Progress
 from ..job_runner import JobRunner
 from ..mrml import SceneError
 from ..setup import Environment
+from .texts import counted
 from .words import inPanelWords
 
 # Contrast that texts need at least (Web Content Accessibility Guidelines 2, level AA).
 CONTRAST = 4.5
+# Warnings of a job that are shown; there may be one for each file.
+MOST_WARNINGS = 3
 
 
 class Severity(enum.Enum):
@@ -148,8 +151,11 @@ class JobSection(Section):
             self.showWarnings()
 
     def showWarnings(self) -> None:
-        """Show the warnings of the last job, one below the other."""
-        self.showMessage(getattr(self.ui, self.warningsLabel), "\n".join(self._warnings), Severity.WARNING)
+        """Show the warnings of the last job, one below the other; of many the first ones, and how many follow."""
+        lines, more = self._warnings[:MOST_WARNINGS], len(self._warnings) - MOST_WARNINGS
+        if more > 0:
+            lines = [*lines, counted(more, _("And 1 more warning."), _("And {n} more warnings."))]
+        self.showMessage(getattr(self.ui, self.warningsLabel), "\n".join(lines), Severity.WARNING)
 
     def clearWarnings(self) -> None:
         """Remove the warnings, which are about scans that are gone."""

@@ -246,6 +246,9 @@ class BatchTestCase(ModuleTestCase):
         self.assertIn("1 result in", self.ui.batchLabel.text)
         slicer.mrmlScene.Clear(0)
         self.assertEqual(self.ui.batchWarningsLabel.text, "")
+        for number in (1, 1, 2, 3, 4):
+            self.panel.batch.onWarning(f"Warning {number}.", "")
+        self.assertEqual(self.ui.batchWarningsLabel.text, "Warning 1.\nWarning 2.\nWarning 3.\nAnd 1 more warning.")
 
     def testVolumesWithoutASegmentationAreGoneToward(self):
         people = self.writePeople(count=11, step=0.02)
