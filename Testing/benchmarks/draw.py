@@ -1,10 +1,12 @@
 """Draw the pictures of the documentation from reports.
 
     python -m benchmarks.draw results TITLE=REPORT.json [...] -o PICTURE.png   # of fewshot and registration
+    python -m benchmarks.draw networks TITLE=REPORT.json [...] -o PICTURE.png  # of arms and hospitals
     python -m benchmarks.draw quality TITLE=REPORT.json [...] -o PICTURE.png   # of quality
     python -m benchmarks.draw speed REPORT.json -o PICTURE.png                 # of speed
 
-``results`` has one dot for a seed and one line for a method; reports with the same title are drawn together.
+``results`` and ``networks`` have one dot for a seed and one line for a method; reports with the same title are drawn
+together.
 ``quality`` has one column for a model, and ``speed`` all methods on one axis, and what the cost of DRDM depends on.
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,16 @@ _BEFORE, _AFTER = "#888888", "#1f77b4"
 _QUALITY = {"mean_percent": "mean displacement,\n% of the side", "roughness": "roughness,\nvoxels"}
 _SWEEPS = {"side": "Voxels a side", "level": "Level T'", "steps": "Recovery steps", "threads": "Threads"}
 _SPEED_OTHERS = "#999999"
+# Methods of the copies, whether with nnU-Net's augmentation, and their words.
+_NETWORKS = {
+    ("none", False): "no copies",
+    ("torchio-mm", False): "elastic copies (TorchIO)",
+    ("torchio-mm@30+2", False): "elastic copies, tuned, strong poses",
+    ("general-3d:toward:gray+auto", False): "DRDM copies",
+    ("none", True): "nnU-Net's augmentation",
+    ("torchio-mm@30+2", True): "nnU-Net's augmentation and elastic copies",
+    ("general-3d:toward:gray+auto", True): "nnU-Net's augmentation and DRDM copies",
+}
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -62,10 +74,24 @@ def overlaps(reports: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     return {key[1]: found[key] for *_, key in order}
 
 
-def draw_results(reports: list[tuple[str, Any]], path: Path) -> None:
+def networks(reports: Sequence[Any]) -> dict[str, list[float]]:
+    """Return the mean overlap of every seed for each of the methods that the picture shows."""
+    rows = [row for report in reports for row in (report if isinstance(report, list) else report["rows"])]
+    found = {
+        words: [float(row["dice"]) for row in rows if (row["method"], row["nnunet"]) == key]
+        for key, words in _NETWORKS.items()
+    }
+    return {words: values for words, values in found.items() if values}
+
+
+def draw_results(
+    reports: list[tuple[str, Any]],
+    path: Path,
+    read: Callable[[Sequence[Any]], dict[str, list[float]]] = overlaps,
+) -> None:
     """Draw the overlaps of all seeds and their means, one title below the other."""
     titles = dict.fromkeys(title for title, _ in reports)
-    found = [(title, overlaps([report for own, report in reports if own == title])) for title in titles]
+    found = [(title, read([report for own, report in reports if own == title])) for title in titles]
     heights = [1 + len(methods) for _, methods in found]
     figure = Figure(figsize=(8, 0.32 * sum(heights) + 0.5), layout="constrained")
     grid = figure.subplots(len(found), 1, height_ratios=heights, squeeze=False)
@@ -167,7 +193,7 @@ def read_report(text: str) -> tuple[str, Any]:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["results", "quality", "speed"])
+    parser.add_argument("kind", choices=["results", "networks", "quality", "speed"])
     parser.add_argument("reports", nargs="+", type=read_report, metavar="[TITLE=]REPORT.json")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="PICTURE.png")
     arguments = parser.parse_args()
@@ -181,9 +207,10 @@ def main() -> None:
     arguments = parse_arguments()
     if arguments.kind == "speed":
         draw_speed(arguments.reports[0][1], arguments.output)
+    elif arguments.kind == "quality":
+        draw_quality(arguments.reports, arguments.output)
     else:
-        draw = draw_results if arguments.kind == "results" else draw_quality
-        draw(arguments.reports, arguments.output)
+        draw_results(arguments.reports, arguments.output, networks if arguments.kind == "networks" else overlaps)
 
 
 if __name__ == "__main__":
