@@ -32,8 +32,9 @@ _NETWORKS = {
     ("torchio-mm", False): "elastic copies (TorchIO)",
     ("torchio-mm@30+2", False): "elastic copies, tuned, strong poses",
     ("general-3d:toward:gray+auto", False): "DRDM copies",
+    ("general-3d:toward+2", False): "DRDM copies, strong poses",
+    ("general-3d:toward:gray+2", False): "DRDM copies, strong poses",
     ("none", True): "nnU-Net's augmentation",
-    ("torchio-mm@30+2", True): "nnU-Net's augmentation and elastic copies",
     ("general-3d:toward:gray+auto", True): "nnU-Net's augmentation and DRDM copies",
 }
 
@@ -77,11 +78,12 @@ def overlaps(reports: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
 def networks(reports: Sequence[Any]) -> dict[str, list[float]]:
     """Return the mean overlap of every seed for each of the methods that the picture shows."""
     rows = [row for report in reports for row in (report if isinstance(report, list) else report["rows"])]
-    found = {
-        words: [float(row["dice"]) for row in rows if (row["method"], row["nnunet"]) == key]
-        for key, words in _NETWORKS.items()
-    }
-    return {words: values for words, values in found.items() if values}
+    found: dict[str, list[float]] = {}
+    for key, words in _NETWORKS.items():
+        values = [float(row["dice"]) for row in rows if (row["method"], row["nnunet"]) == key]
+        if values:
+            found.setdefault(words, []).extend(values)
+    return found
 
 
 def draw_results(
