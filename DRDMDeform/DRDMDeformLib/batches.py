@@ -68,8 +68,8 @@ class BatchSettings(RunSettings):
     """Settings of a batch.
 
     Attributes:
-        pose: as in :class:`RunSettings`; ``None``: as the people of the scans differ, in training sets of whole scans;
-            otherwise no pose. A run that is continued keeps its own.
+        pose: as in :class:`RunSettings`; ``None``: as the people of the scans differ, in training sets of whole scans
+            but CT; otherwise no pose. A run that is continued keeps its own.
         segmentations: {node ID of a volume: its segmentation or label map}, where the volume's own is not wanted.
         resume: continue an interrupted run.
         around: deform only around the labels.

@@ -152,7 +152,7 @@ def add_generation(parser: argparse.ArgumentParser, *, recipe: bool = False, aut
         auto_pose: ``--pose`` is ``auto`` by default, unless only a region is deformed. It is ``None`` then, and with a
             recipe.
     """
-    shown = "that of the recipe" if recipe else "auto, and 0 with a region or --keep" if auto_pose else "0"
+    shown = "that of the recipe" if recipe else "auto; 0 in CT and with a region or --keep" if auto_pose else "0"
     drawn = "" if recipe else "; auto: as people differ"
     parser.add_argument("--model", metavar="M", help="name from the list of 'drdm models', or path of a model file")
     parser.add_argument(

@@ -18,6 +18,7 @@ from ..levels import AUTO_POSE
 from ..poses import FEWEST, MOST, estimate_poses
 from ..runtime.reporter import Reporter
 from ..settings import Pose, pose_of
+from ..spatial.bones import is_ct
 from .plan import Plan, RunSettings
 
 
@@ -51,13 +52,19 @@ def poses_of_cases(cases: Sequence[Case], reporter: Reporter | None = None) -> P
     )
 
 
-def with_poses(plan: Plan, reporter: Reporter) -> Plan:
+def with_poses(plan: Plan, reporter: Reporter, *, any_pose: bool = False) -> Plan:
     """Return the plan of a new run with the poses of its scans, if it is to have them and there are enough scans.
 
     Otherwise, the pose remains ``"auto"``, and each case has those that its model knows, or none.
+
+    Args:
+        any_pose: nobody has chosen them. CT has none then, because they would scale bone, which is to stay rigid.
     """
     if plan.settings.deformation.pose != AUTO_POSE:
         return plan
+    if any_pose and _begins_with_ct(plan.cases):
+        reporter.message("These scans are CT, where a pose would scale bone, so there is none; --pose auto adds it.")
+        return _with_pose(plan, 0.0)
     plan = _with_pose(plan, poses_of_cases(plan.scans, reporter) or AUTO_POSE)
     for text in poses_sentence(plan):
         reporter.message(text)
@@ -98,6 +105,14 @@ def poses_sentence(plan: Plan) -> list[str]:
     if pose == AUTO_POSE:
         return [f"Fewer than {FEWEST} scans can be compared, so the poses are those that the model knows, or none."]
     return []
+
+
+def _begins_with_ct(cases: Sequence[Case]) -> bool:
+    """Whether the first case that can be read is a CT."""
+    for case in cases:
+        with contextlib.suppress(DRDMError, OSError, RuntimeError):
+            return is_ct(read_image(case.image, case.series))
+    return False
 
 
 def _with_pose(plan: Plan, pose: Pose) -> Plan:

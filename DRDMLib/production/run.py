@@ -156,7 +156,7 @@ def prepare_run(request: RunRequest, plan: Plan, reporter: Reporter) -> Run:
         model = models.load(models.named or earlier["model"]["name"])
         description = earlier
     else:
-        plan = with_poses(plan, reporter)
+        plan = with_poses(plan, reporter, any_pose=request.any_pose)
         description, models, model, sources = _describe(request, plan, device, reporter)
         if run_folder.is_damaged(request.folder):
             run_folder.require_same_configuration(description, request.folder)

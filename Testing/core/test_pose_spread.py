@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from command_helpers import run_process
 from production_helpers import make, records_of, report_of, write_cases
 from scipy.linalg import expm, logm
 from support import rotation, smooth_image
@@ -254,6 +255,24 @@ def test_training_sets_have_the_poses_of_people_unless_something_else_is_asked()
     for region in (("--around", "all"), ("--region", *"000999"), ("--keep", "2")):
         assert asked_for("augment", *region).pose == 0
         assert asked_for("augment", *region, "--pose", "auto").pose == "auto"
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_ct_has_no_poses_unless_they_are_chosen(chosen, tmp_path, tiny_models):
+    """A pose scales bone."""
+    for kind in ("images", "labels"):
+        (tmp_path / "scans" / kind).mkdir(parents=True)
+    axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in (16, 18, 18)], indexing="ij")
+    body = sum(axis**2 for axis in axes) < 0.7
+    bone = sum(axis**2 for axis in axes) < 0.1
+    values = np.where(bone, 800, np.where(body, 40, -1000)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "scans" / "images" / "p0.nii.gz"))
+    sitk.WriteImage(sitk.GetImageFromArray(bone.astype(np.uint8)), str(tmp_path / "scans" / "labels" / "p0.nii.gz"))
+    how = ["--model", str(tiny_models[3]), "--steps", "1", "--levels", "12", *(["--pose", "auto"] if chosen else [])]
+    done = run_process("augment", tmp_path / "scans", "-o", tmp_path / "out", *how, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert ("These scans are CT" in done.stderr) != chosen
+    assert report_of(tmp_path / "out")["settings"]["pose"] == ("auto" if chosen else 0)
 
 
 def test_a_strong_pose_of_a_stack_needs_no_repair(tiny_models):
