@@ -66,8 +66,10 @@ def with_poses(plan: Plan, reporter: Reporter, *, any_pose: bool = False) -> Pla
         reporter.message("These scans are CT, where a pose would scale bone, so there is none; --pose auto adds it.")
         return _with_pose(plan, 0.0)
     plan = _with_pose(plan, poses_of_cases(plan.scans, reporter) or AUTO_POSE)
-    for text in poses_sentence(plan):
-        reporter.message(text)
+    # Who has not asked for poses need not hear, before anything else, that little is known of them.
+    if not any_pose or isinstance(plan.settings.deformation.pose, PoseSpread):
+        for text in poses_sentence(plan):
+            reporter.message(text)
     return plan
 
 

@@ -46,6 +46,11 @@ def _words() -> tuple[tuple[re.Pattern[str], str], ...]:
         (r"name a folder with other scans with --toward", _("choose a folder with more scans")),
         (r"with --toward none", _("with 'Not used' in 'Other scans'")),
         (r"or --toward(?=\.)", _("or choose 'Not used' in 'Other scans', or none in 'Toward'")),
+        (
+            r"name such scans with --toward, or leave out --gray-values",
+            _("choose them in 'Other scans', or clear 'Gray values, too'"),
+        ),
+        (r"--pose auto adds it", _("'From these scans' in 'Poses' adds it")),
         # Regions
         (
             r"give a label map, or a region instead of --around",

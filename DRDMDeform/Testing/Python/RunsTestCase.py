@@ -409,6 +409,7 @@ class BatchTestCase(ModuleTestCase):
         self.chooseFolder(self.folder / "one")
         self.ui.batchLevelsLineEdit.text = "1"
         self.ui.batchCopiesSpinBox.value = 1
+        self.ui.batchPoseComboBox.currentIndex = 1
         self.run_()
         self.ui.batchSampleButton.click()
         made = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")[-1]
@@ -422,7 +423,7 @@ class BatchTestCase(ModuleTestCase):
         label = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")[-1]
         found = mrml.labelFromSegmentation(label, original).image
         inside = sitk.GetArrayFromImage(found) > 0
-        # A level of 1 moves almost nothing.
+        # A level of 1 moves almost nothing, without a pose.
         self.assertGreater(np.mean(inside == (arrayOf(original) > 0)), 0.95)
 
     def testUnreadableScanIsSkipped(self):
