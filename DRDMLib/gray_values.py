@@ -77,7 +77,7 @@ class GrayChange:
         return changed
 
 
-def changes_of_gray(image: sitk.Image) -> bool:
+def gray_may_change(image: sitk.Image) -> bool:
     """Whether the gray values of a scan may change: not Hounsfield units, which are the same on every scanner."""
     if is_ct(image):
         return False

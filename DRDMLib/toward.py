@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .diffusion.seeds import Purpose, derived_seed
 from .errors import ImageError
-from .gray_values import GrayChange, changes_of_gray, gray_change
+from .gray_values import GrayChange, gray_change, gray_may_change
 from .io.images import require_scalar_image
 from .spatial.coordinates import direction_matrix, index_to_physical
 from .spatial.greedy_registration import register, warp
@@ -133,7 +133,7 @@ def find_way(image: sitk.Image, other: sitk.Image, *, in_place: bool = False) ->
     if not after >= max(_LEAST_LIKENESS, before - _LOST) or most < MOST_SHARE / 2:
         return None
     gray = None
-    if not in_place and changes_of_gray(image) and changes_of_gray(other):
+    if not in_place and gray_may_change(image) and gray_may_change(other):
         gray = gray_change(moving, values, seen, found, scale)
     return Way(field, before, after, most, gray)
 

@@ -82,10 +82,11 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
     choose_device(request.process.device(request.device))
     # Checked before any file is created or changed.
     earlier = run_folder.earlier_run(request.folder, resume=request.joins)
-    asked = settings.toward
+    asked, wanted_gray = settings.toward, settings.gray_values
     if request.any_pose and earlier is not None:
         settings = with_begun_pose(settings, earlier)
     settings, cases, others = toward.settled(settings, found.cases, earlier)
+    changes_gray = settings.gray_values == OTHERS_GRAY
     plan = make_plan(settings, cases)
     if others is not None:
         plan = replace(plan, others=others)
@@ -101,13 +102,17 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
         if request.process.first:
             reporter.warning(text)
     if others is not None:
-        gray = ", and so do their gray values, except in CT" if settings.gray_values == OTHERS_GRAY else ""
+        gray = ", and so do their gray values, except in CT" if changes_gray else ""
         notes.append(
             f"Versions of {counted(len(cases), 'labeled image')} go part of the way toward "
             f"{counted(len(others), 'scan')} without a label{gray} (a label needs the same name as its image)."
         )
         if asked != settings.toward and request.process.first:
             reporter.message(f"{notes[-1]} Leave that out with --toward none.")
+    elif changes_gray:
+        notes.append("The gray values of versions go toward those of the other scans, too, except in CT.")
+        if wanted_gray != settings.gray_values and request.process.first:
+            reporter.message(f"{notes[-1]} Leave that out with --gray-values own.")
 
     with run_folder.share_of_folder(
         request.folder, request.process, lambda: prepare_run(request, plan, reporter)

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from benchmarks.coverage import maker
+from benchmarks.coverage import Maker, maker
 from benchmarks.labeled_views import LabeledImage, crop_to_view, load_structures, view_of
 from DRDMLib.diffusion.poses import PoseSpread
 from DRDMLib.io.datasets import Case
@@ -105,19 +105,28 @@ def spread_of(others: tuple[Case, ...]) -> PoseSpread | None:
 read_subject = lru_cache(maxsize=256)(load_structures)
 
 
+def examples_of(
+    subjects: Sequence[LabeledImage], make: Maker | None, copies: int, window: tuple[int, ...], pixel: float, seed: int
+) -> Examples:
+    """Return the volumes or slices of subjects and of their copies; without ``make``, there are no copies."""
+    made = [arrays_of(subject, window, pixel) for subject in subjects]
+    originals = sum(len(labels) for _, labels in made)
+    if make is not None:
+        for number, subject in enumerate(subjects):
+            for copy in range(copies):
+                one = make(subject, copy, 100_000 * seed + 1000 * number + copy)
+                made.append(arrays_of(LabeledImage(one.image(), one.label), window, pixel))
+    return Examples(*(np.concatenate(arrays) for arrays in zip(*made, strict=True)), originals)
+
+
 def make_examples(recipe: Recipe) -> Examples:
     """Make the examples of a recipe."""
-    subjects = [read_subject(case) for case in recipe.subjects]
-    made = [arrays_of(subject, recipe.window, recipe.pixel) for subject in subjects]
-    originals = sum(len(labels) for _, labels in made)
+    make = None
     if recipe.method != "none":
         spread = spread_of(recipe.others) if recipe.method.endswith("+auto") else None
         make = maker(recipe.method, STRENGTHS, "cpu", spread, recipe.others)
-        for number, subject in enumerate(subjects):
-            for copy in range(recipe.copies):
-                one = make(subject, copy, 100_000 * recipe.seed + 1000 * number + copy)
-                made.append(arrays_of(LabeledImage(one.image(), one.label), recipe.window, recipe.pixel))
-    found = Examples(*(np.concatenate(arrays) for arrays in zip(*made, strict=True)), originals)
+    subjects = [read_subject(case) for case in recipe.subjects]
+    found = examples_of(subjects, make, recipe.copies, recipe.window, recipe.pixel, recipe.seed)
     return augmented(found, recipe.seed) if recipe.nnunet else found
 
 
@@ -126,10 +135,14 @@ def write_examples(recipe: Recipe, path: Path) -> Path:
     torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     if not path.exists():
-        images, labels, originals = make_examples(recipe)
-        with atomic_write(path) as part, part.open("wb") as file:
-            np.savez(file, images=images, labels=labels, originals=originals)
+        write(make_examples(recipe), path)
     return path
+
+
+def write(examples: Examples, path: Path) -> None:
+    """Write examples."""
+    with atomic_write(path) as part, part.open("wb") as file:
+        np.savez(file, **examples._asdict())
 
 
 def read_examples(path: Path) -> Examples:

@@ -24,7 +24,7 @@ import SimpleITK as sitk
 import torch
 
 from benchmarks.coverage import Copy, Maker, maker
-from benchmarks.example_sets import Examples, arrays_of, augmented, read_examples, read_subject
+from benchmarks.example_sets import arrays_of, augmented, examples_of, read_examples, read_subject, write
 from benchmarks.graph_training import NetworkTrainer
 from benchmarks.labeled_views import LabeledImage
 from benchmarks.tables import markdown
@@ -91,19 +91,6 @@ def remembered(make: Maker) -> Maker:
     return once
 
 
-def examples(subjects: list[LabeledImage], make: Maker | None, seed: int, *, nnunet: bool) -> Examples:
-    """Return the slices of the subjects and of their copies."""
-    made = [arrays_of(subject, WINDOW, PIXEL) for subject in subjects]
-    originals = sum(len(labels) for _, labels in made)
-    for number, subject in enumerate(subjects if make is not None else ()):
-        for k in range(COPIES):
-            assert make is not None
-            copy = make(subject, k, 100_000 * seed + 1000 * number + k)
-            made.append(arrays_of(LabeledImage(copy.image(), copy.label), WINDOW, PIXEL))
-    found = Examples(*(np.concatenate(arrays) for arrays in zip(*made, strict=True)), originals)
-    return augmented(found, seed) if nnunet else found
-
-
 def train_and_test(path: Path, data: Path, seed: int, *, nnunet: bool) -> list[float]:
     """Train a network on the examples in a file, and return the Dice of each person."""
     torch.set_num_threads(1)
@@ -131,8 +118,8 @@ def run(data: Path, out: Path, seeds: list[int]) -> None:
                     if any(key.items() <= row.items() for row in rows):
                         continue
                     path = Path(folder, f"{seed}-{number}-{nnunet}.npz")
-                    images, labels, originals = examples(subjects, make, seed, nnunet=nnunet)
-                    np.savez(path, images=images, labels=labels, originals=originals)
+                    found = examples_of(subjects, make, COPIES, WINDOW, PIXEL, seed)
+                    write(augmented(found, seed) if nnunet else found, path)
                     waiting.append((key, pool.submit(train_and_test, path, data, seed, nnunet=nnunet)))
         for key, trained in waiting:
             people = trained.result()

@@ -191,4 +191,11 @@ def test_the_command_says_it(tmp_path, tiny_models):
     assert other.returncode == 2 and "made with other gray values" in other.stderr
     done = run_process("augment", data, "-o", tmp_path / "own", "--gray-values", "own", *how)
     assert done.returncode == 0 and "gray" not in done.stderr
+    # Also where the other scans are named, since it was not asked for.
+    said = "gray values of versions go toward those of the other scans"
+    for name, more, told in (("named", [], True), ("asked", ["--gray-values", "others"], False)):
+        named = run_process("augment", data, "-o", tmp_path / name, "--toward", "others", *more, *how)
+        assert named.returncode == 0 and (f"{said}, too, except in CT. Leave" in named.stderr) == told, named.stderr
+        notes = json.loads((tmp_path / name / "report.json").read_text(encoding="utf-8"))["notes"]
+        assert any(said in note for note in notes)
     assert build_parser().parse_args(["augment", "scans", "-o", "out"]).gray_values == "auto"

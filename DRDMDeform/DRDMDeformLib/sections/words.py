@@ -50,6 +50,7 @@ def _words() -> tuple[tuple[re.Pattern[str], str], ...]:
             r"name such scans with --toward, or leave out --gray-values",
             _("choose them in 'Other scans', or clear 'Gray values, too'"),
         ),
+        (r"with --gray-values own", _("by clearing 'Gray values, too'")),
         (r"--pose auto adds it", _("'From these scans' in 'Poses' adds it")),
         # Regions
         (
