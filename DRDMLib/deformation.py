@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,7 +20,9 @@ from .runtime.threads import one_thread
 from .settings import Pose
 from .spatial.bones import Rigidity, Skeleton, rigidity
 from .spatial.borders import closed_faces, inside_mask, invented_fraction, outside_fraction
-from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label
+from .spatial.coordinates import corners, to_index, to_points
+from .spatial.field_grid import FieldGrid
+from .spatial.resampling import field_on_grid, slabs, warp_image, warp_label, warp_together
 
 # Number of places at which reports compare bone with a rigid motion.
 _BALLS = 60
@@ -35,7 +37,8 @@ class Deformation:
         field: displacement field on a coarse grid: vector image, millimeters, LPS. A vector at a point of the new image
             points to the position in the original whose value the new image shows there. The grid extends past the
             image, and the field falls to zero there; that of a region covers only the region and its margin. Outside
-            the grid nothing moves.
+            the grid nothing moves. With a pose, or toward another scan, the field falls to an affine map, which goes on
+            outside the grid.
         seed, level, steps, pose, model: the seed and settings it was made with, and the name of the model; a pose
             that was drawn from a population is the population's spread.
         seconds, device: how long the computation took, and on what kind of device.
@@ -83,11 +86,23 @@ class Deformation:
 
     @cached_property
     def transform(self) -> sitk.Transform:
-        """Transform from points of the new image to points of the original (LPS, millimeters)."""
+        """Transform from points of the new image to points of the original (LPS, millimeters), also outside of it."""
+        grid = self.grid_transform
+        return continued_transform(self.field) or grid
+
+    @cached_property
+    def grid_transform(self) -> sitk.DisplacementFieldTransform:
+        """The same for points on the grid of ``field``, which covers the image; images are resampled faster with it."""
         transform = displacement_transform(self.field)
         # The same voxels, in the memory of the transform, so that they are not kept twice.
         self.field = transform.GetDisplacementField()
         return transform
+
+    def transform_on(self, grid: sitk.Image) -> sitk.Transform:
+        """Transform for resampling onto the voxels of an image, which may reach past the grid of ``field``."""
+        index = to_index(to_points(corners(grid), grid), self.field)
+        last = np.asarray(self.field.GetSize()) - 1
+        return self.grid_transform if ((index >= 0) & (index <= last)).all() else self.transform
 
     @cached_property
     def inverse(self) -> sitk.Image:
@@ -102,7 +117,7 @@ class Deformation:
     @property
     def inverse_transform(self) -> sitk.Transform:
         """Transform from points of the original to points of the new image (LPS, millimeters)."""
-        return displacement_transform(self.inverse)
+        return continued_transform(self.inverse) or displacement_transform(self.inverse)
 
     @property
     def inverse_ddf(self) -> sitk.Image:
@@ -188,7 +203,7 @@ class Deformation:
         Returns:
             The deformed image on the grid of ``reference``.
         """
-        return warp_image(image, self.reference, self.transform)
+        return warp_image(image, self.reference, self.grid_transform)
 
     def warp_label(self, label: sitk.Image) -> sitk.Image:
         """Deform a label map of the original: no new label values appear, and thin structures are kept.
@@ -199,9 +214,31 @@ class Deformation:
         Raises:
             ImageError: it is not a label map, has another dimension, or overlaps the image too little.
         """
-        return warp_label(fit_label(label, self.reference), self.reference, self.transform)
+        return warp_label(fit_label(label, self.reference), self.reference, self.grid_transform)
+
+    def warp_together(
+        self, images: Sequence[sitk.Image], label: sitk.Image | None
+    ) -> tuple[list[sitk.Image], sitk.Image | None]:
+        """Do the same as :meth:`warp` for each image and :meth:`warp_label`, in less time."""
+        fitted = None if label is None else fit_label(label, self.reference)
+        return warp_together(images, fitted, self.reference, self.grid_transform)
 
 
 def displacement_transform(field: sitk.Image) -> sitk.DisplacementFieldTransform:
     """Convert a displacement field to a transform; of a copy, because SimpleITK takes the voxels out of its input."""
     return sitk.DisplacementFieldTransform(sitk.Image(field))
+
+
+def continued_transform(field: sitk.Image) -> sitk.CompositeTransform | None:
+    """Convert a field that is affine on its border to a transform that continues it.
+
+    Returns:
+        A displacement field that is zero on its border, and then the affine map; ``None`` if the field itself is zero
+        there, or not affine.
+    """
+    grid = FieldGrid.of(field)
+    outside = grid.border_map()
+    if outside is None or outside.moves_nothing:
+        return None
+    within = sitk.DisplacementFieldTransform(grid.without(outside).image())
+    return sitk.CompositeTransform([outside.transform(), within])

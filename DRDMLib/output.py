@@ -28,8 +28,8 @@ _MOST_VOXELS = 32_000_000
 # What a report with a field on its coarse grid says of the files of fields.
 _ABOUT_FIELDS = {
     "ddf": "the displacement field with a vector for each voxel of the image",
-    "field": "the displacement field on its coarse grid, linear between the nodes and zero outside the grid: the map "
-    "that made the image and the labels",
+    "field": "the displacement field on its coarse grid, linear between the nodes; outside the grid it is what it "
+    "is on the outermost nodes, zero or an affine map: the map that made the image and the labels",
     "inverse": "the inverse field with a vector for each voxel of the image, accurate at the voxels",
 }
 _ABOUT_FIGURES = {
@@ -108,7 +108,7 @@ def write_warped(path: Path, image: sitk.Image, deformation: Deformation, *, fas
         fast: see :func:`write_image`.
     """
     reference = deformation.reference
-    pieces = warped_slabs(image, reference, deformation.transform)
+    pieces = warped_slabs(image, reference, deformation.grid_transform)
     return write_volume(path, reference, pieces, image.GetPixelID(), **_how(image, reference, fast))
 
 

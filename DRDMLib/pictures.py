@@ -194,7 +194,7 @@ def _versions(
 ) -> list[tuple[sitk.Image, sitk.Image | None]]:
     """The image and its label as they are, diffused, and recovered."""
     versions = [(image, label)]
-    for transform in (displacement_transform(result.random_field), result.transform):
+    for transform in (displacement_transform(result.random_field), result.grid_transform):
         outline = None if label is None else warp_label(label, image, transform)
         versions.append((warp_image(image, image, transform), outline))
     return versions

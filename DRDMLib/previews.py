@@ -64,7 +64,8 @@ def preview_fields(
 
         field = field_at(dataclasses.replace(settings, level=level), report)
         grid = grid or thinned_grid(field, MOST_NODES)
-        yield level, sitk.Resample(field, grid, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat32)
+        # The fields of the levels do not end at the same places.
+        yield level, sitk.Resample(field, grid, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkVectorFloat32, True)
 
 
 def _field_maker(

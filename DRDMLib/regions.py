@@ -238,7 +238,7 @@ class RegionField(NamedTuple):
     """A field of one or several regions, before it is repaired.
 
     Attributes:
-        field: the field; zero on its border.
+        field: the field; zero on its border, or the pose if there is one.
         margin_mm: distance from the boxes at which it is zero, without a pose.
         scale: number by which the displacement was multiplied to fit into the margin.
         device: type of the device that computed it.

@@ -5,7 +5,7 @@ These are Algorithms 3 and 4 of the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,11 +23,12 @@ from .versions import Drawn
 
 
 class Augmented(NamedTuple):
-    """A new version of an image, its label deformed in the same way, and the deformation."""
+    """A new version of an image, its label and further channels deformed in the same way, and the deformation."""
 
     image: sitk.Image
     label: sitk.Image | None
     deformation: Deformation
+    channels: tuple[sitk.Image, ...] = ()
 
 
 def augment(
@@ -37,6 +38,7 @@ def augment(
     settings: DeformationSettings,
     seed: int,
     *,
+    channels: Sequence[sitk.Image] = (),
     target: Target | None = None,
     toward: Way | None = None,
     gray: bool = False,
@@ -49,6 +51,7 @@ def augment(
 
     Args:
         label: a label map of the image, or ``None``.
+        channels: further images of the same scan, which are deformed in the same way.
         target: the regions of ``settings``, if they were found in this image before.
         toward: the way to another scan, of which the version goes a part, see :func:`DRDMLib.toward.find_way`.
         gray: the gray values of the version also go a part of the way toward those of the other scan.
@@ -64,10 +67,10 @@ def augment(
         deformation = next(made)
     else:
         deformation = finish(drawn, image)
-    warped = None if label is None else deformation.warp_label(label)
     if gray and toward is not None and toward.gray is not None:
         image = toward.gray.apply(image, toward.gray_share(seed))
-    return Augmented(deformation.warp(image), warped, deformation)
+    (image, *channels), warped = deformation.warp_together([image, *channels], label)
+    return Augmented(image, warped, deformation, tuple(channels))
 
 
 @dataclass

@@ -185,7 +185,7 @@ def _write_others(
     for name, label in labels.items():
         names["labels"].append(output.write_image(_file(base, name, ending), label, fast=True).name)
     for name, channel in channels.items():
-        warped = warp_image(channel, channel, result.transform)
+        warped = warp_image(channel, channel, result.transform_on(channel))
         names["channels"].append(output.write_image(_file(base, name, ending), warped, fast=True).name)
     return {kind: found for kind, found in names.items() if found}
 

@@ -349,19 +349,19 @@ class Certificate(NamedTuple):
 
 
 def certify_on_grid(field: sitk.Image, reference: sitk.Image) -> Certificate:
-    """Test a field that is zero on its border, and its samples on the grid of ``reference`` as they are saved.
+    """Test a field that is zero on its border, or affine, and its samples on the grid of ``reference`` as saved.
 
     The samples are tested as they are applied, up to half a voxel outside of the outermost voxels' centers. Farther out
-    they are continued by the field itself, up to its border. If the map of this continued grid is a homeomorphism of
-    space, then its restriction to the image takes no value twice.
+    they are continued by the field itself, up to its border, and by the map of the border beyond. If the map of this
+    continued grid is a homeomorphism of space, then its restriction to the image takes no value twice.
 
     Args:
         field: vector image, millimeters, LPS.
-        reference: the image; outside the field nothing moves.
+        reference: the image; outside a field that is zero on its border nothing moves.
     """
     coarse = FieldGrid.of(field, STORED)
-    if not coarse.border_is_zero():
-        return Certificate(False, "the field is not zero on its border")
+    if coarse.border_map() is None:
+        return Certificate(False, "the field is neither zero nor affine on its border")
     inside = positions(coarse, reference)
     if inside is not None and proven_at_once(coarse, inside, 0.0):
         return Certificate(True)
@@ -380,7 +380,7 @@ def proven_at_once(field: FieldGrid, inside: tuple[np.ndarray, ...], margin: flo
     Neither :func:`failing_cells` nor :func:`failing_samples` would find anything then, but they take longer.
 
     Args:
-        field: it is zero on its border.
+        field: it is zero or affine on its border.
         inside, margin: see :func:`failing_samples`.
     """
     return min(field.vectors.shape[:-1]) > 1 and all_above(continued(field, inside, GAPS[0]), margin)
@@ -396,7 +396,7 @@ def failing_samples(
     """Find the cells that fail in a field's samples on the grid of an image, continued outside.
 
     Args:
-        field: it is zero on its border, and none of its own cells fails.
+        field: it is zero or affine on its border, and none of its own cells fails.
         inside: nodes of the image's grid, see :func:`DRDMLib.spatial.field_grid.positions`.
         margin, changed, on_device: see :func:`failing_cells`.
 
@@ -418,13 +418,14 @@ def certify_saved(ddf: sitk.Image) -> Certificate:
     """Test a displacement field without its image (vector image, millimeters, LPS).
 
     It is tested as it is applied, up to half a voxel outside of the outermost voxels' centers, where it has the values
-    at these centers. If they are not zero, it is continued outside, where they fall smoothly to zero. If this continued
-    map is a homeomorphism of space, the field takes no value twice. (This condition is sufficient, not necessary.)
+    at these centers. Outside it is continued by the affine map that its border follows; if it follows none, its values
+    fall smoothly to zero there. If this continued map is a homeomorphism of space, the field takes no value twice.
+    (This condition is sufficient, not necessary.)
     """
     field = FieldGrid.of(ddf)
     if min(ddf.GetSize()) > 1 and len(failing_cells(field)):
         return Certificate(False, "the field folds")
-    if min(ddf.GetSize()) > 1 and field.border_is_zero():
+    if min(ddf.GetSize()) > 1 and field.border_map() is not None:
         return Certificate(True)
     largest = float(np.sqrt((field.vectors.astype(np.float64) ** 2).sum(-1).max()))
     if len(failing_cells(FadingGrid(field, 6 * largest + max(field.spacing)))):

@@ -312,7 +312,8 @@ def measure_saved(field: sitk.Image, scan: sitk.Image) -> FieldMetrics:
     """
     if scan.GetDimension() != field.GetDimension() or overlap(scan, field) == 0:
         raise ImageError("The field does not lie where the scan is; choose the scan that was deformed.")
-    found = certify_on_grid(field, scan) if FieldGrid.of(field).border_is_zero() else certify_saved(field)
+    coarse = FieldGrid.of(field).border_map() is not None
+    found = certify_on_grid(field, scan) if coarse else certify_saved(field)
     return replace(measure_on_grid(field, scan), certified_invertible=found.certified)
 
 

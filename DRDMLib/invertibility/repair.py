@@ -3,7 +3,7 @@
 Where cells fail the certificate, the displacements around them are relaxed: they flow towards the mean of their
 neighbors (explicit heat flow), at full strength at the failing cells and fading smoothly to zero a few nodes away.
 After each round the cells are tested again, so that nothing is smoothed longer than needed. Cells that still fail are
-smoothed in a wider neighborhood. The outermost nodes keep their values, which are zero.
+smoothed in a wider neighborhood. The outermost nodes keep their values, which are zero or those of an affine map.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .device_bounds import DeviceBounds
 # volume.
 MARGIN = 0.01
 ROUNDS = 80
-# After this many rounds, displacements around cells that still fail are also made smaller.
+# After this many rounds, displacements around cells that still fail also come nearer to those outside of the field.
 _PATIENCE = 40
 _RADIUS, _GROWTH = 1.5, 0.35
 # Failing cells less than this many nodes apart are relaxed together.
@@ -55,8 +55,8 @@ def repair(
     """Change a field in place until it and its samples on the grid of ``reference`` are proven to be invertible.
 
     Args:
-        field: its ``vectors`` are changed.
-        reference: the image; outside the field nothing moves.
+        field: its ``vectors`` are changed. It is zero on its border, or affine.
+        reference: the image.
         faces: closed faces of the scan; displacements along their normals stay zero there.
         device: an NVIDIA GPU that shares the work; the claim is the same.
 
@@ -85,7 +85,7 @@ def repair(
             return _difference(vectors, original, touched, number)
         if original is None:
             original = vectors.astype(np.float32)
-        for where in _relax(vectors, cells, number):
+        for where in _relax(field, cells, number):
             hold_faces(field, faces, where)
             for marks in (touched, *stale):
                 if marks is not None:
@@ -93,8 +93,10 @@ def repair(
     raise DRDMError("This deformation cannot be made invertible; choose a lower level or another seed.")
 
 
-def _relax(vectors: np.ndarray, cells: np.ndarray, number: int) -> Iterator[Block]:
+def _relax(field: FieldGrid, cells: np.ndarray, number: int) -> Iterator[Block]:
     """Do one round of relaxation, in place; yields the blocks that were changed."""
+    vectors = field.vectors
+    outside = field.border_map() if number >= _PATIENCE else None
     radius = _RADIUS + _GROWTH * number
     pad = int(np.ceil(radius)) + 1
     for group in _groups(cells, vectors.shape[:-1]):
@@ -103,8 +105,10 @@ def _relax(vectors: np.ndarray, cells: np.ndarray, number: int) -> Iterator[Bloc
         where = tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
         weight = _bump(group - low, tuple(high - low), radius)
         vectors[where] = _flow(vectors[where], weight, 2 + number // 4)
-        if number >= _PATIENCE:
-            vectors[where] *= 1 - 0.1 * weight[..., None]
+        if outside is not None:
+            index = [np.arange(part.start, part.stop) for part in where]
+            affine = outside.displacements(field.origin, field.steps, index)
+            vectors[where] = (vectors[where] - affine) * (1 - 0.1 * weight[..., None]) + affine
         yield where
 
 

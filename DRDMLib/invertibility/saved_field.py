@@ -13,7 +13,8 @@ import SimpleITK as sitk
 import torch
 
 from ..errors import ImageError
-from ..spatial.coordinates import to_index, to_points
+from ..spatial.affine import AffineMap
+from ..spatial.coordinates import corners, to_index, to_points
 from ..spatial.field_grid import DisplacementGrid, FadingGrid, FieldGrid
 from ..spatial.resampling import slabs
 from .inverse import TOLERANCE, Mapping
@@ -25,7 +26,8 @@ _EXACT = 100 * TOLERANCE
 class SavedField:
     """A deformation that was read from files.
 
-    Beyond the grid of a displacement field the displacement falls smoothly to zero, over six times the largest one.
+    Beyond the grid of a displacement field the affine map that its border follows goes on; if it follows none, the
+    displacement falls smoothly to zero, over six times the largest one.
 
     Args:
         parts: displacement fields and other transforms, in the order in which they are applied to a point of the new
@@ -152,12 +154,16 @@ class _Displacement(_Part):
         # A copy, because the transform that SimpleITK reads may lose its field.
         self.field = sitk.Image(transform.GetDisplacementField())
         grid = FieldGrid.of(self.field)
-        self._own = grid
-        largest = max(float(np.linalg.norm(layer, axis=-1).max(initial=0)) for layer in grid.vectors)
         # One layer has no extent of its own.
-        closed = grid.border_is_zero() and min(self.field.GetSize()) > 1
-        self._reach = 0.0 if closed else 6 * largest + max(grid.spacing)
-        continued: DisplacementGrid = FadingGrid(grid, self._reach) if self._reach else grid
+        found = grid.border_map() if min(self.field.GetSize()) > 1 else None
+        self._outside = found or AffineMap.identity(self.field.GetDimension())
+        self._own = grid if self._outside.moves_nothing else grid.without(self._outside)
+        self._reach = 0.0
+        continued: DisplacementGrid = self._own
+        if found is None:
+            largest = max(float(np.linalg.norm(layer, axis=-1).max(initial=0)) for layer in grid.vectors)
+            self._reach = 6 * largest + max(grid.spacing)
+            continued = FadingGrid(grid, self._reach)
         self._ends = [(float(nodes[0]), float(nodes[-1])) for nodes in continued.nodes]
         self._continued = continued
         self._mapping: Mapping | None = None
@@ -185,9 +191,11 @@ class _Displacement(_Part):
         mapped: np.ndarray = points.copy()
         if bool(inside.any()):
             mapped[inside.numpy()] = self._to_space(self._map()(along[inside]))
-        return mapped
+        return mapped if self._outside.moves_nothing else self._outside(mapped)
 
     def backward(self, points: np.ndarray) -> tuple[np.ndarray, int]:
+        if not self._outside.moves_nothing:
+            points = self._outside.inverse()(points)
         along = self._to_axes(points)
         inside = self._inside(along)
         if not bool(inside.any()):
@@ -203,11 +211,13 @@ class _Displacement(_Part):
         """The field, continued as far as a grid needs it."""
         assert self.field is not None
         size = np.asarray(self.field.GetSize())
-        ends = np.stack(np.meshgrid(*[(0.0, n - 1.0) for n in grid.GetSize()], indexing="ij"), -1)
-        corners = to_index(to_points(ends.reshape(-1, grid.GetDimension()), grid), self.field)
+        ends = to_index(to_points(corners(grid), grid), self.field)
+        if not self._outside.moves_nothing and ((ends < 0) | (ends > size - 1)).any():
+            within = sitk.DisplacementFieldTransform(self._own.image())
+            return sitk.CompositeTransform([self._outside.transform(), within])
         most = np.ceil(self._reach / np.asarray(self.field.GetSpacing()))
-        below = np.clip(np.ceil(-corners.min(axis=0) - 1e-3), 0, most).astype(int)
-        above = np.clip(np.ceil(corners.max(axis=0) - (size - 1) - 1e-3), 0, most).astype(int)
+        below = np.clip(np.ceil(-ends.min(axis=0) - 1e-3), 0, most).astype(int)
+        above = np.clip(np.ceil(ends.max(axis=0) - (size - 1) - 1e-3), 0, most).astype(int)
         if not (below.any() or above.any()):
             return sitk.DisplacementFieldTransform(sitk.Cast(self.field, sitk.sitkVectorFloat64))
         pads = [*zip(below[::-1].tolist(), above[::-1].tolist(), strict=True), (0, 0)]

@@ -1,13 +1,14 @@
 """Store displacement fields in little space: cubic splines where they give the same map, and 16-bit integers.
 
 A field of :func:`DRDMLib.deform` on an image that is finer than the model's grid has been interpolated between the
-nodes of that grid with cubic splines, and falls to zero outside it. Along such an axis it is given by half as many
-coefficients. Every field is unpacked again and compared when it is packed; one that differs by more than a hundredth of
-a voxel is stored in a finer way.
+nodes of that grid with cubic splines, and falls to zero outside it, or with a pose to an affine map. Along such an axis
+it is given by half as many coefficients. Every field is unpacked again and compared when it is packed; one that differs
+by more than a hundredth of a voxel is stored in a finer way.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import block_diag
 from torch import Tensor
 
 # Largest allowed change of a field, in voxels of its image; and of a line of nodes by its spline.
@@ -34,26 +36,35 @@ class SplineAxis:
         nodes: number of nodes.
         first: 0 if the first node of the spline lies on a knot, 1 if it lies between two.
         head, tail: nodes before and after the spline, as multiples of its first and its last node.
+        kept: number of nodes before and after the spline that are stored as they are.
     """
 
     nodes: int
     first: int
     head: tuple[float, ...] = ()
     tail: tuple[float, ...] = ()
+    kept: tuple[int, int] = (0, 0)
+
+    @property
+    def _inner(self) -> int:
+        return self.nodes - len(self.head) - len(self.tail) - sum(self.kept)
 
     def matrix(self) -> np.ndarray:
         """Make the matrix from coefficients to nodes: (nodes, coefficients)."""
-        inner = _spline_matrix(self.nodes - len(self.head) - len(self.tail), self.first)
-        return np.concatenate(
-            [np.outer(self.head, inner[0]), inner, np.outer(self.tail, inner[-1])]
-            if self.head or self.tail
-            else [inner]
-        )
+        inner = _spline_matrix(self._inner, self.first)
+        if self.head or self.tail:
+            inner = np.concatenate([np.outer(self.head, inner[0]), inner, np.outer(self.tail, inner[-1])])
+        return self._with_kept(inner)
 
     def fit(self) -> np.ndarray:
         """Make the matrix from nodes to coefficients, (coefficients, nodes): least squares of the inner nodes."""
-        inner = _inverse_of_spline(self.nodes - len(self.head) - len(self.tail), self.first)
-        return np.pad(inner, ((0, 0), (len(self.head), len(self.tail))))
+        inner = _inverse_of_spline(self._inner, self.first)
+        return self._with_kept(np.pad(inner, ((0, 0), (len(self.head), len(self.tail)))))
+
+    def _with_kept(self, inner: np.ndarray) -> np.ndarray:
+        before, after = self.kept
+        result: np.ndarray = block_diag(np.eye(before), inner, np.eye(after)) if before or after else inner
+        return result
 
 
 @lru_cache(maxsize=64)
@@ -137,8 +148,13 @@ def _find_spline(lines: Tensor, limit: float) -> SplineAxis | None:
         return None
     every = lines.reshape(-1, nodes).to(torch.float64).numpy()
     some = every[:: max(1, len(every) // _LINES)]
-    for head, tail, first in _possible(nodes):
-        axis = SplineAxis(nodes, first, _multiples(some, head, range(head)), _tail(some, tail))
+    fading = (
+        SplineAxis(nodes, first, _multiples(some, head, range(head)), _tail(some, tail))
+        for head, tail, first in _possible(nodes)
+    )
+    # What falls to an affine map is no multiple of anything.
+    keeping = (SplineAxis(nodes, first, kept=(head, tail)) for head, tail, first in _possible(nodes) if head or tail)
+    for axis in itertools.chain(fading, keeping):
         if np.abs(some - some @ (axis.matrix() @ axis.fit()).T).max() <= limit:
             return axis
     return None

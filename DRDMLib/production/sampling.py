@@ -299,15 +299,15 @@ class SampleMaker:
                 model,
                 deformation,
                 seed,
+                channels=source.channels,
                 toward=chosen.way,
                 gray=gray,
                 drawn=drawn,
                 on_step=on_step,
             )
-            channels = [made.deformation.warp(channel) for channel in source.channels]
 
             def add_files(product: Product, task: Task, part: str) -> None:
-                for k, image in enumerate([made.image, *channels]):
+                for k, image in enumerate([made.image, *made.channels]):
                     kind = f"channel_{k:04d}" if k else "image"
                     _add_image(product, kind, f"imagesTr/{task.name}_{k:04d}{ending}", image)
                 assert made.label is not None

@@ -33,6 +33,12 @@ def to_index(points: np.ndarray, image: sitk.Image) -> np.ndarray:
     return result
 
 
+def corners(image: sitk.Image) -> np.ndarray:
+    """Return the indices of the voxels at the corners of an image, (2^d, d)."""
+    ends = np.meshgrid(*[(0.0, n - 1.0) for n in image.GetSize()], indexing="ij")
+    return np.stack(ends, axis=-1).reshape(-1, len(ends))
+
+
 @dataclass(frozen=True)
 class MovedIndex:
     """Where the voxels of one image, moved by displacements, lie in another image.

@@ -7,12 +7,13 @@ of nodes and displacements are in millimeters.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import SimpleITK as sitk
 
+from .affine import AffineMap
 from .coordinates import direction_matrix
 
 Block = tuple[slice, ...]
@@ -108,6 +109,12 @@ class FieldGrid:
         return image
 
     @property
+    def steps(self) -> np.ndarray:
+        """Matrix (d, d) whose column k is the step between nodes along array axis k, millimeters, LPS."""
+        result: np.ndarray = self.direction[:, ::-1] * np.asarray(self.spacing)
+        return result
+
+    @property
     def along(self) -> np.ndarray:
         """Matrix (d, d) whose row k gives the component of an LPS vector along array axis k."""
         return np.linalg.inv(self.direction)[::-1]
@@ -143,6 +150,43 @@ class FieldGrid:
         """Whether the field is zero on all outermost nodes."""
         axes = range(len(self.spacing))
         return not any(self.vectors[(slice(None),) * a + (end,)].any() for a in axes for end in (0, -1))
+
+    def border_map(self) -> AffineMap | None:
+        """Find the affine map that all outermost nodes follow, and that therefore continues the field beyond its grid.
+
+        Returns:
+            The identity for a field that is zero there; ``None`` if they follow none, or one that folds space.
+        """
+        d = len(self.spacing)
+        if self.border_is_zero():
+            return AffineMap.identity(d)
+        shape = np.asarray(self.vectors.shape[:-1])
+        if shape.min() < 2:
+            return None
+        first = np.asarray(self.vectors[(0,) * d], float)
+        ends = [self.vectors[tuple(-1 if a == axis else 0 for a in range(d))] for axis in range(d)]
+        slopes = np.stack([(end - first) / (n - 1) for end, n in zip(ends, shape, strict=True)], axis=1)
+        found = AffineMap.of_slopes(first, self.origin, slopes, self.steps)
+        if not found.determinant > 0:
+            return None
+        for axis, n in enumerate(shape):
+            for end in (0, n - 1):
+                index = [np.asarray([end]) if a == axis else np.arange(m) for a, m in enumerate(shape)]
+                wanted = found.displacements(self.origin, self.steps, index)
+                own = self.vectors[(slice(None),) * axis + (slice(end, end + 1),)]
+                if not np.abs(own - wanted).max() <= STORED * np.abs(wanted).max():
+                    return None
+        return found
+
+    def without(self, outside: AffineMap) -> FieldGrid:
+        """Return the field that is left when an affine map is taken away from what it does to its result.
+
+        The map of this field is the map of the returned one, and then ``outside``. It is linear in the same cells, and
+        invertible where that one is. The returned field is zero where this one follows ``outside``.
+        """
+        index = [np.arange(n) for n in self.vectors.shape[:-1]]
+        rest = self.vectors - outside.displacements(self.origin, self.steps, index)
+        return replace(self, vectors=rest @ outside.inverse().matrix.T)
 
 
 @dataclass(frozen=True)
@@ -266,7 +310,7 @@ def continued(field: FieldGrid, inside: tuple[np.ndarray, ...], gap: float) -> S
     values at these centers. Farther out, where any continuation will do for a proof, the field itself is sampled.
 
     Args:
-        field: it is zero on its border.
+        field: it is zero or affine on its border.
         inside: nodes of the image's grid, see :func:`positions`.
         gap: distance of the nodes outside, in nodes of the field.
     """

@@ -75,6 +75,29 @@ def warp_by_vote(source: np.ndarray, label: sitk.Image, reference: sitk.Image, t
     return warped
 
 
+class LabelVote:
+    """A label map whose voxels vote at any points.
+
+    Args:
+        label: the label map.
+
+    Attributes:
+        source: its voxels, array order.
+    """
+
+    def __init__(self, label: sitk.Image) -> None:
+        # Its own image, because another thread may read the voxels of ``label`` by a filter.
+        self._image = sitk.Image(label)
+        self.source = sitk.GetArrayViewFromImage(self._image)
+        self._votes = count_votes(self.source).reshape(-1)
+        self._labels = np.ascontiguousarray(self.source).reshape(-1)
+
+    def at(self, positions: list[np.ndarray]) -> np.ndarray:
+        """Find the labels at positions: the index along each axis (*n), array order, not rounded, inside the map."""
+        flat = [position.reshape(-1) for position in positions]
+        return vote(self._labels, self._votes, self.source.shape, flat).reshape(positions[0].shape)
+
+
 def vote(labels: np.ndarray, votes: np.ndarray, shape: tuple[int, ...], positions: list[np.ndarray]) -> np.ndarray:
     """Find the label at each point.
 

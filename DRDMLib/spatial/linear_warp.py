@@ -7,6 +7,8 @@ the same transform; positions differ by rounding, at most about 1e-12 voxels.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
@@ -56,28 +58,31 @@ class LinearWarp:
             place = tuple(
                 slice(part.start + one.start, part.start + one.stop) for part, one in zip(where, box, strict=True)
             )
-            result[box] = self._box(place)
+            result[box] = self.at(self.positions(place))
 
-        # As many threads as SimpleITK would use; each writes boxes of its own.
-        threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-        if threads == 1 or result.size < _MANY_VOXELS:
-            for box in boxes(result.shape, _SIDES):
-                fill(box)
-        else:
-            with ThreadPoolExecutor(min(threads, _MOST_THREADS)) as pool:
-                list(pool.map(fill, boxes(result.shape, _SIDES)))
+        in_boxes(fill, result.shape)
         return result
 
-    def _box(self, where: Block) -> np.ndarray:
+    def positions(self, where: Block) -> list[np.ndarray]:
+        """Find where the voxels of a block are read: the index along each axis, array order, not rounded.
+
+        Positions outside of the image are reflected at its faces.
+        """
         positions = self._index.at([part.start for part in where], self._samples.box(where, np.float64))
+        for position, side in zip(positions, self._voxels.shape, strict=True):
+            reflect_outside(position, side)
+        return positions
+
+    def at(self, positions: list[np.ndarray]) -> np.ndarray:
+        """Read the image at positions, see :meth:`positions`; in double precision."""
         steps = np.asarray(self._voxels.strides) // self._voxels.itemsize
         # The corners around each position, and how far it is from the first one along each axis.
         corners, fractions = [np.zeros(1, np.intp)], []
         for position, side, step in zip(positions, self._voxels.shape, steps.tolist(), strict=True):
-            reflect_outside(position, side)
-            before = np.clip(position, 0, side - 1, out=position).astype(np.intp)
-            position -= before
-            fractions.append(position)
+            fraction = np.clip(position, 0, side - 1)
+            before = fraction.astype(np.intp)
+            fraction -= before
+            fractions.append(fraction)
             after = np.minimum(before + 1, side - 1)
             after *= step
             before *= step
@@ -86,6 +91,17 @@ class LinearWarp:
         for fraction in reversed(fractions):
             values = [_between(low, high, fraction) for low, high in zip(values[::2], values[1::2], strict=True)]
         return values[0]
+
+
+def in_boxes(fill: Callable[[Block], None], shape: tuple[int, ...]) -> None:
+    """Call a function for each box of an image, in as many threads as SimpleITK would use."""
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    if threads == 1 or math.prod(shape) < _MANY_VOXELS:
+        for box in boxes(shape, _SIDES):
+            fill(box)
+    else:
+        with ThreadPoolExecutor(min(threads, _MOST_THREADS)) as pool:
+            list(pool.map(fill, boxes(shape, _SIDES)))
 
 
 def _between(low: np.ndarray, high: np.ndarray, fraction: np.ndarray) -> np.ndarray:

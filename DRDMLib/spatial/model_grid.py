@@ -19,6 +19,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..errors import ImageError, ModelError, SettingError
+from .affine import AffineMap
 from .coordinates import direction_matrix
 from .field_grid import STORED, FieldGrid
 
@@ -26,16 +27,11 @@ if TYPE_CHECKING:
     from ..models.metadata import ModelMetadata
 
 # Width of the margin around the model grid in which the field falls to zero, as fractions of the grid's side: least,
-# most, most with a pose, and most with a pose in a plane, where a wide margin costs less.
-MARGIN_LEAST, MARGIN_MOST, MARGIN_OF_POSES, MARGIN_IN_PLANE = 0.125, 0.5, 1.0, 1.5
-# Largest number of nodes, before the margins, for which the wide margin of poses needs little memory: volumes, stacks.
-_FEW_NODES, _FEW_IN_STACKS = 2**21, 2**20
+# most, and most where it falls to an affine map, because what leads toward another scan can bend a face.
+MARGIN_LEAST, MARGIN_MOST, MARGIN_OF_POSES = 0.125, 0.5, 1.0
 # The margin is this many times the largest displacement of its face along its axis, within the limits above. Where the
 # field fades out along an axis, only displacement along that axis compresses space, so the fading itself never folds.
 MARGIN_PER_DISPLACEMENT = 2.5
-# That holds for small fields. A pose turns and stretches the face besides, so that displacement along the face counts:
-# a stack whose margin did not allow for it folded there, and was repaired by more than 100 mm.
-_MARGIN_PER_TURN = 1.0
 
 PLANES = ("axial", "coronal", "sagittal", "auto")
 
@@ -263,21 +259,26 @@ def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed:
         ddf: (N, d, *S), fraction of the side; N is the number of slices for a stack, and 1 otherwise.
         refine: make the grid twice as fine, with cubic splines. In an image that is much finer than the grid, linear
             interpolation between coarse nodes would show visible kinks.
-        posed: the field contains a pose, so its border moves farther and needs a wider margin to fall to zero.
+        posed: the field moves the whole scan, also its faces. Past the image it then falls smoothly to the affine map
+            that fits it best, and not to zero; see :meth:`FieldGrid.border_map`.
     """
     vectors = to_millimeters(ddf, grid)
     side = max(grid.size[:2]) * max(grid.spacing[:2])
     finer = [2 if refine and not (grid.stack and axis == 2) else 1 for axis in range(grid.ndim)]
-    wide = posed and math.prod(grid.size) * math.prod(finer) <= (_FEW_IN_STACKS if grid.stack else _FEW_NODES)
-    in_plane = wide and (grid.stack or grid.ndim == 2)
-    most = MARGIN_IN_PLANE if in_plane else MARGIN_OF_POSES if wide else MARGIN_MOST
     spare = np.asarray(grid.spare or (0,) * grid.ndim)
+    steps = grid.direction[:, ::-1] * np.asarray(grid.spacing[::-1])
+    outside, apart = None, np.eye(grid.ndim)
+    if posed:
+        outside = _best_affine(vectors, np.asarray(grid.origin), steps, spare[::-1])
+        index = [np.arange(n) for n in vectors.shape[:-1]]
+        vectors = vectors - outside.displacements(np.asarray(grid.origin), steps, index)
+        # What fades out is a displacement in the space before that map.
+        apart = outside.inverse().matrix
     margins = []
     for axis in range(grid.ndim):
         ends = vectors.take((spare[axis], -1 - spare[axis]), axis=grid.ndim - 1 - axis)
-        needed = MARGIN_PER_DISPLACEMENT * float(np.abs(ends @ grid.direction[:, axis]).max())
-        if in_plane:
-            needed += _MARGIN_PER_TURN * float(np.linalg.norm(ends, axis=-1).max())
+        needed = MARGIN_PER_DISPLACEMENT * float(np.abs(ends @ (grid.direction[:, axis] @ apart)).max())
+        most = MARGIN_OF_POSES if posed else MARGIN_MOST
         reach = min(max(needed, MARGIN_LEAST * side), most * side)
         margins.append(max(2, math.ceil(reach / grid.spacing[axis])))
     if grid.stack:
@@ -291,7 +292,34 @@ def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed:
         values = (matrix @ lines).view(*before, len(matrix), *after)
     spacing = [s / f for s, f in zip(grid.spacing, finer, strict=True)]
     origin = np.asarray(grid.origin) + grid.direction @ (np.asarray(grid.spacing) * (spare - np.asarray(margins)))
-    return FieldGrid(values.numpy(), tuple(spacing[::-1]), grid.direction, origin, STORED)
+    field = FieldGrid(values.numpy(), tuple(spacing[::-1]), grid.direction, origin, STORED)
+    if outside is not None:
+        index = [np.arange(n) for n in field.vectors.shape[:-1]]
+        field.vectors[...] += outside.displacements(origin, field.steps, index)
+    return field
+
+
+def _best_affine(vectors: np.ndarray, origin: np.ndarray, steps: np.ndarray, spare: np.ndarray) -> AffineMap:
+    """Fit an affine map to the displacements at the nodes that an image reaches (least squares).
+
+    Args:
+        vectors: (*S, d), millimeters, LPS, array order.
+        origin: position of the first node.
+        steps: (d, d), columns are the steps between nodes along the axes, array order.
+        spare: number of nodes at either end of each axis that the image does not reach, array order.
+    """
+    inner = vectors[tuple(slice(n, m - n) for n, m in zip(spare.tolist(), vectors.shape, strict=False))]
+    d = inner.ndim - 1
+    slopes = np.zeros((d, d))
+    middle = spare.astype(float)
+    for axis, n in enumerate(inner.shape[:-1]):
+        # On a full grid the axes do not correlate, so that each slope is found by itself.
+        along = np.arange(n) - (n - 1) / 2
+        lines = inner.mean(axis=tuple(a for a in range(d) if a != axis))
+        slopes[:, axis] = along @ lines / max(1.0, float(along @ along))
+        middle[axis] += (n - 1) / 2
+    found = AffineMap.of_slopes(inner.mean(axis=tuple(range(d))), origin + steps @ middle, slopes, steps)
+    return found if found.determinant > 0 else AffineMap.identity(d)
 
 
 def _extension_matrix(size: int, spare: int, margin: int, finer: int) -> np.ndarray:

@@ -317,20 +317,22 @@ def posed(field: FieldGrid, pose: FieldGrid, *, stack: bool = False) -> FieldGri
     """Compose a field with the pose that is applied to its result: ``pose(x) + field(x + pose(x))``.
 
     Args:
-        pose: covers the whole scan and falls to zero around it; it has the directions of ``field``.
+        field: zero on its border.
+        pose: an affine map on a grid that covers the whole scan; it has the directions of ``field``.
         stack: both are fields of a stack of slices, with the same slices.
 
     Returns:
-        The composed field on the extent of ``pose``.
+        The composed field, on a grid that covers the scan and the pose of ``field``. On its border it is the pose.
     """
-    low, high = _ends(pose, pose)
-    grid = _empty_grid(pose, low, high, np.minimum(field.spacing, pose.spacing), stack=stack, border=0)
-    moved = _sampled(pose, _node_positions(grid, pose))
-    vectors = moved + _sampled(field, _node_positions(grid, field, moved))
-    for axis in range(vectors.ndim - 1):
-        # The pose is zero here; the field may not be, where the scan ends inside it.
-        vectors[(slice(None),) * axis + ((0, -1),)] = 0
-    return replace(grid, vectors=vectors)
+    outside = pose.border_map()
+    assert outside is not None, "a pose is an affine map"
+    corners = np.asarray(list(itertools.product(*zip(*_ends(field, field), strict=True))))
+    moved_back = outside.inverse()(corners @ np.linalg.inv(field.along).T + field.origin)
+    ends = [*_ends(pose, pose), *((moved_back - pose.origin) @ pose.along.T)]
+    spacing = np.minimum(field.spacing, pose.spacing)
+    grid = _empty_grid(pose, np.min(ends, axis=0), np.max(ends, axis=0), spacing, stack=stack)
+    moved = outside.displacements(grid.origin, grid.steps, [np.arange(n) for n in grid.vectors.shape[:-1]])
+    return replace(grid, vectors=moved + _sampled(field, _node_positions(grid, field, moved)))
 
 
 def _ends(field: FieldGrid, like: FieldGrid) -> tuple[np.ndarray, np.ndarray]:
@@ -340,9 +342,7 @@ def _ends(field: FieldGrid, like: FieldGrid) -> tuple[np.ndarray, np.ndarray]:
     return offset, offset + last
 
 
-def _empty_grid(
-    like: FieldGrid, low: np.ndarray, high: np.ndarray, spacing: np.ndarray, *, stack: bool, border: int = 1
-) -> FieldGrid:
+def _empty_grid(like: FieldGrid, low: np.ndarray, high: np.ndarray, spacing: np.ndarray, *, stack: bool) -> FieldGrid:
     """Make a field of zeros along the axes of ``like``, from ``low`` to ``high``, millimeters from its first node.
 
     The spacing grows until there are not too many nodes; that of the slices of a stack (array axis 0) is kept.
@@ -350,13 +350,13 @@ def _empty_grid(
     spacing = np.array(spacing, float)
 
     def nodes() -> list[int]:
-        size: list[int] = (np.ceil((high - low) / spacing - 1e-6).astype(int) + 1 + 2 * border).tolist()
+        size: list[int] = (np.ceil((high - low) / spacing - 1e-6).astype(int) + 3).tolist()
         return size
 
     while math.prod(nodes()) > _MOST_NODES:
         spacing[1 if stack else 0 :] *= 1.05
     size = nodes()
-    origin = like.origin + np.linalg.inv(like.along) @ (low - border * spacing)
+    origin = like.origin + np.linalg.inv(like.along) @ (low - spacing)
     return FieldGrid(np.zeros((*size, len(size))), tuple(spacing.tolist()), like.direction, origin, STORED)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,8 +11,8 @@ import SimpleITK as sitk
 from .coordinates import to_index, to_points
 from .field_grid import Block
 from .field_samples import samples_of_transform
-from .label_vote import warp_by_vote
-from .linear_warp import LinearWarp
+from .label_vote import LabelVote, warp_by_vote
+from .linear_warp import LinearWarp, in_boxes
 from .mirror import mirrored_transform
 from .thin_structures import restore_thin
 
@@ -181,6 +181,55 @@ def warp_label(label: sitk.Image, reference: sitk.Image, transform: sitk.Transfo
             warped[moved] = warp_by_vote(source, label, part, transform)
     restore_thin(source, label, warped, reference, transform)
     return _with_geometry(warped, reference)
+
+
+def warp_together(
+    images: Sequence[sitk.Image], label: sitk.Image | None, reference: sitk.Image, transform: sitk.Transform
+) -> tuple[list[sitk.Image], sitk.Image | None]:
+    """Do the same as :func:`warp_image` for each image and :func:`warp_label`, and sample the field only once.
+
+    Images on other grids, and those of which only a box moves, are warped one by one.
+    """
+    everything = [*images, *([] if label is None else [label])]
+    samples = samples_of_transform(transform, reference)
+    if (
+        samples is None
+        or len(everything) < 2
+        or not all(_same_voxels(one, reference) for one in everything)
+        or _changes_nothing(reference, reference, transform)
+        or _moved_box(reference, reference, transform) is not None
+    ):
+        warped = [warp_image(image, reference, transform) for image in images]
+        return warped, None if label is None else warp_label(label, reference, transform)
+    readers = [LinearWarp(image, reference, samples) for image in images]
+    types = [numpy_type(image.GetPixelID()) for image in images]
+    results = [np.empty(samples.shape, dtype) for dtype in types]
+    # The least precision in which an image is read one by one, so that the values are the same.
+    precise = [np.float64 if _needs_64_bits(i, t) else np.float32 for i, t in zip(images, types, strict=True)]
+    voter = None if label is None else LabelVote(label)
+    labels = np.empty(samples.shape, numpy_type(label.GetPixelID()) if label is not None else np.uint8)
+    places = readers[0] if readers else LinearWarp(everything[0], reference, samples)
+
+    def fill(box: Block) -> None:
+        positions = places.positions(box)
+        for reader, result, precision in zip(readers, results, precise, strict=True):
+            values = reader.at(positions).astype(precision)
+            result[box] = np.rint(values) if result.dtype.kind in "iu" else values
+        if voter is not None:
+            labels[box] = voter.at(positions)
+
+    in_boxes(fill, samples.shape)
+    made = None
+    if label is not None and voter is not None:
+        restore_thin(voter.source, label, labels, reference, transform)
+        made = _with_geometry(labels, reference)
+    return [_with_geometry(result, reference) for result in results], made
+
+
+def _same_voxels(image: sitk.Image, reference: sitk.Image) -> bool:
+    """Whether two images have the very same grid."""
+    grids = [(i.GetSize(), i.GetSpacing(), i.GetOrigin(), i.GetDirection()) for i in (image, reference)]
+    return grids[0] == grids[1]
 
 
 def _moved_box(image: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> Block | None:

@@ -299,9 +299,16 @@ def test_volumes_of_one_slice():
 def test_a_field_with_a_jump_at_its_border_is_not_certified():
     image = smooth_image((10, 10, 10))
     values = np.full((30, 30, 30, 3), 2.0)
+    values[15:, :, 0] = 1.5
     field = field_of(values)
     torn = dataclasses.replace(field, origin=np.asarray(image.GetOrigin()) - 10).image()
     assert not certify_on_grid(torn, image).certified
+    # A shift of everything is no jump, unless the image reaches past the field.
+    field.vectors[...] = 2.0
+    shifted = dataclasses.replace(field, origin=np.asarray(image.GetOrigin()) - 10)
+    assert certify_on_grid(shifted.image(), image).certified
+    beyond = dataclasses.replace(field, origin=np.asarray(image.GetOrigin()) + 5)
+    assert not certify_on_grid(beyond.image(), image).certified
 
 
 # ------------------------------------------------------------------------------------------------ repair

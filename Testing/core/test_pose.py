@@ -14,6 +14,7 @@ from DRDMLib.diffusion.fields import compose
 from DRDMLib.diffusion.forward import random_ddf
 from DRDMLib.generation import generate
 from DRDMLib.settings import DeformationSettings
+from DRDMLib.spatial.field_grid import FieldGrid
 
 SIDE = 24
 
@@ -92,6 +93,6 @@ def test_a_posed_version_is_certified(pose, seed, tiny_model):
     points = np.asarray([image.TransformIndexToPhysicalPoint(i) for i in ((20, 15, 18), (12, 10, 20), (30, 20, 9))])
     there = np.asarray([result.transform.TransformPoint(p) for p in points.tolist()])
     assert np.abs(result.inverse_points(there) - points).max() < 0.01
-    # Outside the image the field still decreases to zero.
-    values = sitk.GetArrayFromImage(result.field)
-    assert all(np.abs(np.take(values, [0, -1], axis=axis)).max() < 1e-6 for axis in range(3))
+    # Outside the image it decreases to the pose alone.
+    outside = FieldGrid.of(result.field).border_map()
+    assert outside is not None and not outside.moves_nothing
