@@ -106,8 +106,7 @@ def _relax(field: FieldGrid, cells: np.ndarray, number: int) -> Iterator[Block]:
         weight = _bump(group - low, tuple(high - low), radius)
         vectors[where] = _flow(vectors[where], weight, 2 + number // 4)
         if outside is not None:
-            index = [np.arange(part.start, part.stop) for part in where]
-            affine = outside.displacements(field.origin, field.steps, index)
+            affine = field.displaced_by(outside, where)
             vectors[where] = (vectors[where] - affine) * (1 - 0.1 * weight[..., None]) + affine
         yield where
 

@@ -151,6 +151,12 @@ class FieldGrid:
         axes = range(len(self.spacing))
         return not any(self.vectors[(slice(None),) * a + (end,)].any() for a in axes for end in (0, -1))
 
+    def displaced_by(self, affine: AffineMap, where: Block | None = None) -> np.ndarray:
+        """Return the displacements of an affine map at the nodes, or in a block of them: (*n, d), millimeters, LPS."""
+        block = where or tuple(slice(0, n) for n in self.vectors.shape[:-1])
+        index = [np.arange(part.start, part.stop) for part in block]
+        return affine.displacements(self.origin, self.steps, index)
+
     def border_map(self) -> AffineMap | None:
         """Find the affine map that all outermost nodes follow, and that therefore continues the field beyond its grid.
 
@@ -171,10 +177,9 @@ class FieldGrid:
             return None
         for axis, n in enumerate(shape):
             for end in (0, n - 1):
-                index = [np.asarray([end]) if a == axis else np.arange(m) for a, m in enumerate(shape)]
-                wanted = found.displacements(self.origin, self.steps, index)
-                own = self.vectors[(slice(None),) * axis + (slice(end, end + 1),)]
-                if not np.abs(own - wanted).max() <= STORED * np.abs(wanted).max():
+                face = tuple(slice(end, end + 1) if a == axis else slice(0, m) for a, m in enumerate(shape))
+                wanted = self.displaced_by(found, face)
+                if not np.abs(self.vectors[face] - wanted).max() <= STORED * np.abs(wanted).max():
                     return None
         return found
 
@@ -184,8 +189,7 @@ class FieldGrid:
         The map of this field is the map of the returned one, and then ``outside``. It is linear in the same cells, and
         invertible where that one is. The returned field is zero where this one follows ``outside``.
         """
-        index = [np.arange(n) for n in self.vectors.shape[:-1]]
-        rest = self.vectors - outside.displacements(self.origin, self.steps, index)
+        rest = self.vectors - self.displaced_by(outside)
         return replace(self, vectors=rest @ outside.inverse().matrix.T)
 
 
@@ -339,19 +343,22 @@ def coincide(inside: tuple[np.ndarray, ...]) -> bool:
 
 @dataclass(frozen=True)
 class FadingGrid:
-    """A field continued outside its grid as it is applied: first constant for half a voxel, then falling to zero.
+    """A field continued outside its grid as it is applied: first constant for half a voxel, then falling to zero, or to
+    an affine map.
 
     Programs such as ITK apply a saved field up to half a voxel outside of the outermost voxels' centers, with the
     values at these centers.
 
     Attributes:
         field: the field that is continued.
-        reach: distance over which it falls to zero, millimeters.
+        reach: distance over which it falls, millimeters.
+        outside: what it falls to.
         rings: number of nodes on each side on which it falls.
     """
 
     field: FieldGrid
     reach: float
+    outside: AffineMap | None = None
     rings: int = 12
 
     @property
@@ -373,11 +380,24 @@ class FadingGrid:
         index = [np.clip(np.arange(w.start, w.stop) - added, 0, n - 1) for w, n in zip(where, shape, strict=False)]
         values = self.field.block(tuple(slice(i[0], i[-1] + 1) for i in index))
         values = values[np.ix_(range(len(index)), *[i - i[0] for i in index])]
+        at = [nodes[w] for nodes, w in zip(self.nodes, where, strict=True)]
+        rims = [(nodes[added - 1], nodes[-added]) for nodes in self.nodes]
+        if self.outside is not None:
+            values -= self._displaced([np.clip(a, *rim) for a, rim in zip(at, rims, strict=True)])
         for axis, (w, n) in enumerate(zip(where, shape, strict=False)):
-            at = np.arange(w.start, w.stop) - added
-            out = np.maximum(np.maximum(-at, at - (n - 1)) - 1, 0) / self.rings
+            ring = np.arange(w.start, w.stop) - added
+            out = np.maximum(np.maximum(-ring, ring - (n - 1)) - 1, 0) / self.rings
             values *= (0.5 + 0.5 * np.cos(np.pi * out)).reshape([-1 if axis == b else 1 for b in range(len(where))])
+        if self.outside is not None:
+            values += self._displaced(at)
         return values
+
+    def _displaced(self, at: list[np.ndarray]) -> np.ndarray:
+        """Return the displacements of ``outside`` at positions along the axes: (d, *n), along the axes."""
+        assert self.outside is not None
+        space = np.linalg.inv(self.field.along)
+        vectors = self.outside.displacements(self.field.origin, space, at)
+        return np.moveaxis(vectors @ self.field.along.T, -1, 0)
 
     def relative(self, where: Block) -> Relative:
         return _relative(self.block(where))

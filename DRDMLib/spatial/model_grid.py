@@ -262,29 +262,14 @@ def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed:
         posed: the field moves the whole scan, also its faces. Past the image it then falls smoothly to the affine map
             that fits it best, and not to zero; see :meth:`FieldGrid.border_map`.
     """
-    vectors = to_millimeters(ddf, grid)
-    side = max(grid.size[:2]) * max(grid.spacing[:2])
-    finer = [2 if refine and not (grid.stack and axis == 2) else 1 for axis in range(grid.ndim)]
+    whole = FieldGrid(to_millimeters(ddf, grid), grid.spacing[::-1], grid.direction, np.asarray(grid.origin))
     spare = np.asarray(grid.spare or (0,) * grid.ndim)
-    steps = grid.direction[:, ::-1] * np.asarray(grid.spacing[::-1])
-    outside, apart = None, np.eye(grid.ndim)
-    if posed:
-        outside = _best_affine(vectors, np.asarray(grid.origin), steps, spare[::-1])
-        index = [np.arange(n) for n in vectors.shape[:-1]]
-        vectors = vectors - outside.displacements(np.asarray(grid.origin), steps, index)
-        # What fades out is a displacement in the space before that map.
-        apart = outside.inverse().matrix
-    margins = []
-    for axis in range(grid.ndim):
-        ends = vectors.take((spare[axis], -1 - spare[axis]), axis=grid.ndim - 1 - axis)
-        needed = MARGIN_PER_DISPLACEMENT * float(np.abs(ends @ (grid.direction[:, axis] @ apart)).max())
-        most = MARGIN_OF_POSES if posed else MARGIN_MOST
-        reach = min(max(needed, MARGIN_LEAST * side), most * side)
-        margins.append(max(2, math.ceil(reach / grid.spacing[axis])))
-    if grid.stack:
-        margins[2] = min(margins[2], 8)
+    outside = _best_affine(whole, spare[::-1].tolist()) if posed else AffineMap.identity(grid.ndim)
+    fading = whole.vectors if outside.moves_nothing else whole.vectors - whole.displaced_by(outside)
+    margins = _margins(fading, grid, outside, MARGIN_OF_POSES if posed else MARGIN_MOST)
+    finer = [2 if refine and not (grid.stack and axis == 2) else 1 for axis in range(grid.ndim)]
     # Interpolating, continuing past the border and fading out are linear and separate for each axis: one matrix each.
-    values = torch.from_numpy(vectors)
+    values = torch.from_numpy(fading)
     for axis in range(grid.ndim):
         matrix = torch.from_numpy(_extension_matrix(grid.size[axis], spare[axis], margins[axis], finer[axis]))
         before, after = values.shape[: grid.ndim - 1 - axis], values.shape[grid.ndim - axis :]
@@ -293,32 +278,53 @@ def physical_field(ddf: Tensor, grid: ModelGrid, *, refine: bool = False, posed:
     spacing = [s / f for s, f in zip(grid.spacing, finer, strict=True)]
     origin = np.asarray(grid.origin) + grid.direction @ (np.asarray(grid.spacing) * (spare - np.asarray(margins)))
     field = FieldGrid(values.numpy(), tuple(spacing[::-1]), grid.direction, origin, STORED)
-    if outside is not None:
-        index = [np.arange(n) for n in field.vectors.shape[:-1]]
-        field.vectors[...] += outside.displacements(origin, field.steps, index)
+    if not outside.moves_nothing:
+        field.vectors[...] += field.displaced_by(outside)
     return field
 
 
-def _best_affine(vectors: np.ndarray, origin: np.ndarray, steps: np.ndarray, spare: np.ndarray) -> AffineMap:
-    """Fit an affine map to the displacements at the nodes that an image reaches (least squares).
+def _margins(fading: np.ndarray, grid: ModelGrid, outside: AffineMap, most: float) -> list[int]:
+    """Return the number of nodes over which a field falls to an affine map along each axis, SimpleITK's axis order.
 
     Args:
-        vectors: (*S, d), millimeters, LPS, array order.
-        origin: position of the first node.
-        steps: (d, d), columns are the steps between nodes along the axes, array order.
-        spare: number of nodes at either end of each axis that the image does not reach, array order.
+        fading: (*S, d), what is to fade out, millimeters, LPS, array order.
+        most: of the margin, as a fraction of the grid's side.
     """
-    inner = vectors[tuple(slice(n, m - n) for n, m in zip(spare.tolist(), vectors.shape, strict=False))]
+    side = max(grid.size[:2]) * max(grid.spacing[:2])
+    # What compresses space is the displacement as it is before the affine map.
+    before = outside.inverse().matrix
+    margins = []
+    for axis in range(grid.ndim):
+        spare = grid.spare[axis] if grid.spare else 0
+        ends = fading.take((spare, -1 - spare), axis=grid.ndim - 1 - axis)
+        needed = MARGIN_PER_DISPLACEMENT * float(np.abs(ends @ (grid.direction[:, axis] @ before)).max())
+        reach = min(max(needed, MARGIN_LEAST * side), most * side)
+        margins.append(max(2, math.ceil(reach / grid.spacing[axis])))
+    if grid.stack:
+        margins[2] = min(margins[2], 8)
+    return margins
+
+
+def _best_affine(field: FieldGrid, spare: list[int]) -> AffineMap:
+    """Fit an affine map to a field at the nodes that an image reaches (least squares).
+
+    Args:
+        spare: number of nodes at either end of each axis that the image does not reach, array order.
+
+    Returns:
+        The identity, if the map that fits best folds space.
+    """
+    inner = field.vectors[tuple(slice(n, m - n) for n, m in zip(spare, field.vectors.shape, strict=False))]
     d = inner.ndim - 1
-    slopes = np.zeros((d, d))
-    middle = spare.astype(float)
+    slopes, middle = np.zeros((d, d)), np.asarray(spare, float)
     for axis, n in enumerate(inner.shape[:-1]):
         # On a full grid the axes do not correlate, so that each slope is found by itself.
         along = np.arange(n) - (n - 1) / 2
         lines = inner.mean(axis=tuple(a for a in range(d) if a != axis))
         slopes[:, axis] = along @ lines / max(1.0, float(along @ along))
         middle[axis] += (n - 1) / 2
-    found = AffineMap.of_slopes(inner.mean(axis=tuple(range(d))), origin + steps @ middle, slopes, steps)
+    mean = inner.mean(axis=tuple(range(d)))
+    found = AffineMap.of_slopes(mean, field.origin + field.steps @ middle, slopes, field.steps)
     return found if found.determinant > 0 else AffineMap.identity(d)
 
 

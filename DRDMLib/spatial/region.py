@@ -331,7 +331,7 @@ def posed(field: FieldGrid, pose: FieldGrid, *, stack: bool = False) -> FieldGri
     ends = [*_ends(pose, pose), *((moved_back - pose.origin) @ pose.along.T)]
     spacing = np.minimum(field.spacing, pose.spacing)
     grid = _empty_grid(pose, np.min(ends, axis=0), np.max(ends, axis=0), spacing, stack=stack)
-    moved = outside.displacements(grid.origin, grid.steps, [np.arange(n) for n in grid.vectors.shape[:-1]])
+    moved = grid.displaced_by(outside)
     return replace(grid, vectors=moved + _sampled(field, _node_positions(grid, field, moved)))
 
 
