@@ -39,8 +39,10 @@ def test_the_fields_are_those_of_deform(drdm, tmp_path, tiny_models, more):
     theirs, ours = on(made, image), on(fields[1], image)
     assert np.abs(ours - theirs).max() < 0.1 * np.abs(theirs).max() > 0
     # Nothing is lost at the border of the grid: what is beyond does not move, or follows the pose.
-    outside = FieldGrid.of(fields[0]).border_map()
-    assert outside is not None and outside.moves_nothing == ("0.2" not in more)
+    if "0.2" in more:
+        assert FieldGrid.of(fields[0]).border_map() is not None
+    else:
+        assert np.abs(sitk.GetArrayFromImage(fields[0])[[0, -1]]).max() < 1e-6
 
 
 def test_a_2d_image(drdm, tmp_path, tiny_models):
