@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -182,6 +183,26 @@ class FieldGrid:
                 if not np.abs(self.vectors[face] - wanted).max() <= STORED * np.abs(wanted).max():
                     return None
         return found
+
+    def covering(self, outside: AffineMap) -> FieldGrid:
+        """Continue a field by the affine map of its border, to all points that the map takes into the field's extent.
+
+        Programs that do not continue a field then still show all of the scan where its pose has put it.
+        """
+        shape, spacing = np.asarray(self.vectors.shape[:-1]), np.asarray(self.spacing)
+        ends = np.asarray(list(product(*[(0.0, n - 1.0) for n in shape])))
+        index = (outside.inverse()(ends @ self.steps.T + self.origin) - self.origin) @ self.along.T / spacing
+        before = np.maximum(np.ceil(-index.min(axis=0) - 1e-6), 0).astype(int)
+        after = np.maximum(np.ceil(index.max(axis=0) - (shape - 1) - 1e-6), 0).astype(int)
+        large = replace(
+            self,
+            vectors=np.broadcast_to(0.0, (*(shape + before + after).tolist(), len(shape))),
+            origin=self.origin - self.steps @ before,
+            source=None,
+        )
+        vectors = large.displaced_by(outside)
+        vectors[tuple(slice(b, b + n) for b, n in zip(before.tolist(), shape.tolist(), strict=True))] = self.vectors
+        return replace(large, vectors=vectors)
 
     def without(self, outside: AffineMap) -> FieldGrid:
         """Return the field that is left when an affine map is taken away from what it does to its result.
@@ -415,3 +436,14 @@ def _relative(values: np.ndarray) -> Relative:
 
 def _largest(values: np.ndarray) -> float:
     return max(float(values.max()), -float(values.min()))
+
+
+def covering_field(field: sitk.Image) -> sitk.Image:
+    """Do the same as :meth:`FieldGrid.covering` for a field (vector image, millimeters, LPS) with a pose.
+
+    Returns:
+        Vector image, 64-bit; ``field`` itself, if it is zero on its border, or not affine.
+    """
+    grid = FieldGrid.of(field)
+    outside = grid.border_map()
+    return field if outside is None or outside.moves_nothing else grid.covering(outside).image()

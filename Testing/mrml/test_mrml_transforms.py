@@ -394,3 +394,20 @@ def test_a_field_on_an_oblique_grid_needs_no_resampling(scene):
     assert np.allclose(np.subtract(out, (-x, -y, z)) * (-1, -1, 1), field[index], atol=1e-5)
     assert isinstance(transform, slicer.vtkMRMLGridTransformNode)
     assert transform.GetTransformFromParent().GetDisplacementGrid().GetScalarType() == vtk.VTK_FLOAT
+
+
+@pytest.mark.parametrize("kind", ["none", "rigid", "grid"])
+def test_a_posed_scan_is_shown_whole(scene, kind, tiny_model):
+    """Also what a strong pose moves out of the grid of the field, and all that was in the scan."""
+    image = smooth_image((30, 26, 28), spacing=(1.5, 1.0, 1.2), direction=rotation(10, 20, -30))
+    result = deform(image, tiny_model, level=30, seed=4, steps=2, pose=2.0)
+    node = createTransform(scene, result.field, "posed", parent_of(scene, kind, image).node)
+    corners = np.asarray(np.meshgrid(*[[-0.5, n - 0.5] for n in image.GetSize()])).reshape(3, -1).T
+    inside = np.random.default_rng(0).uniform(-0.5, np.asarray(image.GetSize()) - 0.5, (200, 3))
+    shown = np.asarray([image.TransformContinuousIndexToPhysicalPoint(i.tolist()) for i in np.r_[corners, inside]])
+    places = result.inverse_points(shown)
+    index = np.asarray([result.field.TransformPhysicalPointToContinuousIndex(p) for p in places.tolist()])
+    assert ((index < 0) | (index > np.asarray(result.field.GetSize()) - 1)).any(), "the pose is not strong enough"
+    field = fieldFromTransform(node)
+    found = np.asarray([displacement(field).TransformPoint(p) for p in places.tolist()])
+    assert np.abs(found - shown).max() < 0.1

@@ -38,7 +38,7 @@ def createTransform(scene: Any, field: sitk.Image, name: str, parent: Any = None
     Args:
         scene: where the node is added.
         field: displacement field in world space, LPS millimeters, from the new image to the original. A 2D field is
-            extended around its plane (z = 0), see :func:`thickened`.
+            extended around its plane (z = 0), see :func:`thickened`; one with a pose to all of the posed scan.
         name: made unique in the scene.
         parent: the parent transform of the volume; it becomes the parent of the new node.
 
@@ -52,6 +52,10 @@ def createTransform(scene: Any, field: sitk.Image, name: str, parent: Any = None
         raise SceneError(_("The displacement field needs as many values per voxel as it has dimensions."))
     if parent is not None:
         requireInScene(parent, "parent transform")
+    from DRDMLib.spatial.field_grid import covering_field
+
+    # A pose takes the scan out of the field's grid, beyond which Slicer moves everything as at its nearest node.
+    field = covering_field(field)
     if field.GetDimension() == 2:
         field = thickened(field)
     grid, vectors = _localField(field, parent)
