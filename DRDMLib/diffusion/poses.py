@@ -21,6 +21,8 @@ from ..errors import SettingError
 # Share of the variance that is drawn. A copy of a scan already has the pose of its own subject; the whole spread on top
 # of it would double the variance.
 DRAWN = 0.5
+# The share of records that do not name it, and the largest one that is believed.
+_DRAWN_BEFORE, _MOST_DRAWN = 0.5, 16.0
 # Squared Mahalanobis distance beyond which a draw is repeated: 95 % of the draws are nearer, as within two standard
 # deviations of a single number. One for each number of dimensions: 6 numbers in 2D, 12 in 3D.
 _FARTHEST = {2: 12.59, 3: 21.03}
@@ -45,6 +47,7 @@ class PoseSpread:
             fraction of the longest side of the image. The axes are those of the image, in the order and with the signs
             of the patient's axes L, P, S; x, y in 2D. The mean is zero.
         scans: number of the scans that it was estimated from.
+        drawn: share of the variance that is drawn.
 
     Raises:
         SettingError: it is not a covariance of such numbers.
@@ -52,6 +55,7 @@ class PoseSpread:
 
     covariance: tuple[tuple[float, ...], ...]
     scans: int = 0
+    drawn: float = DRAWN
 
     def __post_init__(self) -> None:
         matrix = self.matrix
@@ -77,7 +81,7 @@ class PoseSpread:
     def _factor(self) -> Tensor:
         covariance = torch.from_numpy(self.matrix)
         eye = torch.eye(len(covariance)).double()
-        factor: Tensor = torch.linalg.cholesky(DRAWN * covariance + _LEAST_VARIANCE * eye)
+        factor: Tensor = torch.linalg.cholesky(self.drawn * covariance + _LEAST_VARIANCE * eye)
         return factor
 
     @staticmethod
@@ -87,8 +91,10 @@ class PoseSpread:
         return PoseSpread(tuple(map(tuple, rounded)), scans)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values: the rows of the covariance up to its diagonal, and the number of scans."""
-        return {"covariance": [list(row[: k + 1]) for k, row in enumerate(self.covariance)], "scans": self.scans}
+        """Return plain values; of the covariance the rows up to its diagonal."""
+        rows = [list(row[: k + 1]) for k, row in enumerate(self.covariance)]
+        share = {} if self.drawn == _DRAWN_BEFORE else {"drawn": self.drawn}
+        return {"covariance": rows, "scans": self.scans, **share}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> PoseSpread:
@@ -100,10 +106,11 @@ class PoseSpread:
         try:
             rows: list[list[float]] = values["covariance"]
             full = [[rows[max(i, j)][min(i, j)] for j in range(len(rows))] for i in range(len(rows))]
-            spread = PoseSpread(tuple(tuple(map(float, row)) for row in full), int(values["scans"]))
+            share = float(values.get("drawn", _DRAWN_BEFORE))
+            spread = PoseSpread(tuple(tuple(map(float, row)) for row in full), int(values["scans"]), share)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise SettingError("The poses are not those of a run or a model; choose the unchanged file.") from error
-        if (np.diag(spread.matrix) > (1.01 * _most(spread.ndim)) ** 2).any():
+        if not 0 <= share <= _MOST_DRAWN or (np.diag(spread.matrix) > (1.01 * _most(spread.ndim)) ** 2).any():
             raise SettingError("The poses are wilder than those of people; choose the unchanged file.")
         return spread
 
@@ -119,10 +126,10 @@ class PoseSpread:
         change[: m * m, : d * d] = np.kron(rows, columns.T)
         change[m * m :, d * d :] = shift
         carried = change @ self.matrix @ change.T
-        return PoseSpread(tuple(map(tuple, ((carried + carried.T) / 2).tolist())), self.scans)
+        return PoseSpread(tuple(map(tuple, ((carried + carried.T) / 2).tolist())), self.scans, self.drawn)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw an affine map, with the share ``DRAWN`` of the variance of the population.
+        """Draw an affine map, with the share ``drawn`` of the variance of the population.
 
         Args:
             generator: source of all random numbers.

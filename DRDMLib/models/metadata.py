@@ -25,7 +25,8 @@ _POLICIES: dict[str, tuple[str, ...]] = {
 }
 # The spread of a population, see :meth:`DRDMLib.diffusion.poses.PoseSpread.to_dict`.
 POSES = schema.record(
-    {"covariance": schema.listing(schema.listing(schema.number(-1, 1), 12, 1), 12, 6), "scans": schema.whole(0, 10**9)}
+    {"covariance": schema.listing(schema.listing(schema.number(-1, 1), 12, 1), 12, 6), "scans": schema.whole(0, 10**9)},
+    {"drawn": schema.number(0, 16)},
 )
 # What the values of each key may be. Model files come from anywhere, and their values become sizes of arrays.
 _TEXT = schema.text(20_000)

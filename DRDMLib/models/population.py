@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from ..diffusion.poses import PoseSpread
+from ..diffusion.poses import DRAWN, PoseSpread
 from ..errors import ModelError, SettingError
 from ..io.resources import resource
 from ..levels import AUTO_POSE
@@ -25,7 +25,7 @@ def poses_of(metadata: ModelMetadata) -> PoseSpread | None:
     """
     values = metadata.poses or _shipped().get(metadata.name)
     try:
-        return None if values is None else PoseSpread.from_dict(values)
+        return None if values is None else dataclasses.replace(PoseSpread.from_dict(values), drawn=DRAWN)
     except SettingError as error:
         raise ModelError(
             f"The model file of '{metadata.name}' is damaged (its 'poses' are not valid); download or copy it again."

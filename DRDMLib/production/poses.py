@@ -10,7 +10,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from ..diffusion.poses import DRAWN, PoseSpread
+from ..diffusion.poses import PoseSpread
 from ..errors import DRDMError
 from ..io.datasets import Case
 from ..io.images import read_image
@@ -100,10 +100,7 @@ def poses_sentence(plan: Plan) -> list[str]:
     """Describe the poses that were estimated from the scans of a run, in a sentence; none for a pose that was given."""
     pose = plan.settings.deformation.pose
     if isinstance(pose, PoseSpread):
-        return [
-            f"Poses of these scans: {pose.words()}. Half of this variance is drawn (standard deviations times "
-            f"{math.sqrt(DRAWN):.1f}), because each scan already has a pose."
-        ]
+        return [f"Poses of these scans: {pose.words()}. Versions differ {math.sqrt(pose.drawn):.1f} times as much."]
     if pose == AUTO_POSE:
         return [f"Fewer than {FEWEST} scans can be compared, so the poses are those that the model knows, or none."]
     return []
