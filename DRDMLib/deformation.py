@@ -87,8 +87,7 @@ class Deformation:
     @cached_property
     def transform(self) -> sitk.Transform:
         """Transform from points of the new image to points of the original (LPS, millimeters), also outside of it."""
-        grid = self.grid_transform
-        return continued_transform(self.field) or grid
+        return continued_transform(self.field) or self.grid_transform
 
     @cached_property
     def grid_transform(self) -> sitk.DisplacementFieldTransform:

@@ -42,7 +42,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..runtime.threads import own_cores
-from ..spatial.affine import AffineMap
 from ..spatial.field_grid import (
     STORED,
     Block,
@@ -375,10 +374,6 @@ def certify_on_grid(field: sitk.Image, reference: sitk.Image) -> Certificate:
     return Certificate(False, "the field folds where it is sampled on the image's grid")
 
 
-def _continued_by(outside: AffineMap, field: FieldGrid) -> FadingGrid:
-    return FadingGrid(field, 4 * max(field.spacing), outside)
-
-
 def proven_at_once(field: FieldGrid, inside: tuple[np.ndarray, ...], margin: float) -> bool:
     """Whether bounds are enough to prove a field and its samples on the grid of an image, continued outside.
 
@@ -431,8 +426,10 @@ def certify_saved(ddf: sitk.Image) -> Certificate:
     if min(ddf.GetSize()) > 1 and len(failing_cells(field)):
         return Certificate(False, "the field folds")
     outside = field.border_map() if min(ddf.GetSize()) > 1 else None
-    if outside is not None and (outside.moves_nothing or not len(failing_cells(_continued_by(outside, field)))):
-        return Certificate(True)
+    if outside is not None:
+        continued_by_it = FadingGrid(field, 4 * max(field.spacing), outside)
+        if outside.moves_nothing or not len(failing_cells(continued_by_it)):
+            return Certificate(True)
     largest = float(np.sqrt((field.vectors.astype(np.float64) ** 2).sum(-1).max()))
     if len(failing_cells(FadingGrid(field, 6 * largest + max(field.spacing)))):
         return Certificate(False, "the field does not fold, but its border moves too much for a proof")

@@ -247,13 +247,13 @@ def inverse_field(field: sitk.Image, reference: sitk.Image) -> sitk.Image:
     within = [np.clip(a[[0, -1]], 0, n - 1) for a, n in zip(inside, mapping.shape, strict=True)]
     probes = [generator.uniform(ends[0], ends[1], 2**16) * s for ends, s in zip(within, grid.spacing, strict=True)]
     points = torch.from_numpy(np.stack(probes, axis=1))
-    back, like = _Back(grid, outside), _carried_grid(grid, outside)
+    back, like = _along_axes(outside.inverse(), grid), _carried_grid(grid, outside)
     offset = torch.from_numpy(grid.along @ (like.origin - grid.origin))
     rough = _sampled_inverse(mapping, like, 1, None, back, offset)
     fine = rough
     divisor = 1
     while divisor < _FINEST:
-        errors = (mapping(Mapping(fine)(points - offset) + offset) - back(points)).norm(dim=1)
+        errors = (mapping(Mapping(fine)(points - offset) + offset) - _mapped(back, points)).norm(dim=1)
         mean, worst = float(errors.mean()) / _MEAN_MM, float(errors.max()) / _MAX_VOXELS / min(reference.GetSpacing())
         if mean <= 1 and worst <= 1:
             break
@@ -268,41 +268,36 @@ def inverse_field(field: sitk.Image, reference: sitk.Image) -> sitk.Image:
     return fine.image()
 
 
-class _Back:
-    """The inverse of an affine map, for points along the axes of a grid: (K, d), millimeters."""
+def _along_axes(affine: AffineMap, grid: FieldGrid) -> AffineMap:
+    """Return an affine map for points along the axes of a grid, millimeters from its first node."""
+    if affine.moves_nothing:
+        return affine
+    along = grid.along
+    return AffineMap(along @ affine.matrix @ np.linalg.inv(along), along @ (affine(grid.origin) - grid.origin))
 
-    def __init__(self, grid: FieldGrid, outside: AffineMap) -> None:
-        inverse, along = outside.inverse(), grid.along
-        self._matrix = torch.from_numpy(along @ inverse.matrix @ np.linalg.inv(along)).T
-        self._shift = torch.from_numpy(along @ (inverse(grid.origin[None])[0] - grid.origin))
-        self._nothing = outside.moves_nothing
 
-    def __call__(self, points: Tensor) -> Tensor:
-        return points if self._nothing else points @ self._matrix + self._shift
+def _mapped(affine: AffineMap, points: Tensor) -> Tensor:
+    return torch.from_numpy(affine(points.numpy()))
 
 
 def _carried_grid(grid: FieldGrid, outside: AffineMap) -> FieldGrid:
     """Return a grid (without displacements) that covers the extent to which an affine map carries another grid."""
     if outside.moves_nothing:
         return grid
-    shape = np.asarray(grid.vectors.shape[:-1])
-    corners = np.asarray(
-        list(itertools.product(*[(0.0, (n - 1) * s) for n, s in zip(shape, grid.spacing, strict=True)]))
-    )
-    ends = (outside(_to_space(grid, torch.from_numpy(corners))) - grid.origin) @ grid.along.T
-    low, high = ends.min(axis=0), ends.max(axis=0)
+    low, high = grid.carried_extent(outside)
     size = np.ceil((high - low) / grid.spacing - 1e-6).astype(int) + 1
     origin = grid.origin + np.linalg.inv(grid.along) @ low
     return replace(grid, vectors=np.broadcast_to(0.0, (*size.tolist(), len(size))), origin=origin)
 
 
 def _sampled_inverse(
-    mapping: Mapping, like: FieldGrid, divisor: int, guess: Mapping | None, back: _Back, offset: Tensor
+    mapping: Mapping, like: FieldGrid, divisor: int, guess: Mapping | None, back: AffineMap, offset: Tensor
 ) -> FieldGrid:
     """Sample the inverse of ``mapping``, after ``back``, on the grid of ``like``, made ``divisor`` times finer.
 
     Args:
         guess: an approximation of the result.
+        back: along the axes of the grids.
         offset: from the points of ``like`` to those of ``mapping``.
     """
     nodes = [
@@ -313,7 +308,7 @@ def _sampled_inverse(
     along = np.empty((*shape, len(shape)))
     for layer, first in enumerate(nodes[0]):
         points = torch.cartesian_prod(first[None], *nodes[1:]).double()
-        found = mapping.inverse(back(points + offset), None if guess is None else guess(points) + offset)
+        found = mapping.inverse(_mapped(back, points + offset), None if guess is None else guess(points) + offset)
         along[layer] = (found - offset - points).numpy().reshape(*shape[1:], len(shape))
     _balance(along)
     space = np.linalg.inv(like.along)

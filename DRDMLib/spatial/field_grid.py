@@ -184,16 +184,25 @@ class FieldGrid:
                     return None
         return found
 
+    def carried_extent(self, affine: AffineMap) -> tuple[np.ndarray, np.ndarray]:
+        """Find the box along the axes around the place to which an affine map carries the extent of the field.
+
+        Returns:
+            Its first and its last corner, (d,) each, millimeters along the axes from the first node.
+        """
+        index = np.asarray(list(product(*[(0.0, n - 1.0) for n in self.vectors.shape[:-1]])))
+        ends = (affine(index @ self.steps.T + self.origin) - self.origin) @ self.along.T
+        return ends.min(axis=0), ends.max(axis=0)
+
     def covering(self, outside: AffineMap) -> FieldGrid:
         """Continue a field by the affine map of its border, to all points that the map takes into the field's extent.
 
         Programs that do not continue a field then still show all of the scan where its pose has put it.
         """
-        shape, spacing = np.asarray(self.vectors.shape[:-1]), np.asarray(self.spacing)
-        ends = np.asarray(list(product(*[(0.0, n - 1.0) for n in shape])))
-        index = (outside.inverse()(ends @ self.steps.T + self.origin) - self.origin) @ self.along.T / spacing
-        before = np.maximum(np.ceil(-index.min(axis=0) - 1e-6), 0).astype(int)
-        after = np.maximum(np.ceil(index.max(axis=0) - (shape - 1) - 1e-6), 0).astype(int)
+        shape = np.asarray(self.vectors.shape[:-1])
+        low, high = (end / self.spacing for end in self.carried_extent(outside.inverse()))
+        before = np.maximum(np.ceil(-low - 1e-6), 0).astype(int)
+        after = np.maximum(np.ceil(high - (shape - 1) - 1e-6), 0).astype(int)
         large = replace(
             self,
             vectors=np.broadcast_to(0.0, (*(shape + before + after).tolist(), len(shape))),

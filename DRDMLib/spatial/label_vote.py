@@ -40,6 +40,24 @@ _TOGETHER = 8
 _CHUNK = 2**12
 
 
+class LabelVote:
+    """A label map whose voxels vote at any points.
+
+    Args:
+        source: its voxels, array order.
+    """
+
+    def __init__(self, source: np.ndarray) -> None:
+        self._shape = source.shape
+        self._votes = count_votes(source).reshape(-1)
+        self._labels = np.ascontiguousarray(source).reshape(-1)
+
+    def at(self, positions: list[np.ndarray]) -> np.ndarray:
+        """Find the labels at positions: the index along each axis (*n), array order, not rounded, inside the map."""
+        flat = [position.reshape(-1) for position in positions]
+        return vote(self._labels, self._votes, self._shape, flat).reshape(positions[0].shape)
+
+
 def warp_by_vote(source: np.ndarray, label: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> np.ndarray:
     """Warp a label map onto the grid of ``reference``; its mirror image lies outside of it.
 
@@ -51,8 +69,7 @@ def warp_by_vote(source: np.ndarray, label: sitk.Image, reference: sitk.Image, t
     Returns:
         The warped label map, array order, of the type of ``source``.
     """
-    votes = count_votes(source).reshape(-1)
-    labels = np.ascontiguousarray(source).reshape(-1)
+    voter = LabelVote(source)
     warped = np.empty(reference.GetSize()[::-1], source.dtype)
     layer = max(1, warped[0].size)
     step = max(1, _BLOCK // layer)
@@ -71,31 +88,8 @@ def warp_by_vote(source: np.ndarray, label: sitk.Image, reference: sitk.Image, t
         else:
             own = _displacements(reference, start, stop, transform)
         positions = _positions(index, start, own)
-        warped[start:stop].reshape(-1)[:] = vote(labels, votes, source.shape, positions)
+        warped[start:stop].reshape(-1)[:] = voter.at(positions)
     return warped
-
-
-class LabelVote:
-    """A label map whose voxels vote at any points.
-
-    Args:
-        label: the label map.
-
-    Attributes:
-        source: its voxels, array order.
-    """
-
-    def __init__(self, label: sitk.Image) -> None:
-        # Its own image, because another thread may read the voxels of ``label`` by a filter.
-        self._image = sitk.Image(label)
-        self.source = sitk.GetArrayViewFromImage(self._image)
-        self._votes = count_votes(self.source).reshape(-1)
-        self._labels = np.ascontiguousarray(self.source).reshape(-1)
-
-    def at(self, positions: list[np.ndarray]) -> np.ndarray:
-        """Find the labels at positions: the index along each axis (*n), array order, not rounded, inside the map."""
-        flat = [position.reshape(-1) for position in positions]
-        return vote(self._labels, self._votes, self.source.shape, flat).reshape(positions[0].shape)
 
 
 def vote(labels: np.ndarray, votes: np.ndarray, shape: tuple[int, ...], positions: list[np.ndarray]) -> np.ndarray:

@@ -326,9 +326,8 @@ def posed(field: FieldGrid, pose: FieldGrid, *, stack: bool = False) -> FieldGri
     """
     outside = pose.border_map()
     assert outside is not None, "a pose is an affine map"
-    corners = np.asarray(list(itertools.product(*zip(*_ends(field, field), strict=True))))
-    moved_back = outside.inverse()(corners @ np.linalg.inv(field.along).T + field.origin)
-    ends = [*_ends(pose, pose), *((moved_back - pose.origin) @ pose.along.T)]
+    offset = pose.along @ (field.origin - pose.origin)
+    ends = [*_ends(pose, pose), *(offset + end for end in field.carried_extent(outside.inverse()))]
     spacing = np.minimum(field.spacing, pose.spacing)
     grid = _empty_grid(pose, np.min(ends, axis=0), np.max(ends, axis=0), spacing, stack=stack)
     moved = grid.displaced_by(outside)

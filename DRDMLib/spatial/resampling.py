@@ -99,7 +99,7 @@ def _values(
     image: sitk.Image, reference: sitk.Image, transform: sitk.Transform, dtype: np.dtype
 ) -> Callable[[Block], np.ndarray]:
     """Return a function that computes a block of the warped image, rounded to its type ``dtype``."""
-    precision = np.dtype(np.float64 if _needs_64_bits(image, dtype) else np.float32)
+    precision = _precision(image, dtype)
     samples = samples_of_transform(transform, reference)
     linear = None if samples is None else LinearWarp(image, reference, samples)
 
@@ -131,6 +131,11 @@ def _mirrored_outside(image: sitk.Image, resampler: sitk.ResampleImageFilter) ->
         resampler.SetUseNearestNeighborExtrapolator(True)
         values[outside] = sitk.GetArrayFromImage(resampler.Execute(image))[outside]
     return values
+
+
+def _precision(image: sitk.Image, dtype: np.dtype) -> np.dtype:
+    """Return the type of floating-point numbers in which an image of a type is read."""
+    return np.dtype(np.float64 if _needs_64_bits(image, dtype) else np.float32)
 
 
 def _needs_64_bits(image: sitk.Image, dtype: np.dtype) -> bool:
@@ -204,26 +209,28 @@ def warp_together(
     readers = [LinearWarp(image, reference, samples) for image in images]
     types = [numpy_type(image.GetPixelID()) for image in images]
     results = [np.empty(samples.shape, dtype) for dtype in types]
-    # The least precision in which an image is read one by one, so that the values are the same.
-    precise = [np.float64 if _needs_64_bits(i, t) else np.float32 for i, t in zip(images, types, strict=True)]
-    voter = None if label is None else LabelVote(label)
-    labels = np.empty(samples.shape, numpy_type(label.GetPixelID()) if label is not None else np.uint8)
-    places = readers[0] if readers else LinearWarp(everything[0], reference, samples)
+    # As when they are read one by one, so that the values are the same.
+    precise = [_precision(image, dtype) for image, dtype in zip(images, types, strict=True)]
+    # Its own image, see :func:`warp_label`.
+    label = None if label is None else sitk.Image(label)
+    source = None if label is None else sitk.GetArrayViewFromImage(label)
+    voter = None if source is None else LabelVote(source)
+    labels = None if source is None else np.empty(samples.shape, source.dtype)
 
     def fill(box: Block) -> None:
-        positions = places.positions(box)
+        positions = readers[0].positions(box)
         for reader, result, precision in zip(readers, results, precise, strict=True):
             values = reader.at(positions).astype(precision)
             result[box] = np.rint(values) if result.dtype.kind in "iu" else values
-        if voter is not None:
+        if voter is not None and labels is not None:
             labels[box] = voter.at(positions)
 
     in_boxes(fill, samples.shape)
-    made = None
-    if label is not None and voter is not None:
-        restore_thin(voter.source, label, labels, reference, transform)
-        made = _with_geometry(labels, reference)
-    return [_with_geometry(result, reference) for result in results], made
+    made = [_with_geometry(result, reference) for result in results]
+    if label is None or source is None or labels is None:
+        return made, None
+    restore_thin(source, label, labels, reference, transform)
+    return made, _with_geometry(labels, reference)
 
 
 def _same_voxels(image: sitk.Image, reference: sitk.Image) -> bool:

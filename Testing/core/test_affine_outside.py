@@ -43,11 +43,6 @@ def through(transform: sitk.Transform, points: np.ndarray) -> np.ndarray:
     return np.asarray([transform.TransformPoint(point) for point in points.tolist()])
 
 
-def by_itk(affine: AffineMap) -> sitk.AffineTransform:
-    """The same map with SimpleITK as the judge."""
-    return affine.transform()
-
-
 def random_map(d: int, seed: int) -> AffineMap:
     generator = np.random.default_rng(seed)
     return AffineMap(np.eye(d) + 0.2 * generator.standard_normal((d, d)), 5 * generator.standard_normal(d))
@@ -57,13 +52,13 @@ def random_map(d: int, seed: int) -> AffineMap:
 def test_affine_maps_agree_with_simpleitk(d):
     one = random_map(d, d)
     points = 30 * np.random.default_rng(0).standard_normal((50, d))
-    assert np.allclose(one(points), through(by_itk(one), points))
+    assert np.allclose(one(points), through(one.transform(), points))
     assert np.allclose(one.inverse()(one(points)), points)
     assert AffineMap.identity(d).moves_nothing and not one.moves_nothing
     like = smooth_image((7, 6, 5)[:d], spacing=(1.0, 2.0, 0.7)[:d])
     grid = FieldGrid.of(
         sitk.TransformToDisplacementField(
-            by_itk(one),
+            one.transform(),
             sitk.sitkVectorFloat64,
             like.GetSize(),
             like.GetOrigin(),
@@ -84,10 +79,12 @@ def test_a_border_that_folds_or_bends_is_not_affine():
     flipped = AffineMap(np.diag([-1.0, 1.0, 1.0]), np.zeros(3))
     sizes = (like.GetSize(), like.GetOrigin(), like.GetSpacing(), like.GetDirection())
     assert (
-        FieldGrid.of(sitk.TransformToDisplacementField(by_itk(flipped), sitk.sitkVectorFloat64, *sizes)).border_map()
+        FieldGrid.of(
+            sitk.TransformToDisplacementField(flipped.transform(), sitk.sitkVectorFloat64, *sizes)
+        ).border_map()
         is None
     )
-    field = sitk.TransformToDisplacementField(by_itk(random_map(3, 1)), sitk.sitkVectorFloat64, *sizes)
+    field = sitk.TransformToDisplacementField(random_map(3, 1).transform(), sitk.sitkVectorFloat64, *sizes)
     for corner in product((0, -1), repeat=3):
         values = sitk.GetArrayFromImage(field)
         values[corner] += 0.01
@@ -161,7 +158,7 @@ def test_repair_keeps_the_pose_outside():
     image = smooth_image((24, 22, 20))
     outside = random_map(3, 5)
     field = sitk.TransformToDisplacementField(
-        by_itk(outside), sitk.sitkVectorFloat64, [40, 38, 36], (np.asarray(image.GetOrigin()) - 8).tolist()
+        outside.transform(), sitk.sitkVectorFloat64, [40, 38, 36], (np.asarray(image.GetOrigin()) - 8).tolist()
     )
     vectors = sitk.GetArrayFromImage(field)
     vectors[10:26, 10:26, 10:26] += 6 * np.random.default_rng(0).standard_normal((16, 16, 16, 3))

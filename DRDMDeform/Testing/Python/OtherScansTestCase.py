@@ -11,6 +11,18 @@ from modulesupport import waitFor
 
 
 class OtherScansTestCase(BatchCase):
+    def runWithOneLabel(self, people):
+        """Make a version of the first of some people, who alone has a label."""
+        folder = self.writePeople(count=people, step=0.02)
+        for number in range(1, people):
+            (folder / "labels" / f"person{number}.nii.gz").unlink()
+        self.chooseFolder(folder)
+        self.ui.batchLevelsLineEdit.text = "subtle"
+        self.ui.batchCopiesSpinBox.value = 1
+        job = self.run_()
+        self.assertEqual(job.state.value, "done", job.text)
+        return job
+
     def testVersionsGoTowardTheOtherScans(self):
         ui = self.ui
         self.chooseFolder(self.writePeople())
@@ -44,14 +56,7 @@ class OtherScansTestCase(BatchCase):
         self.assertEqual(run["settings"]["toward"], "others")
 
     def testVersionsGoTowardScansWithoutALabel(self):
-        people = self.writePeople(count=11, step=0.02)
-        for number in range(1, 11):
-            (people / "labels" / f"person{number}.nii.gz").unlink()
-        self.chooseFolder(people)
-        self.ui.batchLevelsLineEdit.text = "subtle"
-        self.ui.batchCopiesSpinBox.value = 1
-        job = self.run_()
-        self.assertEqual(job.state.value, "done", job.text)
+        job = self.runWithOneLabel(people=11)
         self.assertIn("toward a scan without a label", self.ui.batchLabel.text)
         # It is what they are for.
         self.assertFalse([text for text in job.warnings if "label" in text])
@@ -113,14 +118,7 @@ class OtherScansTestCase(BatchCase):
         self.assertEqual(self.ui.batchStartButton.text, "Start")
 
     def testOfManyScansWithoutALabelAFewAreNamed(self):
-        people = self.writePeople(count=6, step=0.02)
-        for number in range(1, 6):
-            (people / "labels" / f"person{number}.nii.gz").unlink()
-        self.chooseFolder(people)
-        self.ui.batchLevelsLineEdit.text = "subtle"
-        self.ui.batchCopiesSpinBox.value = 1
-        job = self.run_()
-        self.assertEqual(job.state.value, "done", job.text)
+        self.runWithOneLabel(people=6)
         text = self.ui.batchLabel.text
         self.assertIn("Left out: person1: ", text)
         self.assertIn("folder. person2: ", text)
