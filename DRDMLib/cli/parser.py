@@ -23,6 +23,7 @@ from .arguments import (
     add_label_geometry,
     add_levels,
     add_levels_and_copies,
+    add_mirror,
     add_run,
     add_toward,
     add_train,
@@ -217,6 +218,7 @@ def _add_augment(command: AddCommand) -> None:
     add_generation(parser, auto_pose=True)
     add_toward(parser, batch=True, unlabeled=True)
     add_gray_values(parser)
+    add_mirror(parser)
     add_region(parser)
     add_device_and_progress(parser)
     parser.set_defaults(func=_runs("batch", "augment"))

@@ -39,10 +39,18 @@ class Purpose(enum.IntEnum):
     POSE = 3
     TOWARD = 4
     GRAY = 5
+    MIRROR = 6
 
 
 # What is added to a plain seed for each purpose.
-_ADDED = {Purpose.SECOND: 2**31, Purpose.REGION: 2**32, Purpose.POSE: 2**40, Purpose.TOWARD: 2**41, Purpose.GRAY: 2**42}
+_ADDED = {
+    Purpose.SECOND: 2**31,
+    Purpose.REGION: 2**32,
+    Purpose.POSE: 2**40,
+    Purpose.TOWARD: 2**41,
+    Purpose.GRAY: 2**42,
+    Purpose.MIRROR: 2**43,
+}
 
 
 def sample_seed(run_seed: int, case: str, levels: tuple[Level, ...], copy: int, attempt: int) -> int:

@@ -24,6 +24,7 @@ from ..runtime.distributed import ProcessInfo
 from ..settings import DeformationSettings
 from ..toward import WHOLE_SCANS
 from .limits import Limits
+from .mirroring import Mirroring
 
 AUGMENT, SYNTHESIZE = "augment", "synthesize"
 # See :class:`RunSettings`.
@@ -71,6 +72,7 @@ class RunSettings:
             :func:`DRDMLib.production.toward.settled`.
         gray_values: ``"others"``: those of training samples become those of the scan that they go toward, by a share;
             ``"own"``. ``"auto"`` is settled in the same way.
+        mirroring: how training samples are mirrored, if they are.
         file_format: ending of the files of images, labels and fields, one of :data:`DRDMLib.io.volumes.FORMATS`.
         adapt: minutes for adapting the model to the images first; ``None`` takes the model as it is.
         seed_scheme: how the seeds of samples are made, see :mod:`DRDMLib.diffusion.seeds`; empty for runs of older
@@ -90,6 +92,7 @@ class RunSettings:
     adapt: float | None = None
     toward: str = ""
     gray_values: str = OWN_GRAY
+    mirroring: Mirroring | None = None
     file_format: str = "nii.gz"
     seed_scheme: str = SAMPLES
 
@@ -111,12 +114,15 @@ class RunSettings:
             mapping: new number of each label value; empty if they are not renumbered.
 
         Raises:
-            ImageError: no label of the dataset has a value that the region needs.
+            ImageError: no label of the dataset has a value that the region or the mirror images need.
         """
-        region = self.deformation.region
-        if region is None or not mapping:
+        if not mapping:
             return self
-        return replace(self, deformation=replace(self.deformation, region=region.renumbered(mapping)))
+        deformation, mirroring = self.deformation, self.mirroring
+        if deformation.region is not None:
+            deformation = replace(deformation, region=deformation.region.renumbered(mapping))
+        mirroring = None if mirroring is None else mirroring.for_labels(mapping)
+        return replace(self, deformation=deformation, mirroring=mirroring)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, which are written to ``run.json`` and compared."""
@@ -141,6 +147,7 @@ class RunSettings:
             **({} if self.adapt is None else {"adapt": self.adapt}),
             **({"toward": self.toward} if self.toward else {}),
             **({} if self.gray_values == OWN_GRAY else {"gray_values": self.gray_values}),
+            **({} if self.mirroring is None else {"mirror": self.mirroring.to_dict()}),
             **({} if self.file_format == "nii.gz" else {"format": self.file_format}),
             **({"seed_scheme": self.seed_scheme} if self.seed_scheme else {}),
         }

@@ -100,6 +100,8 @@ def write_quality_page(folder: Path, plan: Plan, written: list[dict[str, Any]]) 
                 # As text, because JavaScript rounds numbers of more than 53 bits.
                 "seed": str(record["seed"]),
                 "redrawn": len(record["redrawn"]),
+                # Pictures show the version before that, beside the original and with its grid.
+                "mirrored": ", ".join(record.get("mirror", {}).get("reflections", [])),
                 **({"fit": str(Fit.from_dict(record["fit"]))} if "fit" in record else {}),
                 **{key: record["item"][key] for key in ("from_outside",) if key in record["item"]},
                 **outlier._asdict(),

@@ -22,6 +22,7 @@ from ..settings import DeformationSettings, RegionSettings, pose_of
 from . import records
 from .adapted import FILE
 from .batches import FieldBatches
+from .mirroring import Mirroring
 from .plan import AUGMENT, OTHERS, PHASES, Plan, RunSettings, Task
 from .run_folder import locked_folder
 from .sampling import Product, SampleMaker
@@ -102,6 +103,8 @@ def regenerate(
         seed_scheme=_seed_scheme(record, record_file),
         toward=_goes_toward(record),
         gray_values=OTHERS_GRAY if "gray" in (record.get("toward") or {}) else OWN_GRAY,
+        # The reflections of a sample that are drawn with its seed are these again.
+        mirroring=Mirroring.of(record.get("mirror")),
         file_format=next((end for end in FORMATS if record["files"]["image"].endswith(f".{end}")), "nii.gz"),
     )
     source = _source(record, case)

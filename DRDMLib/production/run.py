@@ -114,6 +114,11 @@ def produce(request: RunRequest, settings: RunSettings, reporter: Reporter) -> R
         if wanted_gray != settings.gray_values and request.process.first:
             reporter.message(f"{notes[-1]} Leave that out with --gray-values own.")
 
+    if settings.mirroring is not None and settings.mirroring.sides is None:
+        notes.append("Labels keep their values in mirror images; if some are of one side of the body, add --sides.")
+        if request.process.first:
+            reporter.message(notes[-1])
+
     with run_folder.share_of_folder(
         request.folder, request.process, lambda: prepare_run(request, plan, reporter)
     ) as run:
@@ -202,6 +207,8 @@ def _describe(
     augments = plan.settings.command == AUGMENT
     values, digests = _looked_through(plan, reporter)
     label_mapping, labels = consecutive(values, described) if augments else ({}, {})
+    if plan.settings.mirroring is not None:
+        plan.settings.mirroring.require_sides(labels)
     unknown = [str(value) for value in undeclared(values, described)]
     if unknown:
         reporter.warning(
@@ -211,6 +218,9 @@ def _describe(
     models = CaseModels.for_new_run(request.model, device, plan.settings.deformation.plane)
     number, source, first = _first_usable(plan, models, label_mapping)
     model = first.model
+    if plan.settings.mirroring is not None:
+        # Some images have no such direction.
+        plan.settings.mirroring.image(source.image)
     for level in {level for levels in plan.settings.levels for level in levels}:
         with_level(plan.settings.at_level(level), model.metadata).schedule(model.timesteps)
     entry = first.entries()["model"]

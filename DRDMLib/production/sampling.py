@@ -27,6 +27,7 @@ from ..settings import pose_entry
 from . import records
 from .batches import FieldBatches, FromBatch
 from .limits import Limits
+from .mirroring import Mirroring
 from .plan import AUGMENT, PHASES, Plan, RunSettings, Task
 from .quality import histograms, layers, thumbnail
 from .sources import Source, SourceChanged, relative_paths
@@ -209,6 +210,9 @@ class SampleMaker:
         record |= {"status": records.DONE, "seed": seed, "attempt": number}
         if self.plan.settings.toward:
             record["toward"] = chosen.entry_of(seed, gray=self.plan.settings.gray_values == OTHERS_GRAY)
+        if self.plan.settings.mirroring is not None:
+            # With the values that labels have in the source.
+            record["mirror"] = self.plan.settings.mirroring.drawn(seed).to_dict()
         record |= {} if batch is None else {"batch": batch.entry()}
         if model.device.type != "cpu" and all(one.device == "cpu" for one in made.deformations):
             # The GPU failed, so the sample was made on the CPU and can only be made again there.
@@ -291,6 +295,7 @@ class SampleMaker:
         levels = self.levels or task.levels
         ending = self._ending
         if settings.command == AUGMENT:
+            mirrored = (settings.mirroring or Mirroring(())).drawn(seed)
             deformation = settings.at_level(levels[0])
             gray = settings.gray_values == OTHERS_GRAY
             made = augment(
@@ -309,9 +314,9 @@ class SampleMaker:
             def add_files(product: Product, task: Task, part: str) -> None:
                 for k, image in enumerate([made.image, *made.channels]):
                     kind = f"channel_{k:04d}" if k else "image"
-                    _add_image(product, kind, f"imagesTr/{task.name}_{k:04d}{ending}", image)
+                    _add_image(product, kind, f"imagesTr/{task.name}_{k:04d}{ending}", mirrored.image(image))
                 assert made.label is not None
-                _add_image(product, "label", f"labelsTr/{task.name}{ending}", made.label)
+                _add_image(product, "label", f"labelsTr/{task.name}{ending}", mirrored.label(made.label))
 
             return _Attempt([made.image], [source.label, made.label], [made.deformation], add_files)
         both = settings.at_level(levels[0]), settings.at_level(levels[1])

@@ -8,6 +8,7 @@ from typing import Any
 from ..io import schema
 from ..levels import AUTO_POSE, STRENGTHS
 from ..models.metadata import POSES
+from ..spatial.reflection import REFLECTIONS
 
 # Most copies of a sample that are drawn together.
 MOST_COPIES = 16
@@ -74,6 +75,12 @@ RECORD: dict[str, schema.Check] = {
     "sizes": schema.table(schema.whole(0)),
     "seed_scheme": schema.text(100),
     "bones": schema.one_of("auto", "rigid", "free"),
+    "mirror": schema.record(
+        {
+            "reflections": schema.listing(schema.one_of(*REFLECTIONS), len(REFLECTIONS)),
+            "sides": schema.optional(schema.listing(schema.listing(schema.whole(1), 2, 2), 10_000)),
+        }
+    ),
     "changed": schema.truth,
     "toward": schema.optional(
         schema.record(

@@ -14,6 +14,7 @@ LIBRARY = Path(DRDMLib.__file__).parent
 OPTION = re.compile(r"--[a-z]|'drdm [a-z]")
 # What only the command line can reach: these files, and these beginnings of sentences.
 OTHER_FILES = ("parser.py", "arguments.py", "gallery.py", "jobs.py", "serve.py", "regenerate.py", "verify.py", "fit.py")
+OTHER_FILES += ("mirroring.py", "reflection.py")
 OTHER_FOLDERS = ("loaders",)
 OTHERS = (
     "These look like displacements in",
@@ -23,6 +24,9 @@ OTHERS = (
     "The scan is large, so its displacement field",
     "The scan shows no bone",
     "Which model?",
+    "Labels keep their values in mirror images",
+    "--sides says",
+    "Give pairs of labels",
     "--jobs shares",
     "--only-field writes",
     "--keep takes values",
