@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,10 @@ _MOST_EXACT = 2**53
 _WIDE = (sitk.sitkInt64, sitk.sitkUInt64)
 # Largest number of 32-bit floating point, in which networks and interpolation compute.
 _LARGEST = 3.4028234e38
+
+# Files of more bytes are checked while they are read, if ITK's reader prints no lines of its own about damage.
+_CHECKED_MEANWHILE = 2**24
+_SILENT = ("NiftiImageIO", "NrrdImageIO")
 
 LABEL_GEOMETRIES = ("file", "image")
 
@@ -82,15 +87,15 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
         apart = None if is_plain(path) else read_apart(path, what)
         if apart is not None and apart.kind != "GDCMImageIO":
             return require_right_angles(_read_and_checked(path, what, apart), str(path))
-        kind = require_whole_file(path, what)
-        if kind == "GDCMImageIO":
-            return read_dicom_file(path)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        with nifti_axes(path):
-            reader.ReadImageInformation()
-            require_room(reader, path, what)
-            image: sitk.Image = reader.Execute()
+        with _checked_meanwhile(path, what) as kind:
+            if kind == "GDCMImageIO":
+                return read_dicom_file(path)
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(path))
+            with nifti_axes(path):
+                reader.ReadImageInformation()
+                require_room(reader, path, what)
+                image: sitk.Image = reader.Execute()
     except OSError as error:
         raise ImageError(
             f"The {what} '{path}' cannot be read ({error.strerror or error}); check the path and its permissions."
@@ -101,6 +106,32 @@ def _read(path: Path, what: str, series: str = "") -> sitk.Image:
             "copy or export it again."
         ) from error
     return require_right_angles(image, str(path))
+
+
+@contextlib.contextmanager
+def _checked_meanwhile(path: Path, what: str) -> Iterator[str]:
+    """Check that a file is whole; a large one on another thread while the block reads it.
+
+    Yields:
+        ITK's name for the reader of the file.
+
+    Raises:
+        ImageError: the file is damaged, which is also said in the place of what the block says of it.
+    """
+    large = path.stat().st_size >= _CHECKED_MEANWHILE
+    kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path)) if large else ""
+    if kind not in _SILENT:
+        yield require_whole_file(path, what)
+        return
+    with ThreadPoolExecutor(1, "check") as pool:
+        check = pool.submit(require_whole_file, path, what)
+        try:
+            yield kind
+        except Exception:
+            # It knows better what is wrong with a damaged file.
+            check.result()
+            raise
+        check.result()
 
 
 def _read_and_checked(path: Path, what: str, apart: ReadApart) -> sitk.Image:

@@ -19,7 +19,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from .coordinates import MovedIndex
+from .field_grid import Block
 from .field_samples import samples_of_transform
+from .linear_warp import in_boxes
 from .mirror import reflect_outside
 
 # Blur of a label along each axis.
@@ -34,8 +36,6 @@ _SHEET = 5 / 3
 _VOTE = 32
 # Blocks of the result, which are computed on their own; fixed, so that no result depends on the memory at hand.
 _BLOCK = 2**16
-# Layers of large images whose displacements are sampled at the same time.
-_TOGETHER = 8
 # Points that vote at the same time; small enough for the processor's cache.
 _CHUNK = 2**12
 
@@ -71,24 +71,21 @@ def warp_by_vote(source: np.ndarray, label: sitk.Image, reference: sitk.Image, t
     """
     voter = LabelVote(source)
     warped = np.empty(reference.GetSize()[::-1], source.dtype)
-    layer = max(1, warped[0].size)
-    step = max(1, _BLOCK // layer)
     samples, index = samples_of_transform(transform, reference), MovedIndex.of(reference, label)
-    vectors: np.ndarray | None = None
+
+    def fill(box: Block) -> None:
+        assert samples is not None
+        first = [part.start for part in box]
+        warped[box] = voter.at(_positions(index, first, samples.box(box, np.float64)))
+
+    if samples is not None:
+        in_boxes(fill, warped.shape)
+        return warped
+    step = max(1, _BLOCK // max(1, warped[0].size))
     for start in range(0, len(warped), step):
         stop = min(start + step, len(warped))
-        if samples is not None:
-            # Several layers together take less time.
-            together = _TOGETHER if step == 1 else step
-            place = start % together
-            if place == 0:
-                whole = [slice(0, n) for n in warped.shape[1:]]
-                vectors = samples.box((slice(start, min(start + together, len(warped))), *whole), np.float64)
-            own = vectors[:, place : place + stop - start]  # type: ignore[index]
-        else:
-            own = _displacements(reference, start, stop, transform)
-        positions = _positions(index, start, own)
-        warped[start:stop].reshape(-1)[:] = voter.at(positions)
+        first = [start, *[0] * (warped.ndim - 1)]
+        warped[start:stop] = voter.at(_positions(index, first, _displacements(reference, start, stop, transform)))
     return warped
 
 
@@ -151,22 +148,21 @@ def _displacements(reference: sitk.Image, start: int, stop: int, transform: sitk
     return np.moveaxis(sitk.GetArrayFromImage(moved), -1, 0)
 
 
-def _positions(index: MovedIndex, start: int, vectors: np.ndarray) -> list[np.ndarray]:
+def _positions(index: MovedIndex, first: list[int], vectors: np.ndarray) -> list[np.ndarray]:
     """Find where voxels lie in a label map; positions outside of it are reflected at its faces.
 
     Args:
         index: of the warped label map and the one that is read.
-        start: first layer of the voxels.
-        vectors: their displacements, (d, ...), millimeters, LPS.
+        first: index of the first of the voxels, array order.
+        vectors: their displacements, (d, *n), millimeters, LPS.
 
     Returns:
-        The index along each axis, array order, not rounded, one number for each voxel.
+        The index along each axis (*n), array order, not rounded.
     """
-    result = []
-    for position, side in zip(index.at([start, *[0] * (len(vectors) - 1)], vectors), index.shape, strict=True):
+    positions = index.at(first, vectors)
+    for position, side in zip(positions, index.shape, strict=True):
         reflect_outside(position, side)
-        result.append(position.reshape(-1))
-    return result
+    return positions
 
 
 def _winners(

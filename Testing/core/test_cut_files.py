@@ -6,6 +6,7 @@ import SimpleITK as sitk
 from command_helpers import scene
 
 from DRDMLib.errors import ImageError
+from DRDMLib.io import images
 from DRDMLib.io.files import SUFFIXES
 from DRDMLib.io.images import image_files, read_image
 
@@ -57,8 +58,11 @@ def check_cuts(image, folder, name, data, compressed):
             read_image(path)
 
 
+@pytest.mark.parametrize("meanwhile", [False, True])
 @pytest.mark.parametrize(("name", "data", "compressed"), VOLUMES)
-def test_cut_volume(tmp_path, capfd, name, data, compressed):
+def test_cut_volume(tmp_path, capfd, monkeypatch, name, data, compressed, meanwhile):
+    """Large files are checked while they are read, which is the same for who reads them."""
+    monkeypatch.setattr(images, "_CHECKED_MEANWHILE", 0 if meanwhile else 2**60)
     check_cuts(
         scene(pixel=sitk.sitkUInt16 if name.endswith(".dcm") else sitk.sitkInt16), tmp_path, name, data, compressed
     )
