@@ -12,7 +12,6 @@ import hashlib
 import math
 import threading
 import weakref
-from collections import OrderedDict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from ..diffusion.fields import compose, warp
 from ..diffusion.forward import ForwardProcess
+from ..runtime.remembered import Remembered
 from ..runtime.threads import one_thread
 from ..spatial.model_grid import image_extent, model_grid, sample_image
 
@@ -37,7 +37,6 @@ FIELDS = len(SEEDS)
 _FIELD: dict[str, Any] = {"noise_grids": (16, 8, 4), "control_size": 32, "velocity_scale": 6e-5, "amplitude": 2.0}
 # A scan is reduced to about this many voxels along its longest side before it is placed on the grids of the models.
 _ENOUGH_VOXELS = 160
-_REMEMBERED = 1024
 
 # Smallest share for the words "good" and "fair", by the dimension of the model: in slices a deformation is easier to
 # see. Fixed on half of the kinds of scans on the page docs/fit.md, and tested on the others.
@@ -106,35 +105,9 @@ class Fit:
         return Fit(values["model"], values.get("undone"), values.get("still"), values.get("ndim", 3))
 
 
-class _Memory:
-    """The last fits of this process, by the contents of scan and model."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._fits: OrderedDict[tuple[str, ...], Fit] = OrderedDict()
-        self._models: weakref.WeakKeyDictionary[Model, str] = weakref.WeakKeyDictionary()
-
-    def get(self, key: tuple[str, ...]) -> Fit | None:
-        with self._lock:
-            return self._fits.get(key)
-
-    def put(self, key: tuple[str, ...], fit: Fit) -> None:
-        with self._lock:
-            self._fits[key] = fit
-            while len(self._fits) > _REMEMBERED:
-                self._fits.popitem(last=False)
-
-    def digest_of_model(self, model: Model) -> str:
-        with self._lock:
-            known = self._models.get(model)
-        if known is None:
-            known = _digest_of_model(model)
-            with self._lock:
-                self._models[model] = known
-        return known
-
-
-_MEMORY = _Memory()
+_FITS = Remembered[Fit](1024)
+_DIGESTS: weakref.WeakKeyDictionary[Model, str] = weakref.WeakKeyDictionary()
+_LOCK = threading.Lock()
 _FIELDS: dict[tuple[int, int], Tensor] = {}
 
 
@@ -205,12 +178,13 @@ def measure_fit(image: sitk.Image | Probe, model: Model, *, plane: str = "auto")
     name = model.metadata.name
     if not model.supports_target_level or model.timesteps <= LEVEL:
         return Fit(name, ndim=model.ndim)
-    key = (probe.digest, probe.plane, _MEMORY.digest_of_model(model), model.device.type)
-    known = _MEMORY.get(key)
-    if known is None:
+    key = (probe.digest, probe.plane, _digest_of_model(model), model.device.type)
+
+    def compute() -> Fit:
         with one_thread():
-            known = _measured(probe.tensor(model), model)
-        _MEMORY.put(key, known)
+            return _measured(probe.tensor(model), model)
+
+    known = _FITS.of(key, compute)
     return Fit(name, known.undone, known.still, model.ndim)
 
 
@@ -244,8 +218,14 @@ def digest_of_image(image: sitk.Image) -> str:
 
 
 def _digest_of_model(model: Model) -> str:
-    total = hashlib.blake2b(repr(sorted(asdict(model.metadata).items())).encode(), digest_size=16)
-    for name, tensor in sorted(model.network.state_dict().items()):
-        total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
+    with _LOCK:
+        known = _DIGESTS.get(model)
+    if known is None:
+        total = hashlib.blake2b(repr(sorted(asdict(model.metadata).items())).encode(), digest_size=16)
+        for name, tensor in sorted(model.network.state_dict().items()):
+            total.update(name.encode())
+            total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        known = total.hexdigest()
+        with _LOCK:
+            _DIGESTS[model] = known
+    return known

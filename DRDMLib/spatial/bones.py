@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +11,7 @@ from scipy import ndimage
 from scipy.sparse import coo_matrix, csgraph
 from scipy.spatial import cKDTree
 
+from ..runtime.remembered import Remembered
 from .coordinates import to_points
 
 # Hounsfield units. Contrast agent can be above the least value of bone, too.
@@ -90,9 +89,7 @@ def bone_points(image: sitk.Image) -> np.ndarray:
 
 
 # The last images: a run makes several samples of each, and so reads each once.
-_FOUND: OrderedDict[tuple[object, ...], Skeleton] = OrderedDict()
-_MOST_FOUND = 4
-_LOCK = Lock()
+_FOUND = Remembered[Skeleton](4)
 
 
 def find_skeleton(image: sitk.Image) -> Skeleton:
@@ -105,15 +102,7 @@ def find_skeleton(image: sitk.Image) -> Skeleton:
     small = sitk.Shrink(image, factors)
     digest = hashlib.blake2b(sitk.GetArrayViewFromImage(small).tobytes()).digest()
     key = (digest, small.GetSize(), small.GetSpacing(), small.GetOrigin(), small.GetDirection())
-    with _LOCK:
-        found = _FOUND.get(key)
-    if found is None:
-        found = _find_skeleton(small)
-        with _LOCK:
-            _FOUND[key] = found
-            while len(_FOUND) > _MOST_FOUND:
-                _FOUND.popitem(last=False)
-    return found
+    return _FOUND.of(key, lambda: _find_skeleton(small))
 
 
 def _find_skeleton(small: sitk.Image) -> Skeleton:

@@ -6,12 +6,14 @@ along its normal, so that the new image reads nothing from beyond the face.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
 
+from ..runtime.remembered import Remembered
 from .coordinates import direction_matrix, index_to_physical
 from .field_grid import Block, FieldGrid
 from .field_samples import FieldSamples, box_sides, boxes, over_boxes
@@ -29,6 +31,10 @@ _ON_FACE = 1e-3
 _ROUNDING = 1e-3
 
 
+# A run makes several versions of a scan.
+_RANGES = Remembered[np.ndarray](4)
+
+
 @dataclass(frozen=True)
 class Face:
     """One closed face of a scan.
@@ -43,7 +49,7 @@ class Face:
 
 
 def closed_faces(image: sitk.Image) -> tuple[Face, ...]:
-    """Find the faces of a scan that tissue touches.
+    """Find the faces of a scan that tissue touches; the limit of tissue is remembered for the last few images.
 
     Tissue is what is brighter than a tenth of the range between the 0.5th and the 99.5th percentile.
 
@@ -54,7 +60,8 @@ def closed_faces(image: sitk.Image) -> tuple[Face, ...]:
     size = image.GetSize()
     step = max(1, int((np.prod(size) / _SAMPLE) ** (1 / len(size))))
     sample = sitk.GetArrayFromImage(sitk.Shrink(image, [min(step, n) for n in size]))
-    low, high = np.percentile(sample.astype(np.float32), [0.5, 99.5])
+    key = (hashlib.blake2b(sample.tobytes()).digest(), sample.shape, sample.dtype.str, step)
+    low, high = _RANGES.of(key, lambda: _range_of(sample))
     if not high > low:
         low, high = sitk.MinimumMaximum(image)
     threshold = low + _TISSUE * (high - low)
@@ -73,6 +80,11 @@ def closed_faces(image: sitk.Image) -> tuple[Face, ...]:
                 point = image.TransformContinuousIndexToPhysicalPoint(index)
                 faces.append(Face(point, tuple(direction[:, axis].tolist())))
     return tuple(faces)
+
+
+def _range_of(sample: np.ndarray) -> np.ndarray:
+    """Return the 0.5th and the 99.5th percentile."""
+    return np.percentile(sample.astype(np.float32), [0.5, 99.5])
 
 
 def planes_on_grid(faces: Sequence[Face], grid: ModelGrid) -> tuple[tuple[float, ...], ...]:

@@ -14,6 +14,7 @@ from DRDMLib.diffusion.slip import SlipPlanes
 from DRDMLib.invertibility.certificate import certify_on_grid
 from DRDMLib.samples import augment
 from DRDMLib.settings import DeformationSettings
+from DRDMLib.spatial import borders
 from DRDMLib.spatial.borders import closed_faces, inside_mask, invented_fraction, outside_fraction
 from DRDMLib.spatial.resampling import warp_image, warp_label
 
@@ -170,3 +171,13 @@ def test_what_is_read_from_outside_is_marked():
     assert np.array_equal(mask, sitk.GetArrayFromImage(judge))
     assert mask.mean() == pytest.approx((22 / 24) * (17 / 20))
     assert outside_fraction(field, image) == pytest.approx(1 - mask.mean())
+
+
+def test_the_limit_of_tissue_is_remembered_by_the_contents_of_a_scan(monkeypatch):
+    image = smooth_image((24, 22, 20))
+    computed = []
+    whole = borders._range_of
+    monkeypatch.setattr(borders, "_range_of", lambda sample: computed.append(1) or whole(sample))
+    faces = [closed_faces(one) for one in (image, sitk.Image(image), image * 0 + 100, image)]
+    assert len(computed) == 2
+    assert faces[0] == faces[1] == faces[3] != faces[2]

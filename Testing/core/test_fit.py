@@ -27,7 +27,7 @@ from DRDMLib.models.choice import (
     looks_like_ct,
     reasons_against,
 )
-from DRDMLib.models.fit import _MEMORY, Fit, Probe, measure_fit
+from DRDMLib.models.fit import _FITS, Fit, Probe, measure_fit
 from DRDMLib.production.case_models import fit_sentences
 
 
@@ -36,7 +36,7 @@ def fit_of(image, name):
 
 
 def forget():
-    _MEMORY._fits.clear()
+    _FITS.forget()
 
 
 def test_a_model_fits_what_it_knows_better_than_noise_or_another_anatomy():
