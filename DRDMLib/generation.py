@@ -54,6 +54,7 @@ def generate(
     planes: SlipPlanes | None = None,
     rigid: RigidParts | None = None,
     toward: Tensor | None = None,
+    turned: Tensor | None = None,
     at_once: int = AT_ONCE,
     on_step: Progress | None = None,
 ) -> Generated:
@@ -69,6 +70,7 @@ def generate(
         rigid: parts that the recovered deformation moves rigidly, except by a pose.
         toward: (N, d, *S), fraction of the side: a deformation toward another scan. The images are deformed by it
             first, and then as without it.
+        turned: (N, d, *S), fraction of the side: a turn that comes last, besides the pose.
         at_once: most images that the network computes at a time.
         on_step: called with (done, total); may raise to cancel.
 
@@ -85,7 +87,7 @@ def generate(
 
     def compute(model: Model, batch: int) -> Generated:
         with full_precision(model.device), one_thread():
-            return _generate(images, model, settings, seeds, planes, rigid, toward, on_step, batch)
+            return _generate(images, model, settings, seeds, planes, rigid, toward, turned, on_step, batch)
 
     return with_fallback(compute, model, min(at_once, len(images)))
 
@@ -98,6 +100,7 @@ def _generate(
     planes: SlipPlanes | None,
     rigid: RigidParts | None,
     toward: Tensor | None,
+    turned: Tensor | None,
     on_step: Progress | None,
     batch: int,
 ) -> Generated:
@@ -127,6 +130,8 @@ def _generate(
     pose = settings.drawn_pose()
     poses = torch.cat([random_pose(model.size, model.ndim, pose, generator) for generator in generators])
     poses = poses.expand(len(images), *poses.shape[1:])
+    if turned is not None:
+        poses = compose(poses, turned.to(model.device).expand_as(poses))
     return Generated(compose(drawn, poses), compose(recovered, poses), own, batch)
 
 

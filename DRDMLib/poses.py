@@ -15,7 +15,7 @@ from scipy.linalg import expm, logm
 
 from .diffusion.poses import PoseSpread, spread_of
 from .runtime.threads import one_thread_each
-from .spatial.coordinates import direction_matrix
+from .spatial.coordinates import direction_matrix, thick_axes
 from .spatial.model_grid import ModelGrid, image_extent, nearest_axes
 
 # Number of scans from which a spread is estimated, and of those that are registered; they are evenly chosen.
@@ -27,8 +27,6 @@ _SIDE = 40
 _ROUNDS, _BLOCK = 2, 8
 # Where fewer of the scans see anything, the mean does not count.
 _SEEN = 0.5
-# Slices are thick if their distance is this many times the spacing within them.
-_THICK = 2.5
 # Semi-axes of the ellipsoid that counts, as a share of the grid's half sides.
 _MIDDLE = 0.8
 # Largest logarithm of a map; beyond it a registration has failed.
@@ -195,7 +193,7 @@ def _free(spacing: np.ndarray) -> list[float]:
     """
     d = len(spacing)
     matrix = np.ones((d, d))
-    if d == 3 and max(spacing) > _THICK * min(spacing):
+    if d == 3 and any(thick_axes(spacing.tolist())):
         across = int(np.argmax(spacing))
         matrix[across] = matrix[:, across] = 0
     return [*matrix.ravel().tolist(), *[1.0] * d]

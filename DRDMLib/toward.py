@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from .diffusion.seeds import Purpose, derived_seed
 from .errors import ImageError
 from .gray_values import GrayChange, gray_change, gray_may_change
 from .io.images import require_scalar_image
-from .spatial.coordinates import direction_matrix, index_to_physical
+from .spatial.coordinates import direction_matrix, index_to_physical, thick_axes
 from .spatial.greedy_registration import register, warp
 from .spatial.model_grid import ModelGrid, effective_dimension, from_millimeters, image_extent
 
+_VECTORS = sitk.sitkVectorFloat64
 WHOLE_SCANS = "Versions toward other scans are made of whole scans; leave out the region, or --toward."
 # Least and largest share of the way that a version goes.
 LEAST_SHARE, MOST_SHARE = 0.2, 1.0
@@ -32,6 +34,13 @@ _SIDE = 64
 # Semi-axes of the ellipsoid in the middle by which scans are laid on each other, and the largest shift; as shares of
 # half the side. And the semi-axes of that in which they are compared in the end.
 _MIDDLE, _FARTHEST, _COMPARED = 0.6, 0.25, 0.8
+# Angles by which a scan is turned, and those around the best one, degrees; the largest shift then; by how much a turned
+# one must correlate better, and how much more for each degree; and along an axis of fewer voxels, such as across thick
+# slices, scans are not shifted farther.
+_TURNS, _FINER = (0.0, *(float(turn) for turn in range(-150, 181, 30) if turn)), 15.0
+_FARTHEST_TURNED, _TURNED, _EACH_DEGREE, _FEW = 0.6, 0.02, 0.0005, 22
+# Largest turn of a version, degrees.
+_MOST_TURN = 30.0
 # A registration counts if the correlation of the two scans is at least this high at its end and has not fallen by more
 # than a little. No point of a version moves farther than this share of the longest side; a way that is more than twice
 # as far does not count.
@@ -49,6 +58,9 @@ class Way:
         most: largest share that a version goes.
         gray: how the gray values of the scan become those of the other one; ``None`` in CT, where they are the same on
             every scanner, and between two scans in one place.
+        turn: angle by which the other scan was turned about the middle of this one, degrees; the way leads to the
+            turned scan.
+        plane: the axes of ``field`` within which it was turned, SimpleITK's order.
     """
 
     field: sitk.Image
@@ -56,6 +68,8 @@ class Way:
     after: float
     most: float = MOST_SHARE
     gray: GrayChange | None = None
+    turn: float = 0.0
+    plane: tuple[int, int] = (0, 1)
 
     def share(self, seed: int) -> float:
         """Return the share of the way that the version of a seed goes: uniform in ``LEAST_SHARE`` to ``most``."""
@@ -65,6 +79,37 @@ class Way:
     def gray_share(self, seed: int) -> float:
         """Return the share of the change of gray values that the version of a seed has: uniform in 0 to 1."""
         return float(np.random.default_rng(derived_seed(seed, Purpose.GRAY)).random())
+
+    def turned(self, seed: int) -> float:
+        """Return the angle by which the version of a seed is turned toward the other scan, if it has a pose, degrees.
+
+        It is uniform between 0 and the other scan's turn, but at most 30 degrees: ITK continues a field for half a
+        voxel around the outermost voxels by their values, which folds there if the turn is too large.
+        """
+        share = float(np.random.default_rng(derived_seed(seed, Purpose.TURN)).random())
+        return share * min(max(self.turn, -_MOST_TURN), _MOST_TURN)
+
+    def turns_on_grid(self, seeds: Sequence[int], grid: ModelGrid) -> Tensor | None:
+        """Return the turns that the versions of some seeds make, so that they lie between both scans.
+
+        Returns:
+            As :meth:`on_grid`; ``None`` if the other scan was not turned.
+        """
+        if self.turn == 0:
+            return None
+        size = np.asarray(self.field.GetSize())
+        middle = np.asarray(self.field.TransformContinuousIndexToPhysicalPoint(((size - 1) / 2).tolist()))
+        fields = []
+        for seed in seeds:
+            turned = sitk.AffineTransform(len(middle))
+            back = _rotation(self.field, self.plane, -self.turned(seed))
+            turned.SetMatrix(back.ravel().tolist())
+            turned.SetCenter(middle.tolist())
+            # An affine map is linear between the corners of the grid.
+            side = np.asarray(grid.spacing) * np.maximum(np.asarray(grid.size) - 1, 1)
+            corners = [[2] * len(side), grid.origin, side.tolist(), grid.direction.ravel().tolist()]
+            fields.append(from_millimeters(sitk.TransformToDisplacementField(turned, _VECTORS, *corners), grid))
+        return torch.cat(fields)
 
     def on_grid(self, shares: Sequence[float], grid: ModelGrid) -> Tensor:
         """Return shares of the way on the grid of a model: (K, d, *S), or (N, d, *S) for one share of a stack.
@@ -78,19 +123,23 @@ class Way:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a report."""
-        return {"before": round(self.before, 4), "after": round(self.after, 4)}
+        figures = {"before": round(self.before, 4), "after": round(self.after, 4)}
+        return figures | ({"turn": self.turn} if self.turn else {})
 
 
-def find_way(image: sitk.Image, other: sitk.Image, *, in_place: bool = False) -> Way | None:
+def find_way(image: sitk.Image, other: sitk.Image, *, in_place: bool = False, turn: float | None = None) -> Way | None:
     """Register a scan to another one of the same kind, without labels.
 
-    The other scan is shifted so that the middle of both fits best. Scans of other people may be turned and larger or
-    smaller; the way contains this. Where the other scan shows nothing, the field continues smoothly.
+    The other scan is shifted so that the middle of both fits best. Stacks of thick slices, such as those of hearts, and
+    2D images lie as their operators chose, so that they are also turned within their plane, where they fit much better
+    then. Scans of other people may be turned a little and larger or smaller; the way contains this. Where the other
+    scan shows nothing, the field continues smoothly.
 
     Args:
         image, other: single-channel, of the same dimension, with any grids.
         in_place: the other scan shows the same patient in the same place, such as another phase of the heartbeat or of
-            breathing; it is not shifted, so that the way is the motion between the two.
+            breathing; it is neither shifted nor turned, so that the way is the motion between the two.
+        turn: angle by which the other scan is turned, degrees, if it is known.
 
     Returns:
         The way, or ``None`` if the two cannot be registered: they do not become alike, or parts would move too far.
@@ -102,17 +151,22 @@ def find_way(image: sitk.Image, other: sitk.Image, *, in_place: bool = False) ->
     if effective_dimension(image) != effective_dimension(other):
         raise ImageError("A scan with many slices and a single slice cannot be compared; choose scans of one kind.")
     if effective_dimension(image) < image.GetDimension():
-        flat = find_way(_only_slice(image), _only_slice(other), in_place=in_place)
+        flat = find_way(_only_slice(image), _only_slice(other), in_place=in_place, turn=turn)
         if flat is None:
             return None
         gray = flat.gray and replace(flat.gray, factor=_as_volume(flat.gray.factor, image))
-        return replace(flat, field=_as_volume(flat.field, image), gray=gray)
+        first, second = (axis for axis in range(3) if axis != image.GetSize().index(1))
+        return replace(flat, field=_as_volume(flat.field, image), gray=gray, plane=(first, second))
     spacing = float(image_extent(image).max()) / _SIDE
     (fixed, _), (moving, scale) = _small(other, spacing), _small(image, spacing)
+    plane = _plane(image)
     if in_place:
+        turn = 0.0
         fixed = sitk.Resample(fixed, moving, sitk.Transform(), sitk.sitkLinear, -1.0)
     else:
-        fixed = _laid_on(fixed, moving)
+        chosen = plane is not None and _plane(other) is not None
+        turns = (turn,) if turn is not None else _TURNS if chosen else (0.0,)
+        fixed, turn = _laid_on(fixed, moving, turns, plane or (0, 1), finer=turn is None and chosen)
     values, seen = sitk.GetArrayFromImage(fixed), sitk.GetArrayFromImage(fixed) >= 0
     if not seen.any() or not np.ptp(values[seen]) > 0:
         return None
@@ -135,7 +189,7 @@ def find_way(image: sitk.Image, other: sitk.Image, *, in_place: bool = False) ->
     gray = None
     if not in_place and gray_may_change(image) and gray_may_change(other):
         gray = gray_change(moving, values, seen, found, scale)
-    return Way(field, before, after, most, gray)
+    return Way(field, before, after, most, gray, turn, plane or (0, 1))
 
 
 def _small(image: sitk.Image, spacing: float) -> tuple[sitk.Image, tuple[float, float]]:
@@ -175,34 +229,89 @@ def _as_volume(flat: sitk.Image, image: sitk.Image) -> sitk.Image:
     return volume
 
 
-def _laid_on(other: sitk.Image, image: sitk.Image) -> sitk.Image:
+def _plane(image: sitk.Image) -> tuple[int, int] | None:
+    """Return the axes of the slices whose direction an operator chose; ``None`` for volumes without thick slices."""
+    if image.GetDimension() == 2:
+        return 0, 1
+    thick = thick_axes(image.GetSpacing())
+    if sum(thick) != 1:
+        return None
+    first, second = (axis for axis in range(3) if not thick[axis])
+    return first, second
+
+
+def _laid_on(
+    other: sitk.Image, image: sitk.Image, turns: Sequence[float], plane: tuple[int, int], *, finer: bool
+) -> tuple[sitk.Image, float]:
     """Resample a scan onto the grid of another so that the middle of both fits best; -1 where it shows nothing.
 
-    The shift is that of the largest normalized cross-correlation of the middle of ``image`` with the other scan.
+    Turn and shift are those of the largest normalized cross-correlation of the middle of ``image`` with the other scan.
+
+    Args:
+        turns: angles to choose from, degrees.
+        plane: the axes of ``image`` within which it is turned.
+        finer: also try those around the best one.
+
+    Returns:
+        The scan, and the angle.
+    """
+    own = sitk.GetArrayFromImage(image).astype(np.float64)
+    middle = _middle(own.shape, _MIDDLE)
+
+    def tried(turn: float) -> tuple[float, float, np.ndarray]:
+        laid = sitk.Resample(other, image, _placed(other, image, turn, plane), sitk.sitkLinear, -1.0)
+        values = sitk.GetArrayFromImage(laid).astype(np.float64)
+        # The middle of the body moves when a scan is turned about its own middle.
+        reach = [int((_FARTHEST_TURNED if turn and n >= _FEW else _FARTHEST) * n / 2) for n in own.shape]
+        shift, quality = _best_shift(own, middle, np.where(values < 0, 0, values), reach)
+        vector = direction_matrix(image) @ (np.asarray(shift[::-1]) * np.asarray(image.GetSpacing()))
+        return quality - (_TURNED + _EACH_DEGREE * abs(turn) if turn else 0.0), turn, vector
+
+    found = [tried(turn) for turn in turns]
+    if finer:
+        turn = max(found, key=itemgetter(0))[1]
+        found += [tried(turn + more) for more in (-_FINER, _FINER)]
+    # The first of equal ones.
+    _, turn, vector = max(found, key=itemgetter(0))
+    return sitk.Resample(other, image, _placed(other, image, turn, plane, vector), sitk.sitkLinear, -1.0), turn
+
+
+def _placed(
+    other: sitk.Image, image: sitk.Image, turn: float, plane: tuple[int, int], shift: np.ndarray | float = 0.0
+) -> sitk.Transform:
+    """Return the map from points of one scan to those of another whose middle lies on its middle.
+
+    Args:
+        turn, plane: angle about the middle, degrees, and the axes of ``image`` within which it turns.
+        shift: made before, millimeters, LPS.
     """
     d = image.GetDimension()
     centers = [
         np.asarray(one.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in one.GetSize()]))
         for one in (image, other)
     ]
-    aligned = sitk.TranslationTransform(d, (centers[1] - centers[0]).tolist())
-    values = sitk.GetArrayFromImage(sitk.Resample(other, image, aligned, sitk.sitkLinear, -1.0)).astype(np.float64)
-    own = sitk.GetArrayFromImage(image).astype(np.float64)
-    middle = _middle(own.shape, _MIDDLE)
-    reach = [int(_FARTHEST * n / 2) for n in own.shape]
-    shift = _best_shift(own, middle, np.where(values < 0, 0, values), reach)
-    vector = direction_matrix(image) @ (np.asarray(shift[::-1]) * np.asarray(image.GetSpacing()))
-    return sitk.Resample(
-        other,
-        image,
-        sitk.TranslationTransform(d, (centers[1] - centers[0] + vector).tolist()),
-        sitk.sitkLinear,
-        -1.0,
-    )
+    if turn == 0:
+        return sitk.TranslationTransform(d, (centers[1] - centers[0] + shift).tolist())
+    matrix = _rotation(image, plane, turn)
+    placed = sitk.AffineTransform(d)
+    placed.SetMatrix(matrix.ravel().tolist())
+    placed.SetCenter(centers[0].tolist())
+    placed.SetTranslation((centers[1] - centers[0] + matrix @ np.broadcast_to(shift, d)).tolist())
+    return placed
 
 
-def _best_shift(own: np.ndarray, mask: np.ndarray, other: np.ndarray, reach: list[int]) -> list[int]:
-    """Find the shift, in voxels, at which ``other`` correlates best with the masked part of ``own``."""
+def _rotation(image: sitk.Image, plane: tuple[int, int], degrees: float) -> np.ndarray:
+    """Return the rotation (d, d) by an angle within two axes of an image, from the first to the second, LPS."""
+    direction = direction_matrix(image)
+    rotation = np.eye(len(direction))
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    rotation[np.ix_(plane, plane)] = [[c, -s], [s, c]]
+    result: np.ndarray = direction @ rotation @ direction.T
+    return result
+
+
+def _best_shift(own: np.ndarray, mask: np.ndarray, other: np.ndarray, reach: list[int]) -> tuple[list[int], float]:
+    """Find the shift, in voxels, at which ``other`` correlates best with the masked part of ``own``, and how well."""
     # Here, because it takes longer to load than most of what every command needs.
     from scipy import signal
 
@@ -219,12 +328,13 @@ def _best_shift(own: np.ndarray, mask: np.ndarray, other: np.ndarray, reach: lis
     variance = correlate(padded**2, weight) / count - mean**2
     quality = correlate(padded, template) / np.sqrt(np.maximum(variance, 1e-3 * padded.var() + 1e-12))
     best = np.unravel_index(int(np.argmax(quality)), quality.shape)
-    return [int(k) - r for k, r in zip(best, reach, strict=True)]
+    correlation = float(quality[best]) / max(float(np.sqrt(count * np.square(template).sum())), 1e-12)
+    return [int(k) - r for k, r in zip(best, reach, strict=True)], correlation
 
 
 def _middle(shape: tuple[int, ...], share: float) -> np.ndarray:
     """Return which voxels lie in the ellipsoid in the middle of a grid; over few slices it is a cylinder."""
-    axes = np.meshgrid(*[np.linspace(-1, 1, n) if n > _SIDE // 3 else np.zeros(n) for n in shape], indexing="ij")
+    axes = np.meshgrid(*[np.linspace(-1, 1, n) if n >= _FEW else np.zeros(n) for n in shape], indexing="ij")
     inside: np.ndarray = np.sum(np.square(axes), axis=0) <= share**2
     return inside
 

@@ -12,6 +12,7 @@ from typing import Any
 import SimpleITK as sitk
 from torch import Tensor
 
+from .diffusion.poses import PoseSpread
 from .diffusion.seeds import Purpose, derived_seed
 from .diffusion.slip import SlipPlanes
 from .generation import AT_ONCE, Generated, Progress, generate, prepare
@@ -116,6 +117,7 @@ class PreparedScan:
             planes=self._planes,
             rigid=self._rigid,
             toward=None if self.toward is None else self.toward.on_grid(shares, self.grid),
+            turned=self._turned(seeds),
             at_once=at_once,
             on_step=on_step,
         )
@@ -132,6 +134,12 @@ class PreparedScan:
             Drawn(self, seed, share, random, recovered, own, device, made.at_once, seconds)
             for seed, share, random, recovered, own in zip(seeds, shares, random, recovered, own, strict=True)
         ]
+
+    def _turned(self, seeds: Sequence[int]) -> Tensor | None:
+        """Return how versions are turned as the other scan: with poses as people differ, since these do not know it."""
+        if self.toward is None or not isinstance(self.settings.pose, PoseSpread):
+            return None
+        return self.toward.turns_on_grid(seeds, self.grid)
 
 
 @dataclass

@@ -40,6 +40,7 @@ class Purpose(enum.IntEnum):
     TOWARD = 4
     GRAY = 5
     MIRROR = 6
+    TURN = 7
 
 
 # What is added to a plain seed for each purpose.
@@ -50,6 +51,7 @@ _ADDED = {
     Purpose.TOWARD: 2**41,
     Purpose.GRAY: 2**42,
     Purpose.MIRROR: 2**43,
+    Purpose.TURN: 2**44,
 }
 
 

@@ -113,7 +113,9 @@ def regenerate(
     # The names of all files follow from this one; a record must not write outside of the folder.
     task = Task(0, 0, file_name(record["name"]), tuple(record["levels"]), record["copy"])
     others = _others(record, run, images)
-    maker = SampleMaker(Plan(settings, [case], [task]), context, Path(folder), _levels(record), others)
+    # Scans that are not turned have none in their records, nor do those of older versions, which turned no scans.
+    turn = float((record.get("toward") or {}).get("turn", 0.0))
+    maker = SampleMaker(Plan(settings, [case], [task]), context, Path(folder), _levels(record), others, turn)
     environment_differences = _differences(record["software"], records.software())
     if task.original:
         product = maker.original(task, source)

@@ -131,6 +131,7 @@ class SampleMaker:
         folder: folder of the run; records have the paths of the sources relative to it, besides absolute ones.
         levels: levels of the sample that is made again, instead of those that its strengths mean now.
         others: the scans that may be gone toward, instead of those of the plan.
+        turn: angle by which these are turned, degrees, if it is known.
         batches: draws the fields of several samples together, where the device does so.
     """
 
@@ -139,6 +140,7 @@ class SampleMaker:
     folder: Path
     levels: tuple[int, ...] = ()
     others: list[Case] | None = None
+    turn: float | None = None
     batches: FieldBatches | None = None
 
     def failure(self, task: Task, error: DRDMError) -> Product:
@@ -263,7 +265,7 @@ class SampleMaker:
         if not self.plan.settings.toward:
             return Chosen()
         others = candidates(self.plan, task) if self.others is None else self.others
-        return choose(source, others, self.folder, in_place=self.plan.settings.toward == PHASES)
+        return choose(source, others, self.folder, in_place=self.plan.settings.toward == PHASES, turn=self.turn)
 
     def _settings(self) -> RunSettings:
         """Return the settings with the values of labels as they are in the new dataset."""

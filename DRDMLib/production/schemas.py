@@ -90,6 +90,7 @@ RECORD: dict[str, schema.Check] = {
                 "relative": schema.table(schema.text()),
                 "case": _NAME,
                 "in_place": schema.truth,
+                "turn": schema.number(-360, 360),
             },
         )
     ),

@@ -55,7 +55,7 @@ class Chosen:
         if self.other is None:
             return None
         case, in_place = self.other
-        found = first_way(image, [case], in_place=in_place)
+        found = first_way(image, [case], in_place=in_place, turn=None if self.way is None else self.way.turn)
         return self.way if found is None else found[0]
 
 
@@ -163,28 +163,33 @@ def require_phases(cases: Sequence[Case]) -> None:
         )
 
 
-def first_way(image: sitk.Image, others: Sequence[Case], *, in_place: bool = False) -> tuple[Way, Case] | None:
+def first_way(
+    image: sitk.Image, others: Sequence[Case], *, in_place: bool = False, turn: float | None = None
+) -> tuple[Way, Case] | None:
     """Find the way to the first of several scans that an image can be registered to, see :func:`find_way`."""
     for case in others:
         # What cannot be read is reported as a case of its own.
         with contextlib.suppress(DRDMError, OSError, RuntimeError):
-            way = find_way(image, read_image(case.image, case.series), in_place=in_place)
+            way = find_way(image, read_image(case.image, case.series), in_place=in_place, turn=turn)
             if way is not None:
                 return way, case
     return None
 
 
-def choose(source: Source, others: Sequence[Case], folder: Path, *, in_place: bool = False) -> Chosen:
+def choose(
+    source: Source, others: Sequence[Case], folder: Path, *, in_place: bool = False, turn: float | None = None
+) -> Chosen:
     """Find the way to the first of several scans that can be registered to a case.
 
     Args:
         folder: of the run; the record has the path of the other scan relative to it, too.
         in_place: the others are scans of the same person in the same place.
+        turn: angle by which the other scan is turned, degrees, if it is known.
 
     Raises:
         ImageError: the other scan cannot be read again.
     """
-    found = first_way(source.image, others, in_place=in_place)
+    found = first_way(source.image, others, in_place=in_place, turn=turn)
     if found is None:
         return Chosen()
     way, case = found

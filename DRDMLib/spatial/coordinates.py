@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
+# Slices are thick if their distance is this many times the spacing within them.
+_THICK = 2.5
+
 
 def direction_matrix(image: sitk.Image) -> np.ndarray:
     """Return the directions of the image's axes as columns, (d, d)."""
@@ -31,6 +34,11 @@ def to_index(points: np.ndarray, image: sitk.Image) -> np.ndarray:
     """Convert points (K, d) to voxel indices (K, d), not rounded."""
     result: np.ndarray = (points - np.asarray(image.GetOrigin())) @ np.linalg.inv(index_to_physical(image)).T
     return result
+
+
+def thick_axes(spacing: Sequence[float]) -> list[bool]:
+    """Return along which axes slices are thick: their distance is much larger than the smallest spacing."""
+    return [s > _THICK * min(spacing) for s in spacing]
 
 
 def corners(image: sitk.Image) -> np.ndarray:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from .coordinates import thick_axes
+
 # The grids are coarser than the image by these factors, with so many steps on each.
 _FACTORS, _STEPS = (4, 2, 1), (40, 30, 25)
 # Side of the window of the correlation; largest motion of a step; and the standard deviations of the Gaussians that
@@ -22,8 +24,6 @@ _FACTORS, _STEPS = (4, 2, 1), (40, 30, 25)
 _WINDOW, _MOTION, _STEP_SMOOTHING, _FIELD_SMOOTHING = 5, 0.4, 1.7, 0.7
 # Across thick slices the smoothing is less by this factor, and the window is one slice.
 _ACROSS = 0.5
-# Slices are thick if their distance is this many times the spacing within them.
-_THICK = 2.5
 # Added to the variances, for images of values 0 to 1: where there is nothing but noise, nothing pulls.
 _NOISE = 1e-3
 
@@ -49,11 +49,6 @@ def register(fixed: np.ndarray, moving: np.ndarray, spacing: Sequence[float]) ->
         for _ in range(steps):
             field = _step(field, small, source, thick)
     return field
-
-
-def thick_axes(spacing: Sequence[float]) -> list[bool]:
-    """Return along which axes the voxels are thick slices."""
-    return [s > _THICK * min(spacing) for s in spacing]
 
 
 def warp(image: np.ndarray, field: np.ndarray) -> np.ndarray:

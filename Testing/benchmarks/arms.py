@@ -10,7 +10,7 @@ the first of those to be tried, which were best for networks in ``fewshot.py --c
 from among the other people, and tests on all the others. Every arm of a draw has the same labeled subjects, initial
 weights and number of steps, and every arm with copies the same number of them. ``toward`` copies go toward the images
 of the people for choosing, whose labels are not used. One labeled heart and twenty of them get what was chosen for
-five; of the few prostates nothing is chosen.
+five; of the few prostates nothing is chosen, and half of the others lend their images, while the rest are tested.
 
 Copies are made in processes while networks are trained in others; on a GPU all of it takes minutes. Rows are written
 after each network, and what is there already is not computed again.
@@ -227,7 +227,9 @@ def tasks(
     people = setting(TABLES[one.table], data, choosing=choosing)
     for draw in range(min(draws, one.draws)):
         first, rest = draw_subjects(people.cases, one.shots, 1000, "" if one.anyone else people.people, draw)
-        others = people.others or [case for case in people.cases if case not in first]
+        # Without people for choosing, every second one of the others lends the image and is not tested.
+        others = people.others or rest[1::2]
+        rest = rest if people.others else rest[::2]
         yield [
             Task(
                 name,
