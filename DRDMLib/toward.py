@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ from .diffusion.seeds import Purpose, derived_seed
 from .errors import ImageError
 from .gray_values import GrayChange, gray_change, gray_may_change
 from .io.images import require_scalar_image
-from .spatial.coordinates import direction_matrix, index_to_physical, thick_axes
+from .spatial.coordinates import direction_matrix, index_to_physical
 from .spatial.greedy_registration import register, warp
+from .spatial.laid_on import laid_on, middle_of, rotation, slice_plane
 from .spatial.model_grid import ModelGrid, effective_dimension, from_millimeters, image_extent
 
 _VECTORS = sitk.sitkVectorFloat64
@@ -31,14 +31,8 @@ WHOLE_SCANS = "Versions toward other scans are made of whole scans; leave out th
 LEAST_SHARE, MOST_SHARE = 0.2, 1.0
 # Voxels along the longest side of the grid on which scans are registered.
 _SIDE = 64
-# Semi-axes of the ellipsoid in the middle by which scans are laid on each other, and the largest shift; as shares of
-# half the side. And the semi-axes of that in which they are compared in the end.
-_MIDDLE, _FARTHEST, _COMPARED = 0.6, 0.25, 0.8
-# Angles by which a scan is turned, and those around the best one, degrees; the largest shift then; by how much a turned
-# one must correlate better, and how much more for each degree; and along an axis of fewer voxels, such as across thick
-# slices, scans are not shifted farther.
-_TURNS, _FINER = (0.0, *(float(turn) for turn in range(-150, 181, 30) if turn)), 15.0
-_FARTHEST_TURNED, _TURNED, _EACH_DEGREE, _FEW = 0.6, 0.02, 0.0005, 22
+# Semi-axes of the ellipsoid in which scans are compared in the end, as a share of half the side.
+_COMPARED = 0.8
 # Largest turn of a version, degrees.
 _MOST_TURN = 30.0
 # A registration counts if the correlation of the two scans is at least this high at its end and has not fallen by more
@@ -102,7 +96,7 @@ class Way:
         fields = []
         for seed in seeds:
             turned = sitk.AffineTransform(len(middle))
-            back = _rotation(self.field, self.plane, -self.turned(seed))
+            back = rotation(self.field, self.plane, -self.turned(seed))
             turned.SetMatrix(back.ravel().tolist())
             turned.SetCenter(middle.tolist())
             # An affine map is linear between the corners of the grid.
@@ -159,14 +153,14 @@ def find_way(image: sitk.Image, other: sitk.Image, *, in_place: bool = False, tu
         return replace(flat, field=_as_volume(flat.field, image), gray=gray, plane=(first, second))
     spacing = float(image_extent(image).max()) / _SIDE
     (fixed, _), (moving, scale) = _small(other, spacing), _small(image, spacing)
-    plane = _plane(image)
+    plane = slice_plane(image)
     if in_place:
         turn = 0.0
         fixed = sitk.Resample(fixed, moving, sitk.Transform(), sitk.sitkLinear, -1.0)
     else:
-        chosen = plane is not None and _plane(other) is not None
-        turns = (turn,) if turn is not None else _TURNS if chosen else (0.0,)
-        fixed, turn = _laid_on(fixed, moving, turns, plane or (0, 1), finer=turn is None and chosen)
+        if turn is None and (plane is None or slice_plane(other) is None):
+            turn = 0.0
+        fixed, turn = laid_on(fixed, moving, plane or (0, 1), turn)
     values, seen = sitk.GetArrayFromImage(fixed), sitk.GetArrayFromImage(fixed) >= 0
     if not seen.any() or not np.ptp(values[seen]) > 0:
         return None
@@ -178,7 +172,7 @@ def find_way(image: sitk.Image, other: sitk.Image, *, in_place: bool = False, tu
     vectors = np.moveaxis(found[::-1], 0, -1) @ index_to_physical(moving).T
     field = sitk.GetImageFromArray(vectors, isVector=True)
     field.CopyInformation(moving)
-    middle = _middle(values.shape, _COMPARED) & seen
+    middle = middle_of(values.shape, _COMPARED) & seen
     if not middle.any():
         return None
     before, after = _correlation(own, values, middle), _correlation(moved, values, middle)
@@ -227,116 +221,6 @@ def _as_volume(flat: sitk.Image, image: sitk.Image) -> sitk.Image:
     volume.SetDirection(image.GetDirection())
     volume.SetOrigin((np.asarray(image.GetOrigin()) + direction @ start).tolist())
     return volume
-
-
-def _plane(image: sitk.Image) -> tuple[int, int] | None:
-    """Return the axes of the slices whose direction an operator chose; ``None`` for volumes without thick slices."""
-    if image.GetDimension() == 2:
-        return 0, 1
-    thick = thick_axes(image.GetSpacing())
-    if sum(thick) != 1:
-        return None
-    first, second = (axis for axis in range(3) if not thick[axis])
-    return first, second
-
-
-def _laid_on(
-    other: sitk.Image, image: sitk.Image, turns: Sequence[float], plane: tuple[int, int], *, finer: bool
-) -> tuple[sitk.Image, float]:
-    """Resample a scan onto the grid of another so that the middle of both fits best; -1 where it shows nothing.
-
-    Turn and shift are those of the largest normalized cross-correlation of the middle of ``image`` with the other scan.
-
-    Args:
-        turns: angles to choose from, degrees.
-        plane: the axes of ``image`` within which it is turned.
-        finer: also try those around the best one.
-
-    Returns:
-        The scan, and the angle.
-    """
-    own = sitk.GetArrayFromImage(image).astype(np.float64)
-    middle = _middle(own.shape, _MIDDLE)
-
-    def tried(turn: float) -> tuple[float, float, np.ndarray]:
-        laid = sitk.Resample(other, image, _placed(other, image, turn, plane), sitk.sitkLinear, -1.0)
-        values = sitk.GetArrayFromImage(laid).astype(np.float64)
-        # The middle of the body moves when a scan is turned about its own middle.
-        reach = [int((_FARTHEST_TURNED if turn and n >= _FEW else _FARTHEST) * n / 2) for n in own.shape]
-        shift, quality = _best_shift(own, middle, np.where(values < 0, 0, values), reach)
-        vector = direction_matrix(image) @ (np.asarray(shift[::-1]) * np.asarray(image.GetSpacing()))
-        return quality - (_TURNED + _EACH_DEGREE * abs(turn) if turn else 0.0), turn, vector
-
-    found = [tried(turn) for turn in turns]
-    if finer:
-        turn = max(found, key=itemgetter(0))[1]
-        found += [tried(turn + more) for more in (-_FINER, _FINER)]
-    # The first of equal ones.
-    _, turn, vector = max(found, key=itemgetter(0))
-    return sitk.Resample(other, image, _placed(other, image, turn, plane, vector), sitk.sitkLinear, -1.0), turn
-
-
-def _placed(
-    other: sitk.Image, image: sitk.Image, turn: float, plane: tuple[int, int], shift: np.ndarray | float = 0.0
-) -> sitk.Transform:
-    """Return the map from points of one scan to those of another whose middle lies on its middle.
-
-    Args:
-        turn, plane: angle about the middle, degrees, and the axes of ``image`` within which it turns.
-        shift: made before, millimeters, LPS.
-    """
-    d = image.GetDimension()
-    centers = [
-        np.asarray(one.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in one.GetSize()]))
-        for one in (image, other)
-    ]
-    if turn == 0:
-        return sitk.TranslationTransform(d, (centers[1] - centers[0] + shift).tolist())
-    matrix = _rotation(image, plane, turn)
-    placed = sitk.AffineTransform(d)
-    placed.SetMatrix(matrix.ravel().tolist())
-    placed.SetCenter(centers[0].tolist())
-    placed.SetTranslation((centers[1] - centers[0] + matrix @ np.broadcast_to(shift, d)).tolist())
-    return placed
-
-
-def _rotation(image: sitk.Image, plane: tuple[int, int], degrees: float) -> np.ndarray:
-    """Return the rotation (d, d) by an angle within two axes of an image, from the first to the second, LPS."""
-    direction = direction_matrix(image)
-    rotation = np.eye(len(direction))
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    rotation[np.ix_(plane, plane)] = [[c, -s], [s, c]]
-    result: np.ndarray = direction @ rotation @ direction.T
-    return result
-
-
-def _best_shift(own: np.ndarray, mask: np.ndarray, other: np.ndarray, reach: list[int]) -> tuple[list[int], float]:
-    """Find the shift, in voxels, at which ``other`` correlates best with the masked part of ``own``, and how well."""
-    # Here, because it takes longer to load than most of what every command needs.
-    from scipy import signal
-
-    padded = np.pad(other, [(r, r) for r in reach], mode="edge")
-    weight = mask.astype(np.float64)
-    count = weight.sum()
-    template = np.where(mask, own - own[mask].mean(), 0)
-
-    def correlate(values: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-        result: np.ndarray = signal.correlate(values, kernel, mode="valid", method="fft")
-        return result
-
-    mean = correlate(padded, weight) / count
-    variance = correlate(padded**2, weight) / count - mean**2
-    quality = correlate(padded, template) / np.sqrt(np.maximum(variance, 1e-3 * padded.var() + 1e-12))
-    best = np.unravel_index(int(np.argmax(quality)), quality.shape)
-    correlation = float(quality[best]) / max(float(np.sqrt(count * np.square(template).sum())), 1e-12)
-    return [int(k) - r for k, r in zip(best, reach, strict=True)], correlation
-
-
-def _middle(shape: tuple[int, ...], share: float) -> np.ndarray:
-    """Return which voxels lie in the ellipsoid in the middle of a grid; over few slices it is a cylinder."""
-    axes = np.meshgrid(*[np.linspace(-1, 1, n) if n >= _FEW else np.zeros(n) for n in shape], indexing="ij")
-    inside: np.ndarray = np.sum(np.square(axes), axis=0) <= share**2
-    return inside
 
 
 def _correlation(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> float:

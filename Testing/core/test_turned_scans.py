@@ -141,7 +141,7 @@ def test_records_know_the_turn_and_old_ones_have_none(patients, tmp_path, tiny_m
     file = tmp_path / "out" / "records" / f"{name}.json"
     assert not regenerate(file, tmp_path / "again", model=str(tiny_models[3])).differences
     # As an older version made it, which turned nothing.
-    monkeypatch.setattr(toward, "_plane", lambda image: None)
+    monkeypatch.setattr(toward, "slice_plane", lambda image: None)
     old = run(patients, tmp_path / "old", tiny_models[3])[name]
     monkeypatch.undo()
     assert "turn" not in (old["toward"] or {})
