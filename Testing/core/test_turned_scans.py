@@ -148,3 +148,21 @@ def test_records_know_the_turn_and_old_ones_have_none(patients, tmp_path, tiny_m
     file = tmp_path / "old" / "records" / f"{name}.json"
     assert not regenerate(file, tmp_path / "same", model=str(tiny_models[3])).differences
     assert json.loads(file.read_text())["digests"]["image"] != records[name]["digests"]["image"]
+
+
+@pytest.mark.parametrize("axes", [None, (0, 1, 2), (2, 0, 1)])
+def test_versions_of_2d_images_and_single_slices_are_turned(tiny_models, axes):
+    (image, label), (other, expected) = stack(size=(64, 64)), stack(0.3, 60.0, size=(64, 64))
+    still = PoseSpread(tuple(tuple(0.0 for _ in range(6)) for _ in range(6)))
+    if axes is not None:
+        image, label, other, expected = (
+            sitk.PermuteAxes(sitk.JoinSeries([one]), axes) for one in (image, label, other, expected)
+        )
+    way = replace(find_way(image, other), most=toward.LEAST_SHARE)
+    seed = max(range(20), key=lambda one: abs(way.turned(one)))
+    model = load_model(str(tiny_models[2]), "cpu")
+    alike = []
+    for pose in (0.0, still):
+        made = next(make_deformations(image, model, DeformationSettings(0, pose=pose), (seed,), toward=way))
+        alike.append(dice(made.warp_label(label), expected))
+    assert made.certified and alike[1] > alike[0] + 0.02
