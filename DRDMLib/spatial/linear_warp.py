@@ -22,7 +22,7 @@ from .mirror import reflect_outside
 
 # Voxels of a box along each axis: small enough for the processor's cache, and large enough that several threads, of
 # which only one at a time runs Python, hardly wait for each other.
-_SIDES = (8, 64, 96)
+SIDES = (8, 64, 96)
 # Blocks of more voxels are computed by several threads, and by at most so many.
 _MANY_VOXELS = 2**18
 _MOST_THREADS = 8
@@ -97,11 +97,11 @@ def in_boxes(fill: Callable[[Block], None], shape: tuple[int, ...]) -> None:
     """Call a function for each box of an image, in as many threads as SimpleITK would use."""
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     if threads == 1 or math.prod(shape) < _MANY_VOXELS:
-        for box in boxes(shape, _SIDES):
+        for box in boxes(shape, SIDES):
             fill(box)
     else:
         with ThreadPoolExecutor(min(threads, _MOST_THREADS)) as pool:
-            list(pool.map(fill, boxes(shape, _SIDES)))
+            list(pool.map(fill, boxes(shape, SIDES)))
 
 
 def _between(low: np.ndarray, high: np.ndarray, fraction: np.ndarray) -> np.ndarray:
