@@ -29,6 +29,8 @@ AUTO_TOWARD, NOBODY = "auto", "none"
 FEWEST_TOWARD = 10
 # The gray values of the versions of a batch: those of the scans that they go toward, by a share; or their own.
 AUTO_GRAY, OWN_GRAY, OTHERS_GRAY = "auto", "own", "others"
+# How versions can be mirrored: along the axes of the patient (L, P, S), or rows and columns of slices exchanged.
+REFLECTIONS = ("left-right", "front-back", "head-feet", "rows-columns")
 # Levels of a preview that follows a slider, the strongest first, since its field reaches farthest.
 LADDER = (79, 40, 20, 60, 10, 30, 50, 70)
 _KNOWN = f"{', '.join(STRENGTHS)}, or a number from 0 to 79"

@@ -77,8 +77,9 @@ class Way:
     def turned(self, seed: int) -> float:
         """Return the angle by which the version of a seed is turned toward the other scan, if it has a pose, degrees.
 
-        It is uniform between 0 and the other scan's turn, but at most 30 degrees: ITK continues a field for half a
-        voxel around the outermost voxels by their values, which folds there if the turn is too large.
+        It is uniform between 0 and the turn of the other scan, or between 0 and 30 degrees where that is larger: ITK
+        continues a field for half a voxel around the outermost voxels by their values, which folds there if the turn is
+        too large.
         """
         share = float(np.random.default_rng(derived_seed(seed, Purpose.TURN)).random())
         return share * min(max(self.turn, -_MOST_TURN), _MOST_TURN)

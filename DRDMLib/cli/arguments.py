@@ -239,37 +239,6 @@ def add_gray_values(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_mirror(parser: argparse.ArgumentParser) -> None:
-    """Add ``--mirror`` and ``--sides``."""
-    parser.add_argument(
-        "--mirror",
-        nargs="+",
-        choices=["left-right", "front-back", "head-feet", "rows-columns"],
-        default=[],
-        metavar="HOW",
-        help="also make mirror images, where these still look like patients: left-right, front-back, head-feet (along "
-        "the nearest axis of the scan), rows-columns (of slices); each is drawn for half of the versions (default: "
-        "none)",
-    )
-    parser.add_argument(
-        "--sides",
-        type=_sides,
-        nargs="+",
-        metavar="L:R",
-        help="labels of the two sides of the body that change places in mirror images, such as 17:53 18:54; or none",
-    )
-
-
-def _sides(text: str) -> tuple[int, int] | None:
-    """Convert a pair of label values; ``None`` for the word none."""
-    if text == "none":
-        return None
-    left, colon, right = text.partition(":")
-    if not (colon and left.isdecimal() and right.isdecimal()):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a pair of labels; give two values such as 17:53, or 'none'")
-    return int(left), int(right)
-
-
 def add_subject(parser: argparse.ArgumentParser) -> None:
     """Add ``--subject``."""
     parser.add_argument(

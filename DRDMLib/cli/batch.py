@@ -9,7 +9,6 @@ from typing import Any
 from ..errors import OutputError, SettingError
 from ..levels import AUTO_POSE, OWN_GRAY
 from ..production.limits import Limits
-from ..production.mirroring import Mirroring
 from ..production.plan import AUGMENT, SYNTHESIZE, RunSettings, folder_toward, goes_toward
 from ..production.regenerate import regenerate as regenerate_sample
 from ..production.run import RunRequest, produce
@@ -19,30 +18,16 @@ from ..runtime.distributed import current_process
 from ..runtime.reporter import Reporter
 from ..settings import DeformationSettings
 from .jobs import run_in_jobs
+from .mirror import mirror_settings
 from .region import region_settings
 
 
 def augment(options: argparse.Namespace, reporter: Reporter) -> None:
     """Run ``drdm augment``."""
     levels = tuple((level,) for level in dict.fromkeys(options.levels))
-    _produce(options, reporter, RunSettings(AUGMENT, levels, mirroring=_mirroring(options), **common_settings(options)))
-
-
-def _mirroring(options: argparse.Namespace) -> Mirroring | None:
-    """Return how versions are mirrored.
-
-    Raises:
-        SettingError: the labels that change places are not valid.
-    """
-    sides: list[tuple[int, int] | None] | None = options.sides
-    if not options.mirror:
-        if sides is not None:
-            raise SettingError("--sides says which labels change places in mirror images; add --mirror left-right.")
-        return None
-    pairs = tuple(pair for pair in sides or () if pair is not None)
-    if sides is not None and pairs and len(pairs) < len(sides):
-        raise SettingError("Give pairs of labels with --sides, or 'none' alone.")
-    return Mirroring(tuple(dict.fromkeys(options.mirror)), None if sides is None else pairs)
+    _produce(
+        options, reporter, RunSettings(AUGMENT, levels, mirroring=mirror_settings(options), **common_settings(options))
+    )
 
 
 def synthesize(options: argparse.Namespace, reporter: Reporter) -> None:

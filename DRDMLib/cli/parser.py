@@ -23,7 +23,6 @@ from .arguments import (
     add_label_geometry,
     add_levels,
     add_levels_and_copies,
-    add_mirror,
     add_run,
     add_toward,
     add_train,
@@ -32,6 +31,7 @@ from .arguments import (
     strength_pair,
     whole_number,
 )
+from .mirror import add_mirror
 from .nnunet_parser import add_actions
 from .region import add_region
 

@@ -12,7 +12,8 @@ import SimpleITK as sitk
 
 from ..diffusion.seeds import Purpose, derived_seed
 from ..errors import ImageError, SettingError
-from ..spatial.reflection import REFLECTIONS, reflected_image
+from ..levels import REFLECTIONS
+from ..spatial.reflection import reflected_image
 
 _SIDE = re.compile(r"(?<![a-z])(left|right|l|r|lh|rh)(?![a-z])", re.IGNORECASE)
 
@@ -22,7 +23,7 @@ class Mirroring:
     """How versions are mirrored after they have been deformed.
 
     Attributes:
-        reflections: some of :data:`DRDMLib.spatial.reflection.REFLECTIONS`; each is made in half of the versions.
+        reflections: some of :data:`DRDMLib.levels.REFLECTIONS`; each is made in half of the versions.
         sides: pairs of label values, of the left and the right side of the body. They change places in versions in
             which the body is mirrored, that is after an odd number of reflections; two of them only turn it. ``None``
             if nobody has said which.

@@ -6,9 +6,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..io import schema
-from ..levels import AUTO_POSE, STRENGTHS
+from ..levels import AUTO_POSE, REFLECTIONS, STRENGTHS
 from ..models.metadata import POSES
-from ..spatial.reflection import REFLECTIONS
 
 # Most copies of a sample that are drawn together.
 MOST_COPIES = 16

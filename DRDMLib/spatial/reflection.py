@@ -8,33 +8,30 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
+from ..levels import REFLECTIONS
 from .coordinates import direction_matrix
 from .model_grid import nearest_axes
-
-# What can be exchanged: the directions along an axis of the patient (L, P, S), or two axes of the grid.
-_PATIENT = ("left-right", "front-back", "head-feet")
-ROWS_COLUMNS = "rows-columns"
-REFLECTIONS = (*_PATIENT, ROWS_COLUMNS)
 
 
 def reflected_image(image: sitk.Image, reflections: Sequence[str]) -> sitk.Image:
     """Return the mirror image of a scan or a label map about the middle of its grid, which stays where it is.
 
     Args:
-        reflections: some of :data:`REFLECTIONS`. Along the axis of the grid that is closest to one of the patient,
-            voxels are put in reverse order; rows and columns of slices change places with their numbers and spacings.
+        reflections: some of :data:`DRDMLib.levels.REFLECTIONS`. Along the axis of the grid that is closest to one of
+            the patient, voxels are put in reverse order; rows and columns of slices change places with their numbers
+            and spacings.
 
     Raises:
         ImageError: the image is 2D and has no direction from head to feet.
     """
     array, spacing = sitk.GetArrayFromImage(image), list(image.GetSpacing())
     for one in reflections:
-        if one == ROWS_COLUMNS:
+        if one == "rows-columns":
             array = np.swapaxes(array, -1, -2)
             spacing[:2] = spacing[1::-1]
         else:
             # The axes of an array are in reverse order.
-            array = np.flip(array, -1 - _grid_axis(image, _PATIENT.index(one)))
+            array = np.flip(array, -1 - _grid_axis(image, REFLECTIONS.index(one)))
     mirrored = sitk.GetImageFromArray(np.ascontiguousarray(array))
     mirrored.SetSpacing(spacing)
     mirrored.SetDirection(image.GetDirection())

@@ -11,10 +11,11 @@ from production_helpers import make, records_of, settings_for
 
 from DRDMLib.errors import ImageError, SettingError
 from DRDMLib.io.images import read_image
+from DRDMLib.levels import REFLECTIONS
 from DRDMLib.production.mirroring import Mirroring
 from DRDMLib.production.plan import AUGMENT
 from DRDMLib.production.regenerate import regenerate
-from DRDMLib.spatial.reflection import REFLECTIONS, reflected_image
+from DRDMLib.spatial.reflection import reflected_image
 
 ALL = Mirroring(REFLECTIONS)
 

@@ -13,8 +13,10 @@ import DRDMLib
 LIBRARY = Path(DRDMLib.__file__).parent
 OPTION = re.compile(r"--[a-z]|'drdm [a-z]")
 # What only the command line can reach: these files, and these beginnings of sentences.
-OTHER_FILES = ("parser.py", "arguments.py", "gallery.py", "jobs.py", "serve.py", "regenerate.py", "verify.py", "fit.py")
-OTHER_FILES += ("mirroring.py", "reflection.py")
+OTHER_FILES = (
+    *("parser.py", "arguments.py", "gallery.py", "jobs.py", "serve.py", "regenerate.py", "verify.py", "fit.py"),
+    *("mirror.py", "mirroring.py", "reflection.py"),
+)
 OTHER_FOLDERS = ("loaders",)
 OTHERS = (
     "These look like displacements in",
@@ -25,8 +27,6 @@ OTHERS = (
     "The scan shows no bone",
     "Which model?",
     "Labels keep their values in mirror images",
-    "--sides says",
-    "Give pairs of labels",
     "--jobs shares",
     "--only-field writes",
     "--keep takes values",
